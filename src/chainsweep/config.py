@@ -1,0 +1,266 @@
+"""``campaign.toml`` as typed, frozen values; the one home of every default.
+
+Everything but ``[model]`` and ``[data]`` may be left out. An unknown key is an error that names the file,
+the key and the keys that are valid there.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from chainsweep.errors import ConfigError
+
+EngineName = Literal["emcee", "nuts", "snpe"]
+ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CampaignSection(Section):
+    """``[campaign]``: what the sweep is called and the seed every other seed is derived from."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "campaign"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+
+
+class ModelSection(Section):
+    """``[model]``: the file and function of the model, and what the plots draw of it."""
+
+    file: str
+    function: Identifier = "model"
+    observed: Annotated[list[Identifier], Field(min_length=1)] = ["y"]
+    curve: Identifier | None = None
+    x: Identifier | None = None
+
+
+class DataSection(Section):
+    """``[data]``: where data sets come from and how their columns map to model arguments."""
+
+    source: str | None = None
+    format: Literal["auto", "csv", "npz", "hdf5", "parquet", "fits"] = "auto"
+    manifest: str | None = None
+    fields: Annotated[dict[Identifier, str], Field(min_length=1)]
+    constants: list[Identifier] = []
+    positive: list[Identifier] | None = None
+    """Fields that must be > 0 at every point; by default those whose name ends in ``_err``."""
+    min_points: Annotated[int, Field(ge=1)] = 3
+
+    @property
+    def positive_fields(self) -> tuple[str, ...]:
+        """Fields that must be positive at every point."""
+        if self.positive is not None:
+            return tuple(self.positive)
+        return tuple(name for name in self.fields if name.endswith("_err"))
+
+
+class PolicySection(Section):
+    """``[policy]``: which engines see which data sets. ``compare`` runs each engine on each data set."""
+
+    mode: Literal["compare"] = "compare"
+    engines: Annotated[list[EngineName], Field(min_length=1)] = list(ENGINE_NAMES)  # type: ignore[assignment]
+
+    @field_validator("engines")
+    @classmethod
+    def _unique(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"each engine may be named once, got {value}")
+        return value
+
+
+class EmceeSettings(Section):
+    """``[engines.emcee]``: independent ensembles of walkers per data set, run until N > 50 tau."""
+
+    ensembles: Annotated[int, Field(ge=2)] = 2
+    walkers: Annotated[int, Field(ge=4)] | None = None
+    """Walkers of one ensemble; by default ``max(32, 4 * parameters)``, always even."""
+    moves: dict[Literal["stretch", "de", "snooker"], Annotated[float, Field(gt=0)]] = {
+        "de": 0.6,
+        "snooker": 0.1,
+        "stretch": 0.3,
+    }
+    max_steps: Annotated[int, Field(ge=100)] = 20_000
+    """Budget of steps of one data set, burn-in included."""
+    check_every: Annotated[int, Field(ge=10)] = 500
+    """Steps of one block: tau is estimated, and state saved, after each."""
+    tau_factor: Annotated[float, Field(ge=10)] = 50.0
+    """A chain is long enough when its kept steps exceed this many autocorrelation times."""
+    prior_draws: Annotated[int, Field(ge=64)] = 4096
+
+
+class NutsSettings(Section):
+    """``[engines.nuts]``: several chains per data set, all data sets of a shard in one program."""
+
+    chains: Annotated[int, Field(ge=2)] = 4
+    warmup: Annotated[int, Field(ge=50)] = 500
+    draws: Annotated[int, Field(ge=50)] = 1000
+    target_accept: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.9
+    max_tree_depth: Annotated[int, Field(ge=2, le=12)] = 8
+    dense_mass: bool = True
+    attempts: Annotated[int, Field(ge=1, le=6)] = 3
+    """A data set that fails its diagnostics is run again, longer and with smaller steps, this often at most."""
+    block: Annotated[int, Field(ge=10)] = 250
+    """Iterations between two checkpoints."""
+    prior_draws: Annotated[int, Field(ge=64)] = 4096
+    descents: Annotated[int, Field(ge=1)] = 16
+    """Optimiser descents per data set, started from likely prior draws."""
+    target_rhat: float | None = None
+    """What ends sampling; by default the thresholds of ``[verdict]``, likewise below."""
+    target_ess: float | None = None
+    target_divergences: int | None = None
+
+
+class SnpeSettings(Section):
+    """``[engines.snpe]``: one conditional flow for all data sets, then exact importance weights."""
+
+    mode: Literal["amortised", "sequential"] = "amortised"
+    rounds: Annotated[int, Field(ge=2)] = 4
+    """Rounds of ``mode = "sequential"``."""
+    simulations_per_round: Annotated[int, Field(ge=200)] = 5_000
+    """Simulations of one round of ``mode = "sequential"``."""
+    train_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Stops training after this wall time. Reproducible draws need ``train_steps`` to end it instead."""
+    train_steps: Annotated[int, Field(ge=10)] = 6_000
+    batch: Annotated[int, Field(ge=16)] = 256
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    transforms: Annotated[int, Field(ge=1)] = 6
+    hidden: Annotated[int, Field(ge=8)] = 128
+    embedding: Annotated[int, Field(ge=4)] = 48
+    draws: Annotated[int, Field(ge=100)] = 4_000
+    """Draws of the proposal per data set and round of importance sampling."""
+    adaptive_rounds: Annotated[int, Field(ge=0)] = 8
+    """Most rounds of adaptive importance sampling where the network's own weights do not suffice."""
+    checkpoint_steps: Annotated[int, Field(ge=10)] = 500
+    threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads of training; fixed by the campaign because the number changes the last bits of a sum."""
+
+
+class EnginesSection(Section):
+    """``[engines.*]``: the settings of each engine."""
+
+    emcee: EmceeSettings = EmceeSettings()
+    nuts: NutsSettings = NutsSettings()
+    snpe: SnpeSettings = SnpeSettings()
+
+
+class VerdictSection(Section):
+    """``[verdict]``: the thresholds a data set must pass to be ``converged``."""
+
+    rhat: Annotated[float, Field(gt=1.0)] = 1.01
+    ess: Annotated[float, Field(gt=0)] = 400.0
+    khat: Annotated[float, Field(gt=0)] = 0.7
+    divergences: Annotated[int, Field(ge=0)] = 0
+    mode_shift: Annotated[float, Field(gt=0)] = 0.2
+    """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
+    min_ppc_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    """Below this posterior predictive p-value a data set is flagged as misfit (its verdict stays)."""
+
+
+class StoreSection(Section):
+    """``[store]``: how many draws of a data set are kept, and how."""
+
+    max_draws: Annotated[int, Field(ge=10)] = 1000
+    dtype: Literal["float32", "float64"] = "float32"
+    keep_raw: bool = False
+
+
+class ShardsSection(Section):
+    """``[shards]``: data sets of one task, and the number of padded lengths."""
+
+    size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    max_buckets: Annotated[int, Field(ge=1)] = 4
+
+
+class ReportSection(Section):
+    """``[report]``: which data sets get their own figures."""
+
+    datasets: list[str] = []
+    """Ids to draw; beside them come the first data set and the worst ones."""
+    worst: Annotated[int, Field(ge=0)] = 4
+    curves: Annotated[int, Field(ge=1)] = 50
+    """Posterior predictive curves drawn over the points."""
+
+
+class CampaignConfig(Section):
+    """A whole ``campaign.toml``."""
+
+    campaign: CampaignSection = CampaignSection()
+    model: ModelSection
+    data: DataSection
+    policy: PolicySection = PolicySection()
+    engines: EnginesSection = EnginesSection()
+    verdict: VerdictSection = VerdictSection()
+    store: StoreSection = StoreSection()
+    shards: ShardsSection = ShardsSection()
+    report: ReportSection = ReportSection()
+
+    @model_validator(mode="after")
+    def _targets_default_to_verdict(self) -> CampaignConfig:
+        """An engine samples until the verdict's thresholds hold, unless its own table says otherwise."""
+        targets = {f"target_{name}": value for name, value in self.verdict.model_dump().items()}
+        engines = {}
+        for name in EnginesSection.model_fields:
+            settings = getattr(self.engines, name)
+            open_targets = [k for k in targets if k in type(settings).model_fields and getattr(settings, k) is None]
+            engines[name] = settings.model_copy(update={k: targets[k] for k in open_targets})
+        # The model is frozen for its users; this fills it in while it is being made.
+        object.__setattr__(self, "engines", EnginesSection(**engines))
+        return self
+
+
+def load_config(path: Path) -> CampaignConfig:
+    """Read and validate a ``campaign.toml``.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, is no TOML, has an unknown key, or a value out of its range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a campaign.toml") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    return parse_config(raw, origin=str(path))
+
+
+def parse_config(raw: dict[str, Any], origin: str) -> CampaignConfig:
+    """Validate an already parsed configuration; ``origin`` names it in errors."""
+    try:
+        return CampaignConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(problem, origin) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _explain(problem: Any, origin: str) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        valid = _valid_keys(location[:-1])
+        where = f"table [{'.'.join(location[:-1])}]" if location[:-1] else "the top level"
+        return f"{origin}: unknown key '{location[-1]}' in {where}; valid keys: {', '.join(valid)}"
+    if problem["type"] == "missing":
+        return f"{origin}: missing key '{key}'; it has no default and must be given"
+    return f"{origin}: key '{key}': {problem['msg']}, got {problem['input']!r}"
+
+
+def _valid_keys(location: list[str]) -> list[str]:
+    section: Any = CampaignConfig
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""The engines: one contract, one file each, found by name and imported only when asked for."""

@@ -1,0 +1,190 @@
+r"""Where a sampler starts: scattered prior draws, weighted by likelihood, and the modes that descents find.
+
+A descent is a saddle-free Newton iteration with Levenberg-Marquardt damping: with the Hessian
+:math:`H = V \Lambda V^T` of the potential, the step is :math:`-V (|\Lambda| + \mu)^{-1} V^T \nabla U`, taken
+when it lowers :math:`U`, with :math:`\mu` falling on success and rising on failure. All descents of all data
+sets run in one compiled program.
+
+Reference: Dauphin et al. 2014, arXiv:1406.2572; Marquardt 1963, doi:10.1137/0111030.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.problem import Observation, Problem
+
+Floats = NDArray[np.float64]
+
+DESCENT_STEPS = 60
+SAME_MODE_DISTANCE = 0.5
+"""Two descents ended in one mode when they lie closer than this many Laplace standard deviations."""
+LEAST_CURVATURE = 0.1
+"""Floor of the Laplace precision along any direction, in units of the prior's."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Prior draws of each data set; arrays ``(dataset, draw, ...)``. ``log_likelihood`` may be -inf."""
+
+    theta: Floats
+    z: Floats
+    log_likelihood: Floats
+
+    @property
+    def any_finite(self) -> NDArray[np.bool_]:
+        """``(dataset,)``: whether any prior draw has a finite likelihood."""
+        return np.isfinite(self.log_likelihood).any(axis=1)
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Ends of the descents of each data set, best first.
+
+    ``z`` ``(dataset, mode, ndim_unconstrained)``; ``log_density`` (unconstrained) and ``log_mass`` (Laplace)
+    ``(dataset, mode)``, both -inf for an end that repeats a better one or did not stay finite;
+    ``covariance`` ``(dataset, mode, n, n)``.
+    """
+
+    z: Floats
+    log_density: Floats
+    log_mass: Floats
+    covariance: Floats
+
+
+def prior_pool(batched: BatchedProblem, keys: NDArray[np.uint32], draws: int) -> Pool:
+    """``draws`` prior draws of each data set with their likelihood. ``keys`` ``(dataset, 2)``."""
+    theta = batched.sample_prior(keys, draws)
+    return Pool(theta, batched.unconstrain(theta), batched.log_likelihood(theta))
+
+
+def choose_likely(
+    log_likelihood: Floats, count: int, generators: list[np.random.Generator], effective: float
+) -> NDArray[np.int64]:
+    """Indices ``(dataset, count)`` of distinct draws, chosen with tempered likelihood weights.
+
+    The likelihood is raised to the largest power at most 1 for which the effective number of draws is at
+    least ``effective``; draws are then chosen without replacement (Gumbel top-k).
+    """
+    beta = temper(log_likelihood, effective)
+    gumbel = np.stack([rng.gumbel(size=log_likelihood.shape[1]) for rng in generators])
+    score = np.where(np.isfinite(log_likelihood), beta[:, None] * log_likelihood, -1e300) + gumbel
+    return np.argsort(-score, axis=1, kind="stable")[:, :count]
+
+
+def temper(log_weights: Floats, effective: float) -> Floats:
+    """Largest power in (0, 1] with effective sample size at least ``effective``, by bisection; ``(dataset,)``."""
+    lower = np.zeros(log_weights.shape[0])
+    upper = np.ones(log_weights.shape[0])
+    enough = _effective_size(log_weights, upper) >= effective
+    for _ in range(40):
+        middle = 0.5 * (lower + upper)
+        good = _effective_size(log_weights, middle) >= effective
+        lower, upper = np.where(good, middle, lower), np.where(good, upper, middle)
+    return np.where(enough, 1.0, lower)
+
+
+def _effective_size(log_weights: Floats, power: Floats) -> Floats:
+    finite = np.isfinite(log_weights)
+    top = np.max(np.where(finite, log_weights, -np.inf), axis=1, initial=-np.inf, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    weights = np.where(finite, np.exp(power[:, None] * np.where(finite, log_weights - top, 0.0)), 0.0)
+    total, squares = weights.sum(axis=1), (weights**2).sum(axis=1)
+    return np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0)
+
+
+def find_modes(
+    batched: BatchedProblem, pool: Pool, descents: int, generators: list[np.random.Generator]
+) -> Modes:
+    """Run ``descents`` descents per data set from likely prior draws and merge those that meet.
+
+    Half start from the likeliest draws, half from draws chosen with tempered weights.
+    """
+    best = np.argsort(-pool.log_likelihood, axis=1, kind="stable")[:, : descents // 2]
+    scattered = choose_likely(pool.log_likelihood, descents - best.shape[1], generators, 4.0 * descents)
+    index = np.concatenate([best, scattered], axis=1)
+    start = np.take_along_axis(pool.z, index[..., None], axis=1)
+    center = _finite_median(pool.z)
+    scale = np.maximum(_finite_spread(pool.z), 1e-8)
+    start = np.where(np.isfinite(start), start, center[:, None])
+    z, log_density, covariance = (
+        np.asarray(a) for a in _descend(batched.problem, start, center, scale, batched.observations)
+    )
+    return _merge(z, log_density, covariance)
+
+
+def _finite_median(z: Floats) -> Floats:
+    return np.median(np.where(np.isfinite(z), z, 0.0), axis=1)
+
+
+def _finite_spread(z: Floats) -> Floats:
+    """Half the central 68 % interval: the prior's scale, insensitive to its tails."""
+    low, high = np.quantile(np.where(np.isfinite(z), z, 0.0), [0.16, 0.84], axis=1)
+    return 0.5 * (high - low)
+
+
+@partial(jax.jit, static_argnums=0)
+def _descend(
+    problem: Problem, start: Floats, center: Floats, scale: Floats, observations: Observation
+) -> tuple[Floats, Floats, Floats]:
+    one = partial(_descend_one, problem)
+    return jax.vmap(jax.vmap(one, in_axes=(0, None, None, None)))(start, center, scale, observations)
+
+
+def _descend_one(
+    problem: Problem, start: Floats, center: Floats, scale: Floats, obs: Observation
+) -> tuple[Floats, Floats, Floats]:
+    def potential(u: Floats) -> Floats:
+        return problem.potential(center + scale * u, obs)
+
+    value_and_grad, hessian = jax.value_and_grad(potential), jax.hessian(potential)
+
+    def step(_: int, carry: tuple) -> tuple:
+        u, value, damping = carry
+        _, gradient = value_and_grad(u)
+        curvature, axes = jnp.linalg.eigh(_finite(hessian(u)))
+        move = axes @ (axes.T @ _finite(gradient) / (jnp.abs(curvature) + damping))
+        length = jnp.linalg.norm(move)
+        trial = u - move * jnp.minimum(1.0, 4.0 / jnp.maximum(length, 1e-12))
+        trial_value = potential(trial)
+        better = trial_value < value
+        return (
+            jnp.where(better, trial, u),
+            jnp.where(better, trial_value, value),
+            jnp.clip(jnp.where(better, damping / 5, damping * 6), 1e-9, 1e9),
+        )
+
+    u = (start - center) / scale
+    u, value, _ = jax.lax.fori_loop(0, DESCENT_STEPS, step, (u, potential(u), jnp.asarray(1e-2)))
+    curvature, axes = jnp.linalg.eigh(_finite(hessian(u)))
+    covariance = (axes / jnp.maximum(curvature, LEAST_CURVATURE)) @ axes.T
+    return center + scale * u, -value, covariance * scale[:, None] * scale[None, :]
+
+
+def _finite(array: Floats) -> Floats:
+    return jnp.nan_to_num(array, nan=0.0, posinf=1e12, neginf=-1e12)
+
+
+def _merge(z: Floats, log_density: Floats, covariance: Floats) -> Modes:
+    log_density = np.where(np.isfinite(log_density), log_density, -np.inf)
+    order = np.argsort(-log_density, axis=1, kind="stable")
+    z = np.take_along_axis(z, order[..., None], axis=1)
+    covariance = np.take_along_axis(covariance, order[..., None, None], axis=1)
+    log_density = np.take_along_axis(log_density, order, axis=1)
+    precision = np.linalg.inv(covariance)
+    unique = np.isfinite(log_density)
+    for k in range(1, z.shape[1]):
+        difference = z[:, :k] - z[:, k : k + 1]
+        distance = np.einsum("dki,dkij,dkj->dk", difference, precision[:, :k], difference)
+        unique[:, k] &= ~np.any((distance < SAME_MODE_DISTANCE**2) & unique[:, :k], axis=1)
+    log_density = np.where(unique, log_density, -np.inf)
+    _, log_det = np.linalg.slogdet(covariance)
+    log_mass = log_density + 0.5 * (z.shape[-1] * np.log(2 * np.pi) + log_det)
+    return Modes(z, log_density, log_mass, covariance)

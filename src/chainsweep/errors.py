@@ -1,0 +1,50 @@
+"""The errors a user can meet, each with the exit code the command line ends with.
+
+A message says what was expected, what came, where (file, key, data set) and what to do.
+"""
+
+
+class ChainsweepError(Exception):
+    """An internal error: a bug in chainsweep, or a file that changed under its feet."""
+
+    exit_code = 70
+
+
+class UsageError(ChainsweepError):
+    """The command was called in a way that cannot be carried out."""
+
+    exit_code = 2
+
+
+class InputError(ChainsweepError):
+    """What the user gave (configuration, model, data, campaign folder) cannot be used."""
+
+    exit_code = 65
+
+
+class ConfigError(InputError):
+    """A configuration file does not say what it must."""
+
+
+class ModelError(InputError):
+    """The model file cannot be loaded, or cannot serve what is asked of it."""
+
+
+class DataError(InputError):
+    """A source of data sets cannot be read at all."""
+
+
+class CampaignError(InputError):
+    """A campaign folder is missing, incomplete, or no longer what was frozen."""
+
+
+class UnavailableError(ChainsweepError):
+    """A device, service or package that is needed is not here."""
+
+    exit_code = 69
+
+
+class StoppedEarly(ChainsweepError):
+    """Work stopped before it was done; its state is saved and a second call continues."""
+
+    exit_code = 75

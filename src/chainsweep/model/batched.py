@@ -1,0 +1,193 @@
+"""A Problem over a whole batch of data sets: NumPy arrays in, NumPy arrays out, compiled once per shape.
+
+Black-box likelihoods and simulators are called once per data set and point, on unpadded fields. One that
+raises marks its data set as failed and goes on with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.data.collection import Batch
+from chainsweep.errors import ModelError
+from chainsweep.model.problem import Observation, Problem, observation
+
+Floats = NDArray[np.float64]
+
+MAX_POINT_EVALUATIONS = 1 << 23
+"""Largest (data set x draw x point) block of one compiled call; bounds memory at some 64 MiB an array."""
+
+
+class Compiled:
+    """The functions of one Problem, vectorised over data sets and draws and jitted.
+
+    Keep one per Problem and process: JAX then compiles once per shape, however many batches follow.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.functions: dict[str, Callable] = {}
+
+    def __call__(self, name: str) -> Callable:
+        """``name`` of a Problem method, over ``(dataset, draw, ...)`` points or keys and stacked data sets."""
+        if name not in self.functions:
+            method = getattr(self.problem, name)
+            if name == "simulate":
+                over_draws = jax.vmap(method, in_axes=(0, 0, None))
+            else:
+                over_draws = jax.vmap(method, in_axes=(0, None))
+            self.functions[name] = jax.jit(jax.vmap(over_draws))
+        return self.functions[name]
+
+
+class BatchedProblem:
+    """``problem`` bound to the data sets of ``batch``.
+
+    Points have shape ``(dataset, draw, ndim)``; results ``(dataset, draw)`` or ``(dataset, draw, ...)``.
+    ``failures`` maps the position of a data set to the reason why the user's own function failed on it.
+    """
+
+    def __init__(self, problem: Problem, batch: Batch, compiled: Compiled | None = None) -> None:
+        self.problem = problem
+        self.batch = batch
+        self.compiled = compiled if compiled is not None else Compiled(problem)
+        self.failures: dict[int, str] = {}
+
+    @cached_property
+    def observations(self) -> Observation:
+        """All data sets, stacked along a leading axis, on the device."""
+        return observation(self.batch.fields, self.batch.constants, self.batch.mask)
+
+    def log_density(self, theta: Floats) -> Floats:
+        """Constrained log density, -inf outside the support or where it is no number."""
+        if self.problem.has_jax_likelihood:
+            return self._call("log_density", theta)
+        prior = self.log_prior(theta)
+        return prior + self._host_log_likelihood(theta, where=np.isfinite(prior))
+
+    def log_likelihood(self, theta: Floats) -> Floats:
+        """Log likelihood at constrained points."""
+        if self.problem.has_jax_likelihood:
+            return self._call("log_likelihood", theta)
+        return self._host_log_likelihood(theta, where=np.isfinite(self.log_prior(theta)))
+
+    def log_prior(self, theta: Floats) -> Floats:
+        """Log prior at constrained points."""
+        return self._call("log_prior", theta)
+
+    def log_density_unconstrained(self, z: Floats) -> Floats:
+        """Log density of the unconstrained ``z``, Jacobian included; -inf where it is no number."""
+        density = -self._call("potential", z)
+        if not self.problem.has_jax_likelihood:
+            theta = self.constrain(z)
+            density = density + self._host_log_likelihood(theta, where=np.isfinite(density))
+        return np.where(np.isnan(density), -np.inf, density)
+
+    def constrain(self, z: Floats) -> Floats:
+        """Unconstrained to constrained points."""
+        return self._call("constrain", z)
+
+    def unconstrain(self, theta: Floats) -> Floats:
+        """Constrained to unconstrained points."""
+        return self._call("unconstrain", theta)
+
+    def curve(self, theta: Floats) -> Floats:
+        """The model's curve, shape ``(dataset, draw, point)``, padding included."""
+        return self._call("curve", theta)
+
+    def sample_prior(self, keys: NDArray[np.uint32], draws: int) -> Floats:
+        """``draws`` prior draws of each data set from one raw key ``(dataset, 2)`` each."""
+        return self._call("sample_prior", _split_keys(keys, draws))
+
+    def simulate(self, keys: NDArray[np.uint32], theta: Floats) -> dict[str, Floats]:
+        """Observed fields at each point, ``(dataset, draw, point, ...)``; padding holds the last real point.
+
+        Raises
+        ------
+        ModelError
+            The model has no simulator.
+        """
+        if not self.problem.has_simulator:
+            raise ModelError("the model cannot simulate: define 'simulate(params, rng, **design)' in its file")
+        if self.problem.black_box:
+            return self._host_simulate(keys, theta)
+        return self._call("simulate", _split_keys(keys, theta.shape[1]), theta)
+
+    def _call(self, name: str, *arrays: Any) -> Any:
+        """Evaluate in blocks of draws, so that memory stays bounded whatever the number of draws."""
+        datasets, draws = arrays[0].shape[:2]
+        width = max(1, self.batch.mask.shape[1])
+        block = max(1, min(draws, MAX_POINT_EVALUATIONS // max(1, datasets * width)))
+        function = self.compiled(name)
+        parts = [
+            jax.tree.map(np.asarray, function(*(a[:, i : i + block] for a in arrays), self.observations))
+            for i in range(0, draws, block)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return jax.tree.map(lambda *pieces: np.concatenate(pieces, axis=1), *parts)
+
+    def _unpadded(self, position: int, names: tuple[str, ...]) -> dict[str, Any]:
+        length = int(self.batch.n_points[position])
+        fields = {name: self.batch.fields[name][position, :length] for name in names}
+        return fields | {name: float(value[position]) for name, value in self.batch.constants.items()}
+
+    def _host_log_likelihood(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
+        function = self.problem.host_log_likelihood
+        if function is None:
+            raise ModelError("the model has no likelihood: define 'log_likelihood(params, **fields)' in its file")
+        result = np.full(theta.shape[:2], -np.inf)
+        for position in range(theta.shape[0]):
+            if position in self.failures:
+                continue
+            fields = self._unpadded(position, tuple(self.batch.fields))
+            params = self.problem.unflatten(np.asarray(theta[position]))
+            for draw in np.flatnonzero(where[position]):
+                try:
+                    result[position, draw] = float(function({n: v[draw] for n, v in params.items()}, **fields))
+                except Exception as error:
+                    self.failures[position] = f"log_likelihood raised {type(error).__name__}: {error}"
+                    result[position] = -np.inf
+                    break
+        return np.where(np.isnan(result), -np.inf, result)
+
+    def _host_simulate(self, keys: NDArray[np.uint32], theta: Floats) -> dict[str, Floats]:
+        function = self.problem.host_simulate
+        assert function is not None
+        observed = self.problem.observed
+        design = tuple(name for name in self.batch.fields if name not in observed)
+        shape = theta.shape[:2]
+        result = {
+            name: np.full(shape + self.batch.fields[name].shape[1:], np.nan) for name in observed
+        }
+        for position in range(shape[0]):
+            if position in self.failures:
+                continue
+            rng = np.random.Generator(np.random.Philox(key=int.from_bytes(keys[position].tobytes(), "little")))
+            fields = self._unpadded(position, design)
+            length = int(self.batch.n_points[position])
+            params = self.problem.unflatten(np.asarray(theta[position]))
+            for draw in range(shape[1]):
+                try:
+                    simulated = function({n: v[draw] for n, v in params.items()}, rng, **fields)
+                    values = simulated if isinstance(simulated, dict) else {observed[0]: simulated}
+                    for name in observed:
+                        value = np.asarray(values[name], float)
+                        result[name][position, draw, :length] = value
+                        result[name][position, draw, length:] = value[-1]
+                except Exception as error:
+                    self.failures[position] = f"simulate raised {type(error).__name__}: {error}"
+                    break
+        return result
+
+
+def _split_keys(keys: NDArray[np.uint32], draws: int) -> Any:
+    """Raw keys ``(dataset, 2)`` to ``(dataset, draws, 2)``."""
+    return jax.vmap(lambda key: jax.random.split(key, draws))(jnp.asarray(keys, jnp.uint32))

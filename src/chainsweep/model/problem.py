@@ -1,0 +1,313 @@
+r"""One model, written once, as the pure functions that every engine needs.
+
+For one data set with design :math:`d` and observations :math:`y` and one point :math:`\theta`::
+
+    log_density(theta) = log p(theta | d) + log p(y | theta, d)             constrained, emcee
+    potential(z)       = -log_density(theta(z)) - log |d theta / d z|       unconstrained, NUTS
+    simulate(theta)    ~ p(y | theta, d)                                    SNPE
+
+All functions take a single point and a single data set and are pure JAX: engines ``vmap`` and ``jit`` them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.distributions.util import sum_rightmost
+
+from chainsweep.errors import ModelError
+from chainsweep.model.handlers import MaskObserved
+
+Array = Any
+
+
+class Observation(NamedTuple):
+    """One data set as the model sees it: a pytree, so engines can ``vmap`` over stacked ones."""
+
+    fields: dict[str, Array]
+    """Field name to array of shape ``(point, ...)``, padded."""
+    constants: dict[str, Array]
+    """Constant name to scalar."""
+    mask: Array
+    """Shape ``(point,)``: True where the point is real."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A latent site: its name and shape in the constrained and in the unconstrained space."""
+
+    name: str
+    shape: tuple[int, ...]
+    unconstrained_shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of scalars in the constrained space."""
+        return int(np.prod(self.shape, dtype=int))
+
+    @property
+    def unconstrained_size(self) -> int:
+        """Number of scalars in the unconstrained space."""
+        return int(np.prod(self.unconstrained_shape, dtype=int))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Flat column names: ``l``, or ``theta[0]``, ``theta[1,2]`` for arrays."""
+        return tuple(f"{self.name}[{','.join(map(str, i))}]" if i else self.name for i in np.ndindex(self.shape))
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a trace of the model showed: its latent sites and how its observed sites run over points."""
+
+    parameters: tuple[Parameter, ...]
+    observed_sites: Mapping[str, str]
+    """Observed argument to the name of the sample site that it is handed to unchanged."""
+    point_axes: Mapping[str, int]
+    """Observed site to the (negative) axis of its batch shape that runs over points."""
+    paddable: bool
+    """False when an observed site does not factorise over points, so padding cannot be masked out."""
+    has_likelihood: bool = True
+
+
+HostLikelihood = Callable[..., float]
+HostSimulator = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model with its structure; see the module docstring for the functions.
+
+    For a black-box model ``model`` holds the prior alone, and ``host_log_likelihood(params, **fields)`` and
+    ``host_simulate(params, rng, **design)`` are NumPy functions of one data set, either of which may be None.
+    """
+
+    model: Callable[..., Any]
+    structure: Structure
+    observed: tuple[str, ...]
+    curve_site: str | None = None
+    host_log_likelihood: HostLikelihood | None = None
+    host_simulate: HostSimulator | None = None
+    black_box: bool = False
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The latent sites, in the order of the model."""
+        return self.structure.parameters
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Flat column names of the constrained space."""
+        return tuple(column for parameter in self.parameters for column in parameter.columns)
+
+    @property
+    def ndim(self) -> int:
+        """Scalars in the constrained space."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    @property
+    def ndim_unconstrained(self) -> int:
+        """Scalars in the unconstrained space; less than ``ndim`` for simplexes and the like."""
+        return sum(parameter.unconstrained_size for parameter in self.parameters)
+
+    @property
+    def has_jax_likelihood(self) -> bool:
+        """Whether the likelihood can be traced, and so differentiated, by JAX."""
+        return not self.black_box
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether a likelihood exists at all."""
+        return not self.black_box or self.host_log_likelihood is not None
+
+    @property
+    def has_simulator(self) -> bool:
+        """Whether observations can be simulated."""
+        return not self.black_box or self.host_simulate is not None
+
+    def require(self, engine: str) -> None:
+        """Raise ModelError, naming the missing function, when ``engine`` cannot serve this model."""
+        if engine == "nuts" and not self.has_jax_likelihood:
+            raise ModelError(
+                "engine 'nuts' needs gradients: the model file must define a NumPyro model function; "
+                "it gives only black-box functions (prior, log_likelihood and / or simulate). "
+                "Remove 'nuts' from [policy] engines or write the model in NumPyro"
+            )
+        if engine == "emcee" and not self.has_likelihood:
+            raise ModelError(
+                "engine 'emcee' needs a log density: the model file defines no function "
+                "'log_likelihood(params, **fields)'. Add it, or remove 'emcee' from [policy] engines"
+            )
+        if engine == "emcee" and self.ndim != self.ndim_unconstrained:
+            raise ModelError(
+                "engine 'emcee' samples the constrained space, and a parameter of this model lives on a "
+                "surface in it (a simplex or a correlation matrix). Use 'nuts', or give the free parameters"
+            )
+        if engine == "snpe" and not self.has_simulator:
+            raise ModelError(
+                "engine 'snpe' needs simulations: the model file defines no function "
+                "'simulate(params, rng, **design)'. Add it, or remove 'snpe' from [policy] engines"
+            )
+
+    def flatten(self, params: Mapping[str, Array]) -> Array:
+        """Dict of ``(..., *shape)`` to ``(..., ndim)``."""
+        parts = []
+        for parameter in self.parameters:
+            value = params[parameter.name]
+            lead = value.shape[: value.ndim - len(parameter.shape)]
+            parts.append(value.reshape((*lead, parameter.size)))
+        return jnp.concatenate(parts, axis=-1) if _is_jax(parts) else np.concatenate(parts, axis=-1)
+
+    def unflatten(self, theta: Array) -> dict[str, Array]:
+        """``(..., ndim)`` to dict of ``(..., *shape)``."""
+        return _split(theta, [(p.name, p.shape, p.size) for p in self.parameters])
+
+    def log_density(self, theta: Array, obs: Observation) -> Array:
+        """Log prior plus log likelihood at constrained ``theta`` ``(ndim,)``; -inf outside the support."""
+        prior, likelihood = self._log_probs(theta, obs)
+        return _finite_or_minus_inf(prior + likelihood)
+
+    def log_likelihood(self, theta: Array, obs: Observation) -> Array:
+        """Log likelihood at constrained ``theta``; -inf where it is not a number."""
+        return _finite_or_minus_inf(self._log_probs(theta, obs)[1])
+
+    def log_prior(self, theta: Array, obs: Observation) -> Array:
+        """Log prior at constrained ``theta``; -inf outside the support."""
+        return _finite_or_minus_inf(self._log_probs(theta, obs)[0])
+
+    def potential(self, z: Array, obs: Observation) -> Array:
+        """Negative log density of the unconstrained ``z`` ``(ndim_unconstrained,)``, Jacobian included.
+
+        Not a number or infinite where the likelihood is: samplers treat that as a divergence.
+        """
+        trace, log_jacobian = self._trace_unconstrained(z, obs)
+        prior, likelihood = _sum_log_probs(trace, check_support=False)
+        return -(prior + likelihood + log_jacobian)
+
+    def constrain(self, z: Array, obs: Observation) -> Array:
+        """Unconstrained ``z`` to constrained ``theta``."""
+        trace, _ = self._trace_unconstrained(z, obs)
+        return self.flatten({p.name: trace[p.name]["value"] for p in self.parameters})
+
+    def unconstrain(self, theta: Array, obs: Observation) -> Array:
+        """Constrained ``theta`` to unconstrained ``z``; infinite on the edge of the support."""
+        params = self.unflatten(theta)
+        trace = self._trace(params, obs)
+        parts = []
+        for parameter in self.parameters:
+            transform = biject_to(trace[parameter.name]["fn"].support)
+            parts.append(jnp.reshape(transform.inv(params[parameter.name]), (parameter.unconstrained_size,)))
+        return jnp.concatenate(parts)
+
+    def sample_prior(self, key: Array, obs: Observation) -> Array:
+        """One prior draw, constrained, ``(ndim,)``."""
+        with handlers.seed(rng_seed=key), handlers.trace() as trace:
+            self.model(**self._arguments(obs, observed=False))
+        return self.flatten({p.name: trace[p.name]["value"] for p in self.parameters})
+
+    def simulate(self, key: Array, theta: Array, obs: Observation) -> dict[str, Array]:
+        """Observed fields drawn from the likelihood at ``theta``; padding points hold draws as well."""
+        substituted = handlers.substitute(self.model, data=self.unflatten(theta))
+        with handlers.seed(rng_seed=key), handlers.trace() as trace:
+            substituted(**self._arguments(obs, observed=False))
+        return {name: trace[site]["value"] for name, site in self.structure.observed_sites.items()}
+
+    def curve(self, theta: Array, obs: Observation) -> Array:
+        """The deterministic site that the plots draw, shape ``(point,)``."""
+        if self.curve_site is None:
+            raise ModelError("the model has no curve: set 'curve' in [model] to a numpyro.deterministic site")
+        return self._trace(self.unflatten(theta), obs)[self.curve_site]["value"]
+
+    def _arguments(self, obs: Observation, observed: bool) -> dict[str, Array]:
+        arguments = {**obs.fields, **obs.constants}
+        if not observed:
+            arguments |= dict.fromkeys(self.observed)
+        return {} if self.black_box else arguments
+
+    def _masked(self, obs: Observation) -> Callable[..., Any]:
+        if not self.structure.point_axes:
+            return self.model
+        return MaskObserved(self.model, obs.mask, self.structure.point_axes)
+
+    def _trace(self, params: Mapping[str, Array], obs: Observation) -> Any:
+        with handlers.seed(rng_seed=0), handlers.substitute(data=dict(params)), handlers.trace() as trace:
+            self._masked(obs)(**self._arguments(obs, observed=True))
+        return trace
+
+    def _log_probs(self, theta: Array, obs: Observation) -> tuple[Array, Array]:
+        return _sum_log_probs(self._trace(self.unflatten(theta), obs), check_support=True)
+
+    def _trace_unconstrained(self, z: Array, obs: Observation) -> tuple[Any, Array]:
+        """Trace at ``z``, each site transformed by its own support, which may depend on earlier sites."""
+        pieces = _split(z, [(p.name, p.unconstrained_shape, p.unconstrained_size) for p in self.parameters])
+        log_jacobian = [jnp.zeros(())]
+
+        def constrain_site(site: dict) -> Array | None:
+            if site["name"] not in pieces:
+                return None
+            transform = biject_to(site["fn"].support)
+            free = pieces[site["name"]]
+            value = transform(free)
+            terms = transform.log_abs_det_jacobian(free, value)
+            log_jacobian[0] = log_jacobian[0] + sum_rightmost(terms, jnp.ndim(terms))
+            return value
+
+        substituted = handlers.substitute(self._masked(obs), substitute_fn=constrain_site)
+        with handlers.seed(rng_seed=0), handlers.trace() as trace:
+            substituted(**self._arguments(obs, observed=True))
+        return trace, log_jacobian[0]
+
+
+def observation(fields: Mapping[str, Array], constants: Mapping[str, Array], mask: Array) -> Observation:
+    """One data set, or a stack of them, as JAX arrays."""
+    return Observation(
+        {name: jnp.asarray(value) for name, value in fields.items()},
+        {name: jnp.asarray(value) for name, value in constants.items()},
+        jnp.asarray(mask),
+    )
+
+
+def _is_jax(parts: list[Array]) -> bool:
+    return any(isinstance(part, jax.Array) for part in parts)
+
+
+def _split(flat: Array, layout: list[tuple[str, tuple[int, ...], int]]) -> dict[str, Array]:
+    pieces, start = {}, 0
+    for name, shape, size in layout:
+        pieces[name] = flat[..., start : start + size].reshape(flat.shape[:-1] + shape)
+        start += size
+    return pieces
+
+
+def _sum_log_probs(trace: Any, check_support: bool) -> tuple[Array, Array]:
+    """Summed log probabilities of the latent and of the observed sites.
+
+    NumPyro's distributions return finite densities outside their support unless told to validate, which a
+    traced program cannot: hence the explicit check.
+    """
+    prior, likelihood = jnp.zeros(()), jnp.zeros(())
+    for site in trace.values():
+        if site["type"] != "sample":
+            continue
+        terms = site["fn"].log_prob(site["value"])
+        if site["scale"] is not None:
+            terms = site["scale"] * terms
+        if site["is_observed"]:
+            likelihood = likelihood + jnp.sum(terms)
+            continue
+        prior = prior + jnp.sum(terms)
+        if check_support:
+            inside = jnp.all(site["fn"].support(site["value"]))
+            prior = jnp.where(inside, prior, -jnp.inf)
+    return prior, likelihood
+
+
+def _finite_or_minus_inf(value: Array) -> Array:
+    return jnp.where(jnp.isnan(value), -jnp.inf, value)
