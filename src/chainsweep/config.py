@@ -81,7 +81,7 @@ class EmceeSettings(Section):
     """``[engines.emcee]``: independent ensembles of walkers per data set, run until N > 50 tau."""
 
     ensembles: Annotated[int, Field(ge=2)] = 2
-    walkers: Annotated[int, Field(ge=4)] | None = None
+    walkers: Annotated[int, Field(ge=8)] | None = None
     """Walkers of one ensemble; by default ``max(32, 4 * parameters)``, always even."""
     moves: dict[Literal["stretch", "de", "snooker"], Annotated[float, Field(gt=0)]] = {
         "de": 0.6,
@@ -94,7 +94,14 @@ class EmceeSettings(Section):
     """Steps of one block: tau is estimated, and state saved, after each."""
     tau_factor: Annotated[float, Field(ge=10)] = 50.0
     """A chain is long enough when its kept steps exceed this many autocorrelation times."""
+    rhat: Annotated[float, Field(gt=1.0)] = 1.01
+    """Steps go on until R-hat between the ensembles is below this."""
+    ess: Annotated[float, Field(gt=0)] = 400.0
+    """Steps go on until the effective sample size of every parameter exceeds this."""
+    max_draws_per_chain: Annotated[int, Field(ge=100)] = 2000
+    """Draws handed on of one ensemble (kept steps times walkers); more are thinned away."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
+    """Prior draws of one data set, shared out over its ensembles, that walkers start from."""
 
 
 class NutsSettings(Section):
@@ -135,6 +142,10 @@ class SnpeSettings(Section):
     transforms: Annotated[int, Field(ge=1)] = 6
     hidden: Annotated[int, Field(ge=8)] = 128
     embedding: Annotated[int, Field(ge=4)] = 48
+    grid: Annotated[int, Field(ge=4, le=512)] = 32
+    """Nodes per coordinate onto which the points of a data set are pooled."""
+    bank_simulations: Annotated[int, Field(ge=500)] = 20_000
+    """Simulations of a black-box model, made once; a NumPyro model gives fresh ones for every step."""
     draws: Annotated[int, Field(ge=100)] = 4_000
     """Draws of the proposal per data set and round of importance sampling."""
     adaptive_rounds: Annotated[int, Field(ge=0)] = 8

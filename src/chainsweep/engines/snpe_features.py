@@ -216,15 +216,60 @@ def standardise(values: Any, mean: Any, inverse_sd: Any) -> Any:
     return jnp.clip((values - mean) * inverse_sd, -CLIP, CLIP)
 
 
-def pack(summary: Any, points: Any, mask: Any) -> Any:
-    """One flat float32 vector: summary, then points (zero where masked), then the mask. Pure JAX."""
-    points = jnp.where(mask[:, None], points, 0.0)
-    parts = [summary, points.reshape(-1), mask.astype(points.dtype)]
-    return jnp.concatenate(parts).astype(jnp.float32)
+def pack(summary: Any, points: Any, mask: Any, width: int) -> Any:
+    """One flat float32 vector: summary, points (zero where masked), mask; padded to ``width`` points. Pure JAX."""
+    missing = width - mask.shape[0]
+    points = jnp.pad(jnp.where(mask[:, None], points, 0.0), ((0, missing), (0, 0)))
+    flags = jnp.pad(mask.astype(points.dtype), (0, missing))
+    return jnp.concatenate([summary, points.reshape(-1), flags]).astype(jnp.float32)
 
 
-def packed_size(summary: int, per_point: int, width: int) -> int:
-    """Length of the vector that `pack` makes."""
-    return summary + width * (per_point + 1)
+@dataclass(frozen=True)
+class Encoder:
+    """From one data set to the network's input: features, standardised by what the pilot simulations showed."""
+
+    layout: Layout
+    scales: Scales
+    summary_mean: Floats
+    summary_inverse_sd: Floats
+    point_mean: Floats
+    point_inverse_sd: Floats
+    width: int
+    """Points of the widest data set that the network can take."""
+
+    def encode(self, obs: Observation, centre: Any, halfwidth: Any) -> Any:
+        """Packed features of one data set, ``(packed,)`` float32. Pure JAX; shapes as in `raw_features`."""
+        summary, points = raw_features(self.layout, self.scales, obs, centre, halfwidth)
+        summary = standardise(summary, self.summary_mean, self.summary_inverse_sd)
+        points = standardise(points, self.point_mean, self.point_inverse_sd)
+        return pack(summary, points, obs.mask, self.width)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Everything `encoder_from_arrays` needs besides the layout."""
+        magnitude = {f"magnitude/{name}": np.array(value) for name, value in self.scales.magnitude.items()}
+        return magnitude | {
+            "counts": np.array(self.scales.counts),
+            "summary_mean": self.summary_mean,
+            "summary_inverse_sd": self.summary_inverse_sd,
+            "point_mean": self.point_mean,
+            "point_inverse_sd": self.point_inverse_sd,
+            "width": np.array(self.width),
+        }
 
 
+def encoder_from_arrays(layout: Layout, arrays: Mapping[str, NDArray]) -> Encoder:
+    """The inverse of `Encoder.arrays`."""
+    names = (*layout.observed, *layout.design)
+    scales = Scales(
+        {name: float(arrays[f"magnitude/{name}"]) for name in names},
+        tuple(bool(flag) for flag in arrays["counts"]),
+    )
+    return Encoder(
+        layout,
+        scales,
+        np.asarray(arrays["summary_mean"], float),
+        np.asarray(arrays["summary_inverse_sd"], float),
+        np.asarray(arrays["point_mean"], float),
+        np.asarray(arrays["point_inverse_sd"], float),
+        int(arrays["width"]),
+    )

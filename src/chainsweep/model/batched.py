@@ -39,7 +39,7 @@ class Compiled:
         """``name`` of a Problem method, over ``(dataset, draw, ...)`` points or keys and stacked data sets."""
         if name not in self.functions:
             method = getattr(self.problem, name)
-            if name == "simulate":
+            if name in ("simulate", "predictive_pair"):
                 over_draws = jax.vmap(method, in_axes=(0, 0, None))
             else:
                 over_draws = jax.vmap(method, in_axes=(0, None))
@@ -119,6 +119,26 @@ class BatchedProblem:
         if self.problem.black_box:
             return self._host_simulate(keys, theta)
         return self._call("simulate", _split_keys(keys, theta.shape[1]), theta)
+
+    def predictive_pair(self, keys: NDArray[np.uint32], theta: Floats) -> tuple[Floats, Floats]:
+        """Log likelihood of simulated and of real observations at each point, each ``(dataset, draw)``."""
+        if self.problem.has_jax_likelihood:
+            return self._call("predictive_pair", _split_keys(keys, theta.shape[1]), theta)
+        simulated = self._host_simulate(keys, theta)
+        replicas = [
+            Batch(
+                self.batch.ids,
+                {**self.batch.fields, **{name: values[:, draw] for name, values in simulated.items()}},
+                self.batch.constants,
+                self.batch.mask,
+            )
+            for draw in range(theta.shape[1])
+        ]
+        rows = [
+            BatchedProblem(self.problem, replica, self.compiled).log_likelihood(theta[:, draw : draw + 1])
+            for draw, replica in enumerate(replicas)
+        ]
+        return np.concatenate(rows, axis=1), self.log_likelihood(theta)
 
     def _call(self, name: str, *arrays: Any) -> Any:
         """Evaluate in blocks of draws, so that memory stays bounded whatever the number of draws."""

@@ -219,6 +219,12 @@ class Problem:
             substituted(**self._arguments(obs, observed=False))
         return {name: trace[site]["value"] for name, site in self.structure.observed_sites.items()}
 
+    def predictive_pair(self, key: Array, theta: Array, obs: Observation) -> tuple[Array, Array]:
+        """Log likelihood at ``theta`` of observations simulated there, and of the real ones."""
+        simulated = self.simulate(key, theta, obs)
+        replica = obs._replace(fields={**obs.fields, **simulated})
+        return self.log_likelihood(theta, replica), self.log_likelihood(theta, obs)
+
     def curve(self, theta: Array, obs: Observation) -> Array:
         """The deterministic site that the plots draw, shape ``(point,)``."""
         if self.curve_site is None:

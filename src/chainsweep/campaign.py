@@ -1,0 +1,269 @@
+"""The campaign folder: its paths, what was frozen into it, and a view of what it holds.
+
+A campaign is made once, by ``init``, and never changes afterwards: every later step compares hashes and
+refuses when configuration, model or data are no longer what was frozen.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config import CampaignConfig, parse_config
+from chainsweep.data.collection import Batch, Collection
+from chainsweep.errors import CampaignError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chainsweep.model.problem import Problem
+
+SCHEMA = "chainsweep-campaign/1"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every path of a campaign folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """``campaign.toml`` as the user gave it."""
+        return self.root / "campaign.toml"
+
+    @property
+    def model(self) -> Path:
+        """The model file as the user gave it."""
+        return self.root / "model.py"
+
+    @property
+    def resolved(self) -> Path:
+        """``resolved.json``: the configuration with every default, the shards and every hash."""
+        return self.root / "resolved.json"
+
+    @property
+    def data(self) -> Path:
+        """The frozen data sets."""
+        return self.root / "data.h5"
+
+    @property
+    def quarantine(self) -> Path:
+        """What ``init`` left out, and why."""
+        return self.root / "quarantine.csv"
+
+    @property
+    def posterior(self) -> Path:
+        """The merged draws."""
+        return self.root / "posterior.h5"
+
+    @property
+    def catalogue(self) -> Path:
+        """One row per data set and engine."""
+        return self.root / "catalogue.parquet"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the HTML report and its figures."""
+        return self.root / "report"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of one log file a task."""
+        return self.root / "logs"
+
+    @property
+    def compiled(self) -> Path:
+        """JAX's cache of compiled programs, shared by the tasks of this campaign."""
+        return self.root / ".compiled"
+
+    def log(self, stage: str, index: int) -> Path:
+        """Log of one task; every attempt appends."""
+        return self.logs / f"{stage}-{index:05d}.log"
+
+    def shard(self, engine: str, shard: int) -> Path:
+        """Published draws of one shard."""
+        return self.root / "shards" / engine / f"{shard:05d}.h5"
+
+    def model_folder(self, engine: str, key: str) -> Path:
+        """Trained model of ``engine``, found again by the hash of what it depends on."""
+        return self.root / "models" / f"{engine}-{key[:16]}"
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard: the positions of its data sets in the collection and the width they are padded to."""
+
+    index: int
+    width: int
+    positions: NDArray[np.int64]
+
+
+class Campaign:
+    """A frozen campaign and what its tasks have published so far.
+
+    Raises
+    ------
+    CampaignError
+        ``root`` is no campaign folder, or one of another schema.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.paths = Paths(Path(root).resolve())
+        try:
+            self.resolved: dict[str, Any] = json.loads(self.paths.resolved.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CampaignError(
+                f"{root}: no campaign here (expected {self.paths.resolved.name}; {error.strerror}); "
+                "make one with: chainsweep init CAMPAIGN.toml --out DIR"
+            ) from error
+        except ValueError as error:
+            raise CampaignError(f"{self.paths.resolved}: is not valid JSON ({error})") from error
+        if self.resolved.get("schema") != SCHEMA:
+            raise CampaignError(
+                f"{self.paths.resolved}: expected schema {SCHEMA}, got {self.resolved.get('schema')!r}; "
+                "use the chainsweep that made this campaign"
+            )
+        self.config: CampaignConfig = parse_config(self.resolved["config"], origin=str(self.paths.resolved))
+        self.hash: str = self.resolved["campaign_hash"]
+
+    @property
+    def name(self) -> str:
+        """The campaign's name."""
+        return self.config.campaign.name
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines of the policy, in its order."""
+        return tuple(self.config.policy.engines)
+
+    @property
+    def quarantined(self) -> int:
+        """Number of data sets that ``init`` left out."""
+        return int(self.resolved["quarantined"])
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Flat parameter names: ``l``, or ``theta[0]``."""
+        return tuple(self.resolved["parameters"])
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The frozen data sets."""
+        return Collection(self.paths.data)
+
+    @cached_property
+    def shards(self) -> tuple[ShardPlan, ...]:
+        """Blocks of data sets, the same for every engine; sizes within a width differ by at most one."""
+        plans: list[ShardPlan] = []
+        lengths = self.collection.lengths
+        widths = np.asarray([bucket["width"] for bucket in self.resolved["buckets"]])
+        bucket_of = np.searchsorted(widths, lengths)
+        for number, bucket in enumerate(self.resolved["buckets"]):
+            members = np.flatnonzero(bucket_of == number)
+            for positions in np.array_split(members, bucket["shards"]):
+                plans.append(ShardPlan(len(plans), int(bucket["width"]), positions.astype(np.int64)))
+        return tuple(plans)
+
+    def batch(self, shard: int) -> Batch:
+        """The data sets of one shard, padded to its width."""
+        plan = self.shards[shard]
+        return self.collection.batch(plan.positions, plan.width)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The model; needs JAX and NumPyro."""
+        return load_model(self.paths.model, self.config, self.collection)
+
+    def verify(self) -> None:
+        """Compare every frozen file with its recorded hash.
+
+        Raises
+        ------
+        CampaignError
+            Something changed; the message says what.
+        """
+        changed = [
+            f"{name} (recorded {recorded[:12]}, now {now[:12]})"
+            for name, recorded in self.resolved["files"].items()
+            if (now := file_hash(self.paths.root / name)) != recorded
+        ]
+        if self.hash != campaign_hash(self.resolved):
+            changed.append(self.paths.resolved.name)
+        if changed:
+            raise CampaignError(
+                f"{self.paths.root}: changed since init: {', '.join(changed)}. A campaign is frozen: restore "
+                "the file, or make a new campaign with chainsweep init"
+            )
+
+    def catalogue(self) -> pd.DataFrame:
+        """The catalogue, one row per data set and engine."""
+        from chainsweep.store.catalogue import read_catalogue
+
+        if not self.paths.catalogue.exists():
+            raise CampaignError(f"{self.paths.catalogue}: not made yet; run: chainsweep merge {self.paths.root}")
+        return read_catalogue(self.paths.catalogue)
+
+    def quarantine(self) -> pd.DataFrame:
+        """What ``init`` left out: columns ``dataset_id, file, row, reason, detail``."""
+        import pandas as pd
+
+        return pd.read_csv(self.paths.quarantine, dtype={"dataset_id": "string", "row": "Int64"})
+
+    def dataset(self, dataset_id: str) -> tuple[dict[str, NDArray], dict[str, float]]:
+        """Unpadded fields and constants of one data set."""
+        position = self.collection.position(dataset_id)
+        batch = self.collection.batch(np.array([position]), int(self.collection.lengths[position]))
+        fields = {name: values[0] for name, values in batch.fields.items()}
+        return fields, {name: float(values[0]) for name, values in batch.constants.items()}
+
+    def truth(self, dataset_id: str) -> dict[str, float]:
+        """True parameters that came with a data set, by flat name; empty when unknown."""
+        truth: dict[str, float] = {}
+        for name, value in self.collection.truth(self.collection.position(dataset_id)).items():
+            for index in np.ndindex(np.shape(value)):
+                label = f"{name}[{','.join(map(str, index))}]" if index else name
+                truth[label] = float(np.asarray(value)[index])
+        return truth
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, or ``"missing"``."""
+    if not path.is_file():
+        return "missing"
+    with path.open("rb") as handle:
+        return file_digest(handle, "sha256").hexdigest()
+
+
+def campaign_hash(resolved: dict[str, Any]) -> str:
+    """Hash of all that decides the draws: configuration, model, data, shards."""
+    text = json.dumps({k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions")}, sort_keys=True)
+    return sha256(text.encode()).hexdigest()
+
+
+def load_model(path: Path, config: CampaignConfig, collection: Collection) -> Problem:
+    """The model file as a Problem, traced on the first data set.
+
+    Raises
+    ------
+    UnavailableError
+        JAX or NumPyro is not installed.
+    """
+    from chainsweep.packages import require
+
+    require("jax", "numpyro", extra="model")
+    from chainsweep.model.load import example_observation, load_problem
+
+    batch = collection.batch(np.array([0]), int(collection.lengths[0]))
+    example = example_observation(
+        {name: values[0] for name, values in batch.fields.items()},
+        {name: float(values[0]) for name, values in batch.constants.items()},
+    )
+    return load_problem(path, config, example)

@@ -1,0 +1,129 @@
+"""The checks that decide which data sets of a source are usable; vectorised over all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config import DataSection
+from chainsweep.data.raw import Place, Ragged, RawData
+
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
+
+Finding = tuple[int, "Quarantined"]
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One data set that was left out: ``reason`` is a short code, ``detail`` a sentence.
+
+    ``row`` is a line number of a text file (the header is line 1), or a 0-based row of an array or table.
+    """
+
+    dataset_id: str | None
+    file: str
+    row: int | None
+    reason: str
+    detail: str
+
+
+def find_problems(raw: RawData, config: DataSection) -> dict[int, Quarantined]:
+    """The first problem of each unusable data set, by its position in ``raw``.
+
+    Ids are judged first, then what the reader found, then shapes, constants, truth and points: a later
+    check may rely on the earlier ones.
+    """
+    problems: dict[int, Quarantined] = {}
+    for check in (_ids, _reading, _shapes, _lengths, _per_dataset, _points):
+        for position, finding in check(raw, config):
+            problems.setdefault(position, finding)
+    return dict(sorted(problems.items()))
+
+
+def _quarantined(raw: RawData, position: int, place: Place, reason: str, detail: str) -> Finding:
+    return position, Quarantined(raw.ids[position], place.file, place.row, reason, detail)
+
+
+def _ids(raw: RawData, config: DataSection) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for position, dataset_id in enumerate(raw.ids):
+        if dataset_id is None or SAFE_ID.fullmatch(dataset_id) is None or ".." in dataset_id:
+            detail = (
+                f"the id {dataset_id!r} is not safe in file names: expected 1 to 128 of A-Z a-z 0-9 _ . + -, "
+                "a letter or digit first, and no '..'"
+            )
+            yield _quarantined(raw, position, raw.dataset_place(position), "unsafe_id", detail)
+        elif first.setdefault(dataset_id, position) != position:
+            earlier = raw.dataset_place(first[dataset_id])
+            detail = f"the id '{dataset_id}' stands already in {earlier.file}, row {earlier.row}"
+            yield _quarantined(raw, position, raw.dataset_place(position), "duplicate_id", detail)
+
+
+def _reading(raw: RawData, config: DataSection) -> Iterator[Finding]:
+    for position, failure in raw.failures.items():
+        yield _quarantined(raw, position, failure.place, failure.reason, failure.detail)
+
+
+def _shapes(raw: RawData, config: DataSection) -> Iterator[Finding]:
+    lengths = np.stack([ragged.lengths for ragged in raw.fields.values()])
+    for position in np.flatnonzero((lengths != lengths[0]).any(axis=0)).tolist():
+        found = ", ".join(f"'{name}' {n}" for name, n in zip(raw.fields, lengths[:, position], strict=True))
+        detail = f"the fields must have one length, got points: {found}"
+        yield _quarantined(raw, position, raw.dataset_place(position), "wrong_shape", detail)
+
+
+def _lengths(raw: RawData, config: DataSection) -> Iterator[Finding]:
+    lengths = next(iter(raw.fields.values())).lengths
+    for position in np.flatnonzero(lengths < config.min_points).tolist():
+        detail = f"has {lengths[position]} points, fewer than min_points = {config.min_points}"
+        yield _quarantined(raw, position, raw.dataset_place(position), "too_few_points", detail)
+
+
+def _per_dataset(raw: RawData, config: DataSection) -> Iterator[Finding]:
+    """Constants must be finite; a truth may be NaN (unknown) but not infinite."""
+    for name, values in raw.constants.items():
+        for position in np.flatnonzero(~np.isfinite(values)).tolist():
+            detail = f"the constant '{name}' must be a finite number, got {values[position]}"
+            yield _quarantined(raw, position, raw.dataset_place(position), "bad_constant", detail)
+    for name, values in raw.truth.items():
+        infinite = np.isinf(values).any(axis=tuple(range(1, values.ndim)))
+        for position in np.flatnonzero(infinite).tolist():
+            detail = f"the truth of '{name}' is infinite; leave an unknown truth empty or NaN"
+            yield _quarantined(raw, position, raw.dataset_place(position), "bad_truth", detail)
+
+
+def _points(raw: RawData, config: DataSection) -> Iterator[Finding]:
+    for name, ragged in raw.fields.items():
+        for position, point in _first_offenders(ragged, ~np.isfinite(ragged.values)):
+            detail = f"{_column(name, config)} is {_bad(ragged, position, point)} at point {point} (from 0)"
+            yield _quarantined(raw, position, raw.point_place(position, point), "nan", detail)
+    for name in config.positive_fields:
+        ragged = raw.fields[name]
+        for position, point in _first_offenders(ragged, ragged.values <= 0):
+            value = ragged.values[ragged.offsets[position] + point].min()
+            detail = f"{_column(name, config)} must be > 0, got {value} at point {point} (from 0)"
+            yield _quarantined(raw, position, raw.point_place(position, point), "non_positive_error", detail)
+
+
+def _first_offenders(ragged: Ragged, bad: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Data sets with a bad point, each with its first one; ``bad`` has the shape of the values."""
+    index = np.flatnonzero(bad.any(axis=tuple(range(1, bad.ndim))))
+    # side="right" skips the empty data sets that share an offset with the owner of the point
+    owner = np.searchsorted(ragged.offsets, index, side="right") - 1
+    positions, first = np.unique(owner, return_index=True)
+    points = index[first] - ragged.offsets[positions]
+    return zip(positions.tolist(), points.tolist(), strict=True)
+
+
+def _bad(ragged: Ragged, position: int, point: int) -> float:
+    entry = np.atleast_1d(ragged.values[ragged.offsets[position] + point])
+    return float(entry[~np.isfinite(entry)][0])
+
+
+def _column(name: str, config: DataSection) -> str:
+    column = config.fields[name]
+    return f"'{name}'" if column == name else f"'{name}' (column '{column}')"

@@ -1,0 +1,5 @@
+"""Readers: one function a format, from (config, source) to the columns of all data sets."""
+
+from chainsweep.data.readers.select import read_source
+
+__all__ = ["read_source"]

@@ -1,0 +1,264 @@
+r"""Ensemble moves for many independent groups of walkers stacked in one ``emcee`` sampler.
+
+The walkers of group ``g`` are rows ``g * walkers ... (g + 1) * walkers - 1`` of the stack. A step splits each
+group into halves at random and moves one half after the other, with proposals made from the other half of the
+same group: groups never see each other, and a half step is one call of the log density. With :math:`s` the
+walker that moves and :math:`c` walkers of the other half, in :math:`d` dimensions::
+
+    stretch   q = c - (c - s) z,  z ~ g(z) on [1/a, a]             log factor (d - 1) log z
+    de        q = s + gamma0 (1 + sigma n) (c2 - c1),  n ~ N(0, 1)        log factor 0
+    snooker   q = s + g u u.(c1 - c2),  u = (s - c) / |s - c|      log factor (d - 1) log(|q - c| / |s - c|)
+
+Reference: J. Goodman, J. Weare, CAMCoS 5, 65 (2010); D. Foreman-Mackey et al., PASP 125, 306 (2013);
+C. ter Braak, Statistics and Computing 16, 239 (2006); C. ter Braak, J. Vrugt, ibid. 18, 435 (2008), for the
+snooker and its factor (emcee 3.1.6 has another, which leaves standard deviations 15 % too small).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from emcee.moves import Move
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+STEPS_PER_COUNTER = 50
+"""Steps whose uniforms come from one value of a stream's counter."""
+
+UNIFORMS_PER_WALKER = 4
+"""The split, at most two for a proposal, the acceptance."""
+
+GAMMA0 = 2.38
+"""Times ``1 / sqrt(2 d)``: the scale of a differential evolution step that suits a normal distribution."""
+
+SNOOKER_RANGE = (1.2, 2.2)
+
+
+class Randomness(Protocol):
+    """Random numbers of the current step, one row a group.
+
+    A move asks for ``order`` once, then, for each half, for what its proposal needs and last for
+    ``log_uniform``: the order in which ``emcee``'s own moves ask their RandomState.
+    """
+
+    def order(self, walkers: int) -> Ints:
+        """A permutation of each group's walkers, ``(group, walkers)``: the half in front moves first."""
+
+    def uniform(self, n: int) -> Floats:
+        """In [0, 1), shape ``(group, n)``."""
+
+    def index(self, high: int, n: int) -> Ints:
+        """In 0 ... ``high - 1``, shape ``(group, n)``."""
+
+    def normal(self, n: int) -> Floats:
+        """Standard normal, shape ``(group, n)``."""
+
+    def log_uniform(self, n: int) -> Floats:
+        """Logarithms of uniforms in (0, 1], shape ``(group, n)``; ends the half step."""
+
+
+def counter_uniforms(key: int, counter: int, out: Floats) -> Floats:
+    """Fill ``out`` with the uniforms of the Philox stream ``key`` at ``counter``."""
+    # the lowest word of Philox's own counter runs within one block of uniforms
+    bits = np.random.Philox(key=key, counter=counter << 64)
+    return np.random.Generator(bits).random(out=out)
+
+
+class GroupStreams:
+    """``Randomness`` with a counter-based stream of its own for each group.
+
+    The numbers of a step depend on the group's key and on the step alone: neither on the other groups nor on
+    where a run was interrupted.
+    """
+
+    def __init__(self, keys: Sequence[int], walkers: int) -> None:
+        self.keys = tuple(keys)
+        self.walkers = walkers
+        self._counter = -1
+        shape = (len(self.keys), STEPS_PER_COUNTER, walkers, UNIFORMS_PER_WALKER)
+        self._block: Floats = np.empty(shape)
+        self._step: Floats = self._block[:, 0]
+        self._first, self._column = 0, 1
+
+    def seek(self, step: int) -> None:
+        """Make ``step`` (counted from 0) the current one."""
+        counter, offset = divmod(step, STEPS_PER_COUNTER)
+        if counter != self._counter:
+            for key, rows in zip(self.keys, self._block, strict=True):
+                counter_uniforms(key, counter, rows)
+            self._counter = counter
+        self._step = self._block[:, offset]
+        self._first, self._column = 0, 1
+
+    def order(self, walkers: int) -> Ints:
+        """A permutation of each group's walkers."""
+        return np.argsort(self._step[:, :walkers, 0], axis=1)
+
+    def uniform(self, n: int) -> Floats:
+        """The next column of the ``n`` walkers of this half."""
+        values = self._step[:, self._first : self._first + n, self._column]
+        self._column += 1
+        return values
+
+    def index(self, high: int, n: int) -> Ints:
+        """Uniform indices below ``high``."""
+        # the product of the largest uniform below 1 may round up to high
+        return np.minimum((self.uniform(n) * high).astype(np.int64), high - 1)
+
+    def normal(self, n: int) -> Floats:
+        """Normal numbers by inversion, a uniform of 0 kept finite."""
+        return ndtri(np.maximum(self.uniform(n), 2.0**-54))
+
+    def log_uniform(self, n: int) -> Floats:
+        """Logarithms of ``1 - u``, which is never 0."""
+        values = np.log1p(-self.uniform(n))
+        self._first, self._column = self._first + n, 1
+        return values
+
+
+class GroupMove(Move):
+    """A red-blue move inside each group of ``walkers`` (even) walkers; a subclass says how to propose."""
+
+    def __init__(self, randomness: Randomness, walkers: int) -> None:
+        self.randomness = randomness
+        self.walkers = walkers
+
+    def get_proposal(self, sample: Floats, complement: Floats) -> tuple[Floats, Floats | float]:
+        """New points and log factors for ``sample`` ``(group, half, ndim)``, made from ``complement``."""
+        raise NotImplementedError(f"{type(self).__name__} defines no get_proposal(sample, complement)")
+
+    def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
+        """Advance ``state`` in place by one step; also which walkers moved, ``(group * walkers,)``."""
+        coords, log_prob = state.coords, state.log_prob
+        half = self.walkers // 2
+        order = self.randomness.order(self.walkers)
+        order = order + np.arange(0, len(coords), self.walkers)[:, None]
+        red, blue = order[:, :half], order[:, half:]
+        accepted = np.zeros(len(coords), dtype=bool)
+        for moving, resting in ((red, blue), (blue, red)):
+            points, factors = self.get_proposal(coords[moving], coords[resting])
+            # not model.compute_log_prob_fn, which loops over walkers in Python
+            density = model.log_prob_fn(points.reshape(-1, points.shape[-1])).reshape(moving.shape)
+            better = factors + density - log_prob[moving] > self.randomness.log_uniform(half)
+            chosen = moving[better]
+            coords[chosen], log_prob[chosen] = points[better], density[better]
+            accepted[chosen] = True
+        return state, accepted
+
+
+class StretchMove(GroupMove):
+    """Goodman and Weare's stretch move with scale ``a = 2``."""
+
+    a = 2.0
+
+    def get_proposal(self, sample: Floats, complement: Floats) -> tuple[Floats, Floats | float]:
+        """Stretch the line to a walker of the other half."""
+        half, ndim = sample.shape[1:]
+        z = ((self.a - 1.0) * self.randomness.uniform(half) + 1.0) ** 2.0 / self.a
+        partner = _pick(complement, self.randomness.index(complement.shape[1], half))
+        return partner - (partner - sample) * z[..., None], (ndim - 1.0) * np.log(z)
+
+
+class DEMove(GroupMove):
+    """Differential evolution: along the difference of two walkers of the other half."""
+
+    sigma = 1.0e-5
+
+    def get_proposal(self, sample: Floats, complement: Floats) -> tuple[Floats, Floats | float]:
+        """Add a multiple of the difference of two distinct walkers."""
+        half, ndim = sample.shape[1:]
+        others = complement.shape[1]
+        pairs = ordered_pairs(others)[self.randomness.index(others * (others - 1), half)]
+        difference = _pick(complement, pairs[..., 1]) - _pick(complement, pairs[..., 0])
+        gamma = GAMMA0 / np.sqrt(2 * ndim) * (1.0 + self.sigma * self.randomness.normal(half))
+        return sample + gamma[..., None] * difference, 0.0
+
+
+class SnookerMove(GroupMove):
+    """Along the line to one walker, by the projected difference of two others."""
+
+    def get_proposal(self, sample: Floats, complement: Floats) -> tuple[Floats, Floats | float]:
+        """Move on the line through a third walker."""
+        half, ndim = sample.shape[1:]
+        others = complement.shape[1]
+        triples = self.randomness.index(others * (others - 1) * (others - 2), half)
+        centre, first, second = (_pick(complement, i) for i in distinct_triples(triples, others))
+        low, high = SNOOKER_RANGE
+        gamma = low + (high - low) * self.randomness.uniform(half)
+        line = sample - centre
+        squared = np.einsum("ghd,ghd->gh", line, line)
+        # two walkers on one point define no line: such a proposal is the walker itself, and refused
+        safe = np.where(squared > 0.0, squared, 1.0)
+        shift = gamma * np.einsum("ghd,ghd->gh", line, first - second) / safe
+        # on the line, |q - c| / |s - c| is the factor by which it grew
+        growth = np.abs(1.0 + shift)
+        defined = (squared > 0.0) & (growth > 0.0)
+        factors = np.where(defined, (ndim - 1.0) * np.log(np.where(defined, growth, 1.0)), -np.inf)
+        return sample + shift[..., None] * line, factors
+
+
+MOVES: dict[str, type[GroupMove]] = {"stretch": StretchMove, "de": DEMove, "snooker": SnookerMove}
+
+
+class ScheduledMove(Move):
+    """A mixture of moves; the move of a step is drawn once for all groups, from the schedule's own stream.
+
+    ``step`` is the number of steps made; ``accepted`` counts accepted moves by group.
+    """
+
+    def __init__(self, weights: Mapping[str, float], streams: GroupStreams, schedule_key: int) -> None:
+        # sorted, so that the order of keys in a file changes no draw
+        names = sorted(weights)
+        self.moves = [MOVES[name](streams, streams.walkers) for name in names]
+        self.edges = np.cumsum([weights[name] for name in names]) / sum(weights.values())
+        self.streams = streams
+        self.schedule_key = schedule_key
+        self.step = 0
+        self.accepted: Ints = np.zeros(len(streams.keys), dtype=np.int64)
+        self._choices: tuple[int, Floats] = (-1, np.empty(STEPS_PER_COUNTER))
+
+    def choose(self, step: int) -> GroupMove:
+        """The move of ``step``."""
+        counter, offset = divmod(step, STEPS_PER_COUNTER)
+        if self._choices[0] != counter:
+            self._choices = (counter, counter_uniforms(self.schedule_key, counter, self._choices[1]))
+        choice = int(np.searchsorted(self.edges, self._choices[1][offset], side="right"))
+        return self.moves[min(choice, len(self.moves) - 1)]
+
+    def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
+        """One step of the scheduled move, for all groups."""
+        self.streams.seek(self.step)
+        state, accepted = self.choose(self.step).propose(model, state)
+        self.step += 1
+        self.accepted += accepted.reshape(-1, self.streams.walkers).sum(axis=1)
+        return state, accepted
+
+
+@lru_cache(maxsize=8)
+def ordered_pairs(n: int) -> Ints:
+    """All ordered pairs of distinct numbers below ``n``, ``(n (n - 1), 2)``, in ``emcee``'s order."""
+    rows, columns = np.tril_indices(n, -1)
+    return np.column_stack([np.concatenate([rows, columns]), np.concatenate([columns, rows])])
+
+
+def distinct_triples(number: Ints, n: int) -> tuple[Ints, Ints, Ints]:
+    """Three distinct numbers below ``n`` from one below ``n (n - 1) (n - 2)``, each triple once."""
+    rest, third = np.divmod(number, n - 2)
+    first, second = np.divmod(rest, n - 1)
+    second = second + (second >= first)
+    third = third + (third >= np.minimum(first, second))
+    third = third + (third >= np.maximum(first, second))
+    return first, second, third
+
+
+def _pick(points: Floats, index: Ints) -> Floats:
+    """``points[g, index[g, h]]`` for each group, ``(group, half, ndim)``."""
+    groups, others, ndim = points.shape
+    flat = index + np.arange(0, groups * others, others)[:, None]
+    return points.reshape(-1, ndim).take(flat, axis=0)

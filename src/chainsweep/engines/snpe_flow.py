@@ -1,0 +1,169 @@
+"""The network: sbi's neural spline flow over the working space, conditioned on a permutation-invariant embedding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Floats = NDArray[np.float64]
+
+SPLINE_BINS = 8
+ROWS_PER_CALL = 1 << 14
+"""Points of one pass through the flow at inference; bounds memory."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All sizes that rebuild a network into which its weights fit."""
+
+    parameters: int
+    summary: int
+    per_point: int
+    width: int
+    transforms: int
+    hidden: int
+    embedding: int
+
+    def arrays(self) -> dict[str, NDArray]:
+        """One integer array a size."""
+        return {name: np.array(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Architecture:
+        """The inverse of `arrays`."""
+        return cls(**{name: int(arrays[name]) for name in cls.__dataclass_fields__})
+
+
+class SetEmbedding(nn.Module):
+    """Summary features and a set of points to one context vector.
+
+    The set branch is a deep set: each point through a small network, pooled by mean, maximum and learned
+    attention. No order and no number of points enters but through the features.
+    """
+
+    HEADS = 4
+
+    def __init__(self, sizes: Architecture) -> None:
+        super().__init__()
+        self.sizes = sizes
+        channels = max(8, sizes.embedding // 2)
+        self.point = nn.Sequential(
+            nn.Linear(sizes.per_point, channels), nn.SiLU(), nn.Linear(channels, channels), nn.SiLU()
+        )
+        self.score = nn.Linear(channels, self.HEADS)
+        pooled = channels * (2 + self.HEADS)
+        self.enter = nn.Linear(sizes.summary + pooled, 2 * sizes.hidden)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.SiLU(),
+                nn.Linear(2 * sizes.hidden, 2 * sizes.hidden),
+                nn.SiLU(),
+                nn.Linear(2 * sizes.hidden, 2 * sizes.hidden),
+            )
+            for _ in range(2)
+        )
+        self.leave = nn.Sequential(nn.SiLU(), nn.Linear(2 * sizes.hidden, sizes.embedding))
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """``(..., packed)`` to ``(..., embedding)``."""
+        s = self.sizes
+        summary, points, mask = packed.split([s.summary, s.width * s.per_point, s.width], dim=-1)
+        points = points.unflatten(-1, (s.width, s.per_point))
+        mask = mask.unsqueeze(-1)
+        h = self.point(points) * mask
+        mean = h.sum(-2) / mask.sum(-2)
+        highest = (h + (mask - 1) * 1e4).amax(-2)
+        attention = torch.softmax(self.score(h) + (mask - 1) * 1e4, dim=-2)
+        attended = (attention.transpose(-1, -2) @ h).flatten(-2)
+        x = self.enter(torch.cat([summary, mean, highest, attended], dim=-1))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.leave(x)
+
+
+def build_estimator(sizes: Architecture, seed: int) -> Any:
+    """An untrained sbi density estimator; the same seed gives the same weights."""
+    from sbi.neural_nets.net_builders import build_zuko_nsf
+
+    packed = sizes.summary + sizes.width * (sizes.per_point + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_zuko_nsf(
+            torch.zeros(2, sizes.parameters),
+            torch.ones(2, packed),
+            z_score_x="none",
+            z_score_y="none",
+            # A list: sbi would repeat a single number once per transform, one hidden layer each.
+            hidden_features=[sizes.hidden, sizes.hidden],
+            num_transforms=sizes.transforms,
+            num_bins=SPLINE_BINS,
+            embedding_net=SetEmbedding(sizes),
+            passes=2,
+            randperm=True,
+        )
+
+
+def weights_of(estimator: Any) -> dict[str, NDArray]:
+    """All weights and buffers as arrays, by their torch names."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in estimator.state_dict().items()}
+
+
+def load_weights(estimator: Any, weights: Mapping[str, NDArray]) -> None:
+    """Set all weights and buffers in place; a missing or superfluous name is an error."""
+    estimator.load_state_dict({name: torch.as_tensor(np.asarray(value)) for name, value in weights.items()})
+
+
+class Sampler:
+    """Draws and densities of a trained estimator, in double precision and without gradients.
+
+    In double precision the inverse of a narrow flow and its density agree to many digits, so the importance
+    weights carry no rounding.
+    """
+
+    def __init__(self, estimator: Any, device: str = "cpu") -> None:
+        self.estimator = copy.deepcopy(estimator).to(device).double().eval()
+        self.device = device
+
+    def draw(self, packed: NDArray[np.float32], base: Floats) -> tuple[Floats, Floats]:
+        """Map normal ``base`` ``(dataset, draw, dim)`` to draws of the same shape, with their log density.
+
+        ``packed`` ``(dataset, packed)`` holds the features. One pass: nothing is rejected.
+        """
+        return self._blocks(packed, base, self._invert)
+
+    def log_prob(self, packed: NDArray[np.float32], w: Floats) -> Floats:
+        """Log density at ``w`` ``(dataset, draw, dim)``, shape ``(dataset, draw)``."""
+        return self._blocks(packed, w, self._evaluate)[1]
+
+    def _blocks(self, packed: NDArray[np.float32], points: Floats, function: Any) -> tuple[Floats, Floats]:
+        datasets, draws, _ = points.shape
+        values, densities = np.empty_like(points), np.empty((datasets, draws))
+        rows = max(1, ROWS_PER_CALL // draws)
+        columns = min(draws, ROWS_PER_CALL)
+        with torch.no_grad():
+            for i in range(0, datasets, rows):
+                condition = torch.as_tensor(packed[i : i + rows], dtype=torch.float64, device=self.device)
+                context = self.estimator.embedding_net(condition)
+                for j in range(0, draws, columns):
+                    block = (slice(i, i + rows), slice(j, j + columns))
+                    value = torch.as_tensor(points[block], device=self.device)
+                    result, density = function(self.estimator.net(context.unsqueeze(1)), value)
+                    values[block], densities[block] = result.cpu().numpy(), density.cpu().numpy()
+        return values, densities
+
+    @staticmethod
+    def _invert(distribution: Any, base: Tensor) -> tuple[Tensor, Tensor]:
+        w, log_jacobian = distribution.transform.inv.call_and_ladj(base)
+        log_base = -0.5 * (base.square() + np.log(2 * np.pi)).sum(-1)
+        return w, log_base - log_jacobian
+
+    @staticmethod
+    def _evaluate(distribution: Any, w: Tensor) -> tuple[Tensor, Tensor]:
+        return w, distribution.log_prob(w)

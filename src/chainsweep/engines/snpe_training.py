@@ -1,0 +1,240 @@
+"""The training loop: fresh pairs, decaying rate, averaged weights, a held-out loss, exact resumption.
+
+Maximum likelihood of the parameters given the simulated data, amortised over the campaign's designs::
+
+    loss = - E_{d, theta, y} log q(w(theta) | y, d)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chainsweep.config import SnpeSettings
+from chainsweep.engines.base import Arrays, Deadline, Sink
+from chainsweep.engines.snpe_flow import Architecture, build_estimator
+from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK, VALIDATION_BLOCK, Provider
+from chainsweep.errors import ModelError
+
+WARMUP_SHARE = 0.05
+FINAL_RATE = 1e-3
+"""The learning rate at the end, relative to its peak."""
+AVERAGING_SHARE = 0.02
+"""Time constant of the weight average, relative to the steps done so far."""
+CLIP_NORM = 5.0
+VALIDATIONS = 20
+HISTORY = ("step", "train_loss", "validation_loss", "learning_rate", "simulations", "seconds")
+
+
+@dataclass
+class Progress:
+    """How far training is; everything the next step needs besides weights and moments."""
+
+    step: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    recent: list[float] = field(default_factory=list)
+    """Losses since the last line of the history."""
+    history: list[tuple[float, ...]] = field(default_factory=list)
+
+    def arrays(self) -> Arrays:
+        """As flat arrays."""
+        return {
+            "step": np.array(self.step),
+            "seconds": np.array(self.seconds),
+            "skipped": np.array(self.skipped),
+            "recent": np.array(self.recent, dtype=np.float64),
+            "history": np.array(self.history, dtype=np.float64).reshape(-1, len(HISTORY)),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Progress:
+        """The inverse of `arrays`."""
+        return cls(
+            int(arrays["step"]),
+            float(arrays["seconds"]),
+            int(arrays["skipped"]),
+            arrays["recent"].tolist(),
+            [tuple(row) for row in arrays["history"].tolist()],
+        )
+
+
+class Trainer:
+    """One network in training; `step_once` is the whole algorithm, the rest is book-keeping."""
+
+    def __init__(
+        self, provider: Provider, sizes: Architecture, settings: SnpeSettings, seed: int, device: str = "cpu"
+    ) -> None:
+        self.provider = provider
+        self.settings = settings
+        self.device = torch.device(device)
+        self.estimator = build_estimator(sizes, seed).to(self.device)
+        self.names = [name for name, _ in self.estimator.named_parameters()]
+        self.parameters = [parameter for _, parameter in self.estimator.named_parameters()]
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
+        self.progress = Progress()
+        self.block_number = -1
+        self.block: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def fraction(self) -> float:
+        """How much of the training is behind: by steps, or by time where ``train_minutes`` is set."""
+        done = self.progress.step / self.settings.train_steps
+        if self.settings.train_minutes is not None:
+            done = max(done, self.progress.seconds / (60 * self.settings.train_minutes))
+        return min(done, 1.0)
+
+    def rate(self) -> float:
+        """Learning rate: a linear rise, then half a cosine down to `FINAL_RATE` of the peak."""
+        fraction = self.fraction()
+        rise = min(1.0, (fraction + 1 / self.settings.train_steps) / WARMUP_SHARE)
+        fall = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * fraction))
+        return self.settings.learning_rate * rise * fall
+
+    def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows of the current step."""
+        batch = self.settings.batch
+        steps = max(1, ROWS_PER_BLOCK // batch)
+        number, offset = divmod(self.progress.step, steps)
+        if self.block_number != number:
+            self.block = self._tensors(self.provider.block(number + 1, steps * batch))
+            self.block_number = number
+        assert self.block is not None
+        rows = slice(offset * batch, (offset + 1) * batch)
+        return self.block[0][rows], self.block[1][rows]
+
+    def step_once(self) -> None:
+        """One optimiser step; a step whose loss or gradient is no number changes nothing and is counted."""
+        packed, w = self.pairs()
+        rate = self.rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        losses = self.estimator.loss(w, packed)
+        loss = losses.mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        if len(losses) and bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
+            self.optimiser.step()
+            self._update_average()
+            self.progress.recent.append(float(loss.detach()))
+        else:
+            self.progress.skipped += 1
+        self.progress.step += 1
+
+    def _update_average(self) -> None:
+        keep = 1 - 1 / max(1.0, AVERAGING_SHARE * (self.progress.step + 1))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
+
+    def _tensors(self, pairs: tuple[NDArray, NDArray]) -> tuple[torch.Tensor, torch.Tensor]:
+        packed, w = pairs
+        usable = np.isfinite(packed).all(axis=1) & np.isfinite(w).all(axis=1)
+        if not usable.any():
+            raise ModelError(
+                f"snpe: none of {len(w)} simulated data sets has finite observations and parameters; "
+                "check the prior and the simulator of the model for NaN and overflow"
+            )
+        # Unusable rows are replaced by usable ones, so every step has the same shape.
+        rows = np.flatnonzero(usable)[np.arange(len(w)) % usable.sum()] if not usable.all() else slice(None)
+        as_tensor = lambda values: torch.as_tensor(values[rows], device=self.device)  # noqa: E731
+        return as_tensor(packed), as_tensor(w)
+
+    def averaged_weights(self) -> Arrays:
+        """State of the estimator with the running average in place of the last step's weights."""
+        state = {name: value.detach().cpu().numpy().copy() for name, value in self.estimator.state_dict().items()}
+        for name, value in zip(self.names, self.average, strict=True):
+            state[name] = value.cpu().numpy().copy()
+        return state
+
+    def validation_loss(self) -> float:
+        """Mean loss of the averaged weights on the held-out simulations."""
+        packed, w = self._tensors(self.provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
+        current = [parameter.detach().clone() for parameter in self.parameters]
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.average)
+            losses = torch.cat(
+                [self.estimator.loss(w[i : i + 1024], packed[i : i + 1024]) for i in range(0, len(w), 1024)]
+            )
+            torch._foreach_copy_(self.parameters, current)
+        return float(losses[torch.isfinite(losses)].mean())
+
+    def record(self) -> None:
+        """Append a line to the history."""
+        p = self.progress
+        train_loss = float(np.mean(p.recent)) if p.recent else math.nan
+        simulations = p.step * self.settings.batch
+        p.history.append((p.step, train_loss, self.validation_loss(), self.rate(), simulations, p.seconds))
+        p.recent = []
+
+    def arrays(self) -> Arrays:
+        """The complete state, from which `restore` continues bit for bit."""
+        state: Arrays = {f"progress/{name}": value for name, value in self.progress.arrays().items()}
+        for name, parameter, average in zip(self.names, self.parameters, self.average, strict=True):
+            state[f"weights/{name}"] = parameter.detach().cpu().numpy().copy()
+            state[f"average/{name}"] = average.cpu().numpy().copy()
+            for moment, value in self.optimiser.state[parameter].items():
+                state[f"{moment}/{name}"] = value.cpu().numpy().copy()
+        return state
+
+    def restore(self, state: Mapping[str, NDArray]) -> None:
+        """Continue from what `arrays` gave."""
+        self.progress = Progress.from_arrays(
+            {name.removeprefix("progress/"): v for name, v in state.items() if name.startswith("progress/")}
+        )
+        with torch.no_grad():
+            for name, parameter, average in zip(self.names, self.parameters, self.average, strict=True):
+                parameter.copy_(torch.as_tensor(state[f"weights/{name}"]))
+                average.copy_(torch.as_tensor(state[f"average/{name}"]))
+                moments = {
+                    moment: torch.as_tensor(np.array(state[f"{moment}/{name}"])).to(self.device)
+                    for moment in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{moment}/{name}" in state
+                }
+                if moments:
+                    self.optimiser.state[parameter] = moments
+
+
+def fit(
+    trainer: Trainer, *, save: Callable[[Arrays], None], sink: Sink, deadline: Deadline, note: str = "training"
+) -> bool:
+    """Train to the end of the schedule; False when ``deadline`` came first (the state is saved then).
+
+    ``save`` gets the complete state every ``checkpoint_steps`` steps.
+
+    Raises
+    ------
+    ModelError
+        Most steps had a loss or gradient that is no number.
+    """
+    settings, progress = trainer.settings, trainer.progress
+    every = max(1, settings.train_steps // VALIDATIONS)
+    while trainer.fraction() < 1.0:
+        if deadline():
+            save(trainer.arrays())
+            return False
+        started = time.monotonic()
+        trainer.step_once()
+        progress.seconds += time.monotonic() - started
+        _check_skipped(progress)
+        if progress.step % every == 0 or trainer.fraction() >= 1.0:
+            trainer.record()
+            sink.progress(progress.step, settings.train_steps, f"{note}: validation loss {progress.history[-1][2]:.3f}")
+        if progress.step % settings.checkpoint_steps == 0:
+            save(trainer.arrays())
+    return True
+
+
+def _check_skipped(progress: Progress) -> None:
+    if progress.step >= 50 and progress.skipped > progress.step / 2:
+        raise ModelError(
+            f"snpe: {progress.skipped} of {progress.step} training steps had a loss that is no number; "
+            "lower [engines.snpe] learning_rate, or check the model's prior for extreme values"
+        )

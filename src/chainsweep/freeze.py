@@ -1,0 +1,115 @@
+"""``init``: validate everything, ingest the data, and freeze it all into a new campaign folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chainsweep.campaign import SCHEMA, Campaign, Paths, campaign_hash, file_hash, load_model
+from chainsweep.config import CampaignConfig, load_config
+from chainsweep.data.collection import Collection, plan_buckets
+from chainsweep.data.ingest import Ingested, freeze, ingest, write_quarantine
+from chainsweep.errors import ConfigError, InputError, ModelError, UsageError
+from chainsweep.packages import versions
+
+if TYPE_CHECKING:
+    from chainsweep.model.problem import Problem
+
+VERSIONED = ("chainsweep", "numpy", "jax", "numpyro", "emcee", "sbi", "torch", "h5py")
+
+
+def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Campaign:
+    """Make the campaign folder ``out``; nothing is left behind when anything is wrong.
+
+    ``data`` overrides ``[data] source``. Relative paths of the file are relative to it.
+
+    Raises
+    ------
+    UsageError
+        ``out`` exists.
+    InputError
+        Configuration, model or data cannot be used.
+    """
+    if out.exists():
+        raise UsageError(f"{out}: exists already; a campaign is never overwritten: choose another --out")
+    config = load_config(config_path)
+    folder = config_path.parent
+    model = folder / config.model.file
+    if not model.is_file():
+        raise ModelError(f"{model}: no such file; {config_path} names it as [model] file")
+    if data is None and config.data.source is None:
+        raise ConfigError(f"{config_path}: no data: give [data] source, or --data PATH")
+    source = data if data is not None else folder / str(config.data.source)
+    ingested = ingest(config.data, source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        partial.chmod(0o755)
+        _fill(Paths(partial), config_path, model, config, ingested)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    return Campaign(out)
+
+
+def _fill(paths: Paths, config_path: Path, model: Path, config: CampaignConfig, ingested: Ingested) -> None:
+    shutil.copyfile(config_path, paths.config)
+    shutil.copyfile(model, paths.model)
+    data_hash = freeze(ingested, paths.data)
+    write_quarantine(ingested.quarantine, paths.quarantine)
+    collection = Collection(paths.data)
+    # Traced at its own place, so that errors name the user's file and it may import its neighbours.
+    problem = load_model(model, config, collection)
+    for engine in config.policy.engines:
+        problem.require(engine)
+    if config.engines.snpe.mode == "sequential" and "snpe" in config.policy.engines and len(collection.ids) > 1:
+        raise InputError(
+            f"[engines.snpe] mode = 'sequential' serves one data set, and this campaign has "
+            f"{len(collection.ids)}; use mode = 'amortised', or a source with one data set"
+        )
+    resolved = _resolve(paths, config, collection, problem, data_hash, len(ingested.quarantine))
+    paths.resolved.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
+
+
+def _resolve(
+    paths: Paths,
+    config: CampaignConfig,
+    collection: Collection,
+    problem: Problem,
+    data_hash: str,
+    quarantined: int,
+) -> dict[str, Any]:
+    buckets = plan_buckets(collection.lengths, config.shards.max_buckets, problem.structure.paddable)
+    size = shard_size(config, len(collection.ids))
+    resolved: dict[str, Any] = {
+        "schema": SCHEMA,
+        "config": config.model_dump(mode="json"),
+        "data_hash": data_hash,
+        "files": {p.name: file_hash(p) for p in (paths.config, paths.model, paths.data, paths.quarantine)},
+        "datasets": len(collection.ids),
+        "quarantined": quarantined,
+        "parameters": list(problem.names),
+        "buckets": [
+            {
+                "width": bucket.width,
+                "datasets": int(bucket.positions.size),
+                "shards": int(np.ceil(bucket.positions.size / size)),
+            }
+            for bucket in buckets
+        ],
+        "versions": versions(*VERSIONED),
+    }
+    return resolved | {"campaign_hash": campaign_hash(resolved)}
+
+
+def shard_size(config: CampaignConfig, datasets: int) -> int:
+    """Data sets of one shard: as set, or a sixteenth of the campaign between 16 and 256."""
+    if config.shards.size != "auto":
+        return config.shards.size
+    return int(np.clip(np.ceil(datasets / 16), 16, 256))

@@ -1,0 +1,1 @@
+"""Figures and the HTML report: plain arrays and tables in, files out."""

@@ -1,0 +1,209 @@
+"""From a campaign to its report: choose the data sets worth drawing, collect their arrays, render."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from chainsweep.config import CampaignConfig
+from chainsweep.report.collect import (
+    Arrays,
+    choose,
+    data_view,
+    posterior_table,
+    stack_draws,
+    truth_frame,
+    with_convergence,
+)
+from chainsweep.report.formatting import as_float
+from chainsweep.report.pages import render_report
+from chainsweep.report.ranking import rank
+from chainsweep.report.sections import text
+from chainsweep.report.views import (
+    DatasetView,
+    EngineView,
+    Floats,
+    SweepView,
+    Thresholds,
+    TraceView,
+)
+
+BAND_CURVES = 200
+"""Curves that the 90 % band is taken from, whatever the number drawn."""
+
+
+class ReportPaths(Protocol):
+    """Where the report goes."""
+
+    @property
+    def report(self) -> Path:
+        """The report folder."""
+
+
+class ReportCollection(Protocol):
+    """What the report asks of the frozen data."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids in the order of the campaign."""
+
+    def truth_table(self) -> Mapping[str, NDArray]:
+        """Parameter to ``(dataset, *shape)``, NaN where unknown."""
+
+
+class ReportCampaign(Protocol):
+    """What the report asks of a campaign."""
+
+    @property
+    def name(self) -> str:
+        """Name of the campaign."""
+
+    @property
+    def hash(self) -> str:
+        """Hash of config, data and model."""
+
+    @property
+    def config(self) -> CampaignConfig:
+        """The resolved configuration."""
+
+    @property
+    def paths(self) -> ReportPaths:
+        """Where files of the campaign lie."""
+
+    @property
+    def collection(self) -> ReportCollection:
+        """The frozen data sets."""
+
+    @property
+    def problem_parameters(self) -> tuple[str, ...]:
+        """Flat names of the parameters, ``theta[0]`` for a part of a vector."""
+
+    def catalogue(self) -> pd.DataFrame:
+        """A row per data set and engine."""
+
+    def quarantine(self) -> pd.DataFrame:
+        """A row per refused data set."""
+
+    def posterior_arrays(self, dataset_id: str, engine: str) -> Mapping[str, Arrays]:
+        """``posterior``: parameter to ``(chain, draw, *shape)``; ``sample_stats`` to ``(chain, draw)``."""
+
+    def predictive_curves(self, dataset_id: str, engine: str, n: int) -> tuple[Floats, Floats] | None:
+        """``x`` ``(point,)`` and ``n`` curves ``(n, point)``, or None for a model without a curve."""
+
+    def dataset(self, dataset_id: str) -> tuple[Arrays, Mapping[str, float]]:
+        """Fields without padding, and constants."""
+
+    def truth(self, dataset_id: str) -> Mapping[str, float]:
+        """Known truths by flat name."""
+
+    def trace(self, dataset_id: str, engine: str) -> tuple[Floats, int, int] | None:
+        """``(chain, step, ndim)`` with burn-in, burn-in steps of it, sampler steps per row; or None."""
+
+
+def build_report(campaign: ReportCampaign, created: datetime | None = None) -> Path:
+    """Write the report of a campaign, complete or not, and return the path of ``index.html``.
+
+    ``created`` is the date the page shows; by default now.
+    """
+    catalogue = campaign.catalogue()
+    config = campaign.config
+    engines = _engines(config, catalogue)
+    thresholds = Thresholds(
+        rhat=config.verdict.rhat,
+        ess=config.verdict.ess,
+        khat=config.verdict.khat,
+        tau_factor=config.engines.emcee.tau_factor,
+        min_ppc_pvalue=config.verdict.min_ppc_pvalue,
+    )
+    ids = list(campaign.collection.ids)
+    worst = rank(catalogue, engines, campaign.problem_parameters, thresholds)
+    chosen, notes = choose(ids, worst, config.report.datasets, config.report.worst)
+    view = SweepView(
+        name=campaign.name,
+        campaign_hash=campaign.hash,
+        created=f"{created or datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        versions={"chainsweep": _own_version(), "Python": platform.python_version()},
+        engines=engines,
+        parameters=campaign.problem_parameters,
+        n_datasets=len(ids),
+        catalogue=catalogue,
+        truth=truth_frame(ids, campaign.collection.truth_table(), campaign.problem_parameters),
+        quarantine=campaign.quarantine(),
+        worst=worst,
+        thresholds=thresholds,
+        datasets=tuple(_dataset_view(campaign, catalogue, engines, key, why) for key, why in chosen.items()),
+        notes=notes,
+    )
+    return render_report(view, campaign.paths.report)
+
+
+def _own_version() -> str:
+    try:
+        return version("chainsweep")
+    except PackageNotFoundError:
+        return "from a source tree"
+
+
+def _engines(config: CampaignConfig, catalogue: pd.DataFrame) -> tuple[str, ...]:
+    """Engines of the policy, then any other that the catalogue holds (a ladder's referee)."""
+    found = sorted(set(catalogue["engine"].unique()) - set(config.policy.engines))
+    return (*config.policy.engines, *found)
+
+
+def _dataset_view(
+    campaign: ReportCampaign, catalogue: pd.DataFrame, engines: tuple[str, ...], key: str, why: str
+) -> DatasetView:
+    fields, constants = campaign.dataset(key)
+    rows = catalogue[catalogue["dataset_id"] == key].drop_duplicates("engine", keep="last")
+    by_engine = {str(row["engine"]): row for _, row in rows.iterrows()}
+    views = tuple(
+        _engine_view(campaign, by_engine[engine], key, engine) for engine in engines if engine in by_engine
+    )
+    return DatasetView(
+        dataset_id=key,
+        why=why,
+        parameters=campaign.problem_parameters,
+        truth=campaign.truth(key),
+        engines=views,
+        data=data_view(fields, campaign.config),
+        constants={name: float(value) for name, value in constants.items()},
+        curves_shown=campaign.config.report.curves,
+    )
+
+
+def _engine_view(campaign: ReportCampaign, row: pd.Series, key: str, engine: str) -> EngineView:
+    known = {str(name): as_float(value) for name, value in row.items()}
+    numbers = {name: value for name, value in known.items() if value is not None}
+    verdict = str(row["verdict"])
+    reason = text(row.get("reason"))
+    table = posterior_table(row, campaign.problem_parameters)
+    if not numbers.get("draws", 0.0) > 0:
+        return EngineView(engine, verdict, reason, numbers, table)
+    arrays = campaign.posterior_arrays(key, engine)
+    draws = stack_draws(arrays["posterior"], campaign.problem_parameters)
+    if not draws.size:
+        return EngineView(engine, verdict, reason, numbers, table)
+    log_weights = arrays["sample_stats"].get("log_weight")
+    if log_weights is None and "tau_max" not in numbers:
+        table = with_convergence(table, campaign.problem_parameters, draws)
+    trace = campaign.trace(key, engine)
+    drawn = campaign.predictive_curves(key, engine, max(BAND_CURVES, campaign.config.report.curves))
+    return EngineView(
+        engine=engine,
+        verdict=verdict,
+        reason=reason,
+        numbers=numbers,
+        table=table,
+        draws=draws,
+        log_weights=None if log_weights is None else np.asarray(log_weights, dtype=np.float64),
+        trace=None if trace is None else TraceView(*trace),
+        curves=None if drawn is None else np.asarray(drawn[1], dtype=np.float64),
+    )

@@ -1,0 +1,71 @@
+"""The report: one self-contained HTML page, and every figure of it as a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from chainsweep.report import formatting, sections
+from chainsweep.report.dataset_section import POSTERIOR_COLUMNS, dataset_section
+from chainsweep.report.gallery import Gallery
+from chainsweep.report.style import ENGINE_COLOURS, INK, VERDICT_COLOURS, VERDICTS
+from chainsweep.report.views import DatasetView, DataView, EngineView, SweepView, Thresholds, TraceView
+
+__all__ = [
+    "DataView",
+    "DatasetView",
+    "EngineView",
+    "SweepView",
+    "Thresholds",
+    "TraceView",
+    "render_report",
+]
+
+
+def render_report(view: SweepView, out_dir: Path) -> Path:
+    """Write ``out_dir/index.html`` and ``out_dir/figures/...``; return the path of the page.
+
+    The page embeds its figures, loads nothing and runs no script; text is escaped. Figures of an earlier
+    report that this one does not draw are removed. The page is replaced only when everything else is written.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    gallery = Gallery(out_dir)
+    environment = Environment(
+        loader=PackageLoader("chainsweep.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=formatting.count, number=formatting.number, words=lambda value: str(value).replace("_", " ")
+    )
+    at_least_one, by_all = sections.converged_by_engines(view)
+    html = environment.get_template("report.html.j2").render(
+        view=view,
+        counts=sections.verdict_counts(view),
+        verdicts=VERDICTS,
+        verdict_colours=VERDICT_COLOURS,
+        engine_colours={name: ENGINE_COLOURS.get(name, INK) for name in view.engines},
+        at_least_one=at_least_one,
+        by_all=by_all,
+        percent=formatting.percent,
+        diagnostics=sections.diagnostics_pictures(view, gallery)[1:],
+        recovery=sections.recovery_pictures(view, gallery),
+        recovery_left_out=sections.recovery_left_out(view),
+        agreement=sections.agreement_pictures(view, gallery),
+        worst=sections.worst_rows(view),
+        worst_columns=sections.WORST_FIGURES,
+        worst_left_out=max(len(view.worst) - sections.MAX_WORST, 0),
+        quarantine=sections.quarantine_table(view.quarantine),
+        datasets=[dataset_section(dataset, gallery, view.thresholds) for dataset in view.datasets],
+        posterior_columns=POSTERIOR_COLUMNS,
+    )
+    gallery.remove_stale()
+    page = out_dir / "index.html"
+    temporary = out_dir / f".index.html.{os.getpid()}"
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(page)
+    return page

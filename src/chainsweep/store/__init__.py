@@ -1,0 +1,1 @@
+"""The files of a campaign: shards, merged posterior, catalogue, exports. All file schemas live here."""
