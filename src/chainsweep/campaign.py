@@ -92,6 +92,10 @@ class Paths:
         """Published draws of one shard."""
         return self.root / "shards" / engine / f"{shard:05d}.h5"
 
+    def trace(self, engine: str, shard: int) -> Path:
+        """Thinned traces of one shard, burn-in included: for pictures only, never for results."""
+        return self.root / "shards" / engine / f"{shard:05d}.trace.npz"
+
     def model_folder(self, engine: str, key: str) -> Path:
         """Trained model of ``engine``, found again by the hash of what it depends on."""
         return self.root / "models" / f"{engine}-{key[:16]}"

@@ -134,6 +134,8 @@ class SnpeSettings(Section):
     """Rounds of ``mode = "sequential"``."""
     simulations_per_round: Annotated[int, Field(ge=200)] = 5_000
     """Simulations of one round of ``mode = "sequential"``."""
+    round_steps: Annotated[int, Field(ge=10)] = 1_000
+    """Training steps of one round of ``mode = "sequential"``."""
     train_minutes: Annotated[float, Field(gt=0)] | None = None
     """Stops training after this wall time. Reproducible draws need ``train_steps`` to end it instead."""
     train_steps: Annotated[int, Field(ge=10)] = 6_000

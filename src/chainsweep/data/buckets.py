@@ -38,6 +38,8 @@ def plan_buckets(lengths: ArrayLike, max_buckets: int, paddable: bool = True) ->
     if max_buckets < 1:
         raise ValueError(f"max_buckets must be at least 1, got {max_buckets}")
     sizes = np.asarray(lengths, dtype=np.int64)
+    if sizes.size == 0:
+        return []
     distinct, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
     if len(distinct) <= max_buckets or not paddable:
         ends = np.arange(1, len(distinct) + 1)

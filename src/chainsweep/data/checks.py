@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,11 @@ from chainsweep.data.raw import Place, Ragged, RawData
 
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 
-Finding = tuple[int, "Quarantined"]
+Where: TypeAlias = Place | int | None
+"""A place, or a point of the data set, or the data set as a whole."""
+
+Finding: TypeAlias = tuple[int, Where, str, str]
+"""Position of a data set, where it shows, reason, detail."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +39,22 @@ class Quarantined:
 def find_problems(raw: RawData, config: DataSection) -> dict[int, Quarantined]:
     """The first problem of each unusable data set, by its position in ``raw``.
 
-    Ids are judged first, then what the reader found, then shapes, constants, truth and points: a later
-    check may rely on the earlier ones.
+    Ids are judged first, then what the reader found, then shapes, constants, truth and points.
     """
     problems: dict[int, Quarantined] = {}
     for check in (_ids, _reading, _shapes, _lengths, _per_dataset, _points):
-        for position, finding in check(raw, config):
-            problems.setdefault(position, finding)
+        for position, where, reason, detail in check(raw, config):
+            # a place may be looked up in the file itself, so never for a file already found unsafe or absent
+            if position not in problems:
+                place = _place(raw, position, where)
+                problems[position] = Quarantined(raw.ids[position], place.file, place.row, reason, detail)
     return dict(sorted(problems.items()))
 
 
-def _quarantined(raw: RawData, position: int, place: Place, reason: str, detail: str) -> Finding:
-    return position, Quarantined(raw.ids[position], place.file, place.row, reason, detail)
+def _place(raw: RawData, position: int, where: Where) -> Place:
+    if isinstance(where, Place):
+        return where
+    return raw.dataset_place(position) if where is None else raw.point_place(position, where)
 
 
 def _ids(raw: RawData, config: DataSection) -> Iterator[Finding]:
@@ -56,31 +65,32 @@ def _ids(raw: RawData, config: DataSection) -> Iterator[Finding]:
                 f"the id {dataset_id!r} is not safe in file names: expected 1 to 128 of A-Z a-z 0-9 _ . + -, "
                 "a letter or digit first, and no '..'"
             )
-            yield _quarantined(raw, position, raw.dataset_place(position), "unsafe_id", detail)
+            yield position, None, "unsafe_id", detail
         elif first.setdefault(dataset_id, position) != position:
             earlier = raw.dataset_place(first[dataset_id])
-            detail = f"the id '{dataset_id}' stands already in {earlier.file}, row {earlier.row}"
-            yield _quarantined(raw, position, raw.dataset_place(position), "duplicate_id", detail)
+            row = "" if earlier.row is None else f", row {earlier.row}"
+            detail = f"the id '{dataset_id}' stands already in {earlier.file}{row}"
+            yield position, None, "duplicate_id", detail
 
 
 def _reading(raw: RawData, config: DataSection) -> Iterator[Finding]:
     for position, failure in raw.failures.items():
-        yield _quarantined(raw, position, failure.place, failure.reason, failure.detail)
+        yield position, failure.place, failure.reason, failure.detail
 
 
 def _shapes(raw: RawData, config: DataSection) -> Iterator[Finding]:
     lengths = np.stack([ragged.lengths for ragged in raw.fields.values()])
     for position in np.flatnonzero((lengths != lengths[0]).any(axis=0)).tolist():
         found = ", ".join(f"'{name}' {n}" for name, n in zip(raw.fields, lengths[:, position], strict=True))
-        detail = f"the fields must have one length, got points: {found}"
-        yield _quarantined(raw, position, raw.dataset_place(position), "wrong_shape", detail)
+        yield position, None, "wrong_shape", f"the fields must have one length, got points: {found}"
 
 
 def _lengths(raw: RawData, config: DataSection) -> Iterator[Finding]:
     lengths = next(iter(raw.fields.values())).lengths
     for position in np.flatnonzero(lengths < config.min_points).tolist():
-        detail = f"has {lengths[position]} points, fewer than min_points = {config.min_points}"
-        yield _quarantined(raw, position, raw.dataset_place(position), "too_few_points", detail)
+        points = int(lengths[position])
+        detail = f"has {points} points, fewer than min_points = {config.min_points}"
+        yield position, points - 1, "too_few_points", detail
 
 
 def _per_dataset(raw: RawData, config: DataSection) -> Iterator[Finding]:
@@ -88,25 +98,27 @@ def _per_dataset(raw: RawData, config: DataSection) -> Iterator[Finding]:
     for name, values in raw.constants.items():
         for position in np.flatnonzero(~np.isfinite(values)).tolist():
             detail = f"the constant '{name}' must be a finite number, got {values[position]}"
-            yield _quarantined(raw, position, raw.dataset_place(position), "bad_constant", detail)
+            yield position, None, "bad_constant", detail
     for name, values in raw.truth.items():
         infinite = np.isinf(values).any(axis=tuple(range(1, values.ndim)))
         for position in np.flatnonzero(infinite).tolist():
             detail = f"the truth of '{name}' is infinite; leave an unknown truth empty or NaN"
-            yield _quarantined(raw, position, raw.dataset_place(position), "bad_truth", detail)
+            yield position, None, "bad_truth", detail
 
 
 def _points(raw: RawData, config: DataSection) -> Iterator[Finding]:
     for name, ragged in raw.fields.items():
-        for position, point in _first_offenders(ragged, ~np.isfinite(ragged.values)):
-            detail = f"{_column(name, config)} is {_bad(ragged, position, point)} at point {point} (from 0)"
-            yield _quarantined(raw, position, raw.point_place(position, point), "nan", detail)
+        bad = ~np.isfinite(ragged.values)
+        for position, point in _first_offenders(ragged, bad):
+            value = _first_value(ragged, bad, position, point)
+            yield position, point, "nan", f"{_column(name, config)} is {value} at point {point} (from 0)"
     for name in config.positive_fields:
         ragged = raw.fields[name]
-        for position, point in _first_offenders(ragged, ragged.values <= 0):
-            value = ragged.values[ragged.offsets[position] + point].min()
+        bad = ragged.values <= 0
+        for position, point in _first_offenders(ragged, bad):
+            value = _first_value(ragged, bad, position, point)
             detail = f"{_column(name, config)} must be > 0, got {value} at point {point} (from 0)"
-            yield _quarantined(raw, position, raw.point_place(position, point), "non_positive_error", detail)
+            yield position, point, "non_positive_error", detail
 
 
 def _first_offenders(ragged: Ragged, bad: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
@@ -119,9 +131,9 @@ def _first_offenders(ragged: Ragged, bad: NDArray[np.bool_]) -> Iterator[tuple[i
     return zip(positions.tolist(), points.tolist(), strict=True)
 
 
-def _bad(ragged: Ragged, position: int, point: int) -> float:
-    entry = np.atleast_1d(ragged.values[ragged.offsets[position] + point])
-    return float(entry[~np.isfinite(entry)][0])
+def _first_value(ragged: Ragged, bad: NDArray[np.bool_], position: int, point: int) -> float:
+    index = int(ragged.offsets[position]) + point
+    return float(np.atleast_1d(ragged.values[index])[np.atleast_1d(bad[index])][0])
 
 
 def _column(name: str, config: DataSection) -> str:

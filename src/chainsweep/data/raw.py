@@ -65,8 +65,8 @@ class RawData:
 
     ``fields[name]`` may differ in lengths between names (a check says so); ``constants[name]`` has shape
     ``(dataset,)``, ``truth[parameter]`` shape ``(dataset, ...)`` with NaN where unknown. ``dataset_place``
-    and ``point_place`` find the file and row of a data set, or of one of its points. ``failures`` maps
-    positions to what the reader itself stumbled over.
+    and ``point_place`` find the file and row of a data set, or of one of its points (-1: what stands before
+    the first). ``failures`` maps positions to what the reader itself stumbled over.
     """
 
     ids: Sequence[str | None]

@@ -24,7 +24,7 @@ Moments = tuple[ArrayLike, ArrayLike]
 
 @dataclass(frozen=True)
 class MomentAgreement:
-    """How far two engines are apart; every array is ``(dataset, parameter)``, NaN where an engine has no figure."""
+    """How far two engines are apart: arrays ``(dataset, parameter)``, NaN where an engine has no figure."""
 
     shift: Array
     """``|mean_a - mean_b|`` in pooled sd, at least 0; infinite where two point masses differ."""
@@ -68,7 +68,7 @@ def wasserstein(
     """Wasserstein-1 distance of marginals, ``int |F_a - F_b| dx``, in pooled sd.
 
     Exact for the two samples, which may differ in size. Samples are never at distance 0: two of ``n``
-    independent draws of one normal lie about ``1.3 / sqrt(n)`` apart, so compare with that, at the smaller
+    independent draws of one normal lie about ``1.8 / sqrt(n)`` apart, so compare with that, at the smaller
     effective size.
 
     Parameters
@@ -88,7 +88,8 @@ def wasserstein(
     a, b = np.asarray(draws_a), np.asarray(draws_b)
     if a.ndim < 1 or b.ndim < 1 or a.shape[:-1] != b.shape[:-1]:
         raise ValueError(
-            f"draws must have shapes (..., n) and (..., m) with equal leading axes, got {a.shape} and {b.shape}"
+            "draws must have shapes (..., n) and (..., m) with equal leading axes, "
+            f"got {a.shape} and {b.shape}"
         )
     weights_a, weights_b = _broadcast_weights(log_weights_a, a), _broadcast_weights(log_weights_b, b)
     leading = a.shape[:-1]
@@ -102,7 +103,7 @@ def wasserstein(
 
 def _wasserstein(draws_a: NDArray, draws_b: NDArray, log_weights_a: NDArray, log_weights_b: NDArray) -> Array:
     mass_a, mass_b = normalised_weights(log_weights_a), normalised_weights(log_weights_b)
-    # A draw without mass moves neither distribution wherever it stands, so it may stand at 0 rather than at NaN.
+    # A draw without mass moves no distribution wherever it stands, so it may stand at 0 rather than NaN.
     a = np.where(mass_a == 0.0, 0.0, draws_a.astype(np.float64))
     b = np.where(mass_b == 0.0, 0.0, draws_b.astype(np.float64))
     values, mass = np.concatenate([a, b], axis=-1), np.concatenate([mass_a, -mass_b], axis=-1)

@@ -68,7 +68,7 @@ def posterior_summary(
 
 
 def convergence_summary(draws: NDArray, n_draws: ArrayLike) -> dict[str, Array]:
-    """``rhat`` (rank-normalised), ``ess_bulk``, ``ess_tail`` and ``mcse_mean`` of every data set and parameter.
+    """``rhat`` (rank-normalised), ``ess_bulk``, ``ess_tail``, ``mcse_mean`` of each data set and parameter.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ def log_evidence(log_weights: ArrayLike) -> tuple[Array, Array]:
 
 
 def weighted_mean(values: ArrayLike, log_weights: ArrayLike) -> Array:
-    """Weighted mean along the last axis; both arguments broadcast. Values of draws without mass are ignored."""
+    """Weighted mean along the last axis; arguments broadcast. Values of draws without mass are ignored."""
     massive, weights = _with_mass(values, log_weights)
     return (weights * massive).sum(axis=-1)
 
@@ -167,8 +167,9 @@ def resample(log_weights: ArrayLike, n: int, uniforms: ArrayLike) -> NDArray[np.
             f"{np.argwhere(bad).tolist()[:10]}: leave these out"
         )
     total = np.cumsum(weights, axis=-1)
-    # Dividing by the last sum makes it exactly 1, so that no rounding picks a draw without mass.
-    taken = np.ceil(n * (total / total[..., -1:]) - offsets[..., None]).clip(0, n).astype(np.intp)
+    share = total / total[..., -1:]
+    # The share is exactly 1 from the last draw with mass on: none is lost, and none behind it is taken.
+    taken = np.where(share == 1.0, n, np.ceil(n * share - offsets[..., None]).clip(0, n)).astype(np.intp)
     copies = np.diff(taken, axis=-1, prepend=0)
     positions = np.broadcast_to(np.arange(weights.shape[-1]), weights.shape)
     return np.repeat(positions.ravel(), copies.ravel()).reshape((*weights.shape[:-1], n))

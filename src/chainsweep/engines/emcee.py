@@ -1,106 +1,200 @@
 """Affine-invariant ensembles: the walkers of all data sets of a batch in one vectorised ``emcee`` sampler.
 
-Every data set has at least two independent ensembles. Blocks of steps alternate with looking at the chains:
-during burn-in stranded walkers are moved to their own ensemble's good ones; after it a data set is done when
-its kept steps exceed ``tau_factor`` autocorrelation times, R-hat between its ensembles is small and its
-effective sample size large, or at ``max_steps``. What is done leaves the stack.
-
-A draw depends on the campaign seed, the data set and the step alone (``moves.GroupStreams``), so a resumed run
-continues bit for bit.
+Every data set has at least two independent ensembles, started from prior draws chosen by likelihood. Blocks
+of steps alternate with reviews of the chains: during burn-in, stranded walkers are moved to good places of
+their own ensemble; after it a data set is done when its kept steps exceed ``tau_factor`` autocorrelation
+times, R-hat between its ensembles is small and its effective sample size large, or at ``max_steps``; then it
+leaves the stack.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass, fields
 
-import emcee
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.config import EmceeSettings as Settings
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.kept import Assessment, Info, Thinned, assess
-from chainsweep.engines.moves import GroupStreams, ScheduledMove
-from chainsweep.engines.walkers import islands, low_walkers, rescue, start_walkers
-from chainsweep.errors import ModelError
-from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status
+from chainsweep.engines.emcee_kept import LEAST_STEPS, Assessment, Info, Results, assess
+from chainsweep.engines.emcee_stack import Stack, State, Sweep
+from chainsweep.engines.emcee_walkers import islands, rescue, start_walkers
+from chainsweep.model.batched import Compiled
 from chainsweep.model.problem import Problem
 
 __all__ = ["Info", "Settings", "State", "run"]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-SECONDS_BETWEEN_LOOKS = 1.0
-"""Within a block of slow steps, the deadline is asked this often."""
-
 CHECKPOINT_SHARE = 0.05
-"""Checkpoints take at most this share of the time: a large state is saved every few blocks."""
+"""Checkpoints take about this share of the time at most: a large state is saved every few blocks."""
 
 
-@dataclass
-class State:
-    """What the next step needs, for the data sets still in the stack.
+def run(
+    problem: Problem,
+    batch: Batch,
+    settings: Settings,
+    seeds: Seeds,
+    *,
+    sink: Sink,
+    resume: Arrays | None,
+    deadline: Deadline,
+    compiled: Compiled | None = None,
+) -> Outcome:
+    """Sample the posterior of every data set of ``batch``.
 
-    ``positions`` (dataset,) in the batch; ``coords`` ``(dataset, ensemble, walker, ndim)`` and ``log_prob``;
-    ``burn_in`` (dataset,): the step after which no walker was moved by hand; ``settled`` (dataset,): burn-in is
-    over; ``accepted`` ``(dataset, ensemble)``; ``moved`` (dataset,): walkers moved by hand.
+    ``Chains.posterior`` has shape ``(dataset, ensemble, draw, *shape)``; the draw axis runs over kept steps
+    and, within a step, over walkers. ``Chains.info`` has the columns of ``Info``; ``sample_stats``: ``lp``.
+    ``compiled`` spares compiling again for the next batch of the same problem.
+
+    Raises
+    ------
+    ModelError
+        The model has no likelihood, or the settings give too few walkers for its parameters.
     """
-
-    step: int
-    positions: Ints
-    coords: Floats
-    log_prob: Floats
-    burn_in: Ints
-    settled: NDArray[np.bool_]
-    accepted: Ints
-    moved: Ints
-    chain: Thinned
-
-    def keep(self, rows: NDArray[np.bool_]) -> None:
-        """Let the other data sets leave."""
-        for name in ("positions", "coords", "log_prob", "burn_in", "settled", "accepted", "moved"):
-            setattr(self, name, getattr(self, name)[rows])
-        self.chain.keep(rows)
-
-    def arrays(self) -> Arrays:
-        """As flat arrays; ``from_arrays`` is the inverse."""
-        names = [field.name for field in fields(self) if field.name != "chain"]
-        return {name: np.asarray(getattr(self, name)) for name in names} | self.chain.arrays()
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> State:
-        """A state that was saved."""
-        names = [field.name for field in fields(cls) if field.name not in ("chain", "step")]
-        values = {name: np.array(arrays[name]) for name in names}
-        return cls(step=int(arrays["step"]), chain=Thinned.from_arrays(arrays), **values)
+    problem.require("emcee")
+    sweep = Sweep(problem, batch, settings, seeds, compiled if compiled is not None else Compiled(problem))
+    most_draws = max(settings.max_draws_per_chain, sweep.walkers)
+    results = Results(len(batch), settings.ensembles, problem.ndim, most_draws)
+    if resume is None:
+        state = _start(sweep, results)
+    else:
+        state = State.from_arrays(resume)
+        results.restore(resume)
+    saver = _Saver(sink, state, results)
+    while len(state.positions):
+        stack = Stack(sweep, state.positions, results.failures)
+        while len(state.positions) == len(stack.positions):
+            target = (state.step // settings.check_every + 1) * settings.check_every
+            ended = stack.advance(state, min(target, settings.max_steps), lambda: saver.pause(deadline))
+            results.failures.update(stack.failures())
+            if ended:
+                _review(state, results, sweep)
+                sink.progress(results.finished, len(batch), f"step {state.step}")
+            if not ended or (len(state.positions) and deadline()):
+                saver.save()
+                return Outcome(Status.STOPPED)
+            saver.save_if_due()
+    return Outcome(Status.COMPLETE, results.chains(problem))
 
 
-class Stack:
-    """The active data sets' walkers in one ``emcee`` sampler, in step with a ``State``."""
+class _Saver:
+    """Checkpoints, as often as their cost allows."""
 
-    def __init__(self, problem: BatchedProblem, settings: Settings, seeds: Seeds, walkers: int) -> None:
-        ids, groups = problem.batch.ids, range(settings.ensembles)
-        self.problem = problem
-        self.datasets = len(ids)
-        streams = GroupStreams([seeds.entropy(i, "moves", e) for i in ids for e in groups], walkers)
-        self.move = ScheduledMove(settings.moves, streams, seeds.entropy("", "schedule"))
-        self.sampler = emcee.EnsembleSampler(
-            len(streams.keys) * walkers,
-            problem.problem.ndim,
-            self._flat_log_density,
-            moves=self.move,
-            vectorize=True,
-        )
+    def __init__(self, sink: Sink, state: State, results: Results) -> None:
+        self.sink, self.state, self.results = sink, state, results
+        self.cost = 0.0
+        self.last = time.monotonic()
 
-    def log_density(self, theta: Floats) -> Floats:
-        """-inf wherever it is not finite; points ``(dataset, draw, ndim)``."""
-        density = self.problem.log_density(theta)
-        return np.where(np.isfinite(density), density, -np.inf)
+    def save(self) -> None:
+        began = time.monotonic()
+        self.sink.checkpoint(self.state.arrays() | self.results.arrays())
+        self.last = time.monotonic()
+        self.cost = self.last - began
 
-    def _flat_log_density(self, points: Floats) -> Floats:
-        ndim = points.shape[-1]
-        return self.log_density(points.reshape(self.datasets, -1, ndim)).ravel()
+    def save_if_due(self) -> None:
+        if time.monotonic() - self.last >= self.cost / CHECKPOINT_SHARE:
+            self.save()
+
+    def pause(self, deadline: Deadline) -> bool:
+        """Within a block: whether to stop, which the caller saves; if not, save when it is time."""
+        if deadline():
+            return True
+        self.save_if_due()
+        return False
+
+
+def _start(sweep: Sweep, results: Results) -> State:
+    began = time.monotonic()
+    stack = Stack(sweep, np.arange(len(sweep.batch)), {})
+    start = start_walkers(
+        stack.problem,
+        stack.log_density,
+        sweep.seeds,
+        (sweep.settings.ensembles, sweep.walkers),
+        sweep.settings.prior_draws,
+    )
+    results.failures.update(stack.failures() | start.failures)
+    positions = np.setdiff1d(stack.positions, list(results.failures)).astype(np.int64)
+    seconds = time.monotonic() - began
+    return State.at_start(positions, start.theta[positions], start.log_prob[positions], seconds)
+
+
+def _review(state: State, results: Results, sweep: Sweep) -> None:
+    """After a block: move stranded walkers, and let those leave that are done or have failed."""
+    settings = sweep.settings
+    last = state.step >= settings.max_steps
+    stays = np.ones(len(state.positions), dtype=bool)
+    for row, position in enumerate(state.positions.tolist()):
+        if position in results.failures:
+            stays[row] = False
+            continue
+        if not state.settled[row]:
+            # the second half of the budget is left to chains that no hand touches
+            moved = 0 if state.step > settings.max_steps // 2 else _rescue(state, row, sweep)
+            state.moved[row] += moved
+            state.settled[row] = moved == 0
+            if moved:
+                state.burn_in[row] = state.step
+        if state.settled[row] or last:
+            theta, log_prob = state.chain.after(int(state.burn_in[row]), row)
+            assessment = assess(theta, log_prob, settings, final=last)
+            if assessment.passed or last:
+                _finish(state, results, sweep, row, assessment)
+                stays[row] = False
+    state.keep(stays)
+
+
+def _rescue(state: State, row: int, sweep: Sweep) -> int:
+    """Move the stranded walkers of one data set, each within its ensemble; how many there were."""
+    since = max(int(state.burn_in[row]), state.step - max(sweep.settings.check_every // 2, 1))
+    theta, log_prob = state.chain.after(since, row)
+    if len(theta) == 0:
+        return 0
+    dataset_id, moved = sweep.batch.ids[state.positions[row]], 0
+    for ensemble in range(theta.shape[1]):
+        stranded = islands(theta[:, ensemble], log_prob[:, ensemble])
+        if stranded.any():
+            rng = sweep.seeds.generator(dataset_id, f"rescue {state.step}", ensemble)
+            points, densities = rescue(theta[:, ensemble], log_prob[:, ensemble], stranded, rng)
+            state.coords[row, ensemble, stranded] = points
+            state.log_prob[row, ensemble, stranded] = densities
+            moved += int(stranded.sum())
+    return moved
+
+
+def _finish(state: State, results: Results, sweep: Sweep, row: int, assessment: Assessment) -> None:
+    """Hand the draws of one data set over, thinned to about half an autocorrelation time."""
+    settings, walkers, stride = sweep.settings, sweep.walkers, state.chain.stride
+    theta, log_prob = state.chain.after(int(state.burn_in[row]), row)
+    first = assessment.first
+    longest, kept = float(assessment.tau.max()), len(theta) - first
+    # chains that have not converged keep enough steps to show it
+    by_tau = int(min(longest / 2, kept / LEAST_STEPS)) if np.isfinite(longest) else 1
+    by_size = -(-kept // max(1, settings.max_draws_per_chain // walkers))
+    every = max(by_tau, by_size, 1)
+    # counted from the end, so that the last step is among them
+    rows = np.arange(len(theta) - 1, first - 1, -every)[::-1]
+    draws = np.moveaxis(theta[rows], 1, 0)
+    info = Info(
+        tau=assessment.tau * stride,
+        tau_max=longest * stride,
+        acceptance=state.accepted[row] / (state.step * walkers),
+        n_steps=state.step,
+        burn_in=(int(state.burn_in[row]) // stride + first) * stride,
+        thin=every * stride,
+        kept_over_tau=assessment.kept_over_tau,
+        rhat_max=assessment.rhat_max,
+        ess_min=assessment.ess_min,
+        stuck_moved=int(state.moved[row]),
+        stuck_walkers=assessment.stuck,
+        walkers=walkers,
+        seconds=float(state.seconds[row]),
+        trace=state.chain.theta[: state.chain.count, row, 0, 0],
+        trace_burn_in=(int(state.burn_in[row]) // stride + first) * stride,
+        trace_thin=stride,
+    )
+    results.add(
+        int(state.positions[row]),
+        draws.reshape(draws.shape[0], -1, draws.shape[-1]),
+        np.moveaxis(log_prob[rows], 1, 0).reshape(draws.shape[0], -1),
+        info,
+    )

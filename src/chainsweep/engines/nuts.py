@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +36,8 @@ Floats = NDArray[np.float64]
 TARGET_ACCEPT_BY_ATTEMPT = (0.0, 0.97, 0.99, 0.995, 0.998, 0.999)
 """Target acceptance of later attempts; the first takes the setting."""
 MAX_TREE_DEPTH = 12
+TRACE_THIN = 10
+"""Every this many iterations are kept in the trace, at twice as many in each later attempt."""
 START_SPREAD = 1.0
 """Chains start this many Laplace standard deviations around their mode."""
 
@@ -56,12 +59,14 @@ class State:
 
     ``kernel`` is NumPyro's HMCState with ``(dataset, chain)`` in front of every array; ``w`` holds the draws
     so far, ``(dataset, chain, draw, n)``, and ``stats`` arrays ``(dataset, chain, draw)`` of potential
-    energy, divergence, acceptance probability and leapfrog steps. Warm-up is counted but not kept.
+    energy, divergence, acceptance probability and leapfrog steps. Warm-up is counted, and kept in ``trace``.
     """
 
     kernel: Any
     w: Floats
     stats: Arrays
+    trace: Floats
+    """The first chain, warm-up included, every ``TRACE_THIN``-th iteration: ``(dataset, step, n)``."""
     iteration: int
 
 
@@ -75,10 +80,11 @@ class Lanes(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampled:
-    """The draws of one data set: ``z`` ``(chain, draw, n)``, ``stats`` ``(chain, draw)``."""
+    """The draws of one data set: ``z`` ``(chain, draw, n)``, ``stats`` ``(chain, draw)``, ``trace`` ``(step, n)``."""
 
     z: Floats
     stats: Arrays
+    trace: Floats
     info: Info
 
 
@@ -90,6 +96,7 @@ class Program:
         self.dense = settings.dense_mass
         self.warmup = settings.warmup * 2**attempt
         self.draws = settings.draws * 2**attempt
+        self.trace_thin = TRACE_THIN * 2**attempt
         self.depth = min(settings.max_tree_depth + attempt, MAX_TREE_DEPTH)
         self.target = max(settings.target_accept, TARGET_ACCEPT_BY_ATTEMPT[attempt])
         self.initialise = jax.jit(jax.vmap(jax.vmap(self._initialise, in_axes=(0, 0, None))))
@@ -128,6 +135,12 @@ class Program:
             return new, (new.z, new.potential_energy, new.diverging, new.accept_prob, new.num_steps)
 
         return jax.lax.scan(step, state, None, length=length)
+
+
+@lru_cache(maxsize=64)
+def program_of(problem: Problem, settings: Settings, attempt: int) -> Program:
+    """The one program of an attempt in this process: JAX compiles it once per shape."""
+    return Program(problem, settings, attempt)
 
 
 STATS = ("potential", "diverging", "accept_prob", "num_steps")
@@ -195,7 +208,7 @@ class _Run:
         self, attempt: int, open_sets: NDArray[np.int64], modes: Modes, resume: Arrays | None
     ) -> NDArray[np.int64] | None:
         """One attempt at ``open_sets``; those that stay open, or None when the deadline came first."""
-        program = Program(self.problem, self.settings, attempt)
+        program = program_of(self.problem, self.settings, attempt)
         members = _padded(open_sets, len(self.batch), attempt)
         lanes, start = self._lanes(members, modes, attempt)
         ids = tuple(self.batch.ids[i] for i in members)
@@ -210,7 +223,7 @@ class _Run:
             began = time.perf_counter()
             end = program.warmup if state.iteration < program.warmup else total
             length = min(self.settings.block, end - state.iteration)
-            state = _appended(state, program.advance(state.kernel, lanes, length), length, program.warmup)
+            state = _appended(state, program.advance(state.kernel, lanes, length), length, program)
             self.seconds[open_sets] += (time.perf_counter() - began) / open_sets.size
             self.sink.checkpoint(self._saved(attempt, open_sets, state))
             self.sink.progress(
@@ -245,6 +258,7 @@ class _Run:
         rows = slice(0, open_sets.size)
         center, factor = np.asarray(lanes.center)[rows], np.asarray(lanes.factor)[rows]
         z = center[:, None, None] + np.einsum("dij,dctj->dcti", factor, state.w[rows])
+        trace = center[:, None] + np.einsum("dij,dtj->dti", factor, state.trace[rows])
         stats = {name: value[rows] for name, value in state.stats.items()}
         step_size = np.asarray(state.kernel.adapt_state.step_size)[rows]
         hits = (stats["num_steps"] >= 2**program.depth - 1).sum(axis=2)
@@ -256,7 +270,7 @@ class _Run:
                 stats["num_steps"][row].sum(axis=1),
                 attempt + 1,
             )
-            self.sampled[int(i)] = Sampled(z[row], {n: v[row] for n, v in stats.items()}, info)
+            self.sampled[int(i)] = Sampled(z[row], {n: v[row] for n, v in stats.items()}, trace[row], info)
         return open_sets[~self._passes(z, stats["diverging"])]
 
     def _passes(self, z: Floats, diverging: NDArray) -> NDArray[np.bool_]:
@@ -272,15 +286,17 @@ class _Run:
         longest = int(n_draws.max(initial=0))
         z = np.full((count, chains, longest, self.problem.ndim_unconstrained), np.nan)
         stats = {name: np.full((count, chains, longest), np.nan) for name in STATS}
-        info = {name: np.full((count, chains), np.nan) for name in ("step_size", "acceptance", "tree_depth_hits", "gradients")}
+        per_chain = ("step_size", "acceptance", "tree_depth_hits", "gradients")
+        info: Arrays = {name: np.full((count, chains), np.nan) for name in per_chain}
         attempts = np.zeros(count, np.int64)
         for i, sampled in self.sampled.items():
             z[i, :, : n_draws[i]] = sampled.z
             attempts[i] = sampled.info.attempts
             for name in STATS:
                 stats[name][i, :, : n_draws[i]] = sampled.stats[name]
-            for name, values in info.items():
-                values[i] = getattr(sampled.info, name)
+            for name in per_chain:
+                info[name][i] = getattr(sampled.info, name)
+        info |= self._traces(attempts)
         flat = z.reshape(count, chains * longest, -1)
         theta = self.batched.constrain(flat)
         lp = self.batched.log_density(theta).reshape(count, chains, longest)
@@ -301,6 +317,17 @@ class _Run:
             self.failures,
         )
 
+    def _traces(self, attempts: NDArray[np.int64]) -> Arrays:
+        """``trace`` ``(dataset, step, ndim)``, rows of it that are warm-up, iterations per row."""
+        count = len(self.batch)
+        steps = max((len(sampled.trace) for sampled in self.sampled.values()), default=1)
+        z = np.full((count, steps, self.problem.ndim_unconstrained), np.nan)
+        for i, sampled in self.sampled.items():
+            z[i, : len(sampled.trace)] = sampled.trace
+        thin = TRACE_THIN * 2 ** np.maximum(attempts - 1, 0)
+        warmup = self.settings.warmup * 2 ** np.maximum(attempts - 1, 0)
+        return {"trace": self.batched.constrain(z), "trace_burn_in": warmup // thin, "trace_thin": thin}
+
     def _saved(self, attempt: int, open_sets: NDArray[np.int64], state: State) -> Arrays:
         saved = {
             "attempt": np.asarray(attempt),
@@ -308,12 +335,14 @@ class _Run:
             "seconds": self.seconds,
             "iteration": np.asarray(state.iteration),
             "w": state.w,
+            "trace": state.trace,
             **{f"stats/{name}": value for name, value in state.stats.items()},
         }
         for number, leaf in enumerate(jax.tree.leaves(state.kernel)):
             saved[f"kernel/{number}"] = np.asarray(leaf)
         for i, sampled in self.sampled.items():
             saved[f"done/{i}/z"] = sampled.z
+            saved[f"done/{i}/trace"] = sampled.trace
             saved |= {f"done/{i}/stats/{name}": value for name, value in sampled.stats.items()}
             saved |= {f"done/{i}/info/{f.name}": np.asarray(getattr(sampled.info, f.name)) for f in fields(Info)}
         return saved
@@ -324,7 +353,7 @@ class _Run:
             info = {f.name: resume[f"done/{i}/info/{f.name}"] for f in fields(Info)}
             info["attempts"] = int(info["attempts"])
             stats = {name: resume[f"done/{i}/stats/{name}"] for name in STATS}
-            self.sampled[i] = Sampled(resume[f"done/{i}/z"], stats, Info(**info))
+            self.sampled[i] = Sampled(resume[f"done/{i}/z"], stats, resume[f"done/{i}/trace"], Info(**info))
         return int(resume["attempt"]), resume["open"]
 
 
@@ -339,25 +368,31 @@ def _padded(open_sets: NDArray[np.int64], limit: int, attempt: int) -> NDArray[n
 def _first_state(kernel: Any) -> State:
     lead, n = kernel.z.shape[:2], kernel.z.shape[2]
     empty = {name: np.empty((*lead, 0)) for name in STATS}
-    return State(kernel, np.empty((*lead, 0, n)), empty, 0)
+    return State(kernel, np.empty((*lead, 0, n)), empty, np.empty((lead[0], 0, n)), 0)
 
 
 def _restored_state(state: State, resume: Arrays) -> State:
     structure = jax.tree.structure(state.kernel)
     leaves = [jnp.asarray(resume[f"kernel/{k}"]) for k in range(structure.num_leaves)]
     stats = {name: resume[f"stats/{name}"] for name in STATS}
-    return State(jax.tree.unflatten(structure, leaves), resume["w"], stats, int(resume["iteration"]))
+    kernel = jax.tree.unflatten(structure, leaves)
+    return State(kernel, resume["w"], stats, resume["trace"], int(resume["iteration"]))
 
 
-def _appended(state: State, result: Any, length: int, warmup: int) -> State:
+def _appended(state: State, result: Any, length: int, program: Program) -> State:
     kernel, outputs = result
-    if state.iteration < warmup:
-        return replace(state, kernel=kernel, iteration=state.iteration + length)
     w, *stats = (np.asarray(output, np.float64) for output in outputs)
+    thin = program.trace_thin
+    # Iterations count from 1; a trace row is an iteration that ``thin`` divides, whatever the blocks.
+    due = (np.arange(state.iteration, state.iteration + length) + 1) % thin == 0
+    trace = np.concatenate([state.trace, w[:, 0, due]], axis=1)
+    if state.iteration < program.warmup:
+        return State(kernel, state.w, state.stats, trace, state.iteration + length)
     return State(
         kernel,
         np.concatenate([state.w, w], axis=2),
         {n: np.concatenate([state.stats[n], s], axis=2) for n, s in zip(STATS, stats, strict=True)},
+        trace,
         state.iteration + length,
     )
 

@@ -74,18 +74,16 @@ class Scales:
     """For each observed field, whether every simulated value is a non-negative integer."""
 
 
-def fit_scales(layout: Layout, fields: Mapping[str, Floats], mask: NDArray[np.bool_]) -> Scales:
-    """Scales of pilot ``fields`` ``(row, point, ...)``; observed ones simulated."""
+def fit_scales(layout: Layout, fields: Mapping[str, Floats]) -> Scales:
+    """Scales of the real points of pilot ``fields`` ``(point, ...)``; observed ones simulated."""
     magnitude, counts = {}, []
     for name in (*layout.observed, *layout.design):
-        values = fields[name][mask]
-        values = np.abs(values[np.isfinite(values)])
+        values = np.abs(fields[name][np.isfinite(fields[name])])
         positive = values[values > 0]
         middle = float(np.median(values)) if values.size else 0.0
         magnitude[name] = middle if middle > 0 else (float(np.median(positive)) if positive.size else 1.0)
     for name in layout.observed:
-        values = fields[name][mask]
-        values = values[np.isfinite(values)]
+        values = fields[name][np.isfinite(fields[name])]
         counts.append(bool(values.size and np.all(values >= 0) and np.all(values == np.round(values))))
     return Scales(magnitude, tuple(counts))
 

@@ -112,11 +112,11 @@ class FreshSimulations:
 
     def block(self, number: int, rows: int) -> Pairs:
         """Pairs of all buckets, in proportion to their data sets, in random order."""
-        shares = _shares(self.sizes, rows)
+        split = shares(self.sizes, rows)
         key = block_key(self.seed, number)
         parts = [
             function(jax.random.fold_in(key, bucket), share)
-            for bucket, (function, share) in enumerate(zip(self.functions, shares, strict=True))
+            for bucket, (function, share) in enumerate(zip(self.functions, split, strict=True))
             if share
         ]
         if len(parts) == 1:
@@ -140,7 +140,7 @@ def _compiled_pairs(problem: Problem, batch: Batch, space: Space, encoder: Encod
     return lambda key, rows: compiled(key, rows, stacked, centre, halfwidth)
 
 
-def _shares(sizes: NDArray[np.int64], rows: int) -> list[int]:
+def shares(sizes: NDArray[np.int64], rows: int) -> list[int]:
     """``rows`` split in proportion to ``sizes``, by cumulative rounding."""
     edges = np.round(np.cumsum(sizes) / sizes.sum() * rows).astype(int)
     return np.diff(edges, prepend=0).tolist()

@@ -67,10 +67,21 @@ class Progress:
 
 
 class Trainer:
-    """One network in training; `step_once` is the whole algorithm, the rest is book-keeping."""
+    """One network in training; `step_once` is the whole algorithm, the rest is book-keeping.
+
+    ``keep_best`` is for a bank of simulations, which can be learnt by heart: the weights of the lowest held-out
+    loss are kept then. On fresh simulations the last weights are the best ones.
+    """
 
     def __init__(
-        self, provider: Provider, sizes: Architecture, settings: SnpeSettings, seed: int, device: str = "cpu"
+        self,
+        provider: Provider,
+        sizes: Architecture,
+        settings: SnpeSettings,
+        seed: int,
+        *,
+        device: str = "cpu",
+        keep_best: bool = False,
     ) -> None:
         self.provider = provider
         self.settings = settings
@@ -81,6 +92,8 @@ class Trainer:
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
         self.progress = Progress()
+        self.keep_best = keep_best
+        self.best: list[torch.Tensor] = []
         self.block_number = -1
         self.block: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -143,14 +156,17 @@ class Trainer:
                 "check the prior and the simulator of the model for NaN and overflow"
             )
         # Unusable rows are replaced by usable ones, so every step has the same shape.
-        rows = np.flatnonzero(usable)[np.arange(len(w)) % usable.sum()] if not usable.all() else slice(None)
-        as_tensor = lambda values: torch.as_tensor(values[rows], device=self.device)  # noqa: E731
-        return as_tensor(packed), as_tensor(w)
+        rows = np.flatnonzero(usable)[np.arange(len(w)) % usable.sum()]
+        return (
+            torch.as_tensor(packed[rows], device=self.device),
+            torch.as_tensor(w[rows], device=self.device),
+        )
 
-    def averaged_weights(self) -> Arrays:
-        """State of the estimator with the running average in place of the last step's weights."""
+    def best_weights(self) -> Arrays:
+        """State of the estimator with averaged weights: the last, or those of the lowest held-out loss."""
+        chosen = self.best if self.keep_best and self.best else self.average
         state = {name: value.detach().cpu().numpy().copy() for name, value in self.estimator.state_dict().items()}
-        for name, value in zip(self.names, self.average, strict=True):
+        for name, value in zip(self.names, chosen, strict=True):
             state[name] = value.cpu().numpy().copy()
         return state
 
@@ -171,7 +187,10 @@ class Trainer:
         p = self.progress
         train_loss = float(np.mean(p.recent)) if p.recent else math.nan
         simulations = p.step * self.settings.batch
-        p.history.append((p.step, train_loss, self.validation_loss(), self.rate(), simulations, p.seconds))
+        loss = self.validation_loss()
+        if self.keep_best and not loss > min((line[2] for line in p.history), default=math.inf):
+            self.best = [value.clone() for value in self.average]
+        p.history.append((p.step, train_loss, loss, self.rate(), simulations, p.seconds))
         p.recent = []
 
     def arrays(self) -> Arrays:
@@ -182,6 +201,8 @@ class Trainer:
             state[f"average/{name}"] = average.cpu().numpy().copy()
             for moment, value in self.optimiser.state[parameter].items():
                 state[f"{moment}/{name}"] = value.cpu().numpy().copy()
+        for name, value in zip(self.names, self.best, strict=False):
+            state[f"best/{name}"] = value.cpu().numpy().copy()
         return state
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
@@ -189,6 +210,8 @@ class Trainer:
         self.progress = Progress.from_arrays(
             {name.removeprefix("progress/"): v for name, v in state.items() if name.startswith("progress/")}
         )
+        if f"best/{self.names[0]}" in state:
+            self.best = [torch.as_tensor(state[f"best/{name}"]).to(self.device) for name in self.names]
         with torch.no_grad():
             for name, parameter, average in zip(self.names, self.parameters, self.average, strict=True):
                 parameter.copy_(torch.as_tensor(state[f"weights/{name}"]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ MAX_POINT_EVALUATIONS = 1 << 23
 class Compiled:
     """The functions of one Problem, vectorised over data sets and draws and jitted.
 
-    Keep one per Problem and process: JAX then compiles once per shape, however many batches follow.
+    Kept once per Problem and process (``compiled_for``): JAX then compiles once per shape.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -47,6 +48,16 @@ class Compiled:
         return self.functions[name]
 
 
+_COMPILED: WeakKeyDictionary[Problem, Compiled] = WeakKeyDictionary()
+
+
+def compiled_for(problem: Problem) -> Compiled:
+    """The one Compiled of a Problem in this process, so that a second batch compiles nothing."""
+    if problem not in _COMPILED:
+        _COMPILED[problem] = Compiled(problem)
+    return _COMPILED[problem]
+
+
 class BatchedProblem:
     """``problem`` bound to the data sets of ``batch``.
 
@@ -57,7 +68,7 @@ class BatchedProblem:
     def __init__(self, problem: Problem, batch: Batch, compiled: Compiled | None = None) -> None:
         self.problem = problem
         self.batch = batch
-        self.compiled = compiled if compiled is not None else Compiled(problem)
+        self.compiled = compiled if compiled is not None else compiled_for(problem)
         self.failures: dict[int, str] = {}
 
     @cached_property

@@ -7,6 +7,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,10 @@ from numpyro.distributions import Distribution, biject_to
 from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.problem import Observation, Parameter, Problem, Structure, observation
+
+
+PADDING_TRIAL = 8
+"""Points of padding, and prior draws, of the trial whether padding changes the log density."""
 
 
 def load_problem(path: Path, config: CampaignConfig, example: Observation) -> Problem:
@@ -43,6 +48,8 @@ def load_problem(path: Path, config: CampaignConfig, example: Observation) -> Pr
         structure = _trace_structure(function, path, example, observed)
         problem = Problem(function, structure, observed, config.model.curve)
         _check_curve(problem, path, example)
+        if structure.paddable and not _padding_is_invisible(problem, example):
+            problem = replace(problem, structure=replace(structure, paddable=False))
         return problem
     return _black_box(module, path, config, observed)
 
@@ -207,6 +214,23 @@ def _map_observed(
             )
         mapping[name] = matches[0]
     return mapping
+
+
+def _padding_is_invisible(problem: Problem, example: Observation) -> bool:
+    """Whether the log density stays the same when points are padded and masked.
+
+    It does not where the model looks at its fields as a whole (their length, their mean), which is allowed;
+    such data sets are then never padded.
+    """
+    fields = {n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()}
+    mask = jnp.concatenate([example.mask, jnp.zeros(PADDING_TRIAL, bool)])
+    padded = Observation(fields, example.constants, mask)
+    keys = jax.random.split(jax.random.key(0), PADDING_TRIAL)
+    theta = jax.vmap(lambda key: problem.sample_prior(key, example))(keys)
+    plain, with_padding = (
+        np.asarray(jax.vmap(lambda t, obs=obs: problem.log_density(t, obs))(theta)) for obs in (example, padded)
+    )
+    return bool(np.allclose(plain, with_padding, rtol=1e-9, atol=1e-9, equal_nan=True))
 
 
 def _check_curve(problem: Problem, path: Path, example: Observation) -> None:

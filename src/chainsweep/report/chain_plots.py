@@ -25,7 +25,7 @@ from chainsweep.report.views import Floats, TraceView
 
 MAX_ROWS = 8
 MAX_CHAINS = 24
-MAX_STEPS = 1500
+MAX_STEPS = 500
 
 
 @styled
@@ -35,7 +35,7 @@ def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceVie
     ``draws`` is ``(chain, draw, ndim)``.
     """
     rows = min(len(names), MAX_ROWS)
-    figure = new_figure(6.4, 0.55 + 1.0 * rows)
+    figure = new_figure(5.8, 0.55 + 0.95 * rows)
     axes = figure.subplots(
         rows, 2, squeeze=False, sharex="col", sharey="row", gridspec_kw={"width_ratios": (6, 1)}
     )
@@ -53,12 +53,19 @@ def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceVie
         if burn_in:
             ax.axvspan(0, burn_in * thin, color="#c3cbd3", alpha=0.45, lw=0, zorder=3)
         ax.set_ylabel(names[row])
+        _kept_limits(ax, values[:, burn_in:, row])
         ax.yaxis.set_major_locator(MaxNLocator(3))
         if len(steps) > 1:
             ax.set_xlim(steps[0], steps[-1])
     if burn_in:
         axes[0, 0].text(
-            0.008, 0.95, "burn-in", transform=axes[0, 0].transAxes, va="top", fontsize=7, color=INK, zorder=6
+            0.008,
+            0.06,
+            "burn-in",
+            transform=axes[0, 0].transAxes,
+            fontsize=7,
+            zorder=6,
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.2},
         )
     axes[-1, 0].set_xlabel("kept draw" if trace is None else "step")
     left_out = len(names) - rows
@@ -66,6 +73,14 @@ def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceVie
     axes[0, 0].set_title(f"{engine}  ·  {_chains(values.shape[0])}{suffix}", color=engine_text_colour(engine))
     figure.align_ylabels(axes[:, 0])
     return figure
+
+
+def _kept_limits(ax: Axes, kept: Floats) -> None:
+    """Show the kept steps in full; what the burn-in does far outside would flatten them."""
+    finite = kept[np.isfinite(kept)]
+    if finite.size and finite.min() < finite.max():
+        pad = 0.25 * float(np.ptp(finite))
+        ax.set_ylim(float(finite.min()) - pad, float(finite.max()) + pad)
 
 
 def _chains(n: int) -> str:
@@ -100,7 +115,7 @@ def weights_plot(engine: str, log_weights: Floats, khat: float, khat_limit: floa
 
     ``log_weights`` has any shape; ``-inf`` is weight zero.
     """
-    figure = new_figure(4.6, 3.2)
+    figure = new_figure(5.4, 3.5)
     ax = figure.add_subplot()
     ax.set_title(f"{engine}  ·  importance weights", color=engine_text_colour(engine))
     weights = usable_weights(log_weights)
@@ -111,6 +126,8 @@ def weights_plot(engine: str, log_weights: Floats, khat: float, khat_limit: floa
     share = np.linspace(0, 100, len(cumulative))
     ess = 1.0 / float(np.sum(weights**2))
     ax.plot([0, 100], [0, 100], color="#9aa5b1", lw=0.8, ls=(0, (4, 3)))
+    few = np.unique(np.linspace(0, weights.size, 201).astype(int))
+    share, cumulative = share[few], cumulative[few]
     ax.fill_between(share, share, 100 * cumulative, color=engine_colour(engine), alpha=0.16, lw=0)
     ax.plot(share, 100 * cumulative, color=engine_colour(engine), lw=1.6)
     ax.set(xlim=(0, 100), ylim=(0, 102), xlabel="heaviest draws (%)", ylabel="posterior mass (%)")
@@ -146,7 +163,7 @@ def autocorrelation_plot(
     ``chains`` is ``(chain, step, ndim)`` without burn-in, ``thin`` the sampler steps between two rows,
     ``tau`` the catalogue's autocorrelation time in sampler steps (NaN: not drawn).
     """
-    figure = new_figure(4.6, 3.2)
+    figure = new_figure(5.4, 3.5)
     ax = figure.add_subplot()
     ax.set_title(f"{engine}  ·  autocorrelation", color=engine_text_colour(engine))
     rho = mean_autocorrelation(chains)
@@ -179,6 +196,7 @@ def autocorrelation_plot(
         ax.text(tau, 0.55, f" τ = {tau:.0f}", color=THRESHOLD, fontsize=8)
     ax.set(xlabel="lag (steps)" if thin > 1 else "lag (draws)", ylabel="autocorrelation")
     ax.set_xlim(0, max(lags[-1], 1))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_ylim(min(-0.1, float(np.nanmin(rho[:n_lags])) * 1.1), 1.03)
     return figure
 

@@ -44,9 +44,10 @@ class Recovered:
 def recovery_plot(parameter: str, recovered: Sequence[Recovered]) -> Figure:
     """Posterior mean against truth, a panel per engine, with the share of truths inside the 90 % interval."""
     n = max(len(recovered), 1)
-    figure = new_figure(2.05 * n + 0.45, 2.75)
+    figure = new_figure(1.72 * n + 0.45, 2.55)
     axes = figure.subplots(1, n, sharex=True, sharey=True, squeeze=False)[0]
-    axes[0].set_ylabel(f"{parameter}: posterior mean")
+    figure.suptitle(parameter, x=0.012, ha="left", fontweight="bold", fontsize=11)
+    axes[0].set_ylabel("posterior mean")
     limits = _common_limits(recovered)
     for ax, part in zip(axes, recovered, strict=False):
         known = np.isfinite(part.truth) & np.isfinite(part.mean)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from corner import hist2d
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -18,10 +18,15 @@ from chainsweep.report.chain_plots import usable_weights
 from chainsweep.report.style import INK, engine_colour, engine_text_colour, new_figure, say, styled
 from chainsweep.report.views import Floats
 
+with warnings.catch_warnings():
+    # corner imports ArviZ where it is installed, and ArviZ 0.x announces its successor once a day.
+    warnings.filterwarnings("ignore", message="\nArviZ is undergoing", category=FutureWarning)
+    from corner import hist2d
+
 MAX_PARAMETERS = 8
 MAX_DRAWS = 8000
 FEW_DRAWS = 50
-BINS = 36
+BINS = 30
 LEVELS = (0.393, 0.865)
 """Mass inside one and two sigma of a two-dimensional Gaussian."""
 
@@ -82,6 +87,7 @@ def corner_plot(names: Sequence[str], posteriors: Sequence[CornerDraws], truth: 
         axes[-1, index].set_xlabel(names[index])
         if index:
             axes[index, 0].set_ylabel(names[index])
+    figure.align_labels()
     _name_engines(figure, axes, posteriors, len(names) - ndim, bool(np.isfinite(truth[:ndim]).any()))
     return figure
 
@@ -128,7 +134,6 @@ def _marginal(
         density = gaussian_filter1d(density, 0.8)
         density /= max(density.sum(), 1e-300)
         ax.stairs(density, edges, color=colour, lw=1.3)
-        ax.stairs(density, edges, color=colour, fill=True, alpha=0.08)
         top = max(top, float(density.max()))
     ax.set(xlim=limits, ylim=(0, 1.12 * top if top else 1.0))
     if np.isfinite(truth):
@@ -156,14 +161,15 @@ def _pair(
             range=list(limits),
             weights=posterior.weights,
             levels=LEVELS,
-            smooth=1.0,
+            smooth=1.3,
             color=rgb,
             quiet=True,
             plot_datapoints=False,
             plot_density=False,
+            no_fill_contours=True,
             fill_contours=True,
             contour_kwargs={"colors": [rgb], "linewidths": 1.1},
-            contourf_kwargs={"colors": [(*rgb, 0.0), (*rgb, 0.08), (*rgb, 0.2)]},
+            contourf_kwargs={"colors": [(*rgb, 0.0), (*rgb, 0.0), (*rgb, 0.13)]},
         )
     ax.set(xlim=limits[0], ylim=limits[1])
     if np.isfinite(truth[0]):

@@ -12,10 +12,10 @@ from chainsweep.report.chain_plots import autocorrelation_plot, trace_plot, weig
 from chainsweep.report.corner_plot import corner_draws, corner_plot
 from chainsweep.report.gallery import Gallery, Picture, dataset_folder
 from chainsweep.report.plots import CurvesOf, data_limits, data_plot
-from chainsweep.report.style import FigureFormat
 from chainsweep.report.views import DatasetView, EngineView, Thresholds
 
-MAX_SVG_POINTS = 300
+TRACE_DPI = 130
+"""Traces are noise, which no format packs well."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def dataset_section(view: DatasetView, gallery: Gallery, thresholds: Thresholds)
         chains=tuple(chains),
         rows=tuple(posterior_rows(view)),
         figures=tuple((engine, figures_of_merit(engine)) for engine in view.engines),
-        constants=", ".join(f"{name} = {fmt.number(value, 6)}" for name, value in view.constants.items()),
+        constants=", ".join(f"{name} = {value:.6g}" for name, value in view.constants.items()),
     )
 
 
@@ -72,11 +72,10 @@ def _data_pictures(view: DatasetView, gallery: Gallery) -> list[Picture]:
         return []
     folder = dataset_folder(view.dataset_id)
     n_points = len(view.data.x)
-    file_format: FigureFormat = "svg" if n_points <= MAX_SVG_POINTS else "png"
     with_curves = [engine for engine in view.engines if engine.curves is not None and len(engine.curves)]
     if not with_curves:
         alt = f"The {n_points} data points of {view.dataset_id}"
-        return [gallery.add(data_plot(view.data, None), f"{folder}/data", alt, file_format)]
+        return [gallery.add(data_plot(view.data, None), f"{folder}/data", alt, "png")]
     limits = data_limits(view.data, [engine.curves for engine in with_curves if engine.curves is not None])
     pictures = []
     for engine in with_curves:
@@ -85,7 +84,7 @@ def _data_pictures(view: DatasetView, gallery: Gallery) -> list[Picture]:
         alt = (
             f"Data of {view.dataset_id} with posterior predictive curves of {engine.engine}, residuals below"
         )
-        pictures.append(gallery.add(figure, f"{folder}/data_{engine.engine}", alt, file_format))
+        pictures.append(gallery.add(figure, f"{folder}/data_{engine.engine}", alt, "png"))
     return pictures
 
 
@@ -128,6 +127,7 @@ def _chain_pictures(
             f"Trace of every parameter of {view.dataset_id}, {name}"
             + ("" if trace is None else "; burn-in shaded"),
             "png",
+            TRACE_DPI,
         ),
         gallery.add(
             autocorrelation_plot(

@@ -53,10 +53,10 @@ def percent(part: float, whole: float) -> str:
         return DASH
     share = 100.0 * part / whole
     if 0 < share < 0.1:
-        return "< 0.1 %"
+        return "< 0.1\u00a0%"
     if 99.9 < share < 100:
-        return "> 99.9 %"
-    return f"{share:.0f} %" if share in (0, 100) or 10 <= share < 99 else f"{share:.1f} %"
+        return "> 99.9\u00a0%"
+    return f"{share:.0f}\u00a0%" if share in (0, 100) or 10 <= share < 99 else f"{share:.1f}\u00a0%"
 
 
 def plain(value: float) -> str:

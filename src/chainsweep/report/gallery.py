@@ -35,11 +35,11 @@ class Gallery:
     out_dir: Path
     written: set[Path] = field(default_factory=set)
 
-    def add(self, figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg") -> Picture:
+    def add(self, figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg", dpi: int = 200) -> Picture:
         """Save ``figures/<stem>.<fmt>`` and return it ready to embed; the figure is emptied."""
         path = self.out_dir / "figures" / f"{stem}.{fmt}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = figure_bytes(figure, fmt)
+        data = figure_bytes(figure, fmt, dpi)
         width, height = (round(100 * side) for side in figure.get_size_inches())
         figure.clear()
         path.write_bytes(data)

@@ -92,7 +92,7 @@ def _curves(ax: Axes, data: DataView, of: CurvesOf) -> None:
     ax.plot(x, middle, color=colour, lw=1.6, zorder=4, label="median")
     handles, _ = ax.get_legend_handles_labels()
     ax.legend(
-        handles[:2], [f"{len(shown)} draws, 90 % band", "median"], frameon=False, fontsize=7, loc="best"
+        handles[:2], [f"{len(shown)} draws, 90 % band", "median"], frameon=False, fontsize=8, loc="best"
     )
 
 

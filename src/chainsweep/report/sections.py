@@ -98,13 +98,15 @@ def diagnostics_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
     ]
     for stem, title, column, scale in plans:
         values = _by_engine(view, column)
-        alt = f"Histogram of {title} over all data sets, one row per engine: {', '.join(values) or 'none'}"
+        if not values:
+            continue
+        alt = f"Histogram of {title} over all data sets, one row per engine: {', '.join(values)}"
         pictures.append(gallery.add(ridge_histogram(title, values, scale), f"sweep_{stem}", alt))
     return pictures
 
 
 def _by_engine(view: SweepView, column: str) -> dict[str, Floats]:
-    """The known values of a column per engine; engines without any are left out."""
+    """The known values of a column per engine; empty when no engine has any."""
     if column not in view.catalogue.columns:
         return {}
     values = {}
@@ -112,9 +114,8 @@ def _by_engine(view: SweepView, column: str) -> dict[str, Floats]:
         rows = view.catalogue.loc[view.catalogue["engine"] == engine, column]
         known = rows.to_numpy(dtype=np.float64, na_value=np.nan)
         known = known[~np.isnan(known)]
-        if known.size:
-            values[engine] = known
-    return values
+        values[engine] = known
+    return values if any(known.size for known in values.values()) else {}
 
 
 def recovery_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:

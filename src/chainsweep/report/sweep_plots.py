@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from chainsweep.report.formatting import percent, plain
+from chainsweep.report.formatting import number, percent, plain
 from chainsweep.report.style import (
     INK,
     THRESHOLD,
@@ -86,18 +86,18 @@ def _ridge(ax: Axes, engine: str, known: Floats, edges: Floats, scale: Scale) ->
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.tick_params(axis="x", which="both", bottom=False, labelbottom=False)
     ax.axhline(0, color="#9aa5b1", lw=0.8)
-    label = f"{engine}" if len(known) else f"{engine}\n(none)"
     ax.set_ylabel(
-        label, rotation=0, ha="right", va="center", color=engine_text_colour(engine), fontweight="bold"
+        engine, rotation=0, ha="right", va="center", color=engine_text_colour(engine), fontweight="bold"
     )
-    side = f"n = {len(known):,}"
+    if not len(known):
+        say(ax, "has no such figure")
+        return
     if scale.threshold is not None:
         at = float(scale.apply(np.array([scale.threshold]))[0])
         ax.axvline(at, color=THRESHOLD, lw=1.0, ls=(0, (4, 3)))
-        if len(known):
-            side = f"{percent(scale.passes(known), len(known))}\npass"
-    elif len(known):
-        side = f"median\n{plain(float(np.median(known)))}"
+        side = f"{percent(scale.passes(known), len(known))}\npass"
+    else:
+        side = f"median\n{number(float(np.median(known)), 2)}"
     ax.text(1.02, 0.5, side, transform=ax.transAxes, va="center", fontsize=8, color=INK)
 
 

@@ -91,7 +91,7 @@ def plan_engine(
 
 def _variables(shapes: Sequence[Mapping[str, tuple[np.dtype, tuple[int, ...]]]]) -> tuple[Variable, ...]:
     variables = []
-    for path in sorted(shapes[0]):
+    for path in shapes[0]:
         group, name = path.split("/")
         dtype = np.result_type(*(arrays[path][0] for arrays in shapes))
         variables.append(Variable(group, name, dtype, shapes[0][path][1][3:]))

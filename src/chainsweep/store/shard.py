@@ -30,20 +30,6 @@ from chainsweep.store.layout import (
 )
 from chainsweep.store.publish import publish
 
-__all__ = [
-    "Shard",
-    "ShardError",
-    "ShardHeader",
-    "ShardLayout",
-    "publish_shard",
-    "read_header",
-    "read_layout",
-    "read_shard",
-    "read_summary",
-    "stream_shard",
-    "validate_shard",
-]
-
 _TEXT = h5py.string_dtype("utf-8")
 # What h5py raises on a damaged file depends on which structure the damage hit.
 _DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
@@ -81,6 +67,8 @@ def publish_shard(
         with h5py.File(temporary, "w-", libver="v110", locking=False) as file:
             for name, value in attributes(header).items():
                 file.attrs[name] = value
+            for group in ("posterior", "sample_stats", "summary"):
+                file.create_group(group, track_order=True)  # keeps the model's order of parameters
             for name, array in arrays.items():
                 file.create_dataset(name, data=array, dtype=_TEXT if array.dtype.kind == "O" else None)
             file.attrs["sha256"] = digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +48,16 @@ def read_hdf5(config: DataSection, path: Path, parameter_names: tuple[str, ...] 
 
 @contextmanager
 def _open_npz(path: Path) -> Iterator[ArrayFile]:
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except _BROKEN_NPZ as error:
-        raise DataError(f"{path}: is not a readable NPZ file: {error}") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"{path}: expected an .npz archive of named arrays, got a single array")
-    with archive:
+    with ExitStack() as stack:
+        try:
+            # np.load would leave a file that it opens itself open when the archive is broken
+            file = stack.enter_context(path.open("rb"))
+            archive = np.load(file, allow_pickle=False)
+        except _BROKEN_NPZ as error:
+            raise DataError(f"{path}: is not a readable NPZ file: {error}") from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: expected an .npz archive of named arrays, got a single array")
+        stack.enter_context(archive)
 
         def load(name: str) -> NDArray:
             try:

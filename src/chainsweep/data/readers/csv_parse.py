@@ -106,7 +106,7 @@ def is_number(text: str) -> bool:
 
 
 def line_of_point(path: Path, point: int) -> int | None:
-    """Line of the ``point``-th row below the header; None when the file is gone."""
+    """Line of the ``point``-th row below the header (-1: the header); None when the file is gone."""
     if not os.access(path, os.R_OK):
         return None
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:

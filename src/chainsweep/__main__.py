@@ -1,0 +1,6 @@
+"""``python -m chainsweep``."""
+
+from chainsweep.cli import main
+
+if __name__ == "__main__":
+    main()

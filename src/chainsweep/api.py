@@ -1,0 +1,57 @@
+"""``chainsweep.open(DIR)``: a campaign's results in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chainsweep.campaign import Campaign
+from chainsweep.errors import CampaignError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class OpenCampaign(Campaign):
+    """A campaign folder, with its merged results as DataFrame and xarray objects."""
+
+    def posterior(self, dataset_id: str, engine: str) -> xr.DataTree:
+        """Draws of one data set: groups ``posterior`` and ``sample_stats``, dims ``(chain, draw)``, no padding.
+
+        Raises
+        ------
+        InputError
+            No such data set or engine, or it has no draws.
+        CampaignError
+            Nothing is merged yet.
+        """
+        from chainsweep.store.draws import read_draws
+        from chainsweep.store.export import draws_tree
+
+        self._require_merged()
+        return draws_tree(read_draws(self.paths.posterior, dataset_id, engine))
+
+    def draws(self, engine: str) -> xr.Dataset:
+        """Draws of all data sets of one engine, lazily: dims ``(dataset, chain, draw)``, NaN behind ``n_draws``.
+
+        Raises
+        ------
+        CampaignError
+            Nothing is merged yet, or nothing of this engine.
+        """
+        import xarray as xr
+
+        self._require_merged()
+        try:
+            return xr.open_dataset(self.paths.posterior, group=f"{engine}/posterior", engine="h5netcdf")
+        except (OSError, KeyError) as error:
+            raise CampaignError(f"{self.paths.posterior}: has no draws of engine '{engine}' ({error})") from error
+
+    def _require_merged(self) -> None:
+        if not self.paths.posterior.exists():
+            raise CampaignError(f"{self.paths.posterior}: not there; run: chainsweep merge {self.paths.root}")
+
+
+def open_campaign(folder: str | Path) -> OpenCampaign:
+    """Open a campaign folder. Raises ``CampaignError`` where there is none."""
+    return OpenCampaign(Path(folder))

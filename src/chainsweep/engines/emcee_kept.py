@@ -1,0 +1,233 @@
+"""What is kept of ensembles: thinned steps while they run, then draws and diagnostics of what is done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config import EmceeSettings
+from chainsweep.diagnostics.autocorrelation import integrated_time
+from chainsweep.diagnostics.convergence import rhat_rank
+from chainsweep.engines.base import Arrays, Chains, DrawKind
+from chainsweep.engines.emcee_walkers import low_walkers
+from chainsweep.model.problem import Problem
+
+Floats = NDArray[np.float64]
+
+CAPACITY = 500
+"""Steps kept of each chain; when they are full every second one goes and the stride doubles."""
+
+BURN_IN_SHARE = 0.2
+BURN_IN_TAU = 5.0
+"""Discarded of a settled chain: the larger of this share and of this many autocorrelation times."""
+
+LEAST_STEPS = 20
+"""Kept steps below which a chain is not judged."""
+
+
+@dataclass
+class Thinned:
+    """Every ``stride``-th step of all chains, in at most ``CAPACITY`` steps whatever their number.
+
+    ``theta`` ``(step, dataset, ensemble, walker, ndim)`` and ``log_prob`` hold ``count`` steps in front; row
+    ``j`` is step ``(j + 1) * stride``, counted from 1.
+    """
+
+    theta: Floats
+    log_prob: Floats
+    count: int = 0
+    stride: int = 1
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int, int, int]) -> Thinned:
+        """For ``(dataset, ensemble, walker, ndim)``; untouched pages take no memory."""
+        return cls(np.empty((CAPACITY, *shape)), np.empty((CAPACITY, *shape[:-1])))
+
+    def append(self, step: int, theta: Floats, log_prob: Floats) -> None:
+        """Keep ``step`` if the stride says so."""
+        if self.count == CAPACITY and step % self.stride == 0:
+            self._halve()
+        if step % self.stride == 0:
+            self.theta[self.count], self.log_prob[self.count] = theta, log_prob
+            self.count += 1
+
+    def _halve(self) -> None:
+        half = CAPACITY // 2
+        # one by one, since source and target overlap and a copy would double the memory
+        for row in range(half):
+            self.theta[row], self.log_prob[row] = self.theta[2 * row + 1], self.log_prob[2 * row + 1]
+        self.count, self.stride = half, 2 * self.stride
+
+    def after(self, step: int, dataset: int) -> tuple[Floats, Floats]:
+        """Kept steps behind ``step`` of one data set: ``(step, ensemble, walker, ndim)``, log densities."""
+        rows = slice(step // self.stride, self.count)
+        return self.theta[rows, dataset], self.log_prob[rows, dataset]
+
+    def keep(self, datasets: NDArray[np.bool_]) -> None:
+        """Let the other data sets leave."""
+        theta = np.empty((CAPACITY, int(datasets.sum()), *self.theta.shape[2:]))
+        log_prob = np.empty(theta.shape[:-1])
+        theta[: self.count] = self.theta[: self.count, datasets]
+        log_prob[: self.count] = self.log_prob[: self.count, datasets]
+        self.theta, self.log_prob = theta, log_prob
+
+    def arrays(self) -> Arrays:
+        """As flat arrays; ``from_arrays`` is the inverse."""
+        return {
+            "chain_theta": self.theta[: self.count],
+            "chain_log_prob": self.log_prob[: self.count],
+            "chain_stride": np.asarray(self.stride),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Thinned:
+        """Chains that were saved."""
+        theta, log_prob = np.asarray(arrays["chain_theta"]), np.asarray(arrays["chain_log_prob"])
+        result = cls.empty(theta.shape[1:])
+        result.count, result.stride = len(theta), int(arrays["chain_stride"])
+        result.theta[: len(theta)], result.log_prob[: len(theta)] = theta, log_prob
+        return result
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What the chains of one data set are worth. Figures are NaN where they cannot be judged.
+
+    ``first`` is the first kept row behind burn-in; ``tau`` ``(ndim,)`` is in rows of the kept chain.
+    """
+
+    first: int
+    tau: Floats
+    kept_over_tau: float
+    rhat_max: float
+    ess_min: float
+    stuck: int
+    passed: bool
+
+
+def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool) -> Assessment:
+    """Judge the chains of one data set, ``(step, ensemble, walker, ndim)``, since burn-in could end.
+
+    R-hat compares halves of the ensembles, walkers pooled, in every parameter and the log density; it is left
+    NaN where the chains are too short anyway, unless ``final``.
+    """
+    rows, ensembles, walkers, _ = theta.shape
+    first = int(BURN_IN_SHARE * rows)
+    tau = ensemble_tau(theta[first:])
+    if np.isfinite(tau).all() and BURN_IN_TAU * tau.max() > first:
+        first = min(int(BURN_IN_TAU * tau.max()), rows // 2)
+        tau = ensemble_tau(theta[first:])
+    theta, log_prob = theta[first:], log_prob[first:]
+    ratio = len(theta) / float(tau.max())
+    ess = ratio * ensembles * walkers
+    long_enough = ratio > settings.tau_factor and ess > settings.ess
+    if len(theta) < LEAST_STEPS or not (long_enough or final):
+        return Assessment(first, tau, ratio, np.nan, ess, 0, passed=False)
+    stuck = int(low_walkers(log_prob, theta.shape[-1]).sum())
+    pooled = np.concatenate([theta, log_prob[..., None]], axis=-1)
+    rhat = float(
+        np.max(rhat_rank(np.moveaxis(pooled, (3, 1), (0, 1)).reshape(pooled.shape[-1], ensembles, -1)))
+    )
+    passed = bool(long_enough and rhat < settings.rhat and stuck == 0)
+    return Assessment(first, tau, ratio, rhat, ess, stuck, passed)
+
+
+def ensemble_tau(theta: Floats) -> Floats:
+    """Autocorrelation time ``(ndim,)`` of ``(step, ensemble, walker, ndim)``, in steps; NaN if one is stuck.
+
+    Sokal's estimate centres each walker on its own mean, so it cannot see walkers that stay apart. Where
+    walkers' means scatter more than twice as much as it allows, their scatter gives the time instead.
+    """
+    rows = len(theta)
+    if rows < LEAST_STEPS:
+        return np.full(theta.shape[-1], np.nan)
+    series = theta.reshape(rows, -1, theta.shape[-1])
+    tau = integrated_time(np.moveaxis(series, 2, 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scatter = rows * series.mean(axis=0).var(axis=0, ddof=1) / series.var(axis=(0, 1))
+    return np.maximum(1.0, np.where(scatter > 2.0 * tau, scatter, tau))
+
+
+@dataclass(frozen=True)
+class Info:
+    """Diagnostics of one data set; lengths are in steps of the sampler, burn-in included in ``n_steps``.
+
+    ``tau`` ``(ndim,)``; ``acceptance`` ``(ensemble,)``; ``ess_min`` counts all walkers of all ensembles;
+    ``stuck_moved`` walkers were moved by hand during burn-in, ``stuck_walkers`` are low at the end; ``trace``
+    ``(step, ndim)`` follows one walker of the first ensemble from the first step on.
+    """
+
+    tau: Floats
+    tau_max: float
+    acceptance: Floats
+    n_steps: int
+    burn_in: int
+    thin: int
+    kept_over_tau: float
+    rhat_max: float
+    ess_min: float
+    stuck_moved: int
+    stuck_walkers: int
+    walkers: int
+    seconds: float
+    trace: Floats
+    trace_burn_in: int
+    trace_thin: int
+
+
+class Results:
+    """Draws and ``Info`` of the data sets of a batch that are done; NaN for the others."""
+
+    def __init__(self, datasets: int, ensembles: int, ndim: int, max_draws: int) -> None:
+        shapes = {"tau": (ndim,), "acceptance": (ensembles,), "trace": (CAPACITY, ndim)}
+        self.info = {f.name: np.full((datasets, *shapes.get(f.name, ())), np.nan) for f in fields(Info)}
+        self.theta: Floats = np.full((datasets, ensembles, max_draws, ndim), np.nan)
+        self.log_prob: Floats = np.full((datasets, ensembles, max_draws), np.nan)
+        self.n_draws: NDArray[np.int64] = np.zeros(datasets, dtype=np.int64)
+        self.failures: dict[int, str] = {}
+
+    def add(self, position: int, theta: Floats, log_prob: Floats, info: Info) -> None:
+        """Store the draws ``(ensemble, draw, ndim)`` of a data set that is done."""
+        draws = theta.shape[1]
+        self.theta[position, :, :draws], self.log_prob[position, :, :draws] = theta, log_prob
+        self.n_draws[position] = draws
+        for name, column in self.info.items():
+            value = np.asarray(getattr(info, name), dtype=float)
+            if name == "trace":
+                column[position, : len(value)] = value
+            else:
+                column[position] = value
+
+    @property
+    def finished(self) -> int:
+        """Data sets that are done, failed ones included."""
+        return int((self.n_draws > 0).sum()) + len(self.failures)
+
+    def _columns(self) -> Arrays:
+        own = {"theta": self.theta, "log_prob": self.log_prob, "n_draws": self.n_draws}
+        return {f"done_{name}": column for name, column in (own | self.info).items()}
+
+    def arrays(self) -> Arrays:
+        """As flat arrays, only of what is done; ``restore`` is the inverse."""
+        rows = np.flatnonzero(self.n_draws)
+        failures = json.dumps({str(k): v for k, v in self.failures.items()}).encode()
+        saved = {name: column[rows] for name, column in self._columns().items()}
+        return saved | {"done": rows, "failures": np.frombuffer(failures, dtype=np.uint8)}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take over what was saved."""
+        rows = np.asarray(arrays["done"], dtype=np.int64)
+        for name, column in self._columns().items():
+            column[rows] = arrays[name]
+        saved = json.loads(np.asarray(arrays["failures"], dtype=np.uint8).tobytes())
+        self.failures = {int(position): reason for position, reason in saved.items()}
+
+    def chains(self, problem: Problem) -> Chains:
+        """All draws, the draw axis as long as the longest."""
+        longest = max(1, int(self.n_draws.max(initial=0)))
+        posterior = problem.unflatten(self.theta[:, :, :longest])
+        stats = {"lp": self.log_prob[:, :, :longest]}
+        return Chains(DrawKind.ENSEMBLE, posterior, stats, self.n_draws, self.info, self.failures)

@@ -1,0 +1,192 @@
+"""The walkers of many data sets as one vectorised ``emcee`` sampler, and the state that resumes it.
+
+A step draws on the campaign seed, the data set, the ensemble and its own number alone (``GroupStreams``), so
+the walkers, their log densities and the number of steps are all that a later attempt needs to go on bit for
+bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import emcee
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config import EmceeSettings
+from chainsweep.data.collection import Batch
+from chainsweep.engines.base import Arrays, Seeds
+from chainsweep.engines.emcee_kept import Thinned
+from chainsweep.engines.moves import GroupStreams, ScheduledMove
+from chainsweep.errors import ModelError
+from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.model.problem import Problem
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""Within a block of slow steps, the deadline is asked this often."""
+
+SMALLEST_STACK = 4
+"""Stacks shrink by halves down to this many data sets, each size compiled once."""
+
+
+@dataclass
+class State:
+    """What the next step needs, for the data sets still in the stack.
+
+    ``positions`` (dataset,) in the batch; ``coords`` ``(dataset, ensemble, walker, ndim)`` with ``log_prob``;
+    ``burn_in`` (dataset,): the step at which walkers were last moved by hand; ``settled`` (dataset,): none
+    will be any more; ``accepted`` ``(dataset, ensemble)`` moves; ``moved`` (dataset,) walkers; ``chain``.
+    """
+
+    step: int
+    positions: Ints
+    coords: Floats
+    log_prob: Floats
+    burn_in: Ints
+    settled: Bools
+    accepted: Ints
+    moved: Ints
+    seconds: Floats
+    chain: Thinned
+
+    @classmethod
+    def at_start(cls, positions: Ints, coords: Floats, log_prob: Floats, seconds: float) -> State:
+        """Before the first step."""
+        n = len(positions)
+        zeros = np.zeros(n, dtype=np.int64)
+        accepted = np.zeros(coords.shape[:2], dtype=np.int64)
+        share = np.full(n, seconds / max(n, 1))
+        chain = Thinned.empty(coords.shape)
+        settled = np.zeros(n, dtype=bool)
+        return cls(0, positions, coords, log_prob, zeros, settled, accepted, zeros.copy(), share, chain)
+
+    def keep(self, rows: Bools) -> None:
+        """Let the other data sets leave."""
+        if rows.all():
+            return
+        for name in self._columns():
+            setattr(self, name, getattr(self, name)[rows])
+        self.chain.keep(rows)
+
+    def arrays(self) -> Arrays:
+        """As flat arrays; ``from_arrays`` is the inverse."""
+        columns = {name: getattr(self, name) for name in self._columns()}
+        return columns | self.chain.arrays() | {"step": np.asarray(self.step)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> State:
+        """A state that was saved."""
+        columns = {name: np.array(arrays[name]) for name in cls._columns()}
+        return cls(step=int(arrays["step"]), chain=Thinned.from_arrays(arrays), **columns)
+
+    @classmethod
+    def _columns(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name not in ("step", "chain")]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What stays the same for a whole run."""
+
+    problem: Problem
+    batch: Batch
+    settings: EmceeSettings
+    seeds: Seeds
+    compiled: Compiled
+
+    @property
+    def walkers(self) -> int:
+        """Walkers of one ensemble, even.
+
+        Raises
+        ------
+        ModelError
+            The settings ask for fewer than twice the number of parameters.
+        """
+        ndim, asked = self.problem.ndim, self.settings.walkers
+        if asked is not None and asked < 2 * ndim:
+            raise ModelError(
+                f"[engines.emcee] walkers must be at least twice the {ndim} parameters of the model, "
+                f"got {asked}: fewer stay on a plane. Leave it out, or set {4 * ndim}"
+            )
+        walkers = asked if asked is not None else max(32, 4 * ndim)
+        return walkers + walkers % 2
+
+
+class Stack:
+    """The walkers of some data sets of the batch as one ``emcee`` sampler.
+
+    The log density always sees a stack of one of a few sizes, filled up with points that are not numbers.
+    """
+
+    def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str]) -> None:
+        self.positions = positions
+        self.slots = stack_size(len(sweep.batch), len(positions))
+        filled = np.pad(positions, (0, self.slots - len(positions)), mode="edge")
+        self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled), sweep.compiled)
+        known = {row: failures[p] for row, p in enumerate(positions.tolist()) if p in failures}
+        self.problem.failures.update(known)
+        seeds, settings = sweep.seeds, sweep.settings
+        ids = [sweep.batch.ids[p] for p in positions]
+        keys = [seeds.entropy(i, "moves", e) for i in ids for e in range(settings.ensembles)]
+        streams = GroupStreams(keys, sweep.walkers)
+        self.move = ScheduledMove(settings.moves, streams, seeds.entropy("", "schedule"))
+        self.sampler = emcee.EnsembleSampler(
+            len(keys) * sweep.walkers,
+            sweep.problem.ndim,
+            self._stacked_log_density,
+            moves=self.move,
+            vectorize=True,
+        )
+
+    def log_density(self, theta: Floats) -> Floats:
+        """Log density of ``(dataset, draw, ndim)``, -inf where it is not finite."""
+        filled = np.full((self.slots, *theta.shape[1:]), np.nan)
+        filled[: len(theta)] = theta
+        density = self.problem.log_density(filled)[: len(theta)]
+        return np.where(np.isfinite(density), density, -np.inf)
+
+    def _stacked_log_density(self, points: Floats) -> Floats:
+        return self.log_density(points.reshape(len(self.positions), -1, points.shape[-1])).ravel()
+
+    def failures(self) -> dict[int, str]:
+        """Position in the batch to reason, of the data sets whose own function failed."""
+        return {int(self.positions[row]): reason for row, reason in self.problem.failures.items()}
+
+    def advance(self, state: State, target: int, pause: Callable[[], bool]) -> bool:
+        """Step on to ``target``; False when ``pause``, asked about once a second, said to stop before."""
+        shape = state.coords.shape
+        self.move.step, self.move.accepted = state.step, state.accepted.ravel().copy()
+        start = emcee.State(state.coords.reshape(-1, shape[-1]), log_prob=state.log_prob.ravel())
+        steps = self.sampler.sample(
+            start, iterations=target - state.step, store=False, skip_initial_state_check=True
+        )
+        began = looked = time.monotonic()
+        for current in steps:
+            coords, log_prob = current.coords.reshape(shape), current.log_prob.reshape(shape[:-1])
+            state.step += 1
+            state.chain.append(state.step, coords, log_prob)
+            now = time.monotonic()
+            if now - looked < SECONDS_BETWEEN_LOOKS and state.step < target:
+                continue
+            state.coords, state.log_prob = coords, log_prob
+            state.accepted = self.move.accepted.reshape(shape[:2])
+            state.seconds = state.seconds + (now - began) / shape[0]
+            began = looked = now
+            if state.step < target and pause():
+                return False
+        return True
+
+
+def stack_size(most: int, active: int) -> int:
+    """The smallest of ``most``, its half, its quarter ... that holds ``active`` data sets."""
+    size = most
+    while (size + 1) // 2 >= max(active, min(SMALLEST_STACK, most)) and size > 1:
+        size = (size + 1) // 2
+    return size

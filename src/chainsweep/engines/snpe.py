@@ -1,0 +1,154 @@
+"""SNPE: one network for all data sets of a campaign, then exact importance weights for each of them.
+
+`train` fits sbi's neural posterior estimator, amortised over the campaign's designs, on simulations. `run`
+draws from it for each data set and weighs the draws with the model's exact density::
+
+    log_weight = log p(z, y) - log q(z | y)
+
+so Pareto's k-hat says whether the network may be trusted, and where it may not, adaptive importance sampling
+starts from its draws. A model that can only simulate gets the network's draws as they are, and says so.
+
+Reference: Papamakarios & Murray 2016, arXiv:1605.06376; Greenberg et al. 2019, arXiv:1905.07488;
+Dax et al. 2023, arXiv:2210.05686 (importance weights on a neural proposal).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chainsweep.config import SnpeSettings as Settings
+from chainsweep.data.collection import Batch
+from chainsweep.engines.base import Deadline, Outcome, Seeds, Sink, Status
+from chainsweep.engines.snpe_amortised import train_amortised
+from chainsweep.engines.snpe_sequential import train_sequential
+from chainsweep.engines.snpe_trained import Network, Trained
+from chainsweep.engines.snpe_weights import Info, State, chains_of, weigh
+from chainsweep.errors import InputError, UnavailableError
+from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.model.problem import Problem
+
+__all__ = ["Info", "Settings", "State", "Trained", "run", "train"]
+
+GROUP = 64
+"""Data sets that are drawn, weighed and adapted together."""
+CHECKPOINT_SECONDS = 60.0
+
+
+def train(
+    problem: Problem,
+    designs: Batch | Sequence[Batch],
+    settings: Settings,
+    seed: int,
+    *,
+    sink: Sink,
+    resume: Mapping[str, NDArray] | None,
+    deadline: Deadline,
+    device: str = "cpu",
+) -> Trained | None:
+    """Train the network of a campaign; None when ``deadline`` came first (``sink`` has the state then).
+
+    Parameters
+    ----------
+    designs
+        Data sets whose designs are simulated with equal probability, one Batch a shape bucket or a single
+        padded one. Their observed values are not looked at, except in ``mode = "sequential"``.
+    seed
+        At least 0 and below 2**63; the same seed, data sets and settings give the same weights, killed or not,
+        unless ``train_minutes`` ends the training.
+    resume
+        What ``sink.checkpoint`` got last, or None.
+    device
+        ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    InputError
+        ``mode = "sequential"`` with more than one data set; no data set has a usable design.
+    ModelError
+        The simulations, or most training losses, are no numbers.
+    UnavailableError
+        ``device`` is not there.
+    """
+    problem.require("snpe")
+    batches = [designs] if isinstance(designs, Batch) else list(designs)
+    with _torch(settings.threads, device):
+        if settings.mode == "amortised":
+            return train_amortised(
+                problem, batches, settings, seed, sink=sink, resume=resume, deadline=deadline, device=device
+            )
+        if len(batches) != 1:
+            raise InputError(
+                "[engines.snpe] mode = 'sequential' serves a campaign of one data set, this one has "
+                f"{sum(map(len, batches))}; use mode = 'amortised'"
+            )
+        return train_sequential(
+            problem, batches[0], settings, seed, sink=sink, resume=resume, deadline=deadline, device=device
+        )
+
+
+def run(
+    problem: Problem,
+    batch: Batch,
+    settings: Settings,
+    seeds: Seeds,
+    *,
+    sink: Sink,
+    resume: Mapping[str, NDArray] | None,
+    deadline: Deadline,
+    trained: Trained,
+    device: str = "cpu",
+) -> Outcome:
+    """Weighted posterior draws of every data set of ``batch``.
+
+    The draws of a data set have ``log_weight``, exact up to a constant that holds the evidence. See `Info` for
+    the figures. Without a likelihood all weights are equal and k-hat is NaN.
+
+    Raises
+    ------
+    InputError
+        ``trained`` does not fit the model or the batch, or serves a single other data set.
+    """
+    if trained.sequential and len(batch) != 1:
+        raise InputError(
+            f"this network was trained in sequential rounds for one data set, the batch has {len(batch)}; "
+            "train with mode = 'amortised'"
+        )
+    compiled = Compiled(problem)
+    state = State.from_arrays(resume) if resume else State.empty(len(batch), settings.draws, problem.ndim)
+    saved = time.monotonic()
+    with _torch(settings.threads, device):
+        while state.done < len(batch):
+            if deadline():
+                sink.checkpoint(state.arrays())
+                return Outcome(Status.STOPPED)
+            positions = np.arange(state.done, min(state.done + GROUP, len(batch)))
+            part = batch.take(positions)
+            network = Network(problem, trained, part, settings.grid, device)
+            state.store(positions, weigh(BatchedProblem(problem, part, compiled), network, settings, seeds))
+            sink.progress(state.done, len(batch), "weighing")
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                sink.checkpoint(state.arrays())
+                saved = time.monotonic()
+    return Outcome(Status.COMPLETE, chains_of(problem, state))
+
+
+@contextmanager
+def _torch(threads: int, device: str) -> Iterator[None]:
+    """Torch with a fixed number of CPU threads, on a device that is there."""
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise UnavailableError(
+            f"snpe: device '{device}' is not here (torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} GPUs); use device = 'cpu' or a site with a GPU"
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,224 @@
+r"""Sequential rounds for a single data set: simulate where the last round's posterior lives, train again.
+
+Truncated sequential NPE. With :math:`T` the last round's flow at the observed data, from parameters to its
+normal base, each round simulates from the *prior, truncated* to
+
+    R = { z : |T(z)| < r },    r the chi quantile of all but 1e-4 of the base,
+
+and trains with the plain loss: a truncated prior leaves the posterior inside R as it is, so there is nothing to
+correct. Draws come from the uniform distribution in the ball, mapped through the flow, whose density is the flow's
+Jacobian: thinning by prior / Jacobian gives the truncated prior, at a cost that does not depend on how small R is.
+
+Reference: Deistler, Goncalves, Macke 2022, arXiv:2210.04815.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import chdtri
+
+from chainsweep.config import SnpeSettings
+from chainsweep.data.collection import Batch
+from chainsweep.engines.base import Arrays, Deadline, Sink
+from chainsweep.engines.snpe_amortised import BANK_CHUNK, bank_arrays, bank_from_arrays, bank_of, join
+from chainsweep.engines.snpe_simulate import Rows, encode_rows
+from chainsweep.engines.snpe_space import fixed_space
+from chainsweep.engines.snpe_trained import (
+    Network,
+    Trained,
+    architecture_of,
+    finish,
+    fit_encoder,
+    prefixed,
+    spaces_of,
+    under,
+    usable_designs,
+)
+from chainsweep.engines.snpe_training import Trainer, fit
+from chainsweep.errors import InputError, ModelError
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.problem import Problem
+
+Floats = NDArray[np.float64]
+
+OUTSIDE = 1e-4
+"""Mass of the last round's estimate that its region leaves out."""
+CANDIDATES = 4096
+MAX_CANDIDATE_BLOCKS = 200
+CAP_QUANTILE = 0.999
+"""Quantile of the thinning weights that is accepted for certain: a handful of wild ones must not stop the rest."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Where sequential training stands: the round in work and the network of the one before."""
+
+    number: int
+    previous: Trained | None
+
+    def arrays(self) -> Arrays:
+        """As flat arrays."""
+        previous = prefixed("previous", self.previous.arrays()) if self.previous else {}
+        return {"round": np.array(self.number), **previous}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray] | None) -> Round:
+        """The inverse of `arrays`; the first round where nothing is stored."""
+        if not arrays:
+            return cls(0, None)
+        number = int(arrays["round"])
+        return cls(number, Trained.from_arrays(under("previous", arrays)) if number else None)
+
+
+def train_sequential(
+    problem: Problem,
+    batch: Batch,
+    settings: SnpeSettings,
+    seed: int,
+    *,
+    sink: Sink,
+    resume: Mapping[str, NDArray] | None,
+    deadline: Deadline,
+    device: str,
+) -> Trained | None:
+    """A network for the one data set of ``batch``; None when ``deadline`` came first.
+
+    Raises
+    ------
+    InputError
+        ``batch`` holds more than one data set.
+    """
+    if len(batch) != 1:
+        raise InputError(
+            f"[engines.snpe] mode = 'sequential' serves a campaign of one data set, this one has {len(batch)}; "
+            "use mode = 'amortised'"
+        )
+    (batch,) = usable_designs(problem, [batch])
+    state = Round.from_arrays(resume)
+    stored: Mapping[str, NDArray] = resume or {}
+    while state.number < settings.rounds:
+        trained = _one_round(problem, batch, settings, seed, state, sink, stored, deadline, device)
+        if trained is None:
+            return None
+        state, stored = Round(state.number + 1, trained), {}
+        sink.checkpoint(state.arrays())
+    return state.previous
+
+
+def _one_round(
+    problem: Problem,
+    batch: Batch,
+    settings: SnpeSettings,
+    seed: int,
+    state: Round,
+    sink: Sink,
+    stored: Mapping[str, NDArray],
+    deadline: Deadline,
+    device: str,
+) -> Trained | None:
+    note = f"round {state.number + 1} of {settings.rounds}"
+    network = Network(problem, state.previous, batch, settings.grid, device) if state.previous else None
+    rows = _simulations(problem, batch, settings, seed, state, network, sink, stored, deadline)
+    if rows is None:
+        return None
+    space = fixed_space(rows.z, 1) if network else spaces_of(problem, [batch])[0]
+    encoder = fit_encoder(problem, [batch], [space], [rows], settings.grid)
+    provider = bank_of([encode_rows(encoder, batch, space, rows)], seed)
+    sizes = architecture_of(problem, encoder, settings)
+    schedule = settings.model_copy(update={"train_steps": settings.round_steps})
+    trainer = Trainer(provider, sizes, schedule, seed + state.number, device=device, keep_best=True)
+    if "progress/step" in stored:
+        trainer.restore(stored)
+    kept = {**state.arrays(), **bank_arrays([rows])}
+    done = fit(trainer, save=lambda new: sink.checkpoint({**kept, **new}), sink=sink, deadline=deadline, note=note)
+    if not done:
+        return None
+    maps = {"logistic": space.logistic, "centre": space.centre, "halfwidth": space.halfwidth}
+    return finish(trainer, encoder, sizes, maps)
+
+
+def _simulations(
+    problem: Problem,
+    batch: Batch,
+    settings: SnpeSettings,
+    seed: int,
+    state: Round,
+    network: Network | None,
+    sink: Sink,
+    stored: Mapping[str, NDArray],
+    deadline: Deadline,
+) -> Rows | None:
+    """The simulations of one round; None when ``deadline`` came first."""
+    batched = BatchedProblem(problem, batch)
+    bank = bank_from_arrays(stored, 1)
+    rows = bank[0] if bank else None
+    chunks = -(-settings.simulations_per_round // BANK_CHUNK)
+    for chunk in range(len(rows.z) // BANK_CHUNK if rows else 0, chunks):
+        if deadline():
+            sink.checkpoint({**state.arrays(), **bank_arrays([rows] if rows else [])})
+            return None
+        rng = np.random.Generator(np.random.Philox(key=[seed, (state.number << 32) + chunk]))
+        keys = rng.integers(0, 2**32, size=(2, 1, 2), dtype=np.uint32)
+        if network is None:
+            theta = batched.sample_prior(keys[0], BANK_CHUNK)
+            z = batched.unconstrain(theta)
+        else:
+            z = truncated_prior(batched, network, rng, BANK_CHUNK)[None]
+            theta = batched.constrain(z)
+        observed = {name: value[0] for name, value in batched.simulate(keys[1], theta).items()}
+        fresh = Rows(np.zeros(BANK_CHUNK, np.int64), z[0], observed)
+        rows = fresh if rows is None else join(rows, fresh)
+    return rows
+
+
+def truncated_prior(batched: BatchedProblem, network: Network, rng: np.random.Generator, count: int) -> Floats:
+    """``count`` draws ``(count, dim)`` of the prior inside the network's region, unconstrained.
+
+    Raises
+    ------
+    ModelError
+        The prior has no density in the region.
+    """
+    accepted: list[Floats] = []
+    cap = None
+    for _ in range(MAX_CANDIDATE_BLOCKS):
+        z, log_weight = _candidates(batched, network, rng)
+        finite = np.isfinite(log_weight)
+        if cap is None and finite.any():
+            cap = float(np.quantile(log_weight[finite], CAP_QUANTILE))
+        if cap is not None:
+            keep = np.log(rng.uniform(size=len(z))) < log_weight - cap
+            accepted.append(z[keep & finite])
+        if sum(map(len, accepted)) >= count:
+            return np.concatenate(accepted)[:count]
+    raise ModelError(
+        f"snpe: only {sum(map(len, accepted))} of {count} draws of the truncated prior found; the last round's "
+        "estimate is degenerate. Raise [engines.snpe] simulations_per_round or use mode = 'amortised'"
+    )
+
+
+def _candidates(
+    batched: BatchedProblem, network: Network, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Uniform draws of the base's ball mapped to ``z``, and log prior minus log density there."""
+    dim = batched.problem.ndim_unconstrained
+    direction = rng.standard_normal((CANDIDATES, dim))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    radius = np.sqrt(chdtri(dim, OUTSIDE)) * rng.uniform(size=(CANDIDATES, 1)) ** (1 / dim)
+    base = (direction * radius)[None]
+    z, log_q = network.draw(base)
+    log_jacobian = log_q + 0.5 * (base**2).sum(axis=-1)
+    return z[0], (_log_prior(batched, z) - log_jacobian)[0]
+
+
+def _log_prior(batched: BatchedProblem, z: Floats) -> Floats:
+    """Log prior density of the unconstrained ``z``; NaN where the likelihood of a JAX model vanishes."""
+    density = -np.asarray(batched.compiled("potential")(z, batched.observations))
+    if batched.problem.has_jax_likelihood:
+        likelihood = batched.log_likelihood(batched.constrain(z))
+        return density - np.where(np.isfinite(likelihood), likelihood, np.nan)
+    return density

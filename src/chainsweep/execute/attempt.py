@@ -1,0 +1,135 @@
+"""One attempt at a task: who owns the task's file, and the state that the next attempt continues from.
+
+Beside a published file ``<name>.h5`` lie, while its task runs, ``.attempt-<name>.json`` (number and token of the
+owner; the last one to write it owns the task) and ``.state-<name>.npz`` (resumable state).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from chainsweep.engines.base import Arrays
+from chainsweep.store.publish import publish
+
+CHECKPOINT_SECONDS = 10.0
+"""Least time between two saved states: what a killed attempt loses at most, beside the block in progress."""
+
+Report = Callable[[int, int, str], None]
+"""Called with (done, total, note) as a task goes on."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The right to publish ``target``, until a later attempt claims it."""
+
+    target: Path
+    number: int
+    token: str
+
+    @property
+    def state_path(self) -> Path:
+        """Where the resumable state is kept."""
+        return self.target.with_name(f".state-{self.target.stem}.npz")
+
+    def still_owner(self) -> bool:
+        """Whether no later attempt has claimed the task."""
+        return _read_claim(_claim_path(self.target)) == (self.number, self.token)
+
+    def finish(self) -> None:
+        """Remove claim and state of a task whose file is published."""
+        self.state_path.unlink(missing_ok=True)
+        _claim_path(self.target).unlink(missing_ok=True)
+
+
+def claim(target: Path) -> Attempt:
+    """Become the owner of the task that publishes ``target``."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = _claim_path(target)
+    attempt = Attempt(target, _read_claim(path)[0] + 1, secrets.token_hex(8))
+    text = json.dumps({"number": attempt.number, "token": attempt.token})
+    publish(path, lambda temporary: _write_text(temporary, text), lambda temporary: None)
+    return attempt
+
+
+def _claim_path(target: Path) -> Path:
+    return target.with_name(f".attempt-{target.stem}.json")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _read_claim(path: Path) -> tuple[int, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0, ""
+    return int(content["number"]), str(content["token"])
+
+
+@dataclass
+class FileSink:
+    """The Sink of a task: progress goes to ``report``, state to the attempt's state file.
+
+    Only the owner writes state. States that come within ``CHECKPOINT_SECONDS`` of the last saved one wait in
+    memory; ``flush`` writes the waiting one.
+    """
+
+    attempt: Attempt
+    campaign_hash: str
+    report: Report
+    _waiting: Arrays | None = None
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def checkpoint(self, state: Arrays) -> None:
+        """Keep ``state``; durable at once, or at the latest at the next call after the interval."""
+        self._waiting = state
+        if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make the latest state durable."""
+        if self._waiting is None:
+            return
+        content = {**self._waiting, "campaign_hash": np.asarray(self.campaign_hash)}
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as handle:
+                np.savez(handle, **content)
+
+        publish(self.attempt.state_path, write, check_npz, self.attempt.still_owner)
+        self._waiting = None
+        self._saved_at = time.monotonic()
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Pass progress on."""
+        self.report(done, total, note)
+
+
+def check_npz(path: Path) -> None:
+    """Raise unless ``path`` is a readable archive of plain arrays."""
+    with np.load(path, allow_pickle=False) as content:
+        content.files  # noqa: B018 (reading the directory is the check)
+
+
+def load_state(attempt: Attempt, campaign_hash: str) -> Arrays | None:
+    """State that an earlier attempt saved, or None where there is none for this campaign."""
+    try:
+        with np.load(attempt.state_path, allow_pickle=False) as content:
+            state = {name: content[name] for name in content.files}
+    except FileNotFoundError:
+        return None
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError):
+        # Published by rename, so only a damaged disk gets here; starting anew loses time, never draws.
+        return None
+    if str(state.pop("campaign_hash")) != campaign_hash:
+        return None
+    return state

@@ -1,0 +1,133 @@
+"""``doctor``: what works on this machine, each finding from a real trial."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chainsweep.engines.registry import ENGINES
+from chainsweep.execute.devices import gpu_names
+from chainsweep.packages import versions
+
+TIMEOUT_SECONDS = 120
+RANK_PROGRAM = "from mpi4py import MPI; print('size', MPI.COMM_WORLD.Get_size(), flush=True)"
+JAX_PROGRAM = "import jax; d = jax.devices(); print(d[0].platform, len(d), d[0].device_kind)"
+TORCH_PROGRAM = "import torch; print('cuda', torch.cuda.is_available(), torch.cuda.device_count())"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``state`` is ``ok``, ``missing`` (not here) or ``broken`` (here, but does not work)."""
+
+    what: str
+    state: str
+    found: str
+
+
+def examine() -> list[Finding]:
+    """Try everything; none of the trials changes anything outside a temporary folder."""
+    trials: list[tuple[str, Callable[[], Finding]]] = [
+        ("Python", _python),
+        *((f"engine {name}", lambda name=name: _engine(name)) for name in ENGINES),
+        ("MPI", _mpi),
+        ("GPU", _gpu),
+        ("JAX device", lambda: _program("JAX device", "jax", JAX_PROGRAM)),
+        ("torch device", lambda: _program("torch device", "torch", TORCH_PROGRAM)),
+        ("Apptainer", lambda: _command("Apptainer", ["apptainer", "--version"])),
+        ("Slurm", lambda: _command("Slurm", ["sinfo", "--version"])),
+        ("scratch", _scratch),
+        ("file locks", _locks),
+    ]
+    findings = []
+    for what, trial in trials:
+        try:
+            findings.append(trial())
+        except (OSError, subprocess.SubprocessError) as error:
+            findings.append(Finding(what, "broken", f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def _python() -> Finding:
+    return Finding("Python", "ok", f"{sys.version.split()[0]}, chainsweep {versions('chainsweep')['chainsweep']}")
+
+
+def _engine(name: str) -> Finding:
+    needs = ENGINES[name].needs
+    found = versions(*needs)
+    missing = [package for package in needs if package not in found]
+    if missing:
+        text = f"needs {', '.join(missing)}: pip install 'chainsweep[{name}]'"
+        return Finding(f"engine {name}", "missing", text)
+    return Finding(f"engine {name}", "ok", ", ".join(f"{package} {found[package]}" for package in needs))
+
+
+def _mpi() -> Finding:
+    if not versions("mpi4py"):
+        return Finding("MPI", "missing", "mpi4py is not installed: pip install 'chainsweep[emcee]'")
+    launcher = _launcher()
+    if launcher is None:
+        return Finding("MPI", "missing", "no mpiexec here; under Slurm ranks start through srun")
+    done = _run([launcher, "-n", "2", sys.executable, "-c", RANK_PROGRAM])
+    sizes = done.stdout.split()[1::2]
+    if done.returncode == 0 and sizes == ["2", "2"]:
+        return Finding("MPI", "ok", f"2 ranks through {launcher}")
+    last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
+    return Finding("MPI", "broken", f"{launcher} -n 2: sizes {sizes} (expected 2, 2), exit {done.returncode}: {last[0]}")
+
+
+def _launcher() -> str | None:
+    beside = Path(sys.executable).parent / "mpiexec"
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
+
+
+def _gpu() -> Finding:
+    names = gpu_names()
+    return Finding("GPU", "ok", ", ".join(names)) if names else Finding("GPU", "missing", "no NVIDIA driver here")
+
+
+def _program(what: str, package: str, program: str) -> Finding:
+    if not versions(package):
+        return Finding(what, "missing", f"{package} is not installed")
+    done = _run([sys.executable, "-c", program])
+    if done.returncode:
+        return Finding(what, "broken", done.stderr.strip().splitlines()[-1])
+    return Finding(what, "ok", done.stdout.strip())
+
+
+def _command(what: str, command: Sequence[str]) -> Finding:
+    if shutil.which(command[0]) is None:
+        return Finding(what, "missing", f"no {command[0]} on the path")
+    done = _run(command)
+    text = (done.stdout or done.stderr).strip().splitlines()[:1] or ["no output"]
+    return Finding(what, "ok" if done.returncode == 0 else "broken", text[0])
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+
+
+def _scratch() -> Finding:
+    with tempfile.NamedTemporaryFile() as handle:
+        handle.write(b"chainsweep")
+        handle.flush()
+        os.fsync(handle.fileno())
+        free = shutil.disk_usage(Path(handle.name).parent).free / 2**30
+        return Finding("scratch", "ok", f"{Path(handle.name).parent} is writable, {free:.0f} GiB free")
+
+
+def _locks() -> Finding:
+    """A second open file must not get a lock that the first one holds."""
+    with tempfile.NamedTemporaryFile() as first, Path(first.name).open("rb+") as second:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Finding("file locks", "ok", "held locks are respected")
+    return Finding("file locks", "broken", "a held lock was given away: this file system only pretends to lock")

@@ -1,0 +1,185 @@
+"""The ``infer`` stage: one shard of data sets through one engine, judged, thinned and published."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.campaign import Campaign
+from chainsweep.data.collection import Batch
+from chainsweep.diagnostics.thinning import even_indices, optimal_resample
+from chainsweep.diagnostics.verdict import one_line
+from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Status
+from chainsweep.engines.modecheck import ModeCheck, check_modes
+from chainsweep.engines.registry import ENGINES
+from chainsweep.errors import ChainsweepError
+from chainsweep.execute.attempt import FileSink, Report, check_npz, claim, load_state
+from chainsweep.execute.judge import judge
+from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.packages import versions
+from chainsweep.store.publish import publish
+from chainsweep.store.shard import Shard, ShardHeader, publish_shard
+
+Floats = NDArray[np.float64]
+
+
+def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline: Deadline) -> bool:
+    """Sample one shard and publish it; False when the deadline came first (state is saved)."""
+    attempt = claim(campaign.paths.shard(engine, shard))
+    sink = FileSink(attempt, campaign.hash, report)
+    outcome = _sample(campaign, engine, campaign.batch(shard), sink, load_state(attempt, campaign.hash), deadline)
+    if outcome.status is Status.STOPPED or outcome.chains is None:
+        sink.flush()
+        return False
+    content = _judged_shard(campaign, engine, shard, attempt.number, outcome.chains)
+    if "trace" in outcome.chains.info:
+        _publish_trace(campaign.paths.trace(engine, shard), outcome.chains, attempt.still_owner)
+    publish_shard(attempt.target, content, campaign.config.store.dtype, attempt.still_owner)
+    attempt.finish()
+    return True
+
+
+def _publish_trace(path: Path, chains: Chains, still_owner: Callable[[], bool]) -> None:
+    arrays = {name: chains.info[name] for name in ("trace", "trace_burn_in", "trace_thin")}
+    arrays["trace"] = arrays["trace"].astype(np.float32)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as handle:
+            np.savez_compressed(handle, **arrays)
+
+    publish(path, write, check_npz, still_owner)
+
+
+def _sample(
+    campaign: Campaign, engine: str, batch: Batch, sink: FileSink, resume: Arrays | None, deadline: Deadline
+) -> Outcome:
+    """Run the engine; when it raises, run each half of the batch, so that only the culprit fails."""
+    settings = getattr(campaign.config.engines, engine)
+    seeds = Seeds(campaign.config.campaign.seed, engine)
+    keywords = _trained(campaign) if engine == "snpe" else {}
+    run = ENGINES[engine].load().run
+    try:
+        return run(
+            campaign.problem, batch, settings, seeds, sink=sink, resume=resume, deadline=deadline, **keywords
+        )
+    except (ChainsweepError, MemoryError):
+        raise
+    except Exception as error:
+        if len(batch) == 1:
+            return Outcome(Status.COMPLETE, _no_draws(campaign, engine, f"{type(error).__name__}: {error}"))
+        half = len(batch) // 2
+        parts = [batch.take(np.arange(half)), batch.take(np.arange(half, len(batch)))]
+        outcomes = [_sample(campaign, engine, part, sink, None, deadline) for part in parts]
+        if any(outcome.chains is None for outcome in outcomes):
+            return Outcome(Status.STOPPED)
+        return Outcome(Status.COMPLETE, joined([outcome.chains for outcome in outcomes if outcome.chains]))
+
+
+def _trained(campaign: Campaign) -> dict[str, Any]:
+    from chainsweep.execute.train import load_trained
+
+    return {"trained": load_trained(campaign)}
+
+
+def _no_draws(campaign: Campaign, engine: str, reason: str) -> Chains:
+    """One data set on which the engine itself failed."""
+    shape = (1, 1, 0)
+    posterior = {p.name: np.empty((*shape, *p.shape)) for p in campaign.problem.parameters}
+    kind = ENGINES[engine].kind
+    return Chains(kind, posterior, {}, np.zeros(1, np.int64), {"seconds": np.zeros(1)}, {0: reason})
+
+
+def joined(parts: list[Chains]) -> Chains:
+    """Chains of consecutive blocks of data sets as one, padded with NaN to the longest; info of one dtype."""
+    counts = [len(part.n_draws) for part in parts]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return Chains(
+        parts[0].kind,
+        _stacked([part.posterior for part in parts], counts),
+        _stacked([part.sample_stats for part in parts], counts),
+        np.concatenate([part.n_draws for part in parts]),
+        _stacked([part.info for part in parts], counts),
+        {
+            int(start) + i: reason
+            for start, part in zip(starts, parts, strict=True)
+            for i, reason in part.failures.items()
+        },
+    )
+
+
+def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
+    """Concatenate along data sets; an array that a part lacks, or has shorter, is NaN there."""
+    result = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        known = [np.asarray(part[name], float) for part in parts if name in part]
+        longest = tuple(np.max([array.shape[1:] for array in known], axis=0).astype(int)) if known[0].ndim > 1 else ()
+        rows = np.full((sum(counts), *longest), np.nan)
+        start = 0
+        for part, count in zip(parts, counts, strict=True):
+            if name in part:
+                array = np.asarray(part[name], float)
+                rows[(slice(start, start + count), *(slice(0, size) for size in array.shape[1:]))] = array
+            start += count
+        result[name] = rows
+    return result
+
+
+def _judged_shard(campaign: Campaign, engine: str, shard: int, attempt: int, chains: Chains) -> Shard:
+    batch = campaign.batch(shard)
+    batched = BatchedProblem(campaign.problem, batch)
+    seeds = Seeds(campaign.config.campaign.seed, engine)
+    began = time.perf_counter()
+    outside = None
+    if chains.kind is not DrawKind.WEIGHTED:
+        outside = check_modes(batched, chains, seeds)
+    columns = judge(chains, batched, campaign.config, seeds, outside)
+    checking = (time.perf_counter() - began) / len(batch)
+    columns["seconds"] = columns["seconds"] + checking
+    columns["attempt"] = np.full(len(batch), attempt)
+    columns["reason"] = [one_line(reason) for reason in columns["reason"]]
+    kept = thinned(chains, batch.ids, campaign.config.store.max_draws, seeds)
+    header = ShardHeader(engine, str(chains.kind), shard, campaign.hash, attempt, _provenance())
+    return Shard(header, batch.ids, kept.posterior, kept.sample_stats, kept.n_draws, columns)
+
+
+def _provenance() -> dict[str, str | int | float | bool]:
+    import jax
+
+    device = jax.devices()[0]
+    precision = "float64" if jax.config.jax_enable_x64 else "float32"
+    packages = versions("chainsweep", "numpy", "jax", "numpyro", "emcee", "sbi", "torch")
+    return {"device": f"{device.platform} {device.device_kind}", "precision": precision} | {
+        f"version_{name}": version for name, version in packages.items()
+    }
+
+
+def thinned(chains: Chains, ids: tuple[str, ...], max_draws: int, seeds: Seeds) -> Chains:
+    """At most ``max_draws`` draws a data set, all its chains together, weighted sums unbiased."""
+    names = [*(("posterior", name) for name in chains.posterior), *(("stats", name) for name in chains.sample_stats)]
+    arrays = {("posterior", n): a for n, a in chains.posterior.items()}
+    arrays |= {("stats", n): a for n, a in chains.sample_stats.items()}
+    n_chains = next(iter(chains.posterior.values())).shape[1]
+    keep = max(1, max_draws // n_chains)
+    longest = min(keep, int(chains.n_draws.max(initial=0)))
+    result = {key: np.full((len(ids), n_chains, longest, *arrays[key].shape[3:]), np.nan) for key in names}
+    n_draws = np.zeros(len(ids), np.int64)
+    for i, name in enumerate(ids):
+        length = int(chains.n_draws[i])
+        if chains.kind is DrawKind.WEIGHTED and length > keep:
+            uniform = float(seeds.generator(name, "thin").uniform())
+            index, log_weight = optimal_resample(chains.sample_stats["log_weight"][i, 0, :length], keep, uniform)
+        else:
+            index, log_weight = even_indices(length, keep), None
+        n_draws[i] = len(index)
+        for key in names:
+            result[key][i, :, : len(index)] = arrays[key][i][:, index]
+        if log_weight is not None:
+            result["stats", "log_weight"][i, 0, : len(index)] = log_weight
+    posterior = {n: result["posterior", n] for n in chains.posterior}
+    stats = {n: result["stats", n] for n in chains.sample_stats}
+    return Chains(chains.kind, posterior, stats, n_draws, chains.info, chains.failures)

@@ -1,0 +1,161 @@
+"""From the draws of one block of data sets to its catalogue columns: figures, verdicts and reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config import CampaignConfig
+from chainsweep.diagnostics.predictive import predictive_pvalue
+from chainsweep.diagnostics.summary import convergence_summary, posterior_summary
+from chainsweep.diagnostics.verdict import (
+    Check,
+    below,
+    ensemble_checks,
+    markov_checks,
+    verdicts,
+    weighted_checks,
+)
+from chainsweep.diagnostics.weights import resample
+from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
+from chainsweep.engines.modecheck import ModeCheck
+from chainsweep.model.batched import BatchedProblem
+
+Floats = NDArray[np.float64]
+
+PREDICTIVE_DRAWS = 500
+"""Posterior draws of one data set that the predictive check simulates from."""
+SHIFT_ERRORS = 3.0
+"""The mode check counts a shift only beyond this many of its own Monte-Carlo errors."""
+MASS_OUTSIDE = 0.01
+"""Largest share of posterior mass that may lie where no chain went."""
+
+
+def judge(
+    chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds, outside: ModeCheck | None
+) -> dict[str, Any]:
+    """Catalogue columns, each ``(dataset,)``, NaN for null. ``outside`` is None where the draws are weighted."""
+    problem = batched.problem
+    theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
+    weights = chains.sample_stats.get("log_weight")
+    figures = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
+    measured, checks = _KINDS[chains.kind](chains, theta, config)
+    figures |= measured
+    if outside is not None:
+        figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside}
+        checks += _mode_checks(config, outside)
+    figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
+    labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
+    flagged = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
+    figures["flags"] = ["misfit" if flag else "" for flag in flagged]
+    figures["draws"] = chains.n_draws * next(iter(chains.posterior.values())).shape[1]
+    figures["seconds"] = chains.info["seconds"]
+    return {
+        "dataset_id": list(batched.batch.ids),
+        "engine": [seeds.engine] * len(labels),
+        "verdict": labels,
+        "reason": reasons,
+        "rung": ["compare"] * len(labels),
+        **figures,
+    }
+
+
+def _summary_columns(names: tuple[str, ...], summary: Mapping[str, Floats]) -> Arrays:
+    return {f"{what}_{name}": table[:, k] for what, table in summary.items() for k, name in enumerate(names)}
+
+
+def _worst(values: Floats, largest: bool) -> Floats:
+    """Over parameters ``(dataset, parameter)``; NaN when any parameter's figure is."""
+    return values.max(axis=1) if largest else values.min(axis=1)
+
+
+def _markov(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+    convergence = convergence_summary(theta, chains.n_draws)
+    divergences = np.nansum(chains.sample_stats["diverging"], axis=(1, 2))
+    figures = {
+        "rhat_max": _worst(convergence["rhat"], largest=True),
+        "ess_bulk_min": _worst(convergence["ess_bulk"], largest=False),
+        "ess_tail_min": _worst(convergence["ess_tail"], largest=False),
+        "divergences": np.where(chains.n_draws > 0, divergences, np.nan),
+        "acceptance": chains.info["acceptance"].mean(axis=1),
+        "step_size": chains.info["step_size"].mean(axis=1),
+        "tree_depth_hits": chains.info["tree_depth_hits"].sum(axis=1),
+        "gradients": chains.info["gradients"].sum(axis=1),
+        "attempts": chains.info["attempts"].astype(float),
+    }
+    return figures, markov_checks(
+        config.verdict,
+        figures["rhat_max"],
+        figures["ess_bulk_min"],
+        figures["ess_tail_min"],
+        figures["divergences"],
+    )
+
+
+def _ensemble(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+    info = chains.info
+    figures = {
+        "rhat_max": info["rhat_max"],
+        "ess_bulk_min": info["ess_min"],
+        "tau_max": info["tau_max"],
+        "acceptance": info["acceptance"],
+        "steps": info["n_steps"].astype(float),
+        "burn_in": info["burn_in"].astype(float),
+    }
+    factor = config.engines.emcee.tau_factor
+    return figures, ensemble_checks(
+        config.verdict, factor, info["rhat_max"], info["ess_min"], info["kept_over_tau"]
+    )
+
+
+def _weighted(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+    info = chains.info
+    names = ("khat", "is_efficiency", "log_evidence", "log_evidence_se", "proposal_efficiency")
+    figures = {name: info[name] for name in names if name in info}
+    figures["ess_weighted"] = info["ess"]
+    figures["rounds"] = info["rounds"].astype(float)
+    return figures, weighted_checks(config.verdict, info["khat"], info["ess"])
+
+
+_KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGHTED: _weighted}
+
+
+def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
+    """Mass outside the chains and the shift it causes; no evidence (inconclusive) does not condemn."""
+    sure_shift = np.maximum(outside.shift - SHIFT_ERRORS * outside.shift_se, 0.0)
+    shift = np.where(outside.conclusive, sure_shift, 0.0)
+    mass = np.where(outside.conclusive, outside.mass_outside, 0.0)
+    return [
+        below("mode check: means shift by {:.2f} sd", shift, config.verdict.mode_shift),
+        below("{:.2%} of the mass where no chain went", mass, MASS_OUTSIDE),
+    ]
+
+
+def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: Seeds) -> Floats:
+    """Posterior predictive p-value ``(dataset,)``; NaN where the model cannot simulate or has no likelihood."""
+    problem = batched.problem
+    if not (problem.has_simulator and problem.has_likelihood):
+        return np.full(len(batched.batch), np.nan)
+    points = np.stack([_equal_draws(chains, theta, i, batched.batch.ids[i], seeds) for i in range(len(theta))])
+    usable = np.isfinite(points).all(axis=2)
+    keys = seeds.jax_keys(batched.batch.ids, "predictive", 1)[:, 0]
+    fallback = np.nan_to_num(points)
+    replica, real = batched.predictive_pair(keys, fallback)
+    return predictive_pvalue(np.where(usable, replica, np.nan), np.where(usable, real, np.nan))
+
+
+def _equal_draws(chains: Chains, theta: Floats, position: int, name: str, seeds: Seeds) -> Floats:
+    """``PREDICTIVE_DRAWS`` equally weighted draws of one data set, NaN when it has none."""
+    flat = theta[position, :, : chains.n_draws[position]].reshape(-1, theta.shape[-1])
+    if not len(flat):
+        return np.full((PREDICTIVE_DRAWS, theta.shape[-1]), np.nan)
+    log_weight = np.zeros(len(flat))
+    if "log_weight" in chains.sample_stats:
+        log_weight = chains.sample_stats["log_weight"][position, :, : chains.n_draws[position]].ravel()
+    if not np.isfinite(log_weight).any():
+        return np.full((PREDICTIVE_DRAWS, theta.shape[-1]), np.nan)
+    uniform = seeds.generator(name, "predictive").uniform()
+    return flat[resample(log_weight, PREDICTIVE_DRAWS, np.asarray(uniform))]

@@ -1,0 +1,162 @@
+"""The task graph: train -> infer -> merge -> report, and what one task does.
+
+A task is done when its valid, published file says so. The same function runs a task inside a Slurm job
+(``chainsweep task DIR STAGE INDEX``) and in a worker process of ``chainsweep run``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chainsweep.campaign import Campaign
+from chainsweep.engines.base import Deadline
+from chainsweep.errors import UsageError
+from chainsweep.execute.attempt import Report
+from chainsweep.store.shard import ShardError, validate_shard
+
+STAGES = ("train", "infer", "merge", "report")
+
+
+@dataclass(frozen=True)
+class Task:
+    """``chainsweep task DIR stage index``; ``engine`` and ``shard`` say what that index stands for."""
+
+    stage: str
+    index: int
+    engine: str | None = None
+    shard: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What a person reads: ``infer nuts 3``."""
+        parts = [self.stage, self.engine, None if self.shard is None else str(self.shard)]
+        return " ".join(part for part in parts if part is not None)
+
+
+class Result(enum.Enum):
+    """How a task ended; the values are the sentences of the log."""
+
+    DONE = "done"
+    ALREADY_DONE = "already done: its published file is valid"
+    STOPPED = "stopped early, state saved; run again to continue"
+
+
+def tasks_of(campaign: Campaign) -> dict[str, list[Task]]:
+    """Tasks by stage. Indices of ``infer`` count the shards of the first engine, then of the second ..."""
+    shards = len(campaign.shards)
+    infer = [
+        Task("infer", number * shards + shard, engine, shard)
+        for number, engine in enumerate(campaign.engines)
+        for shard in range(shards)
+    ]
+    train = [Task("train", 0, "snpe")] if needs_training(campaign) else []
+    return {"train": train, "infer": infer, "merge": [Task("merge", 0)], "report": [Task("report", 0)]}
+
+
+def needs_training(campaign: Campaign) -> bool:
+    """Whether the campaign trains an amortised network."""
+    return "snpe" in campaign.engines and campaign.config.engines.snpe.mode == "amortised"
+
+
+def find_task(campaign: Campaign, stage: str, index: int) -> Task:
+    """The task of ``stage`` with this index.
+
+    Raises
+    ------
+    UsageError
+        There is no such stage or index.
+    """
+    tasks = tasks_of(campaign)
+    if stage not in tasks:
+        raise UsageError(f"no stage '{stage}'; stages: {', '.join(STAGES)}")
+    if not 0 <= index < len(tasks[stage]):
+        raise UsageError(
+            f"stage '{stage}' of {campaign.paths.root} has {len(tasks[stage])} tasks (0 to "
+            f"{len(tasks[stage]) - 1}), got index {index}"
+        )
+    return tasks[stage][index]
+
+
+def shard_is_valid(campaign: Campaign, engine: str, shard: int, deep: bool = False) -> bool:
+    """Whether the shard's file is published and valid; ``deep`` verifies its checksum too."""
+    plan = campaign.shards[shard]
+    ids = [campaign.collection.ids[i] for i in plan.positions.tolist()]
+    try:
+        validate_shard(
+            campaign.paths.shard(engine, shard),
+            campaign_hash=campaign.hash,
+            engine=engine,
+            shard=shard,
+            ids=ids,
+            deep=deep,
+        )
+    except ShardError:
+        return False
+    return True
+
+
+def is_done(campaign: Campaign, task: Task) -> bool:
+    """Whether a task's published file says that it is done. Merge and report are always made anew."""
+    if task.stage == "infer":
+        assert task.engine is not None and task.shard is not None
+        return shard_is_valid(campaign, task.engine, task.shard)
+    if task.stage == "train":
+        from chainsweep.execute.train import is_trained
+
+        return is_trained(campaign)
+    return False
+
+
+def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
+    """Carry out one task; publish its file.
+
+    Raises
+    ------
+    CampaignError
+        The campaign changed since it was frozen.
+    StoppedEarly
+        What the task stands on is not there yet.
+    """
+    campaign.verify()
+    if is_done(campaign, task):
+        return Result.ALREADY_DONE
+    return _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
+
+
+def _train(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
+    from chainsweep.execute.train import train
+
+    return Result.DONE if train(campaign, report, deadline) else Result.STOPPED
+
+
+def _infer(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
+    from chainsweep.execute.infer import infer
+
+    assert task.engine is not None and task.shard is not None
+    return Result.DONE if infer(campaign, task.engine, task.shard, report, deadline) else Result.STOPPED
+
+
+def _merge(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
+    from chainsweep.execute.merge import merge_campaign
+
+    merge_campaign(campaign)
+    report(1, 1, "")
+    return Result.DONE
+
+
+def _report(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
+    from chainsweep.execute.reporting import make_report
+
+    make_report(campaign)
+    report(1, 1, "")
+    return Result.DONE
+
+
+_STAGE_FUNCTIONS: dict[str, Callable[[Campaign, Task, Report, Deadline], Result]] = {
+    "train": _train,
+    "infer": _infer,
+    "merge": _merge,
+    "report": _report,
+}

@@ -1,0 +1,132 @@
+"""The ``train`` stage: one amortised network for a campaign, kept under the hash of all it depends on."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chainsweep.campaign import Campaign
+from chainsweep.engines.base import Arrays, Deadline, Seeds
+from chainsweep.errors import ChainsweepError, StoppedEarly
+from chainsweep.execute.attempt import FileSink, Report, claim, load_state
+from chainsweep.store.publish import publish
+
+if TYPE_CHECKING:
+    from chainsweep.engines.snpe_trained import Trained
+
+MAX_DESIGNS = 4096
+"""Most data sets whose designs are trained on; a larger campaign gives an even sample of its own."""
+CAMPAIGN_HASH = "campaign_hash"
+
+
+def network_key(campaign: Campaign) -> str:
+    """Hash of model, data, seed and settings: what decides the trained network."""
+    parts = {
+        "model": campaign.resolved["files"][campaign.paths.model.name],
+        "function": campaign.config.model.function,
+        "data": campaign.resolved["data_hash"],
+        "seed": campaign.config.campaign.seed,
+        "settings": campaign.config.engines.snpe.model_dump(mode="json"),
+    }
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def weights_path(campaign: Campaign) -> Path:
+    """The published network."""
+    return campaign.paths.model_folder("snpe", network_key(campaign)) / "network.safetensors"
+
+
+def is_trained(campaign: Campaign) -> bool:
+    """Whether the published network is there and readable."""
+    from safetensors import SafetensorError, safe_open
+
+    path = weights_path(campaign)
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="numpy") as content:
+            return (content.metadata() or {}).get("key") == network_key(campaign)
+    except (SafetensorError, OSError):
+        return False
+
+
+def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
+    """Train the campaign's network and publish it; False when the deadline came first (state is saved)."""
+    from chainsweep.engines import snpe
+
+    target = weights_path(campaign)
+    attempt = claim(target)
+    sink = FileSink(attempt, campaign.hash, report)
+    seeds = Seeds(campaign.config.campaign.seed, "snpe")
+    trained = snpe.train(
+        campaign.problem,
+        _designs(campaign),
+        campaign.config.engines.snpe,
+        seeds.entropy("", "train") % 2**31,
+        sink=sink,
+        resume=load_state(attempt, campaign.hash),
+        deadline=deadline,
+    )
+    if trained is None:
+        sink.flush()
+        return False
+    _publish(target, trained, network_key(campaign), attempt.still_owner)
+    _publish_history(target.with_name("history.csv"), trained)
+    attempt.finish()
+    return True
+
+
+def load_trained(campaign: Campaign) -> Trained | None:
+    """The published network; None where the campaign trains per data set (sequential).
+
+    Raises
+    ------
+    StoppedEarly
+        It is not trained yet.
+    """
+    from safetensors.numpy import load_file
+
+    from chainsweep.engines.snpe_trained import Trained
+
+    if campaign.config.engines.snpe.mode == "sequential":
+        return None
+    if not is_trained(campaign):
+        raise StoppedEarly(f"{weights_path(campaign)}: not trained yet; run the 'train' stage first")
+    return Trained.from_arrays(load_file(weights_path(campaign)))
+
+
+def _designs(campaign: Campaign) -> list[Any]:
+    """Data sets to take designs from, one Batch per padded width."""
+    total = len(campaign.collection.ids)
+    chosen = np.unique(np.linspace(0, total - 1, min(total, MAX_DESIGNS)).round().astype(np.int64))
+    widths = sorted({plan.width for plan in campaign.shards})
+    positions = {
+        width: np.concatenate([plan.positions for plan in campaign.shards if plan.width == width]) for width in widths
+    }
+    kept = {width: np.intersect1d(members, chosen) for width, members in positions.items()}
+    return [campaign.collection.batch(members, width) for width, members in kept.items() if members.size]
+
+
+def _publish(path: Path, trained: Trained, key: str, still_owner: Any) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    arrays: Arrays = {name: np.ascontiguousarray(value) for name, value in trained.arrays().items()}
+
+    def check(temporary: Path) -> None:
+        back = load_file(temporary)
+        if back.keys() != arrays.keys() or any(not np.array_equal(back[n], arrays[n], equal_nan=True) for n in back):
+            raise ChainsweepError(f"{temporary}: the network read back is not the one written; is the disk full?")
+
+    publish(path, lambda temporary: save_file(arrays, temporary, metadata={"key": key}), check, still_owner)
+
+
+def _publish_history(path: Path, trained: Trained) -> None:
+    columns = {name: values for name, values in trained.history.items() if np.ndim(values) == 1}
+    rows = [",".join(columns)]
+    rows += [",".join(f"{value:.6g}" for value in row) for row in zip(*columns.values(), strict=True)]
+    text = "\n".join(rows) + "\n"
+    publish(path, lambda temporary: temporary.write_text(text) and None, lambda temporary: None)
