@@ -32,6 +32,7 @@ from chainsweep.engines.mixture import (
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.model.batched import BatchedProblem
 
+HOOK = None
 Floats = NDArray[np.float64]
 Array = Any
 
@@ -141,6 +142,7 @@ def adapt(target: Target, start: Start, keys: NDArray[np.uint32], settings: Sett
             share = 1.0 if (r == 0 and known) else settings.standing
             part = _Pool(*(a[pos] for a in pool))
             st = Mixture(*(a[pos] for a in standing))
+            HOOK(pos) if HOOK else None
             mix, z, lq = _propose(keys[pos], r, part, st, share, settings.effective, settings.draws, settings.components, settings.points)
             z = np.asarray(z)
             lt = np.asarray(target(z, pos))

@@ -28,6 +28,7 @@ from chainsweep.engines.base import Deadline, Outcome, Seeds, Sink, Status
 from chainsweep.engines.snpe_amortised import train_amortised
 from chainsweep.engines.snpe_sequential import train_sequential
 from chainsweep.engines.snpe_trained import Network, Trained
+from chainsweep.engines.snpe_training import Job
 from chainsweep.engines.snpe_weights import Info, State, chains_of, weigh
 from chainsweep.errors import InputError, UnavailableError
 from chainsweep.model.batched import BatchedProblem, Compiled
@@ -59,7 +60,7 @@ def train(
         Data sets whose designs are simulated with equal probability, one Batch a shape bucket or a single
         padded one. Their observed values are not looked at, except in ``mode = "sequential"``.
     seed
-        At least 0 and below 2**63; the same seed, data sets and settings give the same weights, killed or not,
+        At least 0 and below 2**63. Equal seed, data sets and settings give equal weights, killed or not,
         unless ``train_minutes`` ends the training.
     resume
         What ``sink.checkpoint`` got last, or None.
@@ -78,18 +79,15 @@ def train(
     problem.require("snpe")
     batches = [designs] if isinstance(designs, Batch) else list(designs)
     with _torch(settings.threads, device):
+        job = Job(problem, settings, seed, sink, deadline, device)
         if settings.mode == "amortised":
-            return train_amortised(
-                problem, batches, settings, seed, sink=sink, resume=resume, deadline=deadline, device=device
-            )
+            return train_amortised(job, batches, resume or {})
         if len(batches) != 1:
             raise InputError(
                 "[engines.snpe] mode = 'sequential' serves a campaign of one data set, this one has "
                 f"{sum(map(len, batches))}; use mode = 'amortised'"
             )
-        return train_sequential(
-            problem, batches[0], settings, seed, sink=sink, resume=resume, deadline=deadline, device=device
-        )
+        return train_sequential(job, batches[0], resume or {})
 
 
 def run(
@@ -106,8 +104,8 @@ def run(
 ) -> Outcome:
     """Weighted posterior draws of every data set of ``batch``.
 
-    The draws of a data set have ``log_weight``, exact up to a constant that holds the evidence. See `Info` for
-    the figures. Without a likelihood all weights are equal and k-hat is NaN.
+    ``log_weight`` is the log density over the proposal's, evidence included; `Info` lists the figures.
+    Without a likelihood all weights are equal and k-hat is NaN.
 
     Raises
     ------

@@ -3,75 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Arrays, Deadline, Sink
+from chainsweep.engines.base import Arrays
 from chainsweep.engines.snpe_simulate import (
+    ROWS_PER_BLOCK,
     VALIDATION_BLOCK,
     Bank,
     FreshSimulations,
     Pairs,
     Rows,
+    Simulator,
     encode_rows,
     shares,
-    simulate_rows,
 )
 from chainsweep.engines.snpe_trained import (
     Trained,
     architecture_of,
     finish,
     fit_encoder,
-    pilot_rows,
     prefixed,
-    spaces_of,
     under,
     usable_designs,
 )
-from chainsweep.engines.snpe_training import Trainer, fit
+from chainsweep.engines.snpe_training import Job, Trainer, fit
 from chainsweep.errors import ModelError
-from chainsweep.model.problem import Problem
 
 PILOT_BLOCK = 2**31 - 1
 """Number of the block of simulations that standardises the features."""
 BANK_CHUNK = 500
 """Simulations of a host simulator between two looks at the deadline."""
+BANK_SAVES = 20
 
 
-def train_amortised(
-    problem: Problem,
-    designs: Sequence[Batch],
-    settings: SnpeSettings,
-    seed: int,
-    *,
-    sink: Sink,
-    resume: Mapping[str, NDArray] | None,
-    deadline: Deadline,
-    device: str,
-) -> Trained | None:
-    """One network for all ``designs``; None when ``deadline`` came first."""
-    batches = usable_designs(problem, designs)
-    spaces = spaces_of(problem, batches)
-    bank = _bank(problem, batches, settings, seed, sink, resume or {}, deadline) if problem.black_box else None
+def train_amortised(job: Job, designs: Sequence[Batch], resume: Mapping[str, NDArray]) -> Trained | None:
+    """One network for all ``designs``; None when the deadline came first."""
+    problem, settings, seed = job.problem, job.settings, job.seed
+    batches, spaces = usable_designs(problem, designs)
+    simulators = [Simulator(problem, batch, seed + number) for number, batch in enumerate(batches)]
+    bank = _bank(job, simulators, resume) if problem.black_box else None
     if problem.black_box and bank is None:
         return None
-    rows = bank or [simulate_rows(problem, batch, seed, PILOT_BLOCK, pilot_rows(batches)) for batch in batches]
+    split = shares(np.array([len(batch) for batch in batches]), ROWS_PER_BLOCK)
+    rows = bank or [
+        simulator.rows(PILOT_BLOCK, count) for simulator, count in zip(simulators, split, strict=True)
+    ]
     encoder = fit_encoder(problem, batches, spaces, rows, settings.grid)
     provider: Bank | FreshSimulations = (
         bank_of([encode_rows(encoder, *parts) for parts in zip(batches, spaces, bank, strict=True)], seed)
         if bank
-        else FreshSimulations(problem, batches, spaces, encoder, seed)
+        else FreshSimulations(simulators, spaces, encoder)
     )
     sizes = architecture_of(problem, encoder, settings)
-    trainer = Trainer(provider, sizes, settings, seed, device=device, keep_best=bank is not None)
-    if resume and any(name.startswith("progress/") for name in resume):
+    trainer = Trainer(provider, sizes, settings, seed, device=job.device, keep_best=bank is not None)
+    if "progress/step" in resume:
         trainer.restore(resume)
-    stored = bank_arrays(bank) if bank else {}
-    if not fit(trainer, save=lambda state: sink.checkpoint({**stored, **state}), sink=sink, deadline=deadline):
+    if not fit(trainer, job, kept=bank_arrays(bank or [])):
         return None
     return finish(trainer, encoder, sizes, {"logistic": spaces[0].logistic})
 
@@ -91,7 +81,9 @@ def bank_of(parts: Sequence[Pairs], seed: int) -> Bank:
             f"snpe: only {usable.sum()} of {len(w)} simulations have finite observations and parameters; "
             "check 'simulate' in the model file for exceptions, NaN and overflow"
         )
-    order = np.random.Generator(np.random.Philox(key=[seed, VALIDATION_BLOCK])).permutation(np.flatnonzero(usable))
+    order = np.random.Generator(np.random.Philox(key=[seed, VALIDATION_BLOCK])).permutation(
+        np.flatnonzero(usable)
+    )
     return Bank((packed[order], w[order]), seed)
 
 
@@ -112,38 +104,28 @@ def bank_from_arrays(arrays: Mapping[str, NDArray], buckets: int) -> list[Rows] 
     return [Rows(group["index"], group["z"], under("observed", group)) for group in groups]
 
 
-def _bank(
-    problem: Problem,
-    batches: Sequence[Batch],
-    settings: SnpeSettings,
-    seed: int,
-    sink: Sink,
-    resume: Mapping[str, NDArray],
-    deadline: Deadline,
-) -> list[Rows] | None:
-    """All simulations of a host simulator; None when ``deadline`` came first (what there is, is saved)."""
-    bank = bank_from_arrays(resume, len(batches))
-    sizes = np.array([len(batch) for batch in batches])
-    chunks = -(-settings.bank_simulations // BANK_CHUNK)
+def _bank(job: Job, simulators: Sequence[Simulator], resume: Mapping[str, NDArray]) -> list[Rows] | None:
+    """All simulations of a host simulator; None when the deadline came first (what there is, is saved)."""
+    bank = bank_from_arrays(resume, len(simulators))
+    split = shares(np.array([len(simulator.batch) for simulator in simulators]), BANK_CHUNK)
+    chunks = -(-job.settings.bank_simulations // BANK_CHUNK)
     done = sum(len(rows.z) for rows in bank) // BANK_CHUNK if bank else 0
-    save_every = max(1, chunks // 20)
+    save_every = max(1, chunks // BANK_SAVES)
     for chunk in range(done, chunks):
-        if deadline():
-            sink.checkpoint(bank_arrays(bank or []))
+        if job.deadline():
+            job.sink.checkpoint(bank_arrays(bank or []))
             return None
-        split = shares(sizes, BANK_CHUNK)
-        simulate = partial(simulate_rows, problem, seed=seed, number=chunk + 1)
-        fresh = [simulate(batch=batch, rows=share) for batch, share in zip(batches, split, strict=True)]
+        fresh = [simulator.rows(chunk + 1, count) for simulator, count in zip(simulators, split, strict=True)]
         bank = fresh if bank is None else [join(*pair) for pair in zip(bank, fresh, strict=True)]
-        sink.progress((chunk + 1) * BANK_CHUNK, chunks * BANK_CHUNK, "simulating")
+        job.sink.progress((chunk + 1) * BANK_CHUNK, chunks * BANK_CHUNK, "simulating")
         if (chunk + 1) % save_every == 0:
-            sink.checkpoint(bank_arrays(bank))
+            job.sink.checkpoint(bank_arrays(bank))
     return bank
 
 
 def join(first: Rows, second: Rows) -> Rows:
     """Both sets of simulations of one bucket, in order."""
-    observed = {name: np.concatenate([first.observed[name], second.observed[name]]) for name in first.observed}
-    return Rows(
-        np.concatenate([first.index, second.index]), np.concatenate([first.z, second.z]), observed
-    )
+    observed = {
+        name: np.concatenate([first.observed[name], second.observed[name]]) for name in first.observed
+    }
+    return Rows(np.concatenate([first.index, second.index]), np.concatenate([first.z, second.z]), observed)

@@ -25,9 +25,6 @@ from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 
-CLIP = 10.0
-"""Standardised features are cut here, so that a data set unlike any simulation cannot blow up the network."""
-
 ERROR_SUFFIX = "_err"
 TINY = 1e-30
 
@@ -95,18 +92,20 @@ def raw_features(layout: Layout, scales: Scales, obs: Observation, centre: Any, 
     """
     mask = obs.mask.astype(float)
     axes = [
-        (column, scales.magnitude[name]) for name in layout.coordinates for column in _columns(obs.fields[name])
+        (column, scales.magnitude[name])
+        for name in layout.coordinates
+        for column in _columns(obs.fields[name])
     ]
-    windows = [_Window.of(column, mask) for column, _ in axes]
-    kernels = [_kernel(window.scaled(column), mask, layout.grid) for window, (column, _) in zip(windows, axes)]
+    frames = [(_Window.of(column, mask), column, magnitude) for column, magnitude in axes]
+    kernels = [_kernel(window.scaled(column), mask, layout.grid) for window, column, _ in frames]
     summary = [jnp.log(jnp.sum(mask))[None], centre, jnp.log(halfwidth)]
     points = []
-    for window, (column, magnitude) in zip(windows, axes):
+    for window, column, magnitude in frames:
         summary += [window.position(magnitude), window.relative(centre, halfwidth)]
         summary += [jnp.arcsinh(window.scaled(obs.constants[name]))[None] for name in layout.constants]
         points += [window.scaled(column), jnp.arcsinh(column / magnitude)]
     summary += [jnp.arcsinh(obs.constants[name])[None] for name in layout.constants]
-    for name, error, is_count in zip(layout.observed, layout.errors, scales.counts):
+    for name, error, is_count in zip(layout.observed, layout.errors, scales.counts, strict=True):
         errors = _columns(obs.fields[error]) if error is not None else None
         for i, column in enumerate(_columns(obs.fields[name])):
             sigma = errors[i] if errors is not None else None
@@ -146,7 +145,7 @@ class _Window:
 
 
 def _kernel(scaled: Any, mask: Any, grid: int) -> Any:
-    """Weight of each point at each grid node ``(point, grid)``: a hat one spacing wide, on a faint wider base.
+    """Weight of each point at each grid node ``(point, grid)``: a hat one spacing wide, and a faint base.
 
     The base fills nodes without points of their own from their surroundings.
     """
@@ -196,78 +195,3 @@ def _observed(
 def _counts_to_sigmas(anchor: Any, counts: Any) -> Any:
     """Distance of counts from ``anchor`` in standard deviations, by Anscombe's square root."""
     return 2 * (jnp.sqrt(jnp.maximum(counts, 0) + 0.375) - jnp.sqrt(anchor + 0.375))
-
-
-def fit_standardisation(values: Floats) -> tuple[Floats, Floats]:
-    """Mean and inverse sd over rows of pilot features ``(row, feature)``; 0 for a feature that never varies."""
-    finite = np.isfinite(values)
-    count = np.maximum(finite.sum(axis=0), 1)
-    mean = np.where(finite, values, 0.0).sum(axis=0) / count
-    variance = np.where(finite, (values - mean) ** 2, 0.0).sum(axis=0) / count
-    sd = np.sqrt(variance)
-    varies = sd > 1e-6 * (1e-3 + np.abs(mean))
-    return mean, np.where(varies, 1 / np.where(varies, sd, 1.0), 0.0)
-
-
-def standardise(values: Any, mean: Any, inverse_sd: Any) -> Any:
-    """Standardised features, cut at ``CLIP``. Pure JAX."""
-    return jnp.clip((values - mean) * inverse_sd, -CLIP, CLIP)
-
-
-def pack(summary: Any, points: Any, mask: Any, width: int) -> Any:
-    """One flat float32 vector: summary, points (zero where masked), mask; padded to ``width`` points. Pure JAX."""
-    missing = width - mask.shape[0]
-    points = jnp.pad(jnp.where(mask[:, None], points, 0.0), ((0, missing), (0, 0)))
-    flags = jnp.pad(mask.astype(points.dtype), (0, missing))
-    return jnp.concatenate([summary, points.reshape(-1), flags]).astype(jnp.float32)
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """From one data set to the network's input: features, standardised by what the pilot simulations showed."""
-
-    layout: Layout
-    scales: Scales
-    summary_mean: Floats
-    summary_inverse_sd: Floats
-    point_mean: Floats
-    point_inverse_sd: Floats
-    width: int
-    """Points of the widest data set that the network can take."""
-
-    def encode(self, obs: Observation, centre: Any, halfwidth: Any) -> Any:
-        """Packed features of one data set, ``(packed,)`` float32. Pure JAX; shapes as in `raw_features`."""
-        summary, points = raw_features(self.layout, self.scales, obs, centre, halfwidth)
-        summary = standardise(summary, self.summary_mean, self.summary_inverse_sd)
-        points = standardise(points, self.point_mean, self.point_inverse_sd)
-        return pack(summary, points, obs.mask, self.width)
-
-    def arrays(self) -> dict[str, NDArray]:
-        """Everything `encoder_from_arrays` needs besides the layout."""
-        magnitude = {f"magnitude/{name}": np.array(value) for name, value in self.scales.magnitude.items()}
-        return magnitude | {
-            "counts": np.array(self.scales.counts),
-            "summary_mean": self.summary_mean,
-            "summary_inverse_sd": self.summary_inverse_sd,
-            "point_mean": self.point_mean,
-            "point_inverse_sd": self.point_inverse_sd,
-            "width": np.array(self.width),
-        }
-
-
-def encoder_from_arrays(layout: Layout, arrays: Mapping[str, NDArray]) -> Encoder:
-    """The inverse of `Encoder.arrays`."""
-    names = (*layout.observed, *layout.design)
-    scales = Scales(
-        {name: float(arrays[f"magnitude/{name}"]) for name in names},
-        tuple(bool(flag) for flag in arrays["counts"]),
-    )
-    return Encoder(
-        layout,
-        scales,
-        np.asarray(arrays["summary_mean"], float),
-        np.asarray(arrays["summary_inverse_sd"], float),
-        np.asarray(arrays["point_mean"], float),
-        np.asarray(arrays["point_inverse_sd"], float),
-        int(arrays["width"]),
-    )

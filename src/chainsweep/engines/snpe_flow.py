@@ -1,4 +1,4 @@
-"""The network: sbi's neural spline flow over the working space, conditioned on a permutation-invariant embedding."""
+"""The network: sbi's neural spline flow, conditioned on a permutation-invariant embedding of a data set."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class SetEmbedding(nn.Module):
         h = self.point(points) * mask
         mean = h.sum(-2) / mask.sum(-2)
         highest = (h + (mask - 1) * 1e4).amax(-2)
-        attention = torch.softmax(self.score(h) + (mask - 1) * 1e4, dim=-2)
-        attended = (attention.transpose(-1, -2) @ h).flatten(-2)
+        scores = (self.score(h) + (mask - 1) * 1e4).transpose(-1, -2)
+        attended = (torch.softmax(scores, dim=-1) @ h).flatten(-2)
         x = self.enter(torch.cat([summary, mean, highest, attended], dim=-1))
         for block in self.blocks:
             x = x + block(x)

@@ -5,9 +5,9 @@ normal base, each round simulates from the *prior, truncated* to
 
     R = { z : |T(z)| < r },    r the chi quantile of all but 1e-4 of the base,
 
-and trains with the plain loss: a truncated prior leaves the posterior inside R as it is, so there is nothing to
-correct. Draws come from the uniform distribution in the ball, mapped through the flow, whose density is the flow's
-Jacobian: thinning by prior / Jacobian gives the truncated prior, at a cost that does not depend on how small R is.
+and trains with the plain loss: a truncated prior leaves the posterior inside R as it is, so there is nothing
+to correct. Candidates are uniform in the ball and mapped through the flow; their density is the
+flow's Jacobian, and thinning by prior / Jacobian gives the truncated prior, however small R is.
 
 Reference: Deistler, Goncalves, Macke 2022, arXiv:2210.04815.
 """
@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Arrays, Deadline, Sink
+from chainsweep.engines.base import Arrays
 from chainsweep.engines.snpe_amortised import BANK_CHUNK, bank_arrays, bank_from_arrays, bank_of, join
 from chainsweep.engines.snpe_simulate import Rows, encode_rows
 from chainsweep.engines.snpe_space import fixed_space
@@ -34,14 +33,12 @@ from chainsweep.engines.snpe_trained import (
     finish,
     fit_encoder,
     prefixed,
-    spaces_of,
     under,
     usable_designs,
 )
-from chainsweep.engines.snpe_training import Trainer, fit
+from chainsweep.engines.snpe_training import Job, Trainer, fit
 from chainsweep.errors import InputError, ModelError
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
 
@@ -50,7 +47,7 @@ OUTSIDE = 1e-4
 CANDIDATES = 4096
 MAX_CANDIDATE_BLOCKS = 200
 CAP_QUANTILE = 0.999
-"""Quantile of the thinning weights that is accepted for certain: a handful of wild ones must not stop the rest."""
+"""Quantile of the thinning weights that is always accepted: a few wild ones must not stop the rest."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +71,8 @@ class Round:
         return cls(number, Trained.from_arrays(under("previous", arrays)) if number else None)
 
 
-def train_sequential(
-    problem: Problem,
-    batch: Batch,
-    settings: SnpeSettings,
-    seed: int,
-    *,
-    sink: Sink,
-    resume: Mapping[str, NDArray] | None,
-    deadline: Deadline,
-    device: str,
-) -> Trained | None:
-    """A network for the one data set of ``batch``; None when ``deadline`` came first.
+def train_sequential(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> Trained | None:
+    """A network for the one data set of ``batch``; None when the deadline came first.
 
     Raises
     ------
@@ -94,74 +81,53 @@ def train_sequential(
     """
     if len(batch) != 1:
         raise InputError(
-            f"[engines.snpe] mode = 'sequential' serves a campaign of one data set, this one has {len(batch)}; "
-            "use mode = 'amortised'"
+            "[engines.snpe] mode = 'sequential' serves a campaign of one data set, "
+            f"this one has {len(batch)}; use mode = 'amortised'"
         )
-    (batch,) = usable_designs(problem, [batch])
     state = Round.from_arrays(resume)
-    stored: Mapping[str, NDArray] = resume or {}
-    while state.number < settings.rounds:
-        trained = _one_round(problem, batch, settings, seed, state, sink, stored, deadline, device)
+    while state.number < job.settings.rounds:
+        trained = _one_round(job, batch, state, resume)
         if trained is None:
             return None
-        state, stored = Round(state.number + 1, trained), {}
-        sink.checkpoint(state.arrays())
+        state, resume = Round(state.number + 1, trained), {}
+        job.sink.checkpoint(state.arrays())
     return state.previous
 
 
-def _one_round(
-    problem: Problem,
-    batch: Batch,
-    settings: SnpeSettings,
-    seed: int,
-    state: Round,
-    sink: Sink,
-    stored: Mapping[str, NDArray],
-    deadline: Deadline,
-    device: str,
-) -> Trained | None:
-    note = f"round {state.number + 1} of {settings.rounds}"
-    network = Network(problem, state.previous, batch, settings.grid, device) if state.previous else None
-    rows = _simulations(problem, batch, settings, seed, state, network, sink, stored, deadline)
+def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArray]) -> Trained | None:
+    problem, settings = job.problem, job.settings
+    network = Network(problem, state.previous, batch, settings.grid, job.device) if state.previous else None
+    rows = _simulations(job, batch, state, network, resume)
     if rows is None:
         return None
-    space = fixed_space(rows.z, 1) if network else spaces_of(problem, [batch])[0]
+    space = fixed_space(rows.z, 1) if network else usable_designs(problem, [batch])[1][0]
     encoder = fit_encoder(problem, [batch], [space], [rows], settings.grid)
-    provider = bank_of([encode_rows(encoder, batch, space, rows)], seed)
+    provider = bank_of([encode_rows(encoder, batch, space, rows)], job.seed)
     sizes = architecture_of(problem, encoder, settings)
     schedule = settings.model_copy(update={"train_steps": settings.round_steps})
-    trainer = Trainer(provider, sizes, schedule, seed + state.number, device=device, keep_best=True)
-    if "progress/step" in stored:
-        trainer.restore(stored)
-    kept = {**state.arrays(), **bank_arrays([rows])}
-    done = fit(trainer, save=lambda new: sink.checkpoint({**kept, **new}), sink=sink, deadline=deadline, note=note)
-    if not done:
+    trainer = Trainer(provider, sizes, schedule, job.seed + state.number, device=job.device, keep_best=True)
+    if "progress/step" in resume:
+        trainer.restore(resume)
+    note = f"round {state.number + 1} of {settings.rounds}"
+    if not fit(trainer, job, kept={**state.arrays(), **bank_arrays([rows])}, note=note):
         return None
     maps = {"logistic": space.logistic, "centre": space.centre, "halfwidth": space.halfwidth}
     return finish(trainer, encoder, sizes, maps)
 
 
 def _simulations(
-    problem: Problem,
-    batch: Batch,
-    settings: SnpeSettings,
-    seed: int,
-    state: Round,
-    network: Network | None,
-    sink: Sink,
-    stored: Mapping[str, NDArray],
-    deadline: Deadline,
+    job: Job, batch: Batch, state: Round, network: Network | None, resume: Mapping[str, NDArray]
 ) -> Rows | None:
-    """The simulations of one round; None when ``deadline`` came first."""
-    batched = BatchedProblem(problem, batch)
-    bank = bank_from_arrays(stored, 1)
+    """The simulations of one round; None when the deadline came first."""
+    batched = BatchedProblem(job.problem, batch)
+    bank = bank_from_arrays(resume, 1)
     rows = bank[0] if bank else None
-    chunks = -(-settings.simulations_per_round // BANK_CHUNK)
+    chunks = -(-job.settings.simulations_per_round // BANK_CHUNK)
     for chunk in range(len(rows.z) // BANK_CHUNK if rows else 0, chunks):
-        if deadline():
-            sink.checkpoint({**state.arrays(), **bank_arrays([rows] if rows else [])})
+        if job.deadline():
+            job.sink.checkpoint({**state.arrays(), **bank_arrays([rows] if rows else [])})
             return None
-        rng = np.random.Generator(np.random.Philox(key=[seed, (state.number << 32) + chunk]))
+        rng = np.random.Generator(np.random.Philox(key=[job.seed, (state.number << 32) + chunk]))
         keys = rng.integers(0, 2**32, size=(2, 1, 2), dtype=np.uint32)
         if network is None:
             theta = batched.sample_prior(keys[0], BANK_CHUNK)
@@ -175,7 +141,9 @@ def _simulations(
     return rows
 
 
-def truncated_prior(batched: BatchedProblem, network: Network, rng: np.random.Generator, count: int) -> Floats:
+def truncated_prior(
+    batched: BatchedProblem, network: Network, rng: np.random.Generator, count: int
+) -> Floats:
     """``count`` draws ``(count, dim)`` of the prior inside the network's region, unconstrained.
 
     Raises
@@ -196,14 +164,12 @@ def truncated_prior(batched: BatchedProblem, network: Network, rng: np.random.Ge
         if sum(map(len, accepted)) >= count:
             return np.concatenate(accepted)[:count]
     raise ModelError(
-        f"snpe: only {sum(map(len, accepted))} of {count} draws of the truncated prior found; the last round's "
-        "estimate is degenerate. Raise [engines.snpe] simulations_per_round or use mode = 'amortised'"
+        f"snpe: only {sum(map(len, accepted))} of {count} draws of the truncated prior found; the last "
+        "round's estimate is degenerate. Raise [engines.snpe] simulations_per_round or use mode = 'amortised'"
     )
 
 
-def _candidates(
-    batched: BatchedProblem, network: Network, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
+def _candidates(batched: BatchedProblem, network: Network, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Uniform draws of the base's ball mapped to ``z``, and log prior minus log density there."""
     dim = batched.problem.ndim_unconstrained
     direction = rng.standard_normal((CANDIDATES, dim))

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.snpe_features import Encoder
-from chainsweep.engines.snpe_space import Space, to_working
+from chainsweep.engines.snpe_encoder import Encoder
+from chainsweep.engines.snpe_space import Space, working
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem, observation
 
@@ -46,31 +46,35 @@ class Provider(Protocol):
         """``rows`` pairs; the same number gives the same pairs."""
 
 
-def simulate_rows(problem: Problem, batch: Batch, seed: int, number: int, rows: int) -> Rows:
-    """``rows`` simulations of designs drawn with replacement from ``batch``."""
-    key = block_key(seed, number)
-    if problem.black_box:
-        return _host_rows(problem, batch, key, rows)
-    stacked = observation(batch.fields, batch.constants, batch.mask)
-    index, z, obs = _jax_rows(problem, key, stacked, rows)
-    return Rows(np.asarray(index), np.asarray(z), {name: np.asarray(obs.fields[name]) for name in problem.observed})
+class Simulator:
+    """Simulations of designs drawn with replacement from one bucket."""
+
+    def __init__(self, problem: Problem, batch: Batch, seed: int) -> None:
+        self.problem = problem
+        self.batch = batch
+        self.seed = seed
+        self.stacked = observation(batch.fields, batch.constants, batch.mask)
+        self.compiled = jax.jit(partial(_jax_rows, problem), static_argnums=2)
+
+    def rows(self, number: int, count: int) -> Rows:
+        """``count`` simulations; the same number gives the same ones."""
+        key = jax.random.fold_in(jax.random.key(self.seed), number)
+        if self.problem.black_box:
+            return _host_rows(self.problem, self.batch, key, count)
+        index, z, observed = self.compiled(key, self.stacked, count)
+        return Rows(np.asarray(index), np.asarray(z), {name: np.asarray(v) for name, v in observed.items()})
 
 
-def block_key(seed: int, number: int) -> Any:
-    """The JAX key of one block of simulations."""
-    return jax.random.fold_in(jax.random.key(seed), number)
-
-
-def _jax_rows(problem: Problem, key: Any, stacked: Observation, rows: int) -> tuple[Any, Any, Observation]:
-    """Pure JAX: designs, unconstrained parameters and the simulated observations."""
+def _jax_rows(problem: Problem, key: Any, stacked: Observation, rows: int) -> tuple[Any, Any, dict[str, Any]]:
+    """Pure JAX: designs, unconstrained parameters and the simulated fields."""
     pick, draw, noise = jax.random.split(key, 3)
     index = jax.random.randint(pick, (rows,), 0, stacked.mask.shape[0])
     design = jax.tree.map(lambda values: values[index], stacked)
     theta = jax.vmap(problem.sample_prior)(jax.random.split(draw, rows), design)
     simulated = jax.vmap(problem.simulate)(jax.random.split(noise, rows), theta, design)
-    fields = design.fields | {name: value.astype(float) for name, value in simulated.items()}
-    obs = Observation(fields, design.constants, design.mask)
-    return index, jax.vmap(problem.unconstrain)(theta, obs), obs
+    observed = {name: value.astype(float) for name, value in simulated.items()}
+    obs = Observation(design.fields | observed, design.constants, design.mask)
+    return index, jax.vmap(problem.unconstrain)(theta, obs), observed
 
 
 def _host_rows(problem: Problem, batch: Batch, key: Any, rows: int) -> Rows:
@@ -83,61 +87,44 @@ def _host_rows(problem: Problem, batch: Batch, key: Any, rows: int) -> Rows:
     return Rows(index, z, {name: value[:, 0] for name, value in simulated.items()})
 
 
+def stacked_rows(batch: Batch, rows: Rows) -> Observation:
+    """The simulated data sets of ``rows``, stacked."""
+    design = {name: values[rows.index] for name, values in batch.fields.items() if name not in rows.observed}
+    constants = {name: values[rows.index] for name, values in batch.constants.items()}
+    return observation({**design, **rows.observed}, constants, batch.mask[rows.index])
+
+
 def encode_rows(encoder: Encoder, batch: Batch, space: Space, rows: Rows) -> Pairs:
-    """Pairs of simulations that exist already."""
-    part = batch.take(rows.index)
+    """Training pairs of simulations."""
     centre, halfwidth = space.centre[rows.index], space.halfwidth[rows.index]
-    stacked = observation({**part.fields, **rows.observed}, part.constants, part.mask)
-    packed = encode_all(encoder, stacked, centre, halfwidth)
-    w, _ = to_working(rows.z, centre, halfwidth, space.logistic)
+    packed = encoder.encode(stacked_rows(batch, rows), centre, halfwidth)
+    w = working(rows.z, centre, halfwidth, space.logistic)[0]
     return packed, np.asarray(w, np.float32)
 
 
-def encode_all(encoder: Encoder, stacked: Observation, centre: Floats, halfwidth: Floats) -> NDArray[np.float32]:
-    """Packed features ``(dataset, packed)`` of stacked data sets; NaN where a data set holds NaN."""
-    return np.asarray(jax.jit(jax.vmap(encoder.encode))(stacked, centre, halfwidth))
-
-
 class FreshSimulations:
-    """New simulations in every block, from one compiled function per shape bucket."""
+    """New simulations in every block, from all shape buckets in proportion to their data sets."""
 
-    def __init__(
-        self, problem: Problem, batches: Sequence[Batch], spaces: Sequence[Space], encoder: Encoder, seed: int
-    ) -> None:
-        self.seed = seed
-        self.sizes = np.array([len(batch) for batch in batches])
-        self.functions = [
-            _compiled_pairs(problem, batch, space, encoder) for batch, space in zip(batches, spaces, strict=True)
-        ]
+    def __init__(self, simulators: Sequence[Simulator], spaces: Sequence[Space], encoder: Encoder) -> None:
+        self.simulators = simulators
+        self.spaces = spaces
+        self.encoder = encoder
+        self.sizes = np.array([len(simulator.batch) for simulator in simulators])
 
     def block(self, number: int, rows: int) -> Pairs:
-        """Pairs of all buckets, in proportion to their data sets, in random order."""
+        """Pairs in random order."""
         split = shares(self.sizes, rows)
-        key = block_key(self.seed, number)
         parts = [
-            function(jax.random.fold_in(key, bucket), share)
-            for bucket, (function, share) in enumerate(zip(self.functions, split, strict=True))
+            encode_rows(self.encoder, simulator.batch, space, simulator.rows(number, share))
+            for simulator, space, share in zip(self.simulators, self.spaces, split, strict=True)
             if share
         ]
+        packed, w = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         if len(parts) == 1:
-            return np.asarray(parts[0][0]), np.asarray(parts[0][1])
-        order = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(rows)
-        packed, w = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
+            return packed, w
+        seed = self.simulators[0].seed
+        order = np.random.Generator(np.random.Philox(key=[seed, number])).permutation(rows)
         return packed[order], w[order]
-
-
-def _compiled_pairs(problem: Problem, batch: Batch, space: Space, encoder: Encoder) -> Any:
-    stacked = observation(batch.fields, batch.constants, batch.mask)
-    centre, halfwidth = jnp.asarray(space.centre), jnp.asarray(space.halfwidth)
-
-    def pairs(key: Any, rows: int, stacked: Observation, centre: Any, halfwidth: Any) -> tuple[Any, Any]:
-        index, z, obs = _jax_rows(problem, key, stacked, rows)
-        packed = jax.vmap(encoder.encode)(obs, centre[index], halfwidth[index])
-        w, _ = to_working(z, centre[index], halfwidth[index], space.logistic)
-        return packed, w.astype(jnp.float32)
-
-    compiled = jax.jit(pairs, static_argnums=1)
-    return lambda key, rows: compiled(key, rows, stacked, centre, halfwidth)
 
 
 def shares(sizes: NDArray[np.int64], rows: int) -> list[int]:

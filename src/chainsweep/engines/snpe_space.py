@@ -3,11 +3,12 @@ r"""The space the network works in: per data set and parameter, the prior is clo
 With :math:`z` the unconstrained parameter and :math:`c, h` the median and half-width (16 % to 84 %) of its
 prior for the design of one data set::
 
-    w = (z - c) / h                               or, where the prior of z is logistic (a uniform prior of theta),
+    w = (z - c) / h                            or, where the prior of z is logistic (theta uniform),
     w = Phi^-1(sigmoid(1.668 (z - c) / h))
 
-Both maps are monotone and exactly invertible, and their log-scale enters the density. The second one turns the
-exponential tails that a hard prior edge leaves in ``z`` into normal ones, which a flow with a normal base fits.
+Both maps are monotone and exactly invertible, and their log-scale enters the density. The second one turns
+the exponential tails that a hard prior edge leaves in ``z`` into normal ones, which a flow with a normal base
+fits.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from chainsweep.model.problem import Problem, observation
 Floats = NDArray[np.float64]
 
 LOGISTIC_HALF_WIDTH = 1.6682
-"""logit(Phi(1)): the half-width of a unit logistic between the quantiles that a normal has at -1 and +1 sd."""
+"""logit(Phi(1)): half-width of a unit logistic between the quantiles that a normal has at -1 and 1."""
 
 PRIOR_DRAWS = 512
 """Prior draws per design. All designs share the random numbers, so equal priors give equal numbers."""
@@ -39,7 +40,7 @@ UNDERFLOW = 1e-300
 
 @dataclass(frozen=True)
 class Space:
-    """The maps of a block of data sets: ``centre`` and ``halfwidth`` ``(dataset, dim)``, ``logistic`` ``(dim,)``."""
+    """Maps of some data sets: ``centre`` and ``halfwidth`` ``(dataset, dim)``, ``logistic`` ``(dim,)``."""
 
     centre: Floats
     halfwidth: Floats
@@ -47,13 +48,13 @@ class Space:
 
     def to_working(self, z: Floats) -> tuple[Floats, Floats]:
         """``z`` ``(dataset, draw, dim)`` to ``w``, and ``log |dw/dz|`` ``(dataset, draw)``."""
-        w, log_scale = _to_working(z, self.centre[:, None], self.halfwidth[:, None], self.logistic)
-        return np.asarray(w), np.asarray(log_scale)
+        w, log_scale = working(z, self.centre[:, None], self.halfwidth[:, None], self.logistic)
+        return np.array(w), np.array(log_scale)
 
     def from_working(self, w: Floats) -> tuple[Floats, Floats]:
         """``w`` ``(dataset, draw, dim)`` to ``z``, and ``log |dw/dz|`` ``(dataset, draw)`` there."""
         z, log_scale = _from_working(w, self.centre[:, None], self.halfwidth[:, None], self.logistic)
-        return np.asarray(z), np.asarray(log_scale)
+        return np.array(z), np.array(log_scale)
 
 
 def to_working(z: Any, centre: Any, halfwidth: Any, logistic: Any) -> tuple[Any, Any]:
@@ -82,7 +83,7 @@ def _log_scale(w: Any, t: Any, halfwidth: Any, logistic: Any) -> Any:
     return jnp.sum(slope - jnp.log(halfwidth), axis=-1)
 
 
-_to_working = jax.jit(to_working)
+working = jax.jit(to_working)
 _from_working = jax.jit(from_working)
 
 

@@ -1,31 +1,23 @@
-"""A trained network as arrays, and the steps before training that make it: spaces, features, bank of simulations."""
+"""A trained network as arrays and at work, and what is fitted before its training: maps and features."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays
-from chainsweep.engines.snpe_features import (
-    Encoder,
-    Layout,
-    encoder_from_arrays,
-    fit_scales,
-    fit_standardisation,
-    layout_of,
-    raw_features,
-)
+from chainsweep.engines.snpe_encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
+from chainsweep.engines.snpe_features import fit_scales, layout_of
 from chainsweep.engines.snpe_flow import Architecture, Sampler, build_estimator, load_weights
-from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK, Rows, encode_all
+from chainsweep.engines.snpe_progress import HISTORY
+from chainsweep.engines.snpe_simulate import Rows, stacked_rows
 from chainsweep.engines.snpe_space import Space, choose_logistic, prior_quantiles, space_of
-from chainsweep.engines.snpe_training import HISTORY, Trainer
+from chainsweep.engines.snpe_training import Trainer
 from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem, observation
 
@@ -106,12 +98,12 @@ class Network:
         encoder = encoder_from_arrays(layout_of(problem, batch, grid), trained.encoder)
         self.space = trained_space(problem, batch, trained)
         stacked = observation(batch.fields, batch.constants, batch.mask)
-        self.packed = encode_all(encoder, stacked, self.space.centre, self.space.halfwidth)
+        self.packed = encoder.encode(stacked, self.space.centre, self.space.halfwidth)
 
     @property
     def usable(self) -> NDArray[np.bool_]:
         """``(dataset,)``: whether the features of a data set are all finite."""
-        return np.isfinite(self.packed).all(axis=1)
+        return np.asarray(np.isfinite(self.packed).all(axis=1))
 
     def draw(self, base: Floats) -> tuple[Floats, Floats]:
         """Normal ``base`` ``(dataset, draw, dim)`` to unconstrained draws and their log density there.
@@ -146,73 +138,54 @@ def finish(trainer: Trainer, encoder: Encoder, sizes: Architecture, space: Array
     )
 
 
-def spaces_of(problem: Problem, batches: Sequence[Batch]) -> list[Space]:
-    """The maps of all buckets, with one choice of the kind of map for all."""
-    quantiles = [prior_quantiles(problem, batch) for batch in batches]
-    pooled = np.concatenate([standardised for _, _, standardised in quantiles])
-    logistic = choose_logistic(pooled[np.isfinite(pooled).all(axis=(1, 2))])
-    return [Space(centre, halfwidth, logistic) for centre, halfwidth, _ in quantiles]
-
-
-def usable_designs(problem: Problem, batches: Sequence[Batch]) -> list[Batch]:
-    """The buckets without data sets whose design or prior is no number.
+def usable_designs(problem: Problem, batches: Sequence[Batch]) -> tuple[list[Batch], list[Space]]:
+    """The buckets without data sets whose design or prior is no number, and their working spaces.
 
     Raises
     ------
     InputError
         None is left.
     """
-    kept = []
+    kept, quantiles = [], []
     for batch in batches:
-        _, halfwidth, _ = prior_quantiles(problem, batch)
+        centre, halfwidth, standardised = prior_quantiles(problem, batch)
         good = np.isfinite(halfwidth).all(axis=1)
         design = [name for name in batch.fields if name not in problem.observed]
         for values in (*(batch.fields[name] for name in design), *batch.constants.values()):
             good &= np.isfinite(values.reshape(len(batch), -1)).all(axis=1)
         if good.any():
             kept.append(batch.take(np.flatnonzero(good)))
+            quantiles.append((centre[good], halfwidth[good], standardised[good]))
     if not kept:
         raise InputError(
             "snpe: no data set has a finite design and a proper prior, so there is nothing to simulate; "
             "check the design fields, the constants and the priors that depend on them"
         )
-    return kept
+    logistic = choose_logistic(np.concatenate([standardised for _, _, standardised in quantiles]))
+    return kept, [Space(centre, halfwidth, logistic) for centre, halfwidth, _ in quantiles]
 
 
 def fit_encoder(
     problem: Problem, batches: Sequence[Batch], spaces: Sequence[Space], rows: Sequence[Rows], grid: int
 ) -> Encoder:
     """An encoder standardised by pilot simulations ``rows`` (one entry a bucket)."""
+    pairs = [(stacked_rows(*pair), pair[1].index) for pair in zip(batches, rows, strict=True)]
     layout = layout_of(problem, batches[0], grid)
-    pilots = [_pilot_fields(batch, row) for batch, row in zip(batches, rows, strict=True)]
-    masks = [batch.mask[row.index] for batch, row in zip(batches, rows, strict=True)]
-    names = (*layout.observed, *layout.design)
     flat = {
-        name: np.concatenate([fields[name][mask] for fields, mask in zip(pilots, masks, strict=True)])
-        for name in names
+        name: np.concatenate([np.asarray(obs.fields[name])[np.asarray(obs.mask)] for obs, _ in pairs])
+        for name in (*layout.observed, *layout.design)
     }
-    scales = fit_scales(layout, flat)
+    features = Features(layout, fit_scales(layout, flat))
     summaries, points = [], []
-    for batch, space, row, fields, mask in zip(batches, spaces, rows, pilots, masks, strict=True):
-        constants = {name: values[row.index] for name, values in batch.constants.items()}
-        stacked = observation(fields, constants, mask)
-        arguments = (stacked, space.centre[row.index], space.halfwidth[row.index])
-        summary, point = _vmapped_features(layout, scales)(*arguments)
+    for space, (obs, index) in zip(spaces, pairs, strict=True):
+        summary, point = features.compiled(obs, space.centre[index], space.halfwidth[index])
         summaries.append(np.asarray(summary))
-        points.append(np.asarray(point)[mask])
-    summary_mean, summary_inverse_sd = fit_standardisation(np.concatenate(summaries))
-    point_mean, point_inverse_sd = fit_standardisation(np.concatenate(points))
-    width = max(batch.width for batch in batches)
-    return Encoder(layout, scales, summary_mean, summary_inverse_sd, point_mean, point_inverse_sd, width)
-
-
-def _pilot_fields(batch: Batch, rows: Rows) -> dict[str, Floats]:
-    return {name: values[rows.index] for name, values in batch.fields.items()} | dict(rows.observed)
-
-
-def _vmapped_features(layout: Layout, scales: Any) -> Any:
-    return jax.jit(
-        jax.vmap(lambda obs, centre, halfwidth: raw_features(layout, scales, obs, centre, halfwidth))
+        points.append(np.asarray(point)[np.asarray(obs.mask)])
+    return Encoder(
+        features,
+        *fit_standardisation(np.concatenate(summaries)),
+        *fit_standardisation(np.concatenate(points)),
+        width=max(batch.width for batch in batches),
     )
 
 
@@ -227,8 +200,3 @@ def architecture_of(problem: Problem, encoder: Encoder, settings: SnpeSettings) 
         hidden=settings.hidden,
         embedding=settings.embedding,
     )
-
-
-def pilot_rows(batches: Sequence[Batch]) -> int:
-    """Pilot simulations of each bucket."""
-    return max(256, ROWS_PER_BLOCK // len(batches))

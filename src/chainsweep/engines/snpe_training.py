@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,57 +19,27 @@ from numpy.typing import NDArray
 from chainsweep.config import SnpeSettings
 from chainsweep.engines.base import Arrays, Deadline, Sink
 from chainsweep.engines.snpe_flow import Architecture, build_estimator
+from chainsweep.engines.snpe_progress import HISTORY, Progress
 from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK, VALIDATION_BLOCK, Provider
 from chainsweep.errors import ModelError
+from chainsweep.model.problem import Problem
 
 WARMUP_SHARE = 0.05
 FINAL_RATE = 1e-3
 """The learning rate at the end, relative to its peak."""
 AVERAGING_SHARE = 0.02
 """Time constant of the weight average, relative to the steps done so far."""
+AVERAGING_STEPS = 4
+"""Steps between two updates of the weight average."""
 CLIP_NORM = 5.0
 VALIDATIONS = 20
-HISTORY = ("step", "train_loss", "validation_loss", "learning_rate", "simulations", "seconds")
-
-
-@dataclass
-class Progress:
-    """How far training is; everything the next step needs besides weights and moments."""
-
-    step: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    recent: list[float] = field(default_factory=list)
-    """Losses since the last line of the history."""
-    history: list[tuple[float, ...]] = field(default_factory=list)
-
-    def arrays(self) -> Arrays:
-        """As flat arrays."""
-        return {
-            "step": np.array(self.step),
-            "seconds": np.array(self.seconds),
-            "skipped": np.array(self.skipped),
-            "recent": np.array(self.recent, dtype=np.float64),
-            "history": np.array(self.history, dtype=np.float64).reshape(-1, len(HISTORY)),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Progress:
-        """The inverse of `arrays`."""
-        return cls(
-            int(arrays["step"]),
-            float(arrays["seconds"]),
-            int(arrays["skipped"]),
-            arrays["recent"].tolist(),
-            [tuple(row) for row in arrays["history"].tolist()],
-        )
 
 
 class Trainer:
     """One network in training; `step_once` is the whole algorithm, the rest is book-keeping.
 
-    ``keep_best`` is for a bank of simulations, which can be learnt by heart: the weights of the lowest held-out
-    loss are kept then. On fresh simulations the last weights are the best ones.
+    ``keep_best`` is for a bank of simulations, which can be learnt by heart: the weights of the lowest
+    held-out loss are kept then. On fresh simulations the last weights are the best ones.
     """
 
     def __init__(
@@ -143,9 +112,12 @@ class Trainer:
         self.progress.step += 1
 
     def _update_average(self) -> None:
-        keep = 1 - 1 / max(1.0, AVERAGING_SHARE * (self.progress.step + 1))
+        if self.progress.step % AVERAGING_STEPS:
+            return
+        share = min(1.0, AVERAGING_STEPS / (AVERAGING_SHARE * (self.progress.step + 1)))
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
+            for average, parameter in zip(self.average, self.parameters, strict=True):
+                average.lerp_(parameter, share)
 
     def _tensors(self, pairs: tuple[NDArray, NDArray]) -> tuple[torch.Tensor, torch.Tensor]:
         packed, w = pairs
@@ -165,7 +137,9 @@ class Trainer:
     def best_weights(self) -> Arrays:
         """State of the estimator with averaged weights: the last, or those of the lowest held-out loss."""
         chosen = self.best if self.keep_best and self.best else self.average
-        state = {name: value.detach().cpu().numpy().copy() for name, value in self.estimator.state_dict().items()}
+        state = {
+            name: value.detach().cpu().numpy().copy() for name, value in self.estimator.state_dict().items()
+        }
         for name, value in zip(self.names, chosen, strict=True):
             state[name] = value.cpu().numpy().copy()
         return state
@@ -175,12 +149,16 @@ class Trainer:
         packed, w = self._tensors(self.provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
         current = [parameter.detach().clone() for parameter in self.parameters]
         with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self.average)
+            self._set_parameters(self.average)
             losses = torch.cat(
                 [self.estimator.loss(w[i : i + 1024], packed[i : i + 1024]) for i in range(0, len(w), 1024)]
             )
-            torch._foreach_copy_(self.parameters, current)
+            self._set_parameters(current)
         return float(losses[torch.isfinite(losses)].mean())
+
+    def _set_parameters(self, values: list[torch.Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
 
     def record(self) -> None:
         """Append a line to the history."""
@@ -225,12 +203,22 @@ class Trainer:
                     self.optimiser.state[parameter] = moments
 
 
-def fit(
-    trainer: Trainer, *, save: Callable[[Arrays], None], sink: Sink, deadline: Deadline, note: str = "training"
-) -> bool:
-    """Train to the end of the schedule; False when ``deadline`` came first (the state is saved then).
+@dataclass(frozen=True)
+class Job:
+    """What every way of training is given."""
 
-    ``save`` gets the complete state every ``checkpoint_steps`` steps.
+    problem: Problem
+    settings: SnpeSettings
+    seed: int
+    sink: Sink
+    deadline: Deadline
+    device: str
+
+
+def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> bool:
+    """Train to the end of the schedule; False when the deadline came first (the state is saved then).
+
+    The complete state, with ``kept`` beside it, goes to the sink every ``checkpoint_steps`` steps.
 
     Raises
     ------
@@ -240,8 +228,8 @@ def fit(
     settings, progress = trainer.settings, trainer.progress
     every = max(1, settings.train_steps // VALIDATIONS)
     while trainer.fraction() < 1.0:
-        if deadline():
-            save(trainer.arrays())
+        if job.deadline():
+            job.sink.checkpoint({**kept, **trainer.arrays()})
             return False
         started = time.monotonic()
         trainer.step_once()
@@ -249,9 +237,10 @@ def fit(
         _check_skipped(progress)
         if progress.step % every == 0 or trainer.fraction() >= 1.0:
             trainer.record()
-            sink.progress(progress.step, settings.train_steps, f"{note}: validation loss {progress.history[-1][2]:.3f}")
+            loss = progress.history[-1][HISTORY.index("validation_loss")]
+            job.sink.progress(progress.step, settings.train_steps, f"{note}: validation loss {loss:.3f}")
         if progress.step % settings.checkpoint_steps == 0:
-            save(trainer.arrays())
+            job.sink.checkpoint({**kept, **trainer.arrays()})
     return True
 
 

@@ -45,7 +45,7 @@ class Info:
     rounds: Floats
     """Rounds of adaptive importance sampling, 0 where the network sufficed."""
     exact_weights: Floats
-    """1 where the weights are exact, 0 where the model has no likelihood and the draws are the network's own."""
+    """1 where the weights are exact, 0 where a model without likelihood leaves the network's own draws."""
     seconds: Floats
     """Wall time, shared equally among data sets that were handled together."""
 
@@ -57,7 +57,7 @@ class Info:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Draws of a block of data sets: ``theta`` ``(dataset, draw, ndim)`` constrained, ``lp`` its log density."""
+    """Draws of some data sets: ``theta`` ``(dataset, draw, ndim)`` constrained, ``lp`` its log density."""
 
     theta: Floats
     lp: Floats
@@ -130,7 +130,8 @@ def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, see
     if exact:
         log_weight = _density(batched, z) - log_q
         _note_proposal(info, log_weight)
-        z, log_weight, log_density = _adapted(batched, network.usable, z, log_q, log_weight, info, settings, seeds)
+        network_draws = _Proposal(z, log_q, log_weight)
+        z, log_weight, log_density = _adapted(batched, network, network_draws, info, settings, seeds)
         theta = batched.constrain(z)
         lp = _constrained_density(batched, z, theta, log_density)
         empty = np.flatnonzero(~np.isfinite(log_weight).any(axis=1)).tolist()
@@ -156,21 +157,29 @@ def _note_proposal(info: Info, log_weight: Floats) -> None:
     info.proposal_khat[:], info.proposal_efficiency[:] = info.khat, info.is_efficiency
 
 
+@dataclass(frozen=True)
+class _Proposal:
+    """Draws ``(dataset, draw, dim)`` of the network; log density and log weight ``(dataset, draw)``."""
+
+    z: Floats
+    log_q: Floats
+    log_weight: Floats
+
+
 def _adapted(
     batched: BatchedProblem,
-    usable: NDArray[np.bool_],
-    z: Floats,
-    log_q: Floats,
-    log_weight: Floats,
+    network: Network,
+    proposal: _Proposal,
     info: Info,
     settings: SnpeSettings,
     seeds: Seeds,
 ) -> tuple[Floats, Floats, Floats]:
-    """Draws, weights and unconstrained log densities, adapted where the network's own weights do not suffice."""
+    """Draws, weights and unconstrained log densities, adapted where the network's weights do not suffice."""
+    z, log_q, log_weight = proposal.z, proposal.log_q, proposal.log_weight
     log_density = log_weight + log_q
     limits = importance.Settings(draws=settings.draws, rounds=settings.adaptive_rounds)
     enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
-    poor = np.flatnonzero(usable & ~enough & np.isfinite(log_weight).any(axis=1))
+    poor = np.flatnonzero(network.usable & ~enough & np.isfinite(log_weight).any(axis=1))
     if not len(poor) or settings.adaptive_rounds == 0:
         return z, log_weight, log_density
     part = BatchedProblem(batched.problem, batched.batch.take(poor), batched.compiled)
@@ -194,9 +203,7 @@ def _adapted(
     return z, log_weight, log_density
 
 
-def _constrained_density(
-    batched: BatchedProblem, z: Floats, theta: Floats, log_density: Floats
-) -> Floats:
+def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_density: Floats) -> Floats:
     """Constrained log density; a slow host likelihood is not called again but taken from ``log_density``."""
     if batched.problem.has_jax_likelihood:
         return batched.log_density(theta)

@@ -58,7 +58,7 @@ def judge(
         "engine": [seeds.engine] * len(labels),
         "verdict": labels,
         "reason": reasons,
-        "rung": ["compare"] * len(labels),
+        "rung": np.full(len(labels), np.nan),
         **figures,
     }
 
@@ -101,7 +101,7 @@ def _ensemble(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Ar
         "rhat_max": info["rhat_max"],
         "ess_bulk_min": info["ess_min"],
         "tau_max": info["tau_max"],
-        "acceptance": info["acceptance"],
+        "acceptance": info["acceptance"].mean(axis=1),
         "steps": info["n_steps"].astype(float),
         "burn_in": info["burn_in"].astype(float),
     }

@@ -225,19 +225,20 @@ def _padding_is_invisible(problem: Problem, example: Observation) -> bool:
     fields = {n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()}
     mask = jnp.concatenate([example.mask, jnp.zeros(PADDING_TRIAL, bool)])
     padded = Observation(fields, example.constants, mask)
-    keys = jax.random.split(jax.random.key(0), PADDING_TRIAL)
-    theta = jax.vmap(lambda key: problem.sample_prior(key, example))(keys)
-    plain, with_padding = (
-        np.asarray(jax.vmap(lambda t, obs=obs: problem.log_density(t, obs))(theta)) for obs in (example, padded)
-    )
+
+    @jax.jit
+    def compare(keys: Any) -> Any:
+        theta = jax.vmap(lambda key: problem.sample_prior(key, example))(keys)
+        return [jax.vmap(problem.log_density, in_axes=(0, None))(theta, obs) for obs in (example, padded)]
+
+    plain, with_padding = compare(jax.random.split(jax.random.key(0), PADDING_TRIAL))
     return bool(np.allclose(plain, with_padding, rtol=1e-9, atol=1e-9, equal_nan=True))
 
 
 def _check_curve(problem: Problem, path: Path, example: Observation) -> None:
     if problem.curve_site is None:
         return
-    theta = problem.sample_prior(jax.random.key(0), example)
-    trace = problem._trace(problem.unflatten(theta), example)
+    trace = _trace_once(problem.model, path, {**example.fields, **example.constants})
     if problem.curve_site not in trace:
         deterministic = [n for n, s in trace.items() if s["type"] == "deterministic"]
         raise ModelError(

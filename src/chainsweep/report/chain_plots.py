@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from chainsweep.diagnostics.autocorrelation import autocorrelation
 from chainsweep.diagnostics.weights import normalised_weights
+from chainsweep.report.formatting import short_name
 from chainsweep.report.style import (
     INK,
     THRESHOLD,
@@ -52,7 +53,7 @@ def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceVie
         _marginals(side, draws[:, :, row], _shades(engine, min(len(draws), MAX_CHAINS)))
         if burn_in:
             ax.axvspan(0, burn_in * thin, color="#c3cbd3", alpha=0.45, lw=0, zorder=3)
-        ax.set_ylabel(names[row])
+        ax.set_ylabel(short_name(names[row]))
         _kept_limits(ax, values[:, burn_in:, row])
         ax.yaxis.set_major_locator(MaxNLocator(3))
         if len(steps) > 1:
@@ -70,7 +71,10 @@ def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceVie
     axes[-1, 0].set_xlabel("kept draw" if trace is None else "step")
     left_out = len(names) - rows
     suffix = f"  ·  {left_out} more parameters not drawn" if left_out else ""
-    axes[0, 0].set_title(f"{engine}  ·  {_chains(values.shape[0])}{suffix}", color=engine_text_colour(engine))
+    axes[0, 0].set_title(
+        f"{engine}  ·  {_chains(values.shape[0], traced=trace is not None)}{suffix}",
+        color=engine_text_colour(engine),
+    )
     figure.align_ylabels(axes[:, 0])
     return figure
 
@@ -83,9 +87,9 @@ def _kept_limits(ax: Axes, kept: Floats) -> None:
         ax.set_ylim(float(finite.min()) - pad, float(finite.max()) + pad)
 
 
-def _chains(n: int) -> str:
+def _chains(n: int, *, traced: bool) -> str:
     shown = "" if n <= MAX_CHAINS else f" ({MAX_CHAINS} drawn)"
-    return f"{n} chain{'s' if n != 1 else ''}{shown}"
+    return f"{n} {'traced ' if traced else ''}chain{'s' if n != 1 else ''}{shown}"
 
 
 def _marginals(ax: Axes, draws: Floats, shades: list[tuple[float, float, float]]) -> None:

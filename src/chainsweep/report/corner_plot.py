@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from chainsweep.report.chain_plots import usable_weights
+from chainsweep.report.formatting import short_name
 from chainsweep.report.style import INK, engine_colour, engine_text_colour, new_figure, say, styled
 from chainsweep.report.views import Floats
 
@@ -65,7 +67,7 @@ def corner_plot(names: Sequence[str], posteriors: Sequence[CornerDraws], truth: 
     shown = [posterior for posterior in posteriors if len(posterior.values)]
     side = 1.6 + 1.15 * ndim
     figure = new_figure(side, side)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    figure.set_layout_engine(_tight(1.0))
     axes: NDArray[np.object_] = figure.subplots(ndim, ndim, squeeze=False)
     if not shown:
         for ax in axes.ravel():
@@ -84,12 +86,17 @@ def corner_plot(names: Sequence[str], posteriors: Sequence[CornerDraws], truth: 
                 _pair(ax, shown, (column, row), (limits[column], limits[row]), (truth[column], truth[row]))
             _ticks(ax, row, column, ndim)
     for index in range(ndim):
-        axes[-1, index].set_xlabel(names[index])
+        axes[-1, index].set_xlabel(short_name(names[index]))
         if index:
-            axes[index, 0].set_ylabel(names[index])
+            axes[index, 0].set_ylabel(short_name(names[index]))
     figure.align_labels()
     _name_engines(figure, axes, posteriors, len(names) - ndim, bool(np.isfinite(truth[:ndim]).any()))
     return figure
+
+
+def _tight(head: float) -> ConstrainedLayoutEngine:
+    """Panels close together, below the part ``head`` of the figure's height."""
+    return ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02, rect=(0, 0, 1, head))
 
 
 def _limits(posteriors: Sequence[CornerDraws], column: int, truth: float) -> tuple[float, float]:
@@ -210,7 +217,7 @@ def _name_engines(
         lines.append((f"{left_out} more parameters not drawn", INK))
     if len(axes) == 1:  # no empty corner to write into
         head = 1 - (0.24 * len(lines) + 0.1) / figure.get_figheight()
-        figure.get_layout_engine().set(rect=(0, 0, 1, head))  # type: ignore[union-attr,call-arg]
+        figure.set_layout_engine(_tight(head))
     for index, (text, colour) in enumerate(lines):
         bold = "bold" if index < len(posteriors) else "normal"
         figure.text(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from chainsweep.report import formatting as fmt
 from chainsweep.report.chain_plots import autocorrelation_plot, trace_plot, weights_plot
@@ -142,12 +142,13 @@ def _chain_pictures(
 def posterior_rows(view: DatasetView) -> list[PosteriorRow]:
     """The posterior table, a block of engines per parameter; engines without draws have no row."""
     with_table = [engine for engine in view.engines if len(engine.table)]
+    records = {engine.engine: engine.table.to_dict("index") for engine in with_table}
     rows = []
     for parameter in view.parameters:
         block = [engine for engine in with_table if parameter in engine.table.index]
         for index, engine in enumerate(block):
             truth = fmt.as_float(view.truth.get(parameter))
-            record = engine.table.loc[parameter]
+            record = records[engine.engine][parameter]
             sd = record["sd"]
             rows.append(
                 PosteriorRow(
@@ -171,7 +172,7 @@ def _first_known(*values: object) -> object:
     return next((value for value in values if fmt.as_float(value) is not None), None)
 
 
-def _check(engine: EngineView, record: pd.Series) -> str:
+def _check(engine: EngineView, record: Mapping[Hashable, object]) -> str:
     """The figure that judges this kind of draw: k-hat of weighted ones, tau and R-hat of chains."""
     if fmt.as_float(engine.numbers.get("khat")) is not None:
         return f"k̂ {fmt.number(engine.numbers['khat'], 2)}"

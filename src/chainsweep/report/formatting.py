@@ -66,6 +66,14 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.10g}" if value < 2 else f"{value:.3g}"
 
 
+def short_name(name: str, limit: int = 13) -> str:
+    """``name`` in at most ``limit`` characters: the middle gives way, so an index at the end stays."""
+    if len(name) <= limit:
+        return name
+    tail = (limit - 1) // 2
+    return f"{name[: limit - 1 - tail]}…{name[-tail:]}"
+
+
 def as_float(value: object) -> float | None:
     """``value`` as a float, or None when it is missing (None, NaN, pandas' NA, text)."""
     if value is None or isinstance(value, str):

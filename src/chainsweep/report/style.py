@@ -70,6 +70,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.minor.size": 1.8,
     "ytick.minor.size": 1.8,
     "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "chainsweep",
     "path.simplify": True,
@@ -129,5 +130,5 @@ def _fewer_colours(png: io.BytesIO) -> bytes:
     small = io.BytesIO()
     with Image.open(png) as image:
         flat = image.convert("RGB").quantize(colors=256, method=Image.Quantize.FASTOCTREE)
-        flat.save(small, format="PNG", optimize=True)
+        flat.save(small, format="PNG", compress_level=6)
     return small.getvalue()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from chainsweep.report.formatting import number, percent, plain
@@ -137,7 +138,7 @@ def verdict_bars(counts: Mapping[str, Mapping[str, int]]) -> Figure:
             n = parts.get(verdict, 0)
             if not n:
                 continue
-            ax.barh(row, n, left=left, height=0.66, color=VERDICT_COLOURS[verdict], label=verdict)
+            ax.barh(row, n, left=left, height=0.66, color=VERDICT_COLOURS[verdict])
             if n > 0.05 * total:
                 light = verdict in ("not_converged", "pending")
                 ax.text(
@@ -153,14 +154,13 @@ def verdict_bars(counts: Mapping[str, Mapping[str, int]]) -> Figure:
             fontweight="bold",
             color=engine_text_colour(engine),
         )
-    ax.set(ylim=(len(counts) - 0.5, -0.5), xlim=(0, max(total, 1)), xlabel="data sets")
+    ax.set(ylim=(max(len(counts), 1) - 0.5, -0.5), xlim=(0, max(total, 1)), xlabel="data sets")
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
-    by_label = {str(bar.get_label()): bar for bar in ax.containers}
-    known = [verdict for verdict in VERDICTS if verdict in by_label]
+    known = [verdict for verdict in VERDICTS if any(parts.get(verdict) for parts in counts.values())]
     if known:
         figure.legend(
-            [by_label[name] for name in known],
+            [Patch(color=VERDICT_COLOURS[name]) for name in known],
             [name.replace("_", " ") for name in known],
             loc="outside lower center",
             ncols=5,

@@ -1,0 +1,71 @@
+"""Campaigns that tests make for themselves, small enough to run for real."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before any test imports JAX: tests run as a task's process does.
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LINE_MODEL = """
+import numpyro
+import numpyro.distributions as dist
+
+def model(x, y_err, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 2))
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    mu = numpyro.deterministic("mu", a + b * x)
+    numpyro.sample("obs", dist.Normal(mu, y_err), obs=y)
+"""
+
+LINE_CONFIG = """
+[campaign]
+name = "lines"
+seed = 3
+
+[model]
+file = "model.py"
+observed = ["y"]
+curve = "mu"
+x = "x"
+
+[data]
+source = "data.npz"
+fields = { x = "x", y = "y", y_err = "y_err" }
+"""
+
+
+def line_data(datasets: int, points: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
+    """Straight lines with known parameters: arrays of an NPZ source."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(0, 1, (datasets, 2))
+    x = np.sort(rng.uniform(-1, 1, (datasets, points)), axis=1)
+    y_err = rng.uniform(0.2, 0.6, (datasets, points))
+    y = truth[:, :1] + truth[:, 1:] * x + y_err * rng.standard_normal(x.shape)
+    return {"x": x, "y": y, "y_err": y_err, "truth_a": truth[:, 0], "truth_b": truth[:, 1]}
+
+
+@pytest.fixture
+def write_job(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes model, data and campaign.toml, and returns the path of the last."""
+
+    def write(
+        *, model: str = LINE_MODEL, config: str = LINE_CONFIG, data: dict | None = None, name: str = "job"
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "model.py").write_text(model)
+        (folder / "campaign.toml").write_text(config)
+        np.savez(folder / "data.npz", **(line_data(6) if data is None else data))
+        return folder / "campaign.toml"
+
+    return write

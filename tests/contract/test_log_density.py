@@ -1,0 +1,178 @@
+"""The three engines see one posterior: their log densities agree, Jacobians and padding included."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.util import log_density, potential_energy
+
+from chainsweep.data.collection import Batch
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.load import _trace_structure, example_observation
+from chainsweep.model.problem import Problem
+
+jax.config.update("jax_enable_x64", True)
+
+POINTS = 11
+PADDING = 5
+TOLERANCE = 1e-6
+
+
+def normal_peak(x, y_err, y=None):
+    height = numpyro.sample("height", dist.Uniform(-2, 2))
+    width = numpyro.sample("width", dist.LogNormal(-1, 0.5))
+    mu = numpyro.deterministic("mu", height * jnp.exp(-((x - 0.5) ** 2) / (2 * width**2)))
+    numpyro.sample("obs", dist.Normal(mu, y_err), obs=y)
+
+
+def poisson_in_plate(x, scale, y=None):
+    log_rate = numpyro.sample("log_rate", dist.Normal(scale, 1))
+    slope = numpyro.sample("slope", dist.Uniform(-scale, scale))
+    with numpyro.plate("points", x.shape[0]):
+        numpyro.sample("obs", dist.Poisson(jnp.exp(log_rate) * (1 + 0.3 * slope * x)), obs=y)
+
+
+def student_with_vectors(x, y_err, y=None):
+    with numpyro.plate("terms", 3):
+        theta = numpyro.sample("theta", dist.Normal(0, 1))
+    share = numpyro.sample("share", dist.Dirichlet(jnp.ones(2)))
+    low = numpyro.sample("low", dist.Uniform(0, 1))
+    high = numpyro.sample("high", dist.Uniform(low, low + 2))
+    mu = theta[0] + theta[1] * x * share[0] + theta[2] * x**2 * share[1] + high
+    numpyro.sample("obs", dist.StudentT(4.0, mu, y_err), obs=y)
+
+
+CASES = {
+    "normal": (normal_peak, {"y_err": True, "constant": None}),
+    "poisson": (poisson_in_plate, {"y_err": False, "constant": "scale"}),
+    "student": (student_with_vectors, {"y_err": True, "constant": None}),
+}
+
+
+def make(name: str, points: int = POINTS, padding: int = 0) -> tuple[Problem, Batch]:
+    model, options = CASES[name]
+    rng = np.random.default_rng(5)
+    fields = {"x": np.sort(rng.uniform(0, 1, (2, points)), axis=1), "y": rng.poisson(3.0, (2, points)).astype(float)}
+    if options["y_err"]:
+        fields["y_err"] = rng.uniform(0.1, 0.4, (2, points))
+    constants = {options["constant"]: np.array([0.5, 0.9])} if options["constant"] else {}
+    example = example_observation({n: v[0] for n, v in fields.items()}, {n: v[0] for n, v in constants.items()})
+    problem = Problem(model, _trace_structure(model, None, example, ("y",)), ("y",))  # type: ignore[arg-type]
+    padded = {n: np.concatenate([v, np.repeat(v[:, -1:], padding, 1)], axis=1) for n, v in fields.items()}
+    mask = np.arange(points + padding) < points
+    return problem, Batch(("one", "two"), padded, constants, np.stack([mask, mask]))
+
+
+def random_points(problem: Problem, batch: Batch, count: int = 40):
+    batched = BatchedProblem(problem, batch)
+    z = np.random.default_rng(7).normal(0, 1.5, (2, count, problem.ndim_unconstrained))
+    return batched, z, batched.constrain(z)
+
+
+def arguments(batch: Batch, row: int) -> dict:
+    real = batch.mask[row]
+    return {n: v[row][real] for n, v in batch.fields.items()} | {n: v[row] for n, v in batch.constants.items()}
+
+
+@pytest.mark.parametrize("padding", [0, PADDING])
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_numpyro_on_unpadded_data(name, padding):
+    problem, batch = make(name, padding=padding)
+    batched, z, theta = random_points(problem, batch)
+    constrained = batched.log_density(theta)
+    unconstrained = batched.log_density_unconstrained(z)
+    for row in range(2):
+        kwargs = arguments(batch, row)
+        in_numpyro = jax.jit(jax.vmap(lambda params: log_density(problem.model, (), kwargs, params)[0]))  # noqa: B023
+        np.testing.assert_allclose(constrained[row], in_numpyro(problem.unflatten(theta[row])), atol=TOLERANCE)
+        pieces, start = {}, 0
+        for parameter in problem.parameters:
+            stop = start + parameter.unconstrained_size
+            pieces[parameter.name] = z[row, :, start:stop].reshape(-1, *parameter.unconstrained_shape)
+            start = stop
+        in_numpyro = jax.jit(jax.vmap(lambda free: -potential_energy(problem.model, (), kwargs, free)))  # noqa: B023
+        np.testing.assert_allclose(unconstrained[row], in_numpyro(pieces), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_padding_changes_no_engine(name):
+    problem, batch = make(name)
+    _, padded = make(name, padding=PADDING)
+    batched, z, theta = random_points(problem, batch)
+    with_padding = BatchedProblem(problem, padded)
+    np.testing.assert_allclose(with_padding.log_density(theta), batched.log_density(theta), atol=TOLERANCE)
+    np.testing.assert_allclose(
+        with_padding.log_density_unconstrained(z), batched.log_density_unconstrained(z), atol=TOLERANCE
+    )
+
+
+def test_padding_that_is_not_masked_is_seen():
+    """The twin: without the mask the padded points count, and the densities differ."""
+    problem, padded = make("normal", padding=PADDING)
+    everything = Batch(padded.ids, padded.fields, padded.constants, np.ones_like(padded.mask))
+    batched, _, theta = random_points(problem, padded)
+    assert not np.allclose(BatchedProblem(problem, everything).log_density(theta), batched.log_density(theta))
+
+
+@pytest.mark.parametrize("name", ["normal", "poisson"])
+def test_jacobian_is_the_derivative_of_the_transform(name):
+    """emcee's constrained density and NUTS's potential differ by log|d theta / d z|, by finite differences."""
+    problem, batch = make(name)
+    batched, z, theta = random_points(problem, batch, count=5)
+    step = 1e-6
+    columns = []
+    for k in range(problem.ndim):
+        shift = np.zeros(problem.ndim)
+        shift[k] = step
+        columns.append((batched.constrain(z + shift) - batched.constrain(z - shift)) / (2 * step))
+    log_jacobian = np.linalg.slogdet(np.stack(columns, axis=-1))[1]
+    difference = batched.log_density_unconstrained(z) - batched.log_density(theta)
+    np.testing.assert_allclose(difference, log_jacobian, atol=1e-5)
+    assert np.abs(difference).max() > 0.1
+
+
+def test_a_missing_jacobian_is_seen():
+    """The twin: constrained and unconstrained densities are not the same function."""
+    problem, batch = make("normal")
+    batched, z, theta = random_points(problem, batch)
+    assert not np.allclose(batched.log_density_unconstrained(z), batched.log_density(theta), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transforms_are_inverse(name):
+    problem, batch = make(name)
+    batched, z, theta = random_points(problem, batch)
+    np.testing.assert_allclose(batched.unconstrain(theta), z, atol=1e-6)
+
+
+def test_outside_the_support_is_minus_infinity():
+    problem, batch = make("normal")
+    batched, _, theta = random_points(problem, batch)
+    theta = theta.copy()
+    theta[:, 0, 0] = 2.5
+    theta[:, 1, 1] = -0.1
+    density = batched.log_density(theta)
+    assert np.all(density[:, :2] == -np.inf)
+    assert np.all(np.isfinite(density[:, 2:]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prior_draws_and_simulations_follow_the_model(name):
+    """Snpe's simulations have the mean that the likelihood says, within 5 Monte-Carlo errors."""
+    problem, batch = make(name, padding=PADDING)
+    batched = BatchedProblem(problem, batch)
+    keys = np.array([[0, 1], [0, 2]], np.uint32)
+    theta = batched.sample_prior(keys, 1)
+    repeated = np.repeat(theta, 4000, axis=1)
+    simulated = batched.simulate(keys, repeated)["y"]
+    assert simulated.shape == (2, 4000, POINTS + PADDING)
+    with numpyro.handlers.seed(rng_seed=0), numpyro.handlers.trace() as trace:
+        substituted = numpyro.handlers.substitute(problem.model, data=problem.unflatten(theta[0, 0]))
+        substituted(**arguments(batch, 0))
+    expected = np.asarray(trace["obs"]["fn"].mean)
+    error = simulated[0, :, :POINTS].std(axis=0) / np.sqrt(4000)
+    assert np.all(np.abs(simulated[0, :, :POINTS].mean(axis=0) - expected) < 5 * error)

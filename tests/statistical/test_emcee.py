@@ -1,0 +1,309 @@
+"""The emcee engine: known posteriors, data sets apart, resumed runs bit for bit, failures contained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chainsweep.config import EmceeSettings, parse_config
+from chainsweep.data.collection import Batch
+from chainsweep.engines import emcee as engine
+from chainsweep.engines.base import Arrays, Chains, DrawKind, Outcome, Seeds, Status
+from chainsweep.errors import ModelError
+from chainsweep.model.load import example_observation, load_problem
+from chainsweep.model.problem import Problem
+
+LINE = """
+import numpyro
+import numpyro.distributions as dist
+
+def model(x, y_err, y=None):
+    a = numpyro.sample("a", dist.Normal(0.0, 3.0))
+    b = numpyro.sample("b", dist.Normal(0.0, 3.0))
+    numpyro.sample("obs", dist.Normal(a + b * x, y_err), obs=y)
+"""
+
+BLACK_BOX = """
+import numpy as np
+import numpyro.distributions as dist
+
+prior = {"a": dist.Normal(0.0, 3.0), "b": dist.Normal(0.0, 3.0)}
+calls = {"late": 0}
+
+def log_likelihood(params, x, y_err, y):
+    if y[0] > 900:
+        raise ZeroDivisionError("at once")
+    if y[0] > 90:
+        calls["late"] += 1
+        if calls["late"] > 1000:
+            raise OSError("a table ran out")
+        y = y - 100
+    return float(-0.5 * np.sum(((y - params["a"] - params["b"] * x) / y_err) ** 2))
+"""
+
+SHORT = EmceeSettings(walkers=8, max_steps=240, check_every=60, prior_draws=128)
+
+
+class Memory:
+    """A sink that keeps the last state, as a file would."""
+
+    def __init__(self) -> None:
+        self.state: Arrays | None = None
+        self.saved = 0
+
+    def checkpoint(self, state: Arrays) -> None:
+        self.state = {name: np.array(value) for name, value in state.items()}
+        self.saved += 1
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        assert 0 <= done <= total
+
+
+def never() -> bool:
+    return False
+
+
+def lines(n: int) -> Batch:
+    rng = np.random.default_rng(12)
+    x = np.sort(rng.uniform(-1, 1, (n, 20)), axis=1)
+    y_err = rng.uniform(0.1, 0.4, x.shape)
+    y = rng.normal(0, 2, (n, 1)) + rng.normal(0, 2, (n, 1)) * x + y_err * rng.normal(size=x.shape)
+    return Batch(
+        tuple(f"s{i}" for i in range(n)), {"x": x, "y_err": y_err, "y": y}, {}, np.ones(x.shape, bool)
+    )
+
+
+def load(folder: Path, text: str) -> Problem:
+    path = folder / "model.py"
+    path.write_text(text, encoding="utf-8")
+    config = parse_config(
+        {"model": {"file": "model.py"}, "data": {"fields": {"x": "x", "y_err": "y_err", "y": "y"}}}, "test"
+    )
+    return load_problem(path, config, example_observation({k: v[0] for k, v in lines(1).fields.items()}, {}))
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    return load(tmp_path_factory.mktemp("line"), LINE)
+
+
+@pytest.fixture
+def black_box(tmp_path: Path) -> Problem:
+    return load(tmp_path, BLACK_BOX)
+
+
+def sample(
+    problem: Problem,
+    batch: Batch,
+    settings: EmceeSettings,
+    resume: Arrays | None = None,
+    sink: Memory | None = None,
+    deadline: Callable[[], bool] = never,
+) -> Outcome:
+    sink = sink if sink is not None else Memory()
+    seeds = Seeds(7, "emcee")
+    return engine.run(problem, batch, settings, seeds, sink=sink, resume=resume, deadline=deadline)
+
+
+def complete(problem: Problem, batch: Batch, settings: EmceeSettings) -> Chains:
+    outcome = sample(problem, batch, settings)
+    assert outcome.status is Status.COMPLETE
+    assert outcome.chains is not None
+    return outcome.chains
+
+
+def assert_same(one: Chains, two: Chains, rows: slice = slice(None)) -> None:
+    """Bit for bit, wall time aside."""
+    for mine, theirs in ((one.posterior, two.posterior), (one.sample_stats, two.sample_stats)):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            np.testing.assert_array_equal(mine[name][rows], theirs[name][rows], err_msg=name)
+    np.testing.assert_array_equal(one.n_draws[rows], two.n_draws[rows])
+    for name in one.info:
+        if name != "seconds":
+            np.testing.assert_array_equal(one.info[name][rows], two.info[name][rows], err_msg=name)
+
+
+def exact_line(batch: Batch, i: int) -> tuple[np.ndarray, np.ndarray]:
+    design = np.column_stack([np.ones(batch.width), batch.fields["x"][i]]) / batch.fields["y_err"][i][:, None]
+    covariance = np.linalg.inv(design.T @ design + np.eye(2) / 9)
+    return covariance @ design.T @ (batch.fields["y"][i] / batch.fields["y_err"][i]), covariance
+
+
+def worst_z(chains: Chains, batch: Batch, shift: float = 0.0) -> float:
+    """Largest error of means and standard deviations in Monte-Carlo errors."""
+    worst = 0.0
+    for i in range(len(batch)):
+        draws = np.stack(
+            [chains.posterior[name][i, :, : chains.n_draws[i]].ravel() for name in "ab"], axis=-1
+        )
+        mean, covariance = exact_line(batch, i)
+        sd, ess = np.sqrt(np.diag(covariance)), min(chains.info["ess_min"][i], len(draws))
+        worst = max(worst, np.max(np.abs(draws.mean(axis=0) - mean - shift * sd) / sd) * np.sqrt(ess))
+        worst = max(worst, np.max(np.abs(draws.std(axis=0) / sd - 1)) * np.sqrt(2 * ess))
+    return float(worst)
+
+
+def test_the_posterior_of_lines_is_exact_and_passes_its_checks(problem):
+    batch = lines(6)
+    chains = complete(problem, batch, EmceeSettings(check_every=250))
+    info = chains.info
+    assert chains.kind is DrawKind.ENSEMBLE
+    assert not chains.failures
+    assert chains.posterior["a"].shape == (6, 2, chains.n_draws.max())
+    assert (chains.n_draws <= 2000).all()
+    assert (chains.n_draws % 32 == 0).all()
+    assert (info["kept_over_tau"] > 50).all()
+    assert (info["rhat_max"] < 1.01).all()
+    assert (info["ess_min"] > 400).all()
+    assert (info["n_steps"] < 5000).all()
+    assert (info["burn_in"] >= 5 * info["tau_max"] - 1).all()
+    assert info["tau"].shape == (6, 2)
+    assert np.isfinite(info["trace"][:, :50]).all()
+    assert worst_z(chains, batch) < 4.5
+
+
+def test_a_shifted_chain_would_be_seen(problem):
+    batch = lines(6)
+    chains = complete(problem, batch, EmceeSettings(check_every=250))
+    assert worst_z(chains, batch, shift=0.2) > 6
+
+
+def test_lp_is_the_log_density_of_its_draw(problem):
+    batch = lines(2)
+    chains = complete(problem, batch, SHORT)
+    for i in range(2):
+        fields = {name: values[i] for name, values in batch.fields.items()}
+        obs = example_observation(fields, {})
+        for draw in (0, 7, int(chains.n_draws[i]) - 1):
+            theta = np.array([chains.posterior[name][i, 1, draw] for name in "ab"])
+            np.testing.assert_allclose(
+                chains.sample_stats["lp"][i, 1, draw], problem.log_density(theta, obs), rtol=1e-10
+            )
+
+
+def test_data_sets_do_not_see_each_other(problem):
+    batch = lines(3)
+    other = {name: values.copy() for name, values in batch.fields.items()}
+    other["y"][1] += 3.0
+    changed = Batch(batch.ids, other, {}, batch.mask)
+    one, two = complete(problem, batch, SHORT), complete(problem, changed, SHORT)
+    assert_same(one, two, slice(0, 1))
+    assert_same(one, two, slice(2, 3))
+    assert not np.array_equal(one.posterior["a"][1], two.posterior["a"][1])
+
+
+def test_another_shard_changes_nothing_but_rounding(problem):
+    batch = lines(3)
+    settings = SHORT.model_copy(update={"max_steps": 120})
+    together, alone = complete(problem, batch, settings), complete(problem, batch.take([2]), settings)
+    np.testing.assert_array_equal(together.n_draws[2:], alone.n_draws)
+    np.testing.assert_allclose(together.posterior["a"][2], alone.posterior["a"][0], rtol=1e-6)
+
+
+def test_ensembles_are_not_copies_of_each_other(problem):
+    chains = complete(problem, lines(1), SHORT)
+    assert not np.intersect1d(chains.posterior["a"][0, 0], chains.posterior["a"][0, 1]).size
+
+
+def test_stopped_at_every_block_it_resumes_bit_for_bit(problem):
+    batch = lines(3)
+    # data sets finish at different blocks, so stacks shrink in between
+    settings = EmceeSettings(
+        walkers=8, max_steps=900, check_every=150, prior_draws=128, tau_factor=20, ess=50
+    )
+    whole = complete(problem, batch, settings)
+    assert len(set(whole.info["n_steps"])) > 1
+    sink, stops = Memory(), 0
+    outcome = sample(problem, batch, settings, sink=sink, deadline=lambda: True)
+    while outcome.status is Status.STOPPED:
+        assert outcome.chains is None
+        stops += 1
+        outcome = sample(problem, batch, settings, sink.state, sink, deadline=lambda: True)
+    assert stops == whole.info["n_steps"].max() / 150 - 1
+    assert_same(outcome.chains, whole)
+
+
+def test_stopped_within_a_block_it_resumes_bit_for_bit(problem, monkeypatch):
+    batch, calls = lines(2), iter(range(10_000))
+    whole = complete(problem, batch, SHORT)
+    monkeypatch.setattr("chainsweep.engines.emcee_stack.SECONDS_BETWEEN_LOOKS", 0.0)
+    sink = Memory()
+    outcome = sample(problem, batch, SHORT, sink=sink, deadline=lambda: next(calls) == 77)
+    assert outcome.status is Status.STOPPED
+    assert sink.state["step"] % SHORT.check_every != 0
+    assert_same(sample(problem, batch, SHORT, sink.state).chains, whole)
+
+
+def test_a_killed_attempt_continues_from_its_last_checkpoint(problem):
+    class Killed(Exception):
+        pass
+
+    class Dying(Memory):
+        def progress(self, done, total, note=""):
+            if note == "step 180":
+                raise Killed
+
+    sink = Dying()
+    with pytest.raises(Killed):
+        sample(problem, lines(2), SHORT, sink=sink)
+    assert sink.saved >= 1
+    assert_same(sample(problem, lines(2), SHORT, sink.state).chains, complete(problem, lines(2), SHORT))
+
+
+def test_a_data_set_without_a_start_fails_alone(problem):
+    batch = lines(3)
+    batch.fields["y"][1] = np.nan
+    chains = complete(problem, batch, SHORT)
+    assert list(chains.failures) == [1]
+    assert "finite at 0 of 64 prior draws" in chains.failures[1]
+    assert chains.n_draws[1] == 0
+    assert np.isnan(chains.posterior["a"][1]).all()
+    assert np.isnan(chains.info["tau_max"][1])
+    assert (chains.n_draws[[0, 2]] > 0).all()
+
+
+def test_all_data_sets_without_a_start(problem):
+    batch = lines(2)
+    batch.fields["y"][:] = np.nan
+    chains = complete(problem, batch, SHORT)
+    assert sorted(chains.failures) == [0, 1]
+    assert not chains.n_draws.any()
+
+
+def test_a_black_box_that_raises_fails_alone(black_box, problem):
+    batch = lines(3)
+    batch.fields["y"][0] += 1000
+    batch.fields["y"][2] += 100
+    settings = SHORT.model_copy(update={"max_steps": 180})
+    chains = complete(black_box, batch, settings)
+    assert chains.failures[0] == "log_likelihood raised ZeroDivisionError: at once"
+    assert chains.failures[2] == "log_likelihood raised OSError: a table ran out"
+    assert chains.n_draws[1] > 0
+    # the same streams and, but for a constant, the same log density
+    same = complete(problem, batch, settings)
+    np.testing.assert_allclose(
+        chains.posterior["a"][1], same.posterior["a"][1, :, : chains.n_draws[1]], rtol=1e-6
+    )
+
+
+def test_a_failure_within_a_block_survives_resuming(black_box, monkeypatch):
+    batch = lines(2)
+    batch.fields["y"][1] += 100
+    monkeypatch.setattr("chainsweep.engines.emcee_stack.SECONDS_BETWEEN_LOOKS", 0.0)
+    sink, calls = Memory(), iter(range(10_000))
+    outcome = sample(black_box, batch, SHORT, sink=sink, deadline=lambda: next(calls) == 110)
+    assert outcome.status is Status.STOPPED
+    resumed = sample(black_box, batch, SHORT, sink.state)
+    assert resumed.chains.failures == {1: "log_likelihood raised OSError: a table ran out"}
+
+
+def test_too_few_walkers_are_refused(tmp_path):
+    many = LINE.replace('"b", dist.Normal(0.0, 3.0)', '"b", dist.Normal(0.0, 3.0).expand([5])').replace(
+        "b * x", "b.sum() * x"
+    )
+    with pytest.raises(ModelError, match="at least twice the 6 parameters of the model, got 8"):
+        sample(load(tmp_path, many), lines(1), SHORT)

@@ -1,0 +1,132 @@
+"""What the network sees does not depend on the order of points, on padding, or on units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from snpe_lines import line_batch, line_problem
+
+from chainsweep.data.collection import Batch
+from chainsweep.engines.snpe_encoder import Encoder, encoder_from_arrays, fit_standardisation
+from chainsweep.engines.snpe_features import layout_of
+from chainsweep.engines.snpe_simulate import Simulator
+from chainsweep.engines.snpe_trained import fit_encoder, usable_designs
+from chainsweep.model.problem import observation
+
+COUNTS = """
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+def model(x, y_err, centre, y=None):
+    level = numpyro.sample("level", dist.LogNormal(jnp.log(300.0), 2))
+    numpyro.sample("obs", dist.Poisson(level * jnp.exp(-0.1 * (x - centre) ** 2) + 1), obs=y)
+"""
+
+
+def encoder_for(folder, batch: Batch, text: str | None = None) -> Encoder:
+    problem = line_problem(folder, text)
+    batches, spaces = usable_designs(problem, [batch])
+    return fit_encoder(problem, batches, spaces, [Simulator(problem, batch, 1).rows(1, 512)], grid=8)
+
+
+def encode(encoder: Encoder, batch: Batch) -> np.ndarray:
+    space = np.zeros((len(batch), 2)), np.ones((len(batch), 2))
+    return encoder.encode(observation(batch.fields, batch.constants, batch.mask), *space)
+
+
+def split(encoder: Encoder, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Summary and points of packed features."""
+    size = len(encoder.summary_mean)
+    return packed[:, :size], packed[:, size : -encoder.width].reshape(len(packed), encoder.width, -1)
+
+
+def test_order_of_points_changes_nothing_but_the_order_of_their_rows(tmp_path):
+    batch = line_batch(6, spread=1.0)
+    encoder = encoder_for(tmp_path, batch)
+    order = np.arange(batch.width)
+    order[:8] = np.random.default_rng(5).permutation(8)
+    shuffled = replace(batch, fields={name: values[:, order] for name, values in batch.fields.items()})
+    before, after = encode(encoder, batch), encode(encoder, shuffled)
+    np.testing.assert_allclose(split(encoder, before)[0], split(encoder, after)[0], atol=1e-6)
+    np.testing.assert_allclose(split(encoder, before)[1][:, order], split(encoder, after)[1], atol=1e-6)
+
+
+def test_padding_content_does_not_matter_and_real_points_do(tmp_path):
+    batch = line_batch(6)
+    encoder = encoder_for(tmp_path, batch)
+    padding = np.where(batch.mask, 0.0, 7.5)
+    elsewhere = replace(batch, fields={name: values + padding for name, values in batch.fields.items()})
+    assert not batch.mask.all()
+    np.testing.assert_allclose(encode(encoder, batch), encode(encoder, elsewhere), atol=1e-6)
+    moved = replace(batch, fields={**batch.fields, "y": batch.fields["y"] + 0.1 * batch.mask})
+    assert np.abs(encode(encoder, batch) - encode(encoder, moved)).max() > 1e-2
+
+
+def test_a_wider_bucket_gives_the_same_features(tmp_path):
+    batch = line_batch(4)
+    encoder = replace(encoder_for(tmp_path, batch), width=20)
+    index = np.minimum(np.arange(20), batch.n_points[:, None] - 1)
+    wide = Batch(
+        batch.ids,
+        {name: np.take_along_axis(values, index, 1) for name, values in batch.fields.items()},
+        batch.constants,
+        np.arange(20) < batch.n_points[:, None],
+    )
+    np.testing.assert_allclose(encode(encoder, batch), encode(encoder, wide), atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e5])
+def test_units_of_coordinate_do_not_change_the_spread_of_features(tmp_path, unit):
+    batch = line_batch(32, spread=1.0)
+    scaled = replace(batch, fields={**batch.fields, "x": 500.0 * unit + unit * batch.fields["x"]})
+    packed = encode(encoder_for(tmp_path, scaled), scaled)
+    assert np.isfinite(packed).all()
+    plain = encode(encoder_for(tmp_path, batch), batch)
+    size = len(encoder_for(tmp_path, batch).summary_mean)
+    assert 0.5 < packed[:, :size].std() / plain[:, :size].std() < 2.0
+
+
+def test_counts_over_five_decades_stay_within_a_few_units(tmp_path):
+    batch = line_batch(16, width=14)
+    problem = line_problem(tmp_path, COUNTS)
+    batches, spaces = usable_designs(problem, [batch])
+    rows = Simulator(problem, batch, 1).rows(1, 512)
+    assert rows.observed["y"].max() > 1e4
+    encoder = fit_encoder(problem, batches, spaces, [rows], grid=8)
+    assert encoder.features.scales.counts == (True,)
+    size = len(encoder.summary_mean)
+    values = rows.observed["y"][:16]
+    simulated = replace(
+        batch.take(rows.index[:16]), fields={**batch.take(rows.index[:16]).fields, "y": values}
+    )
+    space = spaces[0].centre[rows.index[:16]], spaces[0].halfwidth[rows.index[:16]]
+    packed = encoder.encode(observation(simulated.fields, simulated.constants, simulated.mask), *space)
+    assert np.isfinite(packed).all()
+    assert np.quantile(np.abs(packed[:, :size]), 0.99) < 6
+
+
+def test_features_that_never_vary_are_dropped():
+    values = np.stack([np.full(50, 3.0), np.arange(50.0)], axis=1)
+    mean, inverse_sd = fit_standardisation(values)
+    assert inverse_sd[0] == 0
+    np.testing.assert_allclose(((values - mean) * inverse_sd)[:, 1].std(), 1.0)
+
+
+def test_encoder_survives_its_arrays(tmp_path):
+    batch = line_batch(5, spread=1.0)
+    encoder = encoder_for(tmp_path, batch)
+    layout = layout_of(line_problem(tmp_path), batch, grid=8)
+    again = encoder_from_arrays(layout, encoder.arrays())
+    np.testing.assert_array_equal(encode(encoder, batch), encode(again, batch))
+
+
+def test_nan_in_one_data_set_stays_there(tmp_path):
+    batch = line_batch(4)
+    encoder = encoder_for(tmp_path, batch)
+    broken = batch.fields["y"].copy()
+    broken[1, 2] = np.nan
+    packed = encode(encoder, replace(batch, fields={**batch.fields, "y": broken}))
+    np.testing.assert_array_equal(np.isfinite(packed).all(axis=1), [True, False, True, True])

@@ -1,0 +1,181 @@
+"""Training is reproducible to the last bit, killed or not, and its files hold arrays alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+from snpe_lines import (
+    HOST_MODEL,
+    TINY,
+    MemorySink,
+    after,
+    differing,
+    line_batch,
+    line_problem,
+    never,
+)
+
+from chainsweep.engines import snpe
+from chainsweep.engines.base import Seeds, Status
+from chainsweep.engines.snpe_simulate import Bank
+from chainsweep.engines.snpe_trained import Trained
+from chainsweep.errors import InputError, ModelError, UnavailableError
+
+NAN_MODEL = """
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+def model(x, y_err, centre, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 2))
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    numpyro.sample("obs", dist.Normal(a + b * x, y_err * jnp.where(centre > 100, 1.0, jnp.nan)), obs=y)
+"""
+
+
+def train(problem, batch, settings=TINY, seed=5, sink=None, resume=None, deadline=never):
+    sink = sink if sink is not None else MemorySink()
+    return snpe.train(problem, batch, settings, seed, sink=sink, resume=resume, deadline=deadline)
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return line_problem(tmp_path_factory.mktemp("line"))
+
+
+@pytest.fixture(scope="module")
+def straight(problem):
+    """A training run that nothing disturbs, and its checkpoints."""
+    sink = MemorySink()
+    return train(problem, line_batch(4), sink=sink), sink
+
+
+def test_same_seed_same_weights_another_seed_others(problem, straight):
+    trained, _ = straight
+    assert not differing(trained.arrays(), train(problem, line_batch(4)).arrays())
+    other = train(problem, line_batch(4), seed=6).arrays()
+    assert any(name.startswith("weights/") for name in differing(trained.arrays(), other))
+
+
+@pytest.mark.parametrize("state", [0, 2])
+def test_resumed_from_any_checkpoint_the_weights_are_the_same_bits(problem, straight, state):
+    trained, sink = straight
+    again = train(problem, line_batch(4), resume=sink.states[state])
+    assert not differing(trained.arrays(), again.arrays())
+
+
+def test_stopped_at_a_deadline_and_continued_the_weights_are_the_same_bits(problem, straight):
+    sink = MemorySink()
+    assert train(problem, line_batch(4), sink=sink, deadline=after(17)) is None
+    assert int(sink.states[-1]["progress/step"]) == 17
+    again = train(problem, line_batch(4), resume=sink.states[-1])
+    assert not differing(straight[0].arrays(), again.arrays())
+
+
+def test_a_checkpoint_of_other_weights_gives_other_weights(problem, straight):
+    trained, sink = straight
+    spoiled = {name: value + (value.dtype.kind == "f") * 1e-3 for name, value in sink.states[1].items()}
+    assert differing(trained.arrays(), train(problem, line_batch(4), resume=spoiled).arrays())
+
+
+def test_history_has_losses_that_fall_and_rates_that_decay(straight):
+    history = straight[0].history
+    assert history["validation_loss"][-1] < history["validation_loss"][0]
+    assert history["learning_rate"][-1] < 0.05 * history["learning_rate"].max()
+    assert history["simulations"][-1] == TINY.train_steps * TINY.batch
+
+
+def test_trained_network_survives_safetensors(problem, straight):
+    arrays = straight[0].arrays()
+    again = Trained.from_arrays(load(save(arrays)))
+    assert not differing(arrays, again.arrays())
+    first, second = (weighted(problem, trained) for trained in (straight[0], again))
+    np.testing.assert_array_equal(first.posterior["a"], second.posterior["a"])
+    del arrays["architecture/hidden"]
+    with pytest.raises(InputError, match="history"):
+        Trained.from_arrays({name: v for name, v in arrays.items() if not name.startswith("history")})
+
+
+def weighted(problem, trained, batch=None, **options):
+    options = {"sink": MemorySink(), "resume": None, "deadline": never} | options
+    batch = batch if batch is not None else line_batch(4)
+    return snpe.run(problem, batch, TINY, Seeds(1, "snpe"), trained=trained, **options).chains
+
+
+def test_stopped_inference_continues_to_the_same_draws(problem, straight, monkeypatch):
+    monkeypatch.setattr(snpe, "GROUP", 2)
+    whole = weighted(problem, straight[0])
+    sink = MemorySink()
+    arguments = {"sink": sink, "resume": None, "deadline": after(1), "trained": straight[0]}
+    stopped = snpe.run(problem, line_batch(4), TINY, Seeds(1, "snpe"), **arguments)
+    assert stopped.status is Status.STOPPED
+    assert int(sink.states[-1]["done"]) == 2
+    continued = weighted(problem, straight[0], resume=sink.states[-1])
+    np.testing.assert_array_equal(whole.posterior["b"], continued.posterior["b"])
+    np.testing.assert_array_equal(whole.sample_stats["log_weight"], continued.sample_stats["log_weight"])
+
+
+def test_nan_in_one_data_set_fails_it_alone(problem, straight):
+    batch = line_batch(4)
+    good = weighted(problem, straight[0], batch)
+    batch.fields["y"][2, 3] = np.nan
+    chains = weighted(problem, straight[0], batch)
+    assert list(chains.failures) == [2]
+    assert "not finite" in chains.failures[2]
+    np.testing.assert_array_equal(chains.n_draws, [TINY.draws, TINY.draws, 0, TINY.draws])
+    assert np.isnan(chains.info["khat"][2])
+    np.testing.assert_allclose(chains.posterior["a"][3], good.posterior["a"][3], rtol=1e-6)
+
+
+def test_a_simulator_without_likelihood_gives_unweighted_draws_and_says_so(tmp_path):
+    problem = line_problem(tmp_path, HOST_MODEL)
+    sink = MemorySink()
+    trained = train(problem, line_batch(4), sink=sink)
+    assert not differing(trained.arrays(), train(problem, line_batch(4), resume=sink.states[2]).arrays())
+    chains = weighted(problem, trained)
+    assert (chains.sample_stats["log_weight"] == 0).all()
+    assert np.isnan(chains.info["khat"]).all()
+    assert (chains.info["exact_weights"] == 0).all()
+    assert np.isfinite(chains.posterior["a"]).all()
+
+
+def test_simulations_without_numbers_are_an_error(tmp_path):
+    with pytest.raises(ModelError, match="none of 4096 simulated"):
+        train(line_problem(tmp_path, NAN_MODEL), line_batch(2))
+
+
+def test_sequential_serves_one_data_set_and_resumes_between_and_within_rounds(problem):
+    settings = TINY.model_copy(update={"mode": "sequential"})
+    with pytest.raises(InputError, match="one data set"):
+        train(problem, line_batch(2), settings)
+    sink = MemorySink()
+    trained = train(problem, line_batch(1), settings, sink=sink)
+    assert trained.sequential
+    for state in (1, len(sink.states) - 2):
+        again = train(problem, line_batch(1), settings, resume=sink.states[state])
+        assert not differing(trained.arrays(), again.arrays())
+    with pytest.raises(InputError, match="sequential rounds"):
+        weighted(problem, trained)
+
+
+def test_a_network_for_shorter_data_sets_is_refused(problem, straight):
+    with pytest.raises(InputError, match="at most 14 points"):
+        weighted(problem, straight[0], line_batch(2, width=20))
+
+
+def test_a_missing_gpu_is_an_error(problem):
+    with pytest.raises(UnavailableError, match="cuda:9"):
+        snpe.train(
+            problem, line_batch(1), TINY, 1, sink=MemorySink(), resume=None, deadline=never, device="cuda:9"
+        )
+
+
+def test_every_pass_over_a_bank_shows_each_pair_once():
+    pairs = np.arange(100, dtype=np.float32)[:, None], np.arange(100, dtype=np.float32)[:, None]
+    bank = Bank(pairs, seed=1)
+    held_out = bank.block(0, 0)[0]
+    seen = np.concatenate([bank.block(number, 30)[1][:, 0] for number in range(1, 7)])
+    assert len(held_out) == 10
+    assert sorted(seen[:90]) == sorted(seen[90:]) == list(range(10, 100))
+    assert list(seen[:90]) != list(seen[90:])
