@@ -212,9 +212,7 @@ def test_ensembles_are_not_copies_of_each_other(problem):
 def test_stopped_at_every_block_it_resumes_bit_for_bit(problem):
     batch = lines(3)
     # data sets finish at different blocks, so stacks shrink in between
-    settings = EmceeSettings(
-        walkers=8, max_steps=900, check_every=150, prior_draws=128, tau_factor=20, ess=50
-    )
+    settings = EmceeSettings(walkers=8, max_steps=900, check_every=60, prior_draws=128, tau_factor=25, ess=50)
     whole = complete(problem, batch, settings)
     assert len(set(whole.info["n_steps"])) > 1
     sink, stops = Memory(), 0
@@ -223,7 +221,7 @@ def test_stopped_at_every_block_it_resumes_bit_for_bit(problem):
         assert outcome.chains is None
         stops += 1
         outcome = sample(problem, batch, settings, sink.state, sink, deadline=lambda: True)
-    assert stops == whole.info["n_steps"].max() / 150 - 1
+    assert stops == whole.info["n_steps"].max() / 60 - 1
     assert_same(outcome.chains, whole)
 
 

@@ -46,7 +46,7 @@ class DemoCampaign:
     draws: int = 250
     name: str = "gaussian_peak"
     hash: str = "9f2c41d07ab3e5586f0e"
-    problem_parameters: tuple[str, ...] = NAMES
+    parameter_names: tuple[str, ...] = NAMES
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(5)

@@ -304,5 +304,5 @@ class TestBuild:
         assert dataset_folder("a/b") != dataset_folder("a:b")
 
     def test_demo_matches_its_names(self, tmp_path):
-        assert DemoCampaign(tmp_path, n=1).problem_parameters == NAMES
+        assert DemoCampaign(tmp_path, n=1).parameter_names == NAMES
         assert set(DemoCampaign(tmp_path, n=2).catalogue()["engine"]) == set(ENGINES)

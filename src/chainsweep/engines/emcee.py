@@ -19,7 +19,6 @@ from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Stat
 from chainsweep.engines.emcee_kept import LEAST_STEPS, Assessment, Info, Results, assess
 from chainsweep.engines.emcee_stack import Stack, State, Sweep
 from chainsweep.engines.emcee_walkers import islands, rescue, start_walkers
-from chainsweep.model.batched import Compiled
 from chainsweep.model.problem import Problem
 
 __all__ = ["Info", "Settings", "State", "run"]
@@ -37,13 +36,11 @@ def run(
     sink: Sink,
     resume: Arrays | None,
     deadline: Deadline,
-    compiled: Compiled | None = None,
 ) -> Outcome:
     """Sample the posterior of every data set of ``batch``.
 
     ``Chains.posterior`` has shape ``(dataset, ensemble, draw, *shape)``; the draw axis runs over kept steps
     and, within a step, over walkers. ``Chains.info`` has the columns of ``Info``; ``sample_stats``: ``lp``.
-    ``compiled`` spares compiling again for the next batch of the same problem.
 
     Raises
     ------
@@ -51,7 +48,7 @@ def run(
         The model has no likelihood, or the settings give too few walkers for its parameters.
     """
     problem.require("emcee")
-    sweep = Sweep(problem, batch, settings, seeds, compiled if compiled is not None else Compiled(problem))
+    sweep = Sweep(problem, batch, settings, seeds)
     most_draws = max(settings.max_draws_per_chain, sweep.walkers)
     results = Results(len(batch), settings.ensembles, problem.ndim, most_draws)
     if resume is None:

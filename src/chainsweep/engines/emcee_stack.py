@@ -21,7 +21,7 @@ from chainsweep.engines.base import Arrays, Seeds
 from chainsweep.engines.emcee_kept import Thinned
 from chainsweep.engines.moves import GroupStreams, ScheduledMove
 from chainsweep.errors import ModelError
-from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -98,7 +98,6 @@ class Sweep:
     batch: Batch
     settings: EmceeSettings
     seeds: Seeds
-    compiled: Compiled
 
     @property
     def walkers(self) -> int:
@@ -129,7 +128,7 @@ class Stack:
         self.positions = positions
         self.slots = stack_size(len(sweep.batch), len(positions))
         filled = np.pad(positions, (0, self.slots - len(positions)), mode="edge")
-        self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled), sweep.compiled)
+        self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled))
         known = {row: failures[p] for row, p in enumerate(positions.tolist()) if p in failures}
         self.problem.failures.update(known)
         seeds, settings = sweep.seeds, sweep.settings

@@ -83,7 +83,7 @@ class ReportCampaign(Protocol):
         """The frozen data sets."""
 
     @property
-    def problem_parameters(self) -> tuple[str, ...]:
+    def parameter_names(self) -> tuple[str, ...]:
         """Flat names of the parameters, ``theta[0]`` for a part of a vector."""
 
     def catalogue(self) -> pd.DataFrame:
@@ -124,7 +124,7 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
         min_ppc_pvalue=config.verdict.min_ppc_pvalue,
     )
     ids = list(campaign.collection.ids)
-    worst = rank(catalogue, engines, campaign.problem_parameters, thresholds)
+    worst = rank(catalogue, engines, campaign.parameter_names, thresholds)
     chosen, notes = choose(ids, worst, config.report.datasets, config.report.worst)
     view = SweepView(
         name=campaign.name,
@@ -132,10 +132,10 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
         created=f"{created or datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         versions={"chainsweep": _own_version(), "Python": platform.python_version()},
         engines=engines,
-        parameters=campaign.problem_parameters,
+        parameters=campaign.parameter_names,
         n_datasets=len(ids),
         catalogue=catalogue,
-        truth=truth_frame(ids, campaign.collection.truth_table(), campaign.problem_parameters),
+        truth=truth_frame(ids, campaign.collection.truth_table(), campaign.parameter_names),
         quarantine=campaign.quarantine(),
         worst=worst,
         thresholds=thresholds,
@@ -170,7 +170,7 @@ def _dataset_view(
     return DatasetView(
         dataset_id=key,
         why=why,
-        parameters=campaign.problem_parameters,
+        parameters=campaign.parameter_names,
         truth=campaign.truth(key),
         engines=views,
         data=data_view(fields, campaign.config),
@@ -184,16 +184,16 @@ def _engine_view(campaign: ReportCampaign, row: pd.Series, key: str, engine: str
     numbers = {name: value for name, value in known.items() if value is not None}
     verdict = str(row["verdict"])
     reason = text(row.get("reason"))
-    table = posterior_table(row, campaign.problem_parameters)
+    table = posterior_table(row, campaign.parameter_names)
     if not numbers.get("draws", 0.0) > 0:
         return EngineView(engine, verdict, reason, numbers, table)
     arrays = campaign.posterior_arrays(key, engine)
-    draws = stack_draws(arrays["posterior"], campaign.problem_parameters)
+    draws = stack_draws(arrays["posterior"], campaign.parameter_names)
     if not draws.size:
         return EngineView(engine, verdict, reason, numbers, table)
     log_weights = arrays["sample_stats"].get("log_weight")
     if log_weights is None and "tau_max" not in numbers:
-        table = with_convergence(table, campaign.problem_parameters, draws)
+        table = with_convergence(table, campaign.parameter_names, draws)
     trace = campaign.trace(key, engine)
     drawn = campaign.predictive_curves(key, engine, max(BAND_CURVES, campaign.config.report.curves))
     return EngineView(
