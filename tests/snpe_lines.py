@@ -69,7 +69,7 @@ def line_problem(folder: Path, text: str | None = None, curve: str = "a + b * x"
 
 
 def line_batch(datasets: int, seed: int = 0, width: int = 14, spread: float = 0.0) -> Batch:
-    """Straight lines of 8 to ``width`` points, padded with their last one; ``centre`` within ``spread`` of 0."""
+    """Straight lines of 8 to ``width`` points, padded with their last; ``centre`` within ``spread`` of 0."""
     rng = np.random.default_rng(seed)
     centre = spread * rng.uniform(-1, 1, datasets)
     a, b = centre + rng.normal(0, 1, datasets), rng.normal(0, 1, datasets)

@@ -17,6 +17,9 @@ from chainsweep.errors import ConfigError
 EngineName = Literal["emcee", "nuts", "snpe"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 
+RHAT, ESS, DIVERGENCES = 1.01, 400.0, 0
+"""Thresholds of convergence: R-hat below, effective sample size above, divergent draws at most."""
+
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -94,10 +97,10 @@ class EmceeSettings(Section):
     """Steps of one block: tau is estimated, and state saved, after each."""
     tau_factor: Annotated[float, Field(ge=10)] = 50.0
     """A chain is long enough when its kept steps exceed this many autocorrelation times."""
-    rhat: Annotated[float, Field(gt=1.0)] = 1.01
-    """Steps go on until R-hat between the ensembles is below this."""
-    ess: Annotated[float, Field(gt=0)] = 400.0
-    """Steps go on until the effective sample size of every parameter exceeds this."""
+    target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
+    """Steps go on until R-hat between the ensembles is below this; by default ``[verdict] rhat``."""
+    target_ess: Annotated[float, Field(gt=0)] = ESS
+    """Steps go on until every parameter's effective sample size exceeds this; by default ``[verdict] ess``."""
     max_draws_per_chain: Annotated[int, Field(ge=100)] = 2000
     """Draws handed on of one ensemble (kept steps times walkers); more are thinned away."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
@@ -120,10 +123,10 @@ class NutsSettings(Section):
     prior_draws: Annotated[int, Field(ge=64)] = 4096
     descents: Annotated[int, Field(ge=1)] = 16
     """Optimiser descents per data set, started from likely prior draws."""
-    target_rhat: float | None = None
-    """What ends sampling; by default the thresholds of ``[verdict]``, likewise below."""
-    target_ess: float | None = None
-    target_divergences: int | None = None
+    target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
+    """What a data set must pass or be run again; by default the thresholds of ``[verdict]``, likewise below."""
+    target_ess: Annotated[float, Field(gt=0)] = ESS
+    target_divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
 
 
 class SnpeSettings(Section):
@@ -168,10 +171,10 @@ class EnginesSection(Section):
 class VerdictSection(Section):
     """``[verdict]``: the thresholds a data set must pass to be ``converged``."""
 
-    rhat: Annotated[float, Field(gt=1.0)] = 1.01
-    ess: Annotated[float, Field(gt=0)] = 400.0
+    rhat: Annotated[float, Field(gt=1.0)] = RHAT
+    ess: Annotated[float, Field(gt=0)] = ESS
     khat: Annotated[float, Field(gt=0)] = 0.7
-    divergences: Annotated[int, Field(ge=0)] = 0
+    divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
     mode_shift: Annotated[float, Field(gt=0)] = 0.2
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
     min_ppc_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
@@ -223,8 +226,8 @@ class CampaignConfig(Section):
         engines = {}
         for name in EnginesSection.model_fields:
             settings = getattr(self.engines, name)
-            open_targets = [k for k in targets if k in type(settings).model_fields and getattr(settings, k) is None]
-            engines[name] = settings.model_copy(update={k: targets[k] for k in open_targets})
+            left_open = type(settings).model_fields.keys() - settings.model_fields_set
+            engines[name] = settings.model_copy(update={k: targets[k] for k in targets.keys() & left_open})
         # The model is frozen for its users; this fills it in while it is being made.
         object.__setattr__(self, "engines", EnginesSection(**engines))
         return self

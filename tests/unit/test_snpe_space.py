@@ -56,7 +56,7 @@ def test_a_uniform_prior_becomes_normal():
     halfwidth = np.log(0.84134 / 0.15866)
     w, _ = Space(np.zeros((1, 1)), np.full((1, 1), halfwidth), np.array([True])).to_working(z)
     assert stats.kstest(w.ravel(), "norm").pvalue > 1e-3
-    assert stats.kstest(z.ravel() / halfwidth, "norm").pvalue < 1e-6
+    assert stats.kurtosis(z.ravel()) > 0.8 > 0.3 > abs(stats.kurtosis(w.ravel()))
 
 
 def test_fixed_space_standardises_the_draws_it_was_made_from():

@@ -123,7 +123,7 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
     theta, log_prob = theta[first:], log_prob[first:]
     ratio = len(theta) / float(tau.max())
     ess = ratio * ensembles * walkers
-    long_enough = ratio > settings.tau_factor and ess > settings.ess
+    long_enough = ratio > settings.tau_factor and ess > settings.target_ess
     if len(theta) < LEAST_STEPS or not (long_enough or final):
         return Assessment(first, tau, ratio, np.nan, ess, 0, passed=False)
     stuck = int(low_walkers(log_prob, theta.shape[-1]).sum())
@@ -131,7 +131,7 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
     rhat = float(
         np.max(rhat_rank(np.moveaxis(pooled, (3, 1), (0, 1)).reshape(pooled.shape[-1], ensembles, -1)))
     )
-    passed = bool(long_enough and rhat < settings.rhat and stuck == 0)
+    passed = bool(long_enough and rhat < settings.target_rhat and stuck == 0)
     return Assessment(first, tau, ratio, rhat, ess, stuck, passed)
 
 

@@ -135,7 +135,8 @@ class Stack:
         ids = [sweep.batch.ids[p] for p in positions]
         keys = [seeds.entropy(i, "moves", e) for i in ids for e in range(settings.ensembles)]
         streams = GroupStreams(keys, sweep.walkers)
-        self.move = ScheduledMove(settings.moves, streams, seeds.entropy("", "schedule"))
+        weights = {str(name): weight for name, weight in settings.moves.items()}
+        self.move = ScheduledMove(weights, streams, seeds.entropy("", "schedule"))
         self.sampler = emcee.EnsembleSampler(
             len(keys) * sweep.walkers,
             sweep.problem.ndim,

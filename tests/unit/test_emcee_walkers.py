@@ -1,0 +1,152 @@
+"""Where walkers start, which are stranded, and what is kept of their chains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from chainsweep.config import EmceeSettings
+from chainsweep.engines.emcee_kept import CAPACITY, Thinned, assess, ensemble_tau
+from chainsweep.engines.emcee_stack import stack_size
+from chainsweep.engines.emcee_walkers import choose_distinct, islands, low_walkers, rescue, temper
+
+
+def effective(log_weights: np.ndarray) -> float:
+    weights = np.exp(log_weights - log_weights.max())
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def test_weights_are_tempered_just_enough():
+    rng = np.random.default_rng(0)
+    log_weights = -(np.array([[0.0], [1.0], [1e4]]) * rng.normal(size=(3, 500)) ** 2)
+    log_weights[2, 100:] = -np.inf
+    power = temper(log_weights, 128)
+    assert power[0] == 1.0
+    assert effective(power[1] * log_weights[1]) >= 127.9
+    assert power[2] < 1e-9  # only 100 are finite
+    np.testing.assert_array_equal(temper(np.full((1, 10), -np.inf), 4), [0.0])
+
+
+def test_walkers_are_distinct_draws_chosen_by_weight():
+    rng = np.random.default_rng(1)
+    log_weights = np.where(np.arange(1000) < 100, 0.0, -np.log(99.0))
+    counts = np.zeros(1000)
+    for _ in range(300):
+        chosen = choose_distinct(log_weights, 1.0, 20, rng)
+        assert len(set(chosen)) == 20
+        counts[chosen] += 1
+    # the first 100 hold 11/12 of the weight; taking some out leaves them a little less
+    assert 0.85 < counts[:100].sum() / counts.sum() < 0.93
+
+
+def test_too_few_finite_draws_repeat_and_none_gives_none():
+    log_weights = np.full(50, -np.inf)
+    rng = np.random.default_rng(2)
+    assert len(choose_distinct(log_weights, 1.0, 8, rng)) == 0
+    log_weights[[3, 4, 5]] = 0.0
+    chosen = choose_distinct(log_weights, 1.0, 8, rng)
+    assert len(chosen) == 8
+    assert set(chosen) == {3, 4, 5}
+
+
+def ensemble(rng: np.random.Generator, centre: float, sd: float, peak: float, walkers: int):
+    theta = rng.normal(size=(100, walkers, 3))
+    return centre + sd * theta, peak - 0.5 * (theta**2).sum(axis=-1)
+
+
+def test_walkers_on_a_light_island_are_stranded_and_rescued():
+    rng = np.random.default_rng(3)
+    good, island = ensemble(rng, 0.0, 1.0, 0.0, 20), ensemble(rng, 9.0, 0.5, -40.0, 4)
+    theta, log_prob = (np.concatenate(pair, axis=1) for pair in zip(good, island, strict=True))
+    stranded = islands(theta, log_prob)
+    np.testing.assert_array_equal(stranded, np.arange(24) >= 20)
+    points, densities = rescue(theta, log_prob, stranded, rng)
+    assert len(np.unique(points, axis=0)) == 4
+    np.testing.assert_allclose(densities, -0.5 * (points**2).sum(axis=-1))
+
+
+def test_a_narrow_tower_does_not_empty_the_region_that_holds_the_mass():
+    rng = np.random.default_rng(4)
+    tower, region = ensemble(rng, 0.0, 1e-5, 30.0, 12), ensemble(rng, 9.0, 1.0, 0.0, 12)
+    theta, log_prob = (np.concatenate(pair, axis=1) for pair in zip(tower, region, strict=True))
+    assert low_walkers(log_prob, 3).sum() == 12
+    assert not islands(theta, log_prob).any()
+
+
+def test_a_lone_good_walker_is_not_multiplied():
+    rng = np.random.default_rng(5)
+    good, island = ensemble(rng, 0.0, 1.0, 0.0, 1), ensemble(rng, 9.0, 0.5, -90.0, 11)
+    good[0][:] = good[0][:1]
+    theta, log_prob = (np.concatenate(pair, axis=1) for pair in zip(good, island, strict=True))
+    assert not islands(theta, log_prob).any()
+
+
+def test_an_ensemble_in_its_target_has_no_islands():
+    rng = np.random.default_rng(6)
+    flagged = sum(islands(*ensemble(rng, 0.0, 1.0, 0.0, 32)).sum() for _ in range(200))
+    assert flagged == 0
+
+
+def test_the_chain_keeps_every_stride_th_step():
+    chain, rng = Thinned.empty((2, 1, 3, 2)), np.random.default_rng(7)
+    steps = rng.normal(size=(4 * CAPACITY + 77, 2, 1, 3, 2))
+    for number, theta in enumerate(steps, start=1):
+        chain.append(number, theta, theta[..., 0])
+        assert chain.count <= CAPACITY
+    assert chain.stride == 8
+    np.testing.assert_array_equal(chain.theta[: chain.count], steps[7::8])
+    theta, log_prob = chain.after(1000, 1)
+    np.testing.assert_array_equal(theta, steps[1007::8, 1])
+    np.testing.assert_array_equal(log_prob, steps[1007::8, 1, ..., 0])
+    saved = Thinned.from_arrays(chain.arrays())
+    saved.keep(np.array([False, True]))
+    np.testing.assert_array_equal(saved.theta[: saved.count, 0], steps[7::8, 1])
+
+
+def autoregressive(rng: np.random.Generator, shape: tuple[int, ...], rho: float) -> np.ndarray:
+    noise = rng.normal(size=shape) * np.sqrt(1 - rho**2)
+    noise[0] /= np.sqrt(1 - rho**2)
+    for step in range(1, shape[0]):
+        noise[step] += rho * noise[step - 1]
+    return noise
+
+
+def judge(theta: np.ndarray, final: bool = False):
+    return assess(theta, -0.5 * (theta**2).sum(axis=-1), EmceeSettings(), final)
+
+
+def test_a_long_chain_passes_and_its_tau_is_right():
+    theta = autoregressive(np.random.default_rng(8), (800, 2, 16, 2), 0.6)
+    assessment = judge(theta)
+    assert assessment.passed
+    np.testing.assert_allclose(assessment.tau, 1.6 / 0.4, rtol=0.15)
+    assert assessment.first == 160
+
+
+@pytest.mark.parametrize("fault", ["short", "ensembles apart", "walker apart", "walker stuck", "drift"])
+def test_a_faulty_chain_does_not_pass(fault):
+    theta = autoregressive(np.random.default_rng(9), (800, 2, 16, 2), 0.6)
+    if fault == "short":
+        theta = theta[:200]
+    elif fault == "ensembles apart":
+        theta[:, 1] += 0.4
+    elif fault == "walker apart":
+        theta[:, 0, 3] += 8.0
+    elif fault == "walker stuck":
+        theta[:, 1, 5] = theta[0, 1, 5]
+    else:
+        theta += np.linspace(0, 1.5, 800)[:, None, None, None]
+    assert not judge(theta).passed
+
+
+def test_walkers_that_stay_apart_raise_tau():
+    theta = autoregressive(np.random.default_rng(10), (400, 1, 32, 1), 0.6)
+    apart = theta + 5.0 * (np.arange(32) < 8)[:, None]
+    assert ensemble_tau(theta)[0] < 6
+    assert ensemble_tau(apart)[0] > 100
+
+
+def test_stacks_come_in_few_sizes():
+    assert [stack_size(32, n) for n in (32, 17, 16, 5, 4, 1)] == [32, 32, 16, 8, 4, 4]
+    assert [stack_size(1, 1), stack_size(3, 1), stack_size(100, 30)] == [1, 3, 50]
+    assert all(stack_size(n, k) >= k for n in range(1, 40) for k in range(1, n + 1))
