@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from chainsweep.config import SnpeSettings, parse_config
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Arrays
+from chainsweep.diagnostics.weights import weighted_mean, weighted_sd
+from chainsweep.engines import snpe
+from chainsweep.engines.base import Arrays, Chains, Seeds
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
 
@@ -44,12 +47,25 @@ TINY = SnpeSettings(
     embedding=8,
     grid=8,
     draws=500,
+    adaptive_rounds=0,
     checkpoint_steps=10,
     bank_simulations=1000,
     simulations_per_round=500,
     rounds=2,
     round_steps=30,
 )
+
+LEARNING = TINY.model_copy(
+    update={
+        "train_steps": 400,
+        "batch": 128,
+        "learning_rate": 3e-3,
+        "hidden": 32,
+        "draws": 2000,
+        "round_steps": 300,
+    }
+)
+"""Enough to learn a straight line in a few seconds."""
 
 
 def line_problem(folder: Path, text: str | None = None, curve: str = "a + b * x") -> Problem:
@@ -137,3 +153,36 @@ def differing(first: Arrays, second: Arrays) -> list[str]:
         for name in first
         if "seconds" not in name and not np.array_equal(first[name], second[name], equal_nan=True)
     ]
+
+
+def train(problem: Problem, batch: Batch, **changes: Any) -> snpe.Trained:
+    """A network trained by `LEARNING` with ``changes``."""
+    settings = SnpeSettings(**(LEARNING.model_dump() | changes))
+    trained = snpe.train(problem, batch, settings, 11, sink=MemorySink(), resume=None, deadline=never)
+    assert trained is not None
+    return trained
+
+
+def draws(problem: Problem, trained: snpe.Trained, batch: Batch, **changes: Any) -> Chains:
+    """Weighted draws by `LEARNING` with ``changes``."""
+    settings = SnpeSettings(**(LEARNING.model_dump() | changes))
+    arguments = {"sink": MemorySink(), "resume": None, "deadline": never, "trained": trained}
+    chains = snpe.run(problem, batch, settings, Seeds(2, "snpe"), **arguments).chains
+    assert chains is not None
+    assert not chains.failures
+    return chains
+
+
+def errors(chains: Chains, batch: Batch) -> np.ndarray:
+    """Weighted means and sds less the exact ones, absolute, in Monte-Carlo errors, ``(4, dataset)``."""
+    exact = [exact_posterior(batch, i) for i in range(len(batch))]
+    log_weight = chains.sample_stats["log_weight"][:, 0]
+    ess = chains.info["ess"] if np.isfinite(chains.info["ess"]).all() else log_weight.shape[1]
+    rows = []
+    for column, name in enumerate(("a", "b")):
+        values = chains.posterior[name][:, 0]
+        mean = np.array([m[column] for m, _, _ in exact])
+        sd = np.array([np.sqrt(c[column, column]) for _, c, _ in exact])
+        rows.append((weighted_mean(values, log_weight) - mean) / (sd / np.sqrt(ess)))
+        rows.append((weighted_sd(values, log_weight) - sd) / (sd / np.sqrt(2 * ess)))
+    return np.abs(rows)

@@ -184,7 +184,8 @@ class Campaign:
     @cached_property
     def problem(self) -> Problem:
         """The model; needs JAX and NumPyro."""
-        return load_model(self.paths.model, self.config, self.collection)
+        fields, constants = self.dataset(self.collection.ids[0])
+        return load_model(self.paths.model, self.config, fields, constants)
 
     def verify(self) -> None:
         """Compare every frozen file with its recorded hash.
@@ -212,7 +213,9 @@ class Campaign:
         from chainsweep.store.catalogue import read_catalogue
 
         if not self.paths.catalogue.exists():
-            raise CampaignError(f"{self.paths.catalogue}: not made yet; run: chainsweep merge {self.paths.root}")
+            raise CampaignError(
+                f"{self.paths.catalogue}: not made yet; run: chainsweep merge {self.paths.root}"
+            )
         return read_catalogue(self.paths.catalogue)
 
     def quarantine(self) -> pd.DataFrame:
@@ -248,12 +251,16 @@ def file_hash(path: Path) -> str:
 
 def campaign_hash(resolved: dict[str, Any]) -> str:
     """Hash of all that decides the draws: configuration, model, data, shards."""
-    text = json.dumps({k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions")}, sort_keys=True)
+    text = json.dumps(
+        {k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions")}, sort_keys=True
+    )
     return sha256(text.encode()).hexdigest()
 
 
-def load_model(path: Path, config: CampaignConfig, collection: Collection) -> Problem:
-    """The model file as a Problem, traced on the first data set.
+def load_model(
+    path: Path, config: CampaignConfig, fields: dict[str, NDArray], constants: dict[str, float]
+) -> Problem:
+    """The model file as a Problem, traced on one unpadded data set.
 
     Raises
     ------
@@ -265,9 +272,4 @@ def load_model(path: Path, config: CampaignConfig, collection: Collection) -> Pr
     require("jax", "numpyro", extra="model")
     from chainsweep.model.load import example_observation, load_problem
 
-    batch = collection.batch(np.array([0]), int(collection.lengths[0]))
-    example = example_observation(
-        {name: values[0] for name, values in batch.fields.items()},
-        {name: float(values[0]) for name, values in batch.constants.items()},
-    )
-    return load_problem(path, config, example)
+    return load_problem(path, config, example_observation(fields, constants))

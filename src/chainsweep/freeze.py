@@ -13,7 +13,7 @@ import numpy as np
 from chainsweep.campaign import SCHEMA, Campaign, Paths, campaign_hash, file_hash, load_model
 from chainsweep.config import CampaignConfig, load_config
 from chainsweep.data.collection import Collection, plan_buckets
-from chainsweep.data.ingest import Ingested, freeze, ingest, write_quarantine
+from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, InputError, ModelError, UsageError
 from chainsweep.packages import versions
 
@@ -61,14 +61,20 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
 def _fill(paths: Paths, config_path: Path, model: Path, config: CampaignConfig, ingested: Ingested) -> None:
     shutil.copyfile(config_path, paths.config)
     shutil.copyfile(model, paths.model)
-    data_hash = freeze(ingested, paths.data)
+    # Traced at its own place, so that errors name the user's file.
+    fields = {name: values[: ingested.offsets[1]] for name, values in ingested.fields.items()}
+    constants = {name: float(values[0]) for name, values in ingested.constants.items()}
+    problem = load_model(model, config, fields, constants)
+    data_hash = freeze(with_named_truth(ingested, problem.names, model), paths.data)
     write_quarantine(ingested.quarantine, paths.quarantine)
     collection = Collection(paths.data)
-    # Traced at its own place, so that errors name the user's file and it may import its neighbours.
-    problem = load_model(model, config, collection)
     for engine in config.policy.engines:
         problem.require(engine)
-    if config.engines.snpe.mode == "sequential" and "snpe" in config.policy.engines and len(collection.ids) > 1:
+    if (
+        config.engines.snpe.mode == "sequential"
+        and "snpe" in config.policy.engines
+        and len(collection.ids) > 1
+    ):
         raise InputError(
             f"[engines.snpe] mode = 'sequential' serves one data set, and this campaign has "
             f"{len(collection.ids)}; use mode = 'amortised', or a source with one data set"

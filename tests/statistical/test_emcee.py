@@ -212,7 +212,9 @@ def test_stopped_at_every_block_it_resumes_bit_for_bit(problem, monkeypatch):
     batch = lines(3)
     # data sets finish at different blocks, and stacks shrink in between
     monkeypatch.setattr("chainsweep.engines.emcee_stack.SMALLEST_STACK", 1)
-    settings = EmceeSettings(walkers=8, max_steps=900, check_every=20, prior_draws=128, tau_factor=30, target_ess=50)
+    settings = EmceeSettings(
+        walkers=8, max_steps=900, check_every=20, prior_draws=128, tau_factor=30, target_ess=50
+    )
     whole = complete(problem, batch, settings)
     assert len(set(whole.info["n_steps"])) > 1
     sink, stops = Memory(), 0

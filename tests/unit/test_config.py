@@ -24,7 +24,10 @@ def test_everything_but_model_and_data_has_a_default():
         ({"verdict": {"r_hat": 1.1}}, ["unknown key 'r_hat'", "[verdict]", "rhat, ess, khat"]),
         ({"engines": {"nuts": {"chain": 4}}}, ["unknown key 'chain'", "[engines.nuts]", "chains", "warmup"]),
         ({"engines": {"hmc": {}}}, ["unknown key 'hmc'", "[engines]", "emcee, nuts, snpe"]),
-        ({"policy": {"engines": ["nuts", "gibbs"]}}, ["policy.engines.1", "'emcee', 'nuts' or 'snpe'", "gibbs"]),
+        (
+            {"policy": {"engines": ["nuts", "gibbs"]}},
+            ["policy.engines.1", "'emcee', 'nuts' or 'snpe'", "gibbs"],
+        ),
         ({"policy": {"engines": ["nuts", "nuts"]}}, ["named once"]),
         ({"verdict": {"rhat": 0.9}}, ["verdict.rhat", "greater than 1", "0.9"]),
         ({"model": {}}, ["missing key 'model.file'"]),

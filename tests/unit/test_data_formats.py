@@ -11,7 +11,7 @@ import pytest
 from astropy.io import fits
 
 from chainsweep.config import DataSection
-from chainsweep.data.ingest import freeze, ingest
+from chainsweep.data.ingest import freeze, ingest, with_named_truth
 from chainsweep.errors import DataError, UnavailableError
 
 CONFIG = DataSection(fields={"x": "energy", "y": "counts", "y_err": "err"}, constants=["line"])
@@ -257,14 +257,15 @@ def test_fits_integer_that_means_missing_is_nan(tmp_path):
     assert [(q.reason, q.row) for q in got.quarantine] == [("nan", 1)]
 
 
-def test_truth_matrix_without_names_is_an_error(tmp_path):
-    np.savez(tmp_path / "s.npz", v=np.ones((2, 4)), truth=np.ones((2, 3)))
-    config = DataSection(fields={"y": "v"})
-    with pytest.raises(DataError, match=r"3 columns but no names are known; add an array 'truth_names'"):
-        ingest(config, tmp_path / "s.npz")
-    with pytest.raises(DataError, match="3 columns but the 2 names known are a, b"):
-        ingest(config, tmp_path / "s.npz", ("a", "b"))
-    assert set(ingest(config, tmp_path / "s.npz", ("a", "b", "c")).truth) == {"a", "b", "c"}
+def test_truth_matrix_without_names_waits_for_the_models(tmp_path):
+    truth = np.arange(6.0).reshape(2, 3)
+    np.savez(tmp_path / "s.npz", v=np.ones((2, 4)), truth=truth)
+    ingested = ingest(DataSection(fields={"y": "v"}), tmp_path / "s.npz")
+    named = with_named_truth(ingested, ("l", "theta[0]", "theta[1]"), tmp_path).truth
+    np.testing.assert_array_equal(named["l"], truth[:, 0])
+    np.testing.assert_array_equal(named["theta"], truth[:, 1:])
+    with pytest.raises(DataError, match="3 columns, but the 2 names known are l, m"):
+        with_named_truth(ingested, ("l", "m"), tmp_path)
 
 
 def test_truth_given_twice_is_an_error(tmp_path):

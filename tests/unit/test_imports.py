@@ -26,7 +26,16 @@ ALLOWED = {
     "freeze": {"errors", "config", "packages", "data", "model", "campaign"},
     "api": {"errors", "campaign", "store"},
     "execute": {
-        "errors", "config", "packages", "data", "model", "diagnostics", "engines", "store", "report", "campaign",
+        "errors",
+        "config",
+        "packages",
+        "data",
+        "model",
+        "diagnostics",
+        "engines",
+        "store",
+        "report",
+        "campaign",
     },
 }
 ONLY_TOP = {"cli", "__init__", "__main__"}

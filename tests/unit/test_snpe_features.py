@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from snpe_lines import line_batch, line_problem
 
 from chainsweep.data.collection import Batch
 from chainsweep.engines.snpe_encoder import Encoder, encoder_from_arrays, fit_standardisation
@@ -15,6 +14,7 @@ from chainsweep.engines.snpe_simulate import Rows, Simulator, stacked_rows
 from chainsweep.engines.snpe_space import Space
 from chainsweep.engines.snpe_trained import fit_encoder, usable_designs
 from chainsweep.model.problem import Problem, observation
+from tests.snpe_lines import line_batch, line_problem
 
 COUNTS = """
 import jax.numpy as jnp

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from snpe_lines import line_batch, line_problem
 
 from chainsweep.engines.snpe_space import Space, choose_logistic, fixed_space, prior_quantiles, space_of
+from tests.snpe_lines import line_batch, line_problem
 
 LOGISTIC = np.array([False, True, True])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from chainsweep.data.checks import Quarantined, find_problems
 from chainsweep.data.frozen import content_hash, freeze
 from chainsweep.data.raw import Ragged, RawData, offsets_of
 from chainsweep.data.readers import read_source
+from chainsweep.data.truth import named_truth
 from chainsweep.errors import ConfigError, DataError
 
 __all__ = ["Ingested", "Quarantined", "content_hash", "freeze", "ingest", "write_quarantine"]
@@ -48,6 +49,11 @@ class Ingested:
     def lengths(self) -> NDArray[np.int64]:
         """Points of each data set, shape ``(dataset,)``."""
         return np.diff(self.offsets)
+
+
+def with_named_truth(ingested: Ingested, parameter_names: tuple[str, ...], source: Path) -> Ingested:
+    """The same data sets, a bare ``truth`` matrix named by the model's flat parameter names."""
+    return replace(ingested, truth=named_truth(ingested.truth, parameter_names, source))
 
 
 def ingest(config: DataSection, source: Path, parameter_names: tuple[str, ...] = ()) -> Ingested:
@@ -112,7 +118,7 @@ def _keep(raw: RawData, dropped: NDArray[np.int64], quarantine: tuple[Quarantine
     keep[dropped] = False
     lengths = next(iter(raw.fields.values())).lengths[keep]
     return Ingested(
-        ids=tuple(str(raw.ids[position]) for position in np.flatnonzero(keep)),
+        ids=tuple(str(raw.ids[position]) for position in np.flatnonzero(keep).tolist()),
         offsets=offsets_of(lengths),
         fields={name: _kept_points(ragged, keep) for name, ragged in raw.fields.items()},
         constants={name: values[keep] for name, values in raw.constants.items()},

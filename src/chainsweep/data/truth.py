@@ -27,24 +27,41 @@ def truth_columns(names: Iterable[str]) -> dict[str, str]:
 
 
 def split_matrix(matrix: NDArray[np.float64], names: tuple[str, ...], path: Path) -> dict[str, NDArray]:
-    """Columns of a ``truth`` matrix (data set, parameter) by parameter name.
+    """Columns of a ``truth`` matrix (data set, parameter) by parameter name; unnamed ones by position.
+
+    Without ``names`` the columns are ``truth[0]``, ``truth[1]`` ... until ``named_truth`` knows the model's.
 
     Raises
     ------
     DataError
-        The matrix has no names, or not one name a column.
+        There is not one name a column.
     """
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2:
         raise DataError(f"{path}: '{TRUTH}' must have shape (data set, parameter), got {matrix.shape}")
+    if not names:
+        return {f"{TRUTH}[{column}]": matrix[:, column] for column in range(matrix.shape[1])}
     if len(names) != matrix.shape[1]:
-        known = f"the {len(names)} names known are {', '.join(names)}" if names else "no names are known"
         raise DataError(
-            f"{path}: '{TRUTH}' has {matrix.shape[1]} columns but {known}; add an array '{TRUTH_NAMES}' with "
+            f"{path}: '{TRUTH}' has {matrix.shape[1]} columns, but the {len(names)} names known are "
+            f"{', '.join(names)}; add an array '{TRUTH_NAMES}' with "
             f"one parameter name a column, or give each parameter as '{TRUTH_PREFIX}<parameter>'"
         )
     return {name: matrix[:, column] for column, name in enumerate(names)}
+
+
+def named_truth(
+    truth: dict[str, NDArray[np.float64]], names: tuple[str, ...], path: Path
+) -> dict[str, NDArray[np.float64]]:
+    """``truth`` with the columns of a matrix that came without names called by the model's flat ``names``.
+
+    Raises ``DataError`` when the matrix has not one column a parameter.
+    """
+    if TRUTH not in truth or TRUTH in names:
+        return truth
+    named = {name: values for name, values in truth.items() if name != TRUTH}
+    return named | join_elements(split_matrix(truth[TRUTH], names, path), path)
 
 
 def join_elements(columns: Mapping[str, NDArray[np.float64]], path: Path) -> dict[str, NDArray[np.float64]]:

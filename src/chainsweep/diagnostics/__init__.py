@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: is a chain, an ensemble or a set of weighted draws to be trusted?"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 BLOCK_ELEMENTS = 2**19
 """Numbers of one block: 4 MiB of float64, so that the temporaries of a diagnostic stay in the tens of MiB."""
 
-Kernel = Callable[[NDArray[np.floating]], NDArray[np.float64]]
+Kernel = Callable[[NDArray[Any]], NDArray[np.float64]]
 
 
 def leading_blocks(length: int, elements_per_item: int) -> Iterator[slice]:

@@ -1,23 +1,24 @@
 r"""Adaptive importance sampling of many data sets at once: exact weights, whatever the start.
 
-Each round fits a Student-t mixture to everything found so far, draws from
+Each round fits a Student-t mixture to everything found so far, draws from::
 
-    q(z) = (1 - s) * fit + s * standing,
+    q(z) = fit share * fit(z) + broad share * broad(z) + known share * known(z)
 
-``standing`` being what must never be lost (a broad component of the prior's size, known modes), and weighs the draws by
-:math:`w = p(z) / q(z)` with the target's exact density. The answer is the *last round alone*: given the rounds before it,
-its draws are independent and its proposal is known, so the mean weight is an unbiased evidence and Pareto's k-hat
-means what it says. Weights over all rounds (the balance heuristic) would be more efficient and biased low, since a
-proposal is placed on the very points that it then weighs; they steer the adaptation only.
+(``broad`` has the size of the prior, ``known`` holds modes that must never be lost) and weighs the draws with the
+target's exact density, :math:`w = p(z) / q(z)`. The answer is the *last round alone*: given the rounds before it
+its draws are independent and its proposal is a known density, so the mean weight is an unbiased evidence and
+Pareto's k-hat means what it says. Weights over all rounds (the balance heuristic) would carry more effective draws
+and be biased low, because a proposal stands on the very points that it then weighs; they steer the adaptation
+only. A data set is done when k-hat and effective draws suffice *and* the evidence agrees with the round before:
+a round that misses a mode looks perfect by itself, and a round that met it once does not agree.
 
-Reference: Bugallo et al. 2017, IEEE Signal Processing Magazine 34 (4), 60; Cappe et al. 2008, Statistics and Computing 18, 447;
-Marin, Pudlo, Sedki 2019, Bernoulli 25, 1816 (bias of recycling).
+Reference: Bugallo et al. 2017, IEEE Signal Processing Magazine 34 (4), 60; Marin, Pudlo, Sedki 2019, Bernoulli 25,
+1816 (bias of recycling); Vehtari et al. 2024, JMLR 25 (72), 1 (k-hat).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,166 +28,218 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat
-from chainsweep.engines.mixture import (
-    Mixture, combine, draw, fit, log_density, map_datasets, require_float64)
-from chainsweep.engines.starts import Modes, Pool
-from chainsweep.model.batched import BatchedProblem
+from chainsweep.engines.importance_start import Start, Target
+from chainsweep.engines.mixture import Mixture, combine, draw, log_density, require_float64
+from chainsweep.engines.mixture_fit import fit, place
 
-HOOK = None
 Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
 Array = Any
 
-Target = Callable[[Floats, NDArray[np.int64]], Floats]
+FIRST_BROAD_SHARE = 0.2
+"""Broad share of a first round that draws from what is known before anything is fitted."""
 
 
 @dataclass(frozen=True)
 class Settings:
+    """How long to adapt and when to stop; the defaults suit 1 to 10 parameters and cheap likelihoods."""
+
     draws: int = 4000
-    rounds: int = 10
-    components: int = 32
+    """Draws of one round, and of the result."""
+    rounds: int = 12
+    components: int = 128
+    """Kernels of the fitted mixture; half as many are faster and fail on curved ridges."""
     points: int = 1024
-    effective: float = 100.0
-    standing: float = 0.15
+    """Resampled points that a mixture is fitted to."""
+    effective: float = 200.0
+    """Weights are tempered to this many effective points while they are degenerate."""
+    broad_share: float = 0.15
+    known_share: float = 0.05
     ess: float = 400.0
     khat: float = 0.7
     agreement: float = 4.0
+    """Two rounds agree when their log evidences differ by less than this many standard errors."""
     lanes: int = 16
-
-
-class Start(NamedTuple):
-    z: Floats
-    log_target: Floats
-    log_denominator: Floats
-    standing: Mixture
+    """Data sets of one compiled call: one shape however many are still at work."""
 
 
 @dataclass(frozen=True)
 class WeightedDraws:
+    """The last round of every data set.
+
+    ``z`` ``(dataset, draw, nz)`` unconstrained; ``log_weight`` ``(dataset, draw)``, log target minus log proposal,
+    whose mean weight is the evidence; ``khat``, ``ess``, ``log_evidence``, ``log_evidence_se`` and ``rounds``
+    ``(dataset,)``. A data set whose target is nowhere finite, or infinite somewhere, has khat inf, ess 0, NaN
+    evidence, weights of -inf and NaN draws. The numbers are exact at any k-hat; above 0.7 their errors are not.
+    """
+
     z: Floats
     log_weight: Floats
     khat: Floats
     ess: Floats
     log_evidence: Floats
     log_evidence_se: Floats
-    rounds: NDArray[np.int64]
+    rounds: Positions
 
 
 class _Pool(NamedTuple):
+    """The best points so far: ``z`` ``(dataset, point, nz)``, the others ``(dataset, point)``.
+
+    ``log_denominator`` is the log of the density, times draws, of the proposal that made a point and of all later
+    ones. Earlier ones are left out: evaluating them would cost a round squared, and only the adaptation sees it.
+    """
+
     z: Array
     log_target: Array
     log_denominator: Array
 
 
-def density_of(batched: BatchedProblem) -> Target:
-    def target(z: Floats, positions: NDArray[np.int64]) -> Floats:
-        part = BatchedProblem(batched.problem, batched.batch.take(positions), batched.compiled)
-        return part.log_density_unconstrained(z)
-    return target
+@dataclass(frozen=True)
+class _Run:
+    """One call of ``adapt``; ``pool`` and ``result`` are filled in place."""
+
+    target: Target
+    start: Start
+    keys: NDArray[np.uint32]
+    settings: Settings
+    pool: _Pool
+    result: WeightedDraws
 
 
-def broad(z: Floats, inflate: float) -> Mixture:
-    finite = np.isfinite(z).all(axis=-1, keepdims=True)
-    count = np.maximum(finite.sum(axis=1), 1)
-    filled = np.where(finite, z, 0.0)
-    mean = filled.sum(axis=1) / count
-    dev = np.where(finite, filled - mean[:, None], 0.0)
-    cov = np.einsum("npi,npj->nij", dev, dev) / count[..., None]
-    cov += 1e-6 * np.eye(z.shape[-1]) * np.einsum("nii->n", cov)[:, None, None] + 1e-300
-    return Mixture(np.zeros((len(z), 1)), mean[:, None], np.linalg.cholesky(inflate * cov)[:, None])
+def adapt(target: Target, start: Start, keys: NDArray[np.uint32], settings: Settings) -> WeightedDraws:
+    """Sample each data set until its weights can be trusted or the rounds are spent.
 
+    ``keys`` ``(dataset, 2)`` are raw keys, one a data set: nothing else is random, so the other data sets of the
+    batch change nothing beyond rounding. A data set that is done takes no more work.
 
-def from_prior(target: Target, pool: Pool) -> Start:
-    n, m = pool.log_likelihood.shape
-    z = np.where(np.isfinite(pool.z), pool.z, 0.0)
-    lt = target(z, np.arange(n))
-    lt = np.where(np.isfinite(pool.z).all(-1), lt, -np.inf)
-    ld = np.where(np.isfinite(lt), lt - pool.log_likelihood, 0.0) + np.log(m)
-    return Start(z, lt, ld, broad(z, 1.5))
-
-
-def modes_mixture(modes: Modes) -> Mixture:
-    mass = np.where(np.isfinite(modes.log_mass), modes.log_mass, -np.inf)
-    top = mass.max(1, keepdims=True)
-    w = np.exp(mass - np.where(np.isfinite(top), top, 0))
-    w /= np.maximum(w.sum(1, keepdims=True), 1e-300)
-    found = np.isfinite(mass)
-    w = .5 * w + .5 * found / np.maximum(found.sum(1, keepdims=True), 1)
-    w = np.where(found.any(1, keepdims=True), w, 1 / mass.shape[1])
-    with np.errstate(divide="ignore"):
-        return Mixture(np.log(w), modes.z, np.linalg.cholesky(modes.covariance))
-
-
-def with_modes(start: Start, mixture: Mixture, share: float) -> Start:
-    return start._replace(standing=combine((1 - share, start.standing), (share, mixture)))
-
-
-def adapt(target: Target, start: Start, keys: NDArray[np.uint32], settings: Settings, trace=None) -> WeightedDraws:
+    Raises
+    ------
+    ChainsweepError
+        JAX computes in single precision.
+    """
     require_float64()
-    n, nz = start.z.shape[0], start.z.shape[2]
-    kept = max(start.z.shape[1], settings.draws)
-    pool = _Pool(*(np.array(a) for a in start[:3]))
-    gap = kept - start.z.shape[1]
-    pool = _Pool(*(np.concatenate([a, np.full((n, gap) + a.shape[2:], f)], axis=1) for a, f in zip(pool, (0., -np.inf, 0.))))
-    standing = Mixture(*(np.asarray(a) for a in start.standing))
-    res = WeightedDraws(np.full((n, settings.draws, nz), np.nan), np.full((n, settings.draws), -np.inf), np.full(n, np.inf),
-        np.zeros(n), np.full(n, -np.inf), np.full(n, np.inf), np.zeros(n, np.int64))
-    active = np.arange(n)
-    known = standing.mean.shape[1] > 1
-    lanes = min(settings.lanes, n)
-    for r in range(settings.rounds):
-        done = np.zeros(len(active), bool)
-        for i in range(0, len(active), lanes):
-            real = active[i:i + lanes]
-            pos = np.concatenate([real, np.full(lanes - len(real), real[0])])
-            k = len(real)
-            share = 1.0 if (r == 0 and known) else settings.standing
-            part = _Pool(*(a[pos] for a in pool))
-            st = Mixture(*(a[pos] for a in standing))
-            HOOK(pos) if HOOK else None
-            mix, z, lq = _propose(keys[pos], r, part, st, share, settings.effective, settings.draws, settings.components, settings.points)
-            z = np.asarray(z)
-            lt = np.asarray(target(z, pos))
-            new = _absorb(part, mix, z, lt, lq)
-            for a, b in zip(pool, new):
-                a[real] = np.asarray(b)[:k]
-            lw = (lt - np.asarray(lq))[:k]
-            kh, _ = psis_khat(lw)
-            ess = effective_sample_size(lw)
-            le, se = log_evidence(lw)
-            tol = settings.agreement * np.sqrt(se**2 + np.minimum(res.log_evidence_se[real], 1e3)**2)
-            agree = np.abs(le - res.log_evidence[real]) < tol
-            good = (kh < settings.khat) & (ess >= settings.ess) & (agree)
-            res.z[real], res.log_weight[real] = z[:k], lw
-            res.khat[real], res.ess[real], res.log_evidence[real], res.log_evidence_se[real] = kh, ess, le, se
-            res.rounds[real] = r + 1
-            done[i:i + lanes][:k] = good
-        if trace is not None:
-            trace.append((active.copy(), res.khat.copy(), res.ess.copy(), res.log_evidence.copy()))
-        active = active[~done]
-        if not len(active):
-            break
-    return res
+    datasets, _, nz = start.z.shape
+    pool = _padded(start, settings.draws)
+    run = _Run(target, start, keys, settings, pool, _empty(datasets, settings.draws, nz))
+    active = np.arange(datasets, dtype=np.int64)
+    lanes = max(1, min(settings.lanes, datasets))
+    for step in range(settings.rounds):
+        groups = [active[i : i + lanes] for i in range(0, len(active), lanes)]
+        done = [_round(run, step, group, lanes) for group in groups]
+        active = np.concatenate([group[~ended] for group, ended in zip(groups, done, strict=True)] or [active])
+    return _without_unusable(run.result)
 
 
-@partial(jax.jit, static_argnums=(6, 7, 8))
-def _propose(keys, r, pool, standing, share, effective, draws, components, points):
-    keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, r)))(keys.astype(jnp.uint32))
-    fitted = fit(keys[:, 0], pool.z, pool.log_target - pool.log_denominator, effective, components, points).mixture
-    broken = ~jnp.all(jnp.isfinite(fitted.chol), axis=(1, 2, 3)) | jnp.any(jnp.isnan(fitted.mean), axis=(1, 2))
-    fitted = Mixture(jnp.where(broken[:, None], -jnp.inf, fitted.log_weight),
-        jnp.where(broken[:, None, None], 0.0, fitted.mean),
-        jnp.where(broken[:, None, None, None], jnp.eye(pool.z.shape[-1]), fitted.chol))
-    mix = combine((1 - share, fitted), (share, standing))
-    z = draw(mix, keys[:, 1], draws)
-    return mix, z, log_density(mix, z)
+def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.bool_]:
+    """One round of a few data sets; says which are done."""
+    count, settings = len(members), run.settings
+    # Idle lanes repeat the first data set: every call has one shape, and what they compute is dropped.
+    positions = np.concatenate([members, np.full(lanes - count, members[0])])
+    part = _Pool(*(array[positions] for array in run.pool))
+    standing, share = _standing(run.start, positions, settings, first=step == 0)
+    keys = _round_keys(run.keys[positions], step)
+    fitted = _fitted(run.target, part, keys, positions, settings)
+    proposal, z, log_proposal = _propose(keys[:, 2], fitted, standing, share, settings.draws)
+    z = np.asarray(z)
+    log_target = np.asarray(run.target.log_density(z, positions))
+    for old, new in zip(run.pool, _absorb(part, proposal, z, log_target, log_proposal), strict=True):
+        old[members] = np.asarray(new)[:count]
+    log_weight = (log_target - np.asarray(log_proposal))[:count]
+    good = _record(run, members, z[:count], log_weight, step)
+    hopeless = ~np.isfinite(run.pool.log_target[members]).any(axis=1) & (step > 0)
+    return good | hopeless | np.isposinf(log_weight).any(axis=1)
+
+
+def _standing(start: Start, positions: Positions, settings: Settings, first: bool) -> tuple[Mixture, float]:
+    """The part of the proposal that is not fitted, and its share."""
+    broad = Mixture(*(np.asarray(array)[positions] for array in start.broad))
+    if start.known is None:
+        return broad, settings.broad_share
+    known = Mixture(*(np.asarray(array)[positions] for array in start.known))
+    if first:
+        return combine((FIRST_BROAD_SHARE, broad), (1.0 - FIRST_BROAD_SHARE, known)), 1.0
+    total = settings.broad_share + settings.known_share
+    return combine((settings.broad_share, broad), (settings.known_share, known)), total
+
+
+def _fitted(target: Target, pool: _Pool, keys: Array, positions: Positions, settings: Settings) -> Mixture:
+    log_weight = pool.log_target - pool.log_denominator
+    kernels = place(keys[:, 0], pool.z, log_weight, settings.effective, settings.components)
+    precision = target.precision(np.asarray(kernels.center), positions)
+    return fit(keys[:, 1], pool.z, log_weight, kernels, precision, settings.points)
+
+
+def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: int) -> NDArray[np.bool_]:
+    """Keep a round as the result so far; says which data sets it satisfies."""
+    khat, _ = psis_khat(log_weight)
+    ess = effective_sample_size(log_weight)
+    evidence, error = log_evidence(log_weight)
+    before, error_before = run.result.log_evidence[members], run.result.log_evidence_se[members]
+    agree = np.abs(evidence - before) < run.settings.agreement * np.hypot(error, error_before)
+    new = WeightedDraws(z, log_weight, khat, ess, evidence, error, np.full(len(members), step + 1))
+    for item in fields(WeightedDraws):
+        getattr(run.result, item.name)[members] = getattr(new, item.name)
+    return agree & (khat < run.settings.khat) & (ess >= run.settings.ess)
 
 
 @jax.jit
-def _absorb(pool, mix, z, lt, lq):
-    n = z.shape[1]
-    old = jnp.logaddexp(pool.log_denominator, jnp.log(n) + log_density(mix, pool.z))
-    allz = jnp.concatenate([pool.z, z], 1)
-    alt = jnp.concatenate([pool.log_target, lt], 1)
-    ald = jnp.concatenate([old, lq + jnp.log(n)], 1)
-    _, idx = jax.lax.top_k(jnp.where(jnp.isfinite(alt), alt - ald, -jnp.inf), pool.z.shape[1])
-    return _Pool(jnp.take_along_axis(allz, idx[..., None], 1), jnp.take_along_axis(alt, idx, 1), jnp.take_along_axis(ald, idx, 1))
+def _round_keys(keys: Array, step: int) -> Array:
+    """``(dataset, 3, 2)`` from raw keys ``(dataset, 2)``."""
+    return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step), 3))(keys.astype(jnp.uint32))
+
+
+@partial(jax.jit, static_argnums=4)
+def _propose(keys: Array, fitted: Mixture, standing: Mixture, share: float, draws: int) -> tuple[Mixture, Array, Array]:
+    """The proposal of a round, its draws and their log density."""
+    proposal = combine((1.0 - share, fitted), (share, standing))
+    z = draw(proposal, keys, draws)
+    return proposal, z, log_density(proposal, z)
+
+
+@jax.jit
+def _absorb(pool: _Pool, proposal: Mixture, z: Array, log_target: Array, log_proposal: Array) -> _Pool:
+    """The pool with the new draws, cut back to its size by the smallest weights."""
+    log_draws = jnp.log(z.shape[1])
+    old = jnp.logaddexp(pool.log_denominator, log_draws + log_density(proposal, pool.z))
+    merged = _Pool(
+        jnp.concatenate([pool.z, z], axis=1),
+        jnp.concatenate([pool.log_target, log_target], axis=1),
+        jnp.concatenate([old, log_draws + log_proposal], axis=1),
+    )
+    log_weight = merged.log_target - merged.log_denominator
+    _, best = jax.lax.top_k(jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf), pool.z.shape[1])
+    flat = [jnp.take_along_axis(array, best, axis=1) for array in merged[1:]]
+    return _Pool(jnp.take_along_axis(merged.z, best[..., None], axis=1), *flat)
+
+
+def _padded(start: Start, draws: int) -> _Pool:
+    """The start's points as a pool of at least ``draws`` points; the added ones carry no weight."""
+    finite = np.isfinite(start.z).all(axis=-1) & np.isfinite(start.log_target) & np.isfinite(start.log_denominator)
+    gap = ((0, 0), (0, max(0, draws - start.z.shape[1])))
+    return _Pool(
+        np.pad(np.where(finite[..., None], start.z, 0.0), (*gap, (0, 0))),
+        np.pad(np.where(finite, start.log_target, -np.inf), gap, constant_values=-np.inf),
+        np.pad(np.where(finite, start.log_denominator, 0.0), gap),
+    )
+
+
+def _empty(datasets: int, draws: int, nz: int) -> WeightedDraws:
+    return WeightedDraws(
+        z=np.full((datasets, draws, nz), np.nan),
+        log_weight=np.full((datasets, draws), -np.inf),
+        khat=np.full(datasets, np.inf),
+        ess=np.zeros(datasets),
+        log_evidence=np.full(datasets, np.nan),
+        log_evidence_se=np.full(datasets, np.nan),
+        rounds=np.zeros(datasets, dtype=np.int64),
+    )
+
+
+def _without_unusable(result: WeightedDraws) -> WeightedDraws:
+    """Blank the data sets whose weights are all zero, or not finite somewhere."""
+    bad = ~np.isfinite(result.log_evidence)
+    blank = _empty(len(bad), 1, result.z.shape[-1])
+    for item in fields(WeightedDraws):
+        if item.name != "rounds":
+            getattr(result, item.name)[bad] = getattr(blank, item.name)[bad]
+    return result

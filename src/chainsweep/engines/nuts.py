@@ -11,33 +11,25 @@ Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
-from numpyro.infer.hmc import hmc
-from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
+from chainsweep.engines.nuts_program import TRACE_THIN, Lanes, Program, program_of
 from chainsweep.engines.starts import Modes, find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 
-TARGET_ACCEPT_BY_ATTEMPT = (0.0, 0.97, 0.99, 0.995, 0.998, 0.999)
-"""Target acceptance of later attempts; the first takes the setting."""
-MAX_TREE_DEPTH = 12
-TRACE_THIN = 10
-"""Every this many iterations are kept in the trace, at twice as many in each later attempt."""
 START_SPREAD = 1.0
 """Chains start this many Laplace standard deviations around their mode."""
 
@@ -70,14 +62,6 @@ class State:
     iteration: int
 
 
-class Lanes(NamedTuple):
-    """The data sets of one attempt and their whitening: ``center`` ``(dataset, n)``, ``factor`` ``(dataset, n, n)``."""
-
-    observations: Observation
-    center: Floats
-    factor: Floats
-
-
 @dataclass(frozen=True)
 class Sampled:
     """The draws of one data set: ``z`` ``(chain, draw, n)``, ``stats`` ``(chain, draw)``, ``trace`` ``(step, n)``."""
@@ -86,61 +70,6 @@ class Sampled:
     stats: Arrays
     trace: Floats
     info: Info
-
-
-class Program:
-    """The compiled program of one attempt: initialise lanes, advance them by a block of iterations."""
-
-    def __init__(self, problem: Problem, settings: Settings, attempt: int) -> None:
-        self.problem = problem
-        self.dense = settings.dense_mass
-        self.warmup = settings.warmup * 2**attempt
-        self.draws = settings.draws * 2**attempt
-        self.trace_thin = TRACE_THIN * 2**attempt
-        self.depth = min(settings.max_tree_depth + attempt, MAX_TREE_DEPTH)
-        self.target = max(settings.target_accept, TARGET_ACCEPT_BY_ATTEMPT[attempt])
-        self.initialise = jax.jit(jax.vmap(jax.vmap(self._initialise, in_axes=(0, 0, None))))
-        self.advance = jax.jit(
-            lambda state, lanes, length: jax.vmap(
-                jax.vmap(lambda one, lane: self._advance(one, lane, length), in_axes=(0, None))
-            )(state, lanes),
-            static_argnums=2,
-        )
-
-    def _kernel(self, w: Any, key: Any, lane: Lanes) -> tuple[Any, Callable]:
-        def potential(w: Any) -> Any:
-            return self.problem.potential(lane.center + lane.factor @ w, lane.observations)
-
-        init, sample = hmc(potential_fn=potential, kinetic_fn=euclidean_kinetic_energy, algo="NUTS")
-        state = init(
-            w,
-            self.warmup,
-            dense_mass=self.dense,
-            target_accept_prob=self.target,
-            max_tree_depth=self.depth,
-            rng_key=key,
-        )
-        return state, sample
-
-    def _initialise(self, w: Any, key: Any, lane: Lanes) -> Any:
-        return self._kernel(w, key, lane)[0]
-
-    def _advance(self, state: Any, lane: Lanes, length: int) -> Any:
-        # NumPyro's sample function closes over what init was given (warm-up length, adaptation), so both are
-        # made anew inside the trace; the unused initial state is dead code to the compiler.
-        _, sample = self._kernel(state.z, state.rng_key, lane)
-
-        def step(carry: Any, _: None) -> tuple[Any, tuple]:
-            new = sample(carry, (), {})
-            return new, (new.z, new.potential_energy, new.diverging, new.accept_prob, new.num_steps)
-
-        return jax.lax.scan(step, state, None, length=length)
-
-
-@lru_cache(maxsize=64)
-def program_of(problem: Problem, settings: Settings, attempt: int) -> Program:
-    """The one program of an attempt in this process: JAX compiles it once per shape."""
-    return Program(problem, settings, attempt)
 
 
 STATS = ("potential", "diverging", "accept_prob", "num_steps")
@@ -344,13 +273,15 @@ class _Run:
             saved[f"done/{i}/z"] = sampled.z
             saved[f"done/{i}/trace"] = sampled.trace
             saved |= {f"done/{i}/stats/{name}": value for name, value in sampled.stats.items()}
-            saved |= {f"done/{i}/info/{f.name}": np.asarray(getattr(sampled.info, f.name)) for f in fields(Info)}
+            saved |= {
+                f"done/{i}/info/{f.name}": np.asarray(getattr(sampled.info, f.name)) for f in fields(Info)
+            }
         return saved
 
     def _restore(self, resume: Arrays) -> tuple[int, NDArray[np.int64]]:
         self.seconds = resume["seconds"].copy()
         for i in {int(name.split("/")[1]) for name in resume if name.startswith("done/")}:
-            info = {f.name: resume[f"done/{i}/info/{f.name}"] for f in fields(Info)}
+            info: dict[str, Any] = {f.name: resume[f"done/{i}/info/{f.name}"] for f in fields(Info)}
             info["attempts"] = int(info["attempts"])
             stats = {name: resume[f"done/{i}/stats/{name}"] for name in STATS}
             self.sampled[i] = Sampled(resume[f"done/{i}/z"], stats, resume[f"done/{i}/trace"], Info(**info))
@@ -373,7 +304,7 @@ def _first_state(kernel: Any) -> State:
 
 def _restored_state(state: State, resume: Arrays) -> State:
     structure = jax.tree.structure(state.kernel)
-    leaves = [jnp.asarray(resume[f"kernel/{k}"]) for k in range(structure.num_leaves)]
+    leaves = [jnp.asarray(resume[f"kernel/{k}"]) for k in range(len(jax.tree.leaves(state.kernel)))]
     stats = {name: resume[f"stats/{name}"] for name in STATS}
     kernel = jax.tree.unflatten(structure, leaves)
     return State(kernel, resume["w"], stats, resume["trace"], int(resume["iteration"]))

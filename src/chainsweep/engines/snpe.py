@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from chainsweep.config import SnpeSettings as Settings
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Deadline, Outcome, Seeds, Sink, Status
+from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status
 from chainsweep.engines.snpe_amortised import train_amortised
 from chainsweep.engines.snpe_sequential import train_sequential
-from chainsweep.engines.snpe_trained import Network, Trained
+from chainsweep.engines.snpe_trained import Network, Trained, prefixed, under
 from chainsweep.engines.snpe_training import Job
 from chainsweep.engines.snpe_weights import Info, State, chains_of, weigh
 from chainsweep.errors import InputError, UnavailableError
@@ -99,7 +99,7 @@ def run(
     sink: Sink,
     resume: Mapping[str, NDArray] | None,
     deadline: Deadline,
-    trained: Trained,
+    trained: Trained | None = None,
     device: str = "cpu",
 ) -> Outcome:
     """Weighted posterior draws of every data set of ``batch``.
@@ -107,33 +107,61 @@ def run(
     ``log_weight`` is the log density over the proposal's, evidence included; `Info` lists the figures.
     Without a likelihood all weights are equal and k-hat is NaN.
 
+    With ``mode = "sequential"`` and no ``trained`` the network of the batch's one data set is trained first.
+
     Raises
     ------
     InputError
-        ``trained`` does not fit the model or the batch, or serves a single other data set.
+        ``trained`` is missing, does not fit the model or the batch, or serves a single data set and the
+        batch has more.
     """
-    if trained.sequential and len(batch) != 1:
-        raise InputError(
-            f"this network was trained in sequential rounds for one data set, the batch has {len(batch)}; "
-            "train with mode = 'amortised'"
-        )
-    compiled = Compiled(problem)
-    state = State.from_arrays(resume) if resume else State.empty(len(batch), settings.draws, problem.ndim)
-    saved = time.monotonic()
+    resume = resume or {}
+    own: Arrays = {}
     with _torch(settings.threads, device):
-        while state.done < len(batch):
-            if deadline():
-                sink.checkpoint(state.arrays())
+        job = Job(problem, settings, seeds.entropy(batch.ids[0], "train") % 2**31, sink, deadline, device)
+        if trained is None:
+            trained = _trained_here(job, batch, resume)
+            if trained is None:
                 return Outcome(Status.STOPPED)
-            positions = np.arange(state.done, min(state.done + GROUP, len(batch)))
-            part = batch.take(positions)
-            network = Network(problem, trained, part, settings.grid, device)
-            state.store(positions, weigh(BatchedProblem(problem, part, compiled), network, settings, seeds))
-            sink.progress(state.done, len(batch), "weighing")
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                sink.checkpoint(state.arrays())
-                saved = time.monotonic()
+            own = prefixed("trained", trained.arrays())
+        if trained.sequential and len(batch) != 1:
+            raise InputError(
+                f"this network was trained in sequential rounds for one data set, the batch has {len(batch)}; "
+                "train with mode = 'amortised'"
+            )
+        state = State.from_arrays(resume) if "done" in resume else State.empty(len(batch), settings.draws, problem.ndim)
+        if not _weigh_all(job, batch, seeds, trained, state, own):
+            return Outcome(Status.STOPPED)
     return Outcome(Status.COMPLETE, chains_of(problem, state))
+
+
+def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: State, own: Arrays) -> bool:
+    """Fill ``state``; False when the deadline came first (the state, with ``own`` beside it, is saved then)."""
+    compiled = Compiled(job.problem)
+    saved = time.monotonic()
+    while state.done < len(batch):
+        if job.deadline():
+            job.sink.checkpoint({**own, **state.arrays()})
+            return False
+        positions = np.arange(state.done, min(state.done + GROUP, len(batch)))
+        part = batch.take(positions)
+        network = Network(job.problem, trained, part, job.settings.grid, job.device)
+        state.store(positions, weigh(BatchedProblem(job.problem, part, compiled), network, job.settings, seeds))
+        job.sink.progress(state.done, len(batch), "weighing")
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            job.sink.checkpoint({**own, **state.arrays()})
+            saved = time.monotonic()
+    return True
+
+
+def _trained_here(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> Trained | None:
+    """The network of the one data set of ``batch``, from ``resume`` where it is finished there."""
+    if job.settings.mode != "sequential":
+        raise InputError("snpe: no trained network was given; run the 'train' stage first")
+    finished = under("trained", resume)
+    if finished:
+        return Trained.from_arrays(finished)
+    return train_sequential(job, batch, resume)
 
 
 @contextmanager

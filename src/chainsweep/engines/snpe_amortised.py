@@ -48,9 +48,7 @@ def train_amortised(job: Job, designs: Sequence[Batch], resume: Mapping[str, NDA
     if problem.black_box and bank is None:
         return None
     split = shares(np.array([len(batch) for batch in batches]), ROWS_PER_BLOCK)
-    rows = bank or [
-        simulator.rows(PILOT_BLOCK, count) for simulator, count in zip(simulators, split, strict=True)
-    ]
+    rows = bank or [simulator.rows(PILOT_BLOCK, count) for simulator, count in zip(simulators, split, strict=True)]
     encoder = fit_encoder(problem, batches, spaces, rows, settings.grid)
     provider: Bank | FreshSimulations = (
         bank_of([encode_rows(encoder, *parts) for parts in zip(batches, spaces, bank, strict=True)], seed)
@@ -81,9 +79,7 @@ def bank_of(parts: Sequence[Pairs], seed: int) -> Bank:
             f"snpe: only {usable.sum()} of {len(w)} simulations have finite observations and parameters; "
             "check 'simulate' in the model file for exceptions, NaN and overflow"
         )
-    order = np.random.Generator(np.random.Philox(key=[seed, VALIDATION_BLOCK])).permutation(
-        np.flatnonzero(usable)
-    )
+    order = np.random.Generator(np.random.Philox(key=[seed, VALIDATION_BLOCK])).permutation(np.flatnonzero(usable))
     return Bank((packed[order], w[order]), seed)
 
 
@@ -125,7 +121,5 @@ def _bank(job: Job, simulators: Sequence[Simulator], resume: Mapping[str, NDArra
 
 def join(first: Rows, second: Rows) -> Rows:
     """Both sets of simulations of one bucket, in order."""
-    observed = {
-        name: np.concatenate([first.observed[name], second.observed[name]]) for name in first.observed
-    }
+    observed = {name: np.concatenate([first.observed[name], second.observed[name]]) for name in first.observed}
     return Rows(np.concatenate([first.index, second.index]), np.concatenate([first.z, second.z]), observed)

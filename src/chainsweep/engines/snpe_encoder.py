@@ -88,7 +88,9 @@ class Encoder:
 
 
 def _standardise(values: Any, mean: Floats, inverse_sd: Floats) -> Any:
-    return np.clip((values - mean) * inverse_sd, -CLIP, CLIP)
+    # Overflowed simulations and NaN data stay NaN here: whoever asked looks for them.
+    with np.errstate(invalid="ignore"):
+        return np.clip((values - mean) * inverse_sd, -CLIP, CLIP)
 
 
 def encoder_from_arrays(layout: Layout, arrays: Mapping[str, NDArray]) -> Encoder:

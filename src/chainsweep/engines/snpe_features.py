@@ -51,8 +51,7 @@ def layout_of(problem: Problem, batch: Batch, grid: int) -> Layout:
     observed = tuple(sorted(problem.observed))
     errors = tuple(
         name + ERROR_SUFFIX
-        if name + ERROR_SUFFIX in batch.fields
-        and batch.fields[name + ERROR_SUFFIX].shape == batch.fields[name].shape
+        if name + ERROR_SUFFIX in batch.fields and batch.fields[name + ERROR_SUFFIX].shape == batch.fields[name].shape
         else None
         for name in observed
     )
@@ -91,11 +90,7 @@ def raw_features(layout: Layout, scales: Scales, obs: Observation, centre: Any, 
     ``centre`` and ``halfwidth`` ``(dim,)`` locate the prior of the unconstrained parameters for this design.
     """
     mask = obs.mask.astype(float)
-    axes = [
-        (column, scales.magnitude[name])
-        for name in layout.coordinates
-        for column in _columns(obs.fields[name])
-    ]
+    axes = [(column, scales.magnitude[name]) for name in layout.coordinates for column in _columns(obs.fields[name])]
     frames = [(_Window.of(column, mask), column, magnitude) for column, magnitude in axes]
     kernels = [_kernel(window.scaled(column), mask, layout.grid) for window, column, _ in frames]
     summary = [jnp.log(jnp.sum(mask))[None], centre, jnp.log(halfwidth)]
@@ -179,11 +174,7 @@ def _observed(
         information = weight @ kernel
         local = (weight * column) @ kernel / (information + TINY)
         # In counts, level**2 * information is the number of points that a node pools.
-        signal = (
-            stretch(local) * jnp.sqrt(information) * level
-            if stretch
-            else (local - anchor) * jnp.sqrt(information)
-        )
+        signal = stretch(local) * jnp.sqrt(information) * level if stretch else (local - anchor) * jnp.sqrt(information)
         share = jnp.log(information / jnp.sum(weight) + 1e-4)
         pooled += [jnp.arcsinh(local / magnitude), jnp.arcsinh(signal), share]
     per_point = [jnp.arcsinh(column / magnitude), (column - mean) / spread, jnp.arcsinh(ratio)]

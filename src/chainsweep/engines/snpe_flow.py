@@ -160,10 +160,31 @@ class Sampler:
 
     @staticmethod
     def _invert(distribution: Any, base: Tensor) -> tuple[Tensor, Tensor]:
-        w, log_jacobian = distribution.transform.inv.call_and_ladj(base)
+        w, log_jacobian = invert_couplings(distribution.transform, base)
         log_base = -0.5 * (base.square() + np.log(2 * np.pi)).sum(-1)
-        return w, log_base - log_jacobian
+        return w, log_base + log_jacobian
 
     @staticmethod
     def _evaluate(distribution: Any, w: Tensor) -> tuple[Tensor, Tensor]:
         return w, distribution.log_prob(w)
+
+
+def invert_couplings(transform: Any, base: Tensor) -> tuple[Tensor, Tensor]:
+    """From ``base`` ``(dataset, draw, dim)`` to parameters, and ``log |d base / d parameters|``.
+
+    zuko inverts a coupling in two passes over its network and takes the Jacobian in a third. The first pass
+    only serves the half that depends on the context alone, hence on no draw; the second already knows the
+    Jacobian: one pass a coupling is left.
+    """
+    from zuko.transforms import AutoregressiveTransform
+
+    point, log_jacobian = base, torch.zeros(base.shape[:-1], dtype=base.dtype, device=base.device)
+    for part in reversed(transform.transforms):
+        conditional = part
+        if isinstance(part, AutoregressiveTransform):
+            first = part.meta(torch.zeros_like(point[:, :1]))
+            conditional = part.meta(first.inv(point))
+        inverse = conditional.inv(point)
+        log_jacobian = log_jacobian + conditional.log_abs_det_jacobian(inverse, point)
+        point = inverse
+    return point, log_jacobian

@@ -141,9 +141,7 @@ def _simulations(
     return rows
 
 
-def truncated_prior(
-    batched: BatchedProblem, network: Network, rng: np.random.Generator, count: int
-) -> Floats:
+def truncated_prior(batched: BatchedProblem, network: Network, rng: np.random.Generator, count: int) -> Floats:
     """``count`` draws ``(count, dim)`` of the prior inside the network's region, unconstrained.
 
     Raises

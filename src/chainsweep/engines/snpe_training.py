@@ -137,9 +137,7 @@ class Trainer:
     def best_weights(self) -> Arrays:
         """State of the estimator with averaged weights: the last, or those of the lowest held-out loss."""
         chosen = self.best if self.keep_best and self.best else self.average
-        state = {
-            name: value.detach().cpu().numpy().copy() for name, value in self.estimator.state_dict().items()
-        }
+        state = {name: value.detach().cpu().numpy().copy() for name, value in self.estimator.state_dict().items()}
         for name, value in zip(self.names, chosen, strict=True):
             state[name] = value.cpu().numpy().copy()
         return state

@@ -13,6 +13,7 @@ from chainsweep.config import SnpeSettings
 from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat
 from chainsweep.engines import importance
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
+from chainsweep.engines.importance_start import PRIOR_INFLATION, Start, broad_of, target_of
 from chainsweep.engines.snpe_trained import Network
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
@@ -21,7 +22,6 @@ Floats = NDArray[np.float64]
 
 PRIOR_DRAWS = 1024
 """Prior draws that give the adaptation its broad component."""
-PRIOR_INFLATION = 1.5
 REASON_BYTES = 300
 NOT_FINITE = "observations, errors or constants are not finite, or the prior is improper for them"
 NO_DENSITY = "no draw of the network has a finite log density"
@@ -138,6 +138,7 @@ def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, see
         failures = dict.fromkeys(empty, NO_DENSITY) | batched.failures | failures
     else:
         theta, log_weight, lp = batched.constrain(z), np.zeros(z.shape[:2]), np.full(z.shape[:2], np.nan)
+    theta, lp, log_weight = (np.array(values) for values in (theta, lp, log_weight))
     _blank(list(failures), theta, lp, log_weight, info)
     info.seconds[:] = (time.monotonic() - started) / len(ids)
     return Weighted(theta, lp, log_weight, info, failures)
@@ -185,13 +186,8 @@ def _adapted(
     part = BatchedProblem(batched.problem, batched.batch.take(poor), batched.compiled)
     prior_keys, keys = (seeds.jax_keys(part.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
     prior = part.unconstrain(part.sample_prior(prior_keys, PRIOR_DRAWS))
-    start = importance.Start(
-        z[poor],
-        log_density[poor],
-        log_q[poor] + np.log(settings.draws),
-        importance.broad(prior, PRIOR_INFLATION),
-    )
-    found = importance.adapt(importance.density_of(part), start, keys, limits)
+    start = Start(z[poor], log_density[poor], log_q[poor] + np.log(settings.draws), broad_of(prior, PRIOR_INFLATION))
+    found = importance.adapt(target_of(part), start, keys, limits)
     better = (found.ess > info.ess[poor]) | (found.khat < limits.khat)
     new, old = poor[better], np.flatnonzero(better)
     z[new], log_weight[new] = found.z[old], found.log_weight[old]

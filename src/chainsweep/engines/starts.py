@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ class Pool:
     @property
     def any_finite(self) -> NDArray[np.bool_]:
         """``(dataset,)``: whether any prior draw has a finite likelihood."""
-        return np.isfinite(self.log_likelihood).any(axis=1)
+        return np.asarray(np.isfinite(self.log_likelihood).any(axis=1))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def choose_likely(
     """
     beta = temper(log_likelihood, effective)
     gumbel = np.stack([rng.gumbel(size=log_likelihood.shape[1]) for rng in generators])
-    score = np.where(np.isfinite(log_likelihood), beta[:, None] * log_likelihood, -1e300) + gumbel
+    finite = np.isfinite(log_likelihood)
+    score = np.where(finite, beta[:, None] * np.where(finite, log_likelihood, 0.0), -1e300) + gumbel
     return np.argsort(-score, axis=1, kind="stable")[:, :count]
 
 
@@ -168,7 +170,7 @@ def _descend_one(
     return center + scale * u, -value, covariance * scale[:, None] * scale[None, :]
 
 
-def _finite(array: Floats) -> Floats:
+def _finite(array: Any) -> Any:
     return jnp.nan_to_num(array, nan=0.0, posinf=1e12, neginf=-1e12)
 
 

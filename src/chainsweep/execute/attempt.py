@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class FileSink:
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as handle:
-                np.savez(handle, **content)
+                write_npz(handle, content)
 
         publish(self.attempt.state_path, write, check_npz, self.attempt.still_owner)
         self._waiting = None
@@ -112,6 +113,12 @@ class FileSink:
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Pass progress on."""
         self.report(done, total, note)
+
+
+def write_npz(handle: BinaryIO, arrays: Arrays, compress: bool = False) -> None:
+    """Write arrays by name, without pickle."""
+    save: Any = np.savez_compressed if compress else np.savez
+    save(handle, allow_pickle=False, **arrays)
 
 
 def check_npz(path: Path) -> None:

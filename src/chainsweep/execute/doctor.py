@@ -55,7 +55,9 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Finding:
-    return Finding("Python", "ok", f"{sys.version.split()[0]}, chainsweep {versions('chainsweep')['chainsweep']}")
+    return Finding(
+        "Python", "ok", f"{sys.version.split()[0]}, chainsweep {versions('chainsweep')['chainsweep']}"
+    )
 
 
 def _engine(name: str) -> Finding:
@@ -79,7 +81,9 @@ def _mpi() -> Finding:
     if done.returncode == 0 and sizes == ["2", "2"]:
         return Finding("MPI", "ok", f"2 ranks through {launcher}")
     last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-    return Finding("MPI", "broken", f"{launcher} -n 2: sizes {sizes} (expected 2, 2), exit {done.returncode}: {last[0]}")
+    return Finding(
+        "MPI", "broken", f"{launcher} -n 2: sizes {sizes} (expected 2, 2), exit {done.returncode}: {last[0]}"
+    )
 
 
 def _launcher() -> str | None:
@@ -89,7 +93,11 @@ def _launcher() -> str | None:
 
 def _gpu() -> Finding:
     names = gpu_names()
-    return Finding("GPU", "ok", ", ".join(names)) if names else Finding("GPU", "missing", "no NVIDIA driver here")
+    return (
+        Finding("GPU", "ok", ", ".join(names))
+        if names
+        else Finding("GPU", "missing", "no NVIDIA driver here")
+    )
 
 
 def _program(what: str, package: str, program: str) -> Finding:
@@ -130,4 +138,6 @@ def _locks() -> Finding:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return Finding("file locks", "ok", "held locks are respected")
-    return Finding("file locks", "broken", "a held lock was given away: this file system only pretends to lock")
+    return Finding(
+        "file locks", "broken", "a held lock was given away: this file system only pretends to lock"
+    )

@@ -15,12 +15,12 @@ from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.thinning import even_indices, optimal_resample
 from chainsweep.diagnostics.verdict import one_line
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Status
-from chainsweep.engines.modecheck import ModeCheck, check_modes
+from chainsweep.engines.modecheck import check_modes
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
-from chainsweep.execute.attempt import FileSink, Report, check_npz, claim, load_state
+from chainsweep.execute.attempt import FileSink, Report, check_npz, claim, load_state, write_npz
 from chainsweep.execute.judge import judge
-from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.model.batched import BatchedProblem
 from chainsweep.packages import versions
 from chainsweep.store.publish import publish
 from chainsweep.store.shard import Shard, ShardHeader, publish_shard
@@ -32,7 +32,9 @@ def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline:
     """Sample one shard and publish it; False when the deadline came first (state is saved)."""
     attempt = claim(campaign.paths.shard(engine, shard))
     sink = FileSink(attempt, campaign.hash, report)
-    outcome = _sample(campaign, engine, campaign.batch(shard), sink, load_state(attempt, campaign.hash), deadline)
+    outcome = _sample(
+        campaign, engine, campaign.batch(shard), sink, load_state(attempt, campaign.hash), deadline
+    )
     if outcome.status is Status.STOPPED or outcome.chains is None:
         sink.flush()
         return False
@@ -50,7 +52,7 @@ def _publish_trace(path: Path, chains: Chains, still_owner: Callable[[], bool]) 
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as handle:
-            np.savez_compressed(handle, **arrays)
+            write_npz(handle, arrays, compress=True)
 
     publish(path, write, check_npz, still_owner)
 
@@ -117,7 +119,11 @@ def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
     result = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         known = [np.asarray(part[name], float) for part in parts if name in part]
-        longest = tuple(np.max([array.shape[1:] for array in known], axis=0).astype(int)) if known[0].ndim > 1 else ()
+        longest = (
+            tuple(np.max([array.shape[1:] for array in known], axis=0).astype(int))
+            if known[0].ndim > 1
+            else ()
+        )
         rows = np.full((sum(counts), *longest), np.nan)
         start = 0
         for part, count in zip(parts, counts, strict=True):
@@ -151,16 +157,18 @@ def _provenance() -> dict[str, str | int | float | bool]:
     import jax
 
     device = jax.devices()[0]
-    precision = "float64" if jax.config.jax_enable_x64 else "float32"
+    precision = str(jax.numpy.zeros(()).dtype)
     packages = versions("chainsweep", "numpy", "jax", "numpyro", "emcee", "sbi", "torch")
-    return {"device": f"{device.platform} {device.device_kind}", "precision": precision} | {
-        f"version_{name}": version for name, version in packages.items()
-    }
+    provenance: dict[str, str | int | float | bool] = {f"version_{name}": version for name, version in packages.items()}
+    return provenance | {"device": f"{device.platform} {device.device_kind}", "precision": precision}
 
 
 def thinned(chains: Chains, ids: tuple[str, ...], max_draws: int, seeds: Seeds) -> Chains:
     """At most ``max_draws`` draws a data set, all its chains together, weighted sums unbiased."""
-    names = [*(("posterior", name) for name in chains.posterior), *(("stats", name) for name in chains.sample_stats)]
+    names = [
+        *(("posterior", name) for name in chains.posterior),
+        *(("stats", name) for name in chains.sample_stats),
+    ]
     arrays = {("posterior", n): a for n, a in chains.posterior.items()}
     arrays |= {("stats", n): a for n, a in chains.sample_stats.items()}
     n_chains = next(iter(chains.posterior.values())).shape[1]
@@ -172,7 +180,9 @@ def thinned(chains: Chains, ids: tuple[str, ...], max_draws: int, seeds: Seeds) 
         length = int(chains.n_draws[i])
         if chains.kind is DrawKind.WEIGHTED and length > keep:
             uniform = float(seeds.generator(name, "thin").uniform())
-            index, log_weight = optimal_resample(chains.sample_stats["log_weight"][i, 0, :length], keep, uniform)
+            index, log_weight = optimal_resample(
+                chains.sample_stats["log_weight"][i, 0, :length], keep, uniform
+            )
         else:
             index, log_weight = even_indices(length, keep), None
         n_draws[i] = len(index)

@@ -41,7 +41,7 @@ def judge(
     problem = batched.problem
     theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
     weights = chains.sample_stats.get("log_weight")
-    figures = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
+    figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
     measured, checks = _KINDS[chains.kind](chains, theta, config)
     figures |= measured
     if outside is not None:
@@ -139,7 +139,9 @@ def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: S
     problem = batched.problem
     if not (problem.has_simulator and problem.has_likelihood):
         return np.full(len(batched.batch), np.nan)
-    points = np.stack([_equal_draws(chains, theta, i, batched.batch.ids[i], seeds) for i in range(len(theta))])
+    points = np.stack(
+        [_equal_draws(chains, theta, i, batched.batch.ids[i], seeds) for i in range(len(theta))]
+    )
     usable = np.isfinite(points).all(axis=2)
     keys = seeds.jax_keys(batched.batch.ids, "predictive", 1)[:, 0]
     fallback = np.nan_to_num(points)

@@ -21,7 +21,8 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
         No shard at all is there yet.
     """
     listed = {
-        engine: [campaign.paths.shard(engine, plan.index) for plan in campaign.shards] for engine in campaign.engines
+        engine: [campaign.paths.shard(engine, plan.index) for plan in campaign.shards]
+        for engine in campaign.engines
     }
     present = {engine: [path for path in paths if path.exists()] for engine, paths in listed.items()}
     if not any(present.values()):
@@ -42,7 +43,9 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
         [read_summary(path) for path in valid], campaign.parameter_names, campaign.collection.ids
     )
     write_catalogue(campaign.paths.catalogue, table)
-    missing = [_relative(path, campaign) for paths in listed.values() for path in paths if path not in set(valid)]
+    missing = [
+        _relative(path, campaign) for paths in listed.values() for path in paths if path not in set(valid)
+    ]
     rejected = {_relative(path, campaign): reason for path, reason in merged.rejected.items()}
     return {"datasets": dict(merged.datasets), "missing": missing, "rejected": rejected}
 

@@ -11,7 +11,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.execute.tasks import shard_is_valid
 from chainsweep.store.shard import read_summary
 
-FIGURES = ("rhat_max", "ess_bulk_min", "ess_tail_min", "divergences", "tau_max", "acceptance", "khat")
+FIGURES: tuple[str, ...] = ("rhat_max", "ess_bulk_min", "ess_tail_min", "divergences", "tau_max", "acceptance", "khat")
 FIGURES += ("ess_weighted", "is_efficiency", "log_evidence", "ppc_pvalue", "mode_shift", "mass_outside")
 FIGURES += ("draws", "seconds", "attempt")
 
@@ -62,7 +62,9 @@ def dataset_tables(campaign: Campaign, description: dict[str, Any]) -> list[Tabl
     rows = description["engines"]
     verdicts = Table("", *rows, title=f"{description['id']} ({description['points']} points)", box=None)
     for name in ("verdict", "reason", "flags", *FIGURES):
-        cells = ["pending" if row is None and name == "verdict" else _cell(row, name) for row in rows.values()]
+        cells = [
+            "pending" if row is None and name == "verdict" else _cell(row, name) for row in rows.values()
+        ]
         if any(cells):
             verdicts.add_row(name, *cells)
     parameters = Table("parameter", *rows, *(["truth"] if description["truth"] else []), box=None)

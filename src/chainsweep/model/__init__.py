@@ -1,0 +1,1 @@
+"""A user model as the functions that every engine needs."""

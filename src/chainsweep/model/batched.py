@@ -126,7 +126,9 @@ class BatchedProblem:
             The model has no simulator.
         """
         if not self.problem.has_simulator:
-            raise ModelError("the model cannot simulate: define 'simulate(params, rng, **design)' in its file")
+            raise ModelError(
+                "the model cannot simulate: define 'simulate(params, rng, **design)' in its file"
+            )
         if self.problem.black_box:
             return self._host_simulate(keys, theta)
         return self._call("simulate", _split_keys(keys, theta.shape[1]), theta)
@@ -173,7 +175,9 @@ class BatchedProblem:
     def _host_log_likelihood(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
         function = self.problem.host_log_likelihood
         if function is None:
-            raise ModelError("the model has no likelihood: define 'log_likelihood(params, **fields)' in its file")
+            raise ModelError(
+                "the model has no likelihood: define 'log_likelihood(params, **fields)' in its file"
+            )
         result = np.full(theta.shape[:2], -np.inf)
         for position in range(theta.shape[0]):
             if position in self.failures:
@@ -182,7 +186,9 @@ class BatchedProblem:
             params = self.problem.unflatten(np.asarray(theta[position]))
             for draw in np.flatnonzero(where[position]):
                 try:
-                    result[position, draw] = float(function({n: v[draw] for n, v in params.items()}, **fields))
+                    result[position, draw] = float(
+                        function({n: v[draw] for n, v in params.items()}, **fields)
+                    )
                 except Exception as error:
                     self.failures[position] = f"log_likelihood raised {type(error).__name__}: {error}"
                     result[position] = -np.inf
@@ -195,13 +201,13 @@ class BatchedProblem:
         observed = self.problem.observed
         design = tuple(name for name in self.batch.fields if name not in observed)
         shape = theta.shape[:2]
-        result = {
-            name: np.full(shape + self.batch.fields[name].shape[1:], np.nan) for name in observed
-        }
+        result = {name: np.full(shape + self.batch.fields[name].shape[1:], np.nan) for name in observed}
         for position in range(shape[0]):
             if position in self.failures:
                 continue
-            rng = np.random.Generator(np.random.Philox(key=int.from_bytes(keys[position].tobytes(), "little")))
+            rng = np.random.Generator(
+                np.random.Philox(key=int.from_bytes(keys[position].tobytes(), "little"))
+            )
             fields = self._unpadded(position, design)
             length = int(self.batch.n_points[position])
             params = self.problem.unflatten(np.asarray(theta[position]))

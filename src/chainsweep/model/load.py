@@ -22,7 +22,6 @@ from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.problem import Observation, Parameter, Problem, Structure, observation
 
-
 PADDING_TRIAL = 8
 """Points of padding, and prior draws, of the trial whether padding changes the log density."""
 
@@ -183,7 +182,9 @@ def _point_axes(sites: dict[str, Any], longer: dict[str, Any]) -> tuple[dict[str
     axes: dict[str, int] = {}
     for name, site in sites.items():
         shape, other = site["fn"].batch_shape, longer[name]["fn"].batch_shape
-        changed = [i - len(shape) for i in range(len(shape)) if len(other) == len(shape) and shape[i] != other[i]]
+        changed = [
+            i - len(shape) for i in range(len(shape)) if len(other) == len(shape) and shape[i] != other[i]
+        ]
         if len(changed) == 1:
             axes[name] = changed[0]
     return axes, len(axes) == len(sites)
@@ -222,7 +223,9 @@ def _padding_is_invisible(problem: Problem, example: Observation) -> bool:
     It does not where the model looks at its fields as a whole (their length, their mean), which is allowed;
     such data sets are then never padded.
     """
-    fields = {n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()}
+    fields = {
+        n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()
+    }
     mask = jnp.concatenate([example.mask, jnp.zeros(PADDING_TRIAL, bool)])
     padded = Observation(fields, example.constants, mask)
 
@@ -249,9 +252,7 @@ def _check_curve(problem: Problem, path: Path, example: Observation) -> None:
         raise ModelError(f"{path}: [model] curve = '{problem.curve_site}' must have one value a point")
 
 
-def _black_box(
-    module: ModuleType, path: Path, config: CampaignConfig, observed: tuple[str, ...]
-) -> Problem:
+def _black_box(module: ModuleType, path: Path, config: CampaignConfig, observed: tuple[str, ...]) -> Problem:
     prior = getattr(module, "prior", None)
     if prior is None:
         raise ModelError(
@@ -259,7 +260,9 @@ def _black_box(
             "nor a dict 'prior' for a black-box model"
         )
     if not isinstance(prior, dict) or not prior:
-        raise ModelError(f"{path}: 'prior' must be a non-empty dict of NumPyro distributions, got {type(prior)}")
+        raise ModelError(
+            f"{path}: 'prior' must be a non-empty dict of NumPyro distributions, got {type(prior)}"
+        )
     for name, distribution in prior.items():
         if not isinstance(distribution, Distribution) or distribution.support.is_discrete:
             raise ModelError(
@@ -268,7 +271,9 @@ def _black_box(
     log_likelihood = getattr(module, "log_likelihood", None)
     simulate = getattr(module, "simulate", None)
     if log_likelihood is None and simulate is None:
-        raise ModelError(f"{path}: a black-box model needs 'log_likelihood' and / or 'simulate' beside 'prior'")
+        raise ModelError(
+            f"{path}: a black-box model needs 'log_likelihood' and / or 'simulate' beside 'prior'"
+        )
 
     def prior_model() -> None:
         import numpyro

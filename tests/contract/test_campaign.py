@@ -1,0 +1,265 @@
+"""A whole campaign through the command line, for real: init, run, status, merge, report, show, export."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import chainsweep
+from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
+
+SMALL = """
+[engines.emcee]
+walkers = 12
+check_every = 100
+max_steps = 4000
+prior_draws = 512
+
+[engines.nuts]
+warmup = 200
+draws = 300
+block = 100
+prior_draws = 256
+descents = 4
+
+[engines.snpe]
+train_steps = 150
+checkpoint_steps = 50
+draws = 1000
+
+[shards]
+size = 4
+
+[report]
+worst = 1
+"""
+
+
+def command(*arguments: str | Path, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "chainsweep", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False, **options)
+    if check:
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def posterior_content(folder: Path) -> dict[str, np.ndarray]:
+    content: dict[str, np.ndarray] = {}
+
+    def keep(name: str, node: h5py.HLObject) -> None:
+        if isinstance(node, h5py.Dataset) and node.dtype.kind != "O":
+            content[name] = node[()]
+
+    with h5py.File(folder / "posterior.h5") as file:
+        file.visititems(keep)
+    return content
+
+
+def assert_same_draws(one: Path, other: Path) -> None:
+    first, second = posterior_content(one), posterior_content(other)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A campaign of ten lines (ragged, three engines) run with two workers, under a path with odd characters."""
+    folder = tmp_path_factory.mktemp("it's a sweep")
+    (folder / "model.py").write_text(LINE_MODEL)
+    (folder / "campaign.toml").write_text(LINE_CONFIG + SMALL)
+    data = line_data(10)
+    for name in ("x", "y", "y_err"):
+        data[name][7:, 9:] = np.nan
+    data["y"][3, 2] = np.nan
+    np.savez(folder / "data.npz", **data)
+    command("init", folder / "campaign.toml", "--out", folder / "camp aign")
+    command("run", folder / "camp aign", "--workers", "2")
+    return folder / "camp aign"
+
+
+def test_every_data_set_gets_a_verdict_from_every_engine(finished):
+    status = json.loads(command("status", finished, "--json").stdout)
+    assert status["campaign"] == "lines"
+    assert status["datasets"] == 9
+    assert status["quarantined"] == 1
+    for engine in ("emcee", "nuts", "snpe"):
+        assert sum(status["engines"][engine].values()) == 9
+        assert status["engines"][engine]["pending"] == 0
+        assert status["engines"][engine]["failed"] == 0
+        assert status["engines"][engine]["converged"] >= 8
+    assert status["tasks"]["infer"] == {"total": 9, "done": 9}
+
+
+def exact_posterior(folder: Path, dataset_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd of intercept and slope: a linear model with Gaussian prior and errors."""
+    fields, _ = chainsweep.open(folder).dataset(dataset_id)
+    design = np.stack([np.ones_like(fields["x"]), fields["x"]], axis=1)
+    precision = design.T @ (design / fields["y_err"][:, None] ** 2) + np.eye(2) / 4
+    mean = np.linalg.solve(precision, design.T @ (fields["y"] / fields["y_err"] ** 2))
+    return mean, np.sqrt(np.diag(np.linalg.inv(precision)))
+
+
+def test_the_three_posteriors_are_the_exact_one(finished):
+    catalogue = chainsweep.open(finished).catalogue()
+    converged = catalogue[catalogue["verdict"] == "converged"]
+    assert len(converged) >= 24
+    for _, row in converged.iterrows():
+        mean, sd = exact_posterior(finished, row["dataset_id"])
+        found = np.array([row["mean_a"], row["mean_b"]])
+        assert np.all(np.abs(found - mean) < 0.2 * sd), row["engine"]
+        np.testing.assert_allclose([row["sd_a"], row["sd_b"]], sd, rtol=0.15, err_msg=row["engine"])
+
+
+def test_a_wrong_posterior_would_be_seen(finished):
+    """The twin: the exact posterior of another data set is far off."""
+    campaign = chainsweep.open(finished)
+    row = campaign.catalogue().iloc[0]
+    mean, sd = exact_posterior(finished, campaign.collection.ids[-1])
+    assert np.any(np.abs(np.array([row["mean_a"], row["mean_b"]]) - mean) > 0.5 * sd)
+
+
+def test_log_evidence_is_exact(finished):
+    campaign = chainsweep.open(finished)
+    catalogue = campaign.catalogue()
+    rows = catalogue[(catalogue["engine"] == "snpe") & (catalogue["verdict"] == "converged")]
+    for _, row in rows.iterrows():
+        fields, _ = campaign.dataset(row["dataset_id"])
+        design = np.stack([np.ones_like(fields["x"]), fields["x"]], axis=1)
+        covariance = np.diag(fields["y_err"] ** 2) + 4 * design @ design.T
+        _, log_det = np.linalg.slogdet(2 * np.pi * covariance)
+        exact = -0.5 * (log_det + fields["y"] @ np.linalg.solve(covariance, fields["y"]))
+        assert row["log_evidence"] == pytest.approx(exact, abs=0.1)
+
+
+def test_figures_that_an_engine_has_not_are_null(finished):
+    catalogue = chainsweep.open(finished).catalogue().set_index("engine")
+    assert catalogue.loc["nuts", "tau_max"].isna().all()
+    assert catalogue.loc["emcee", "divergences"].isna().all()
+    assert catalogue.loc["snpe", "rhat_max"].isna().all()
+    assert catalogue.loc["snpe", "khat"].notna().all()
+
+
+def test_python_interface(finished):
+    campaign = chainsweep.open(finished)
+    tree = campaign.posterior(campaign.collection.ids[0], "nuts")
+    assert tree["posterior"]["a"].dims == ("chain", "draw")
+    assert "diverging" in tree["sample_stats"]
+    draws = campaign.draws("emcee")
+    assert draws["a"].dims == ("dataset", "chain", "draw")
+    assert list(draws["dataset"].values) == campaign.collection.ids
+
+
+def test_show_and_export(finished, tmp_path):
+    shown = json.loads(command("show", finished, "000000", "--json").stdout)
+    assert shown["engines"]["nuts"]["verdict"] == "converged"
+    assert shown["truth"].keys() == {"a", "b"}
+    assert shown["figures"]
+    assert all(Path(path).is_file() for path in shown["figures"])
+    assert "converged" in command("show", finished, "000000").stdout
+    for fmt, name in (("netcdf", "draws.nc"), ("emcee", "chain.h5"), ("getdist", "root")):
+        arguments = ("export", finished, "--id", "000000", "--engine", "snpe", "--format", fmt, "--out")
+        written = command(*arguments, tmp_path / name).stdout.split("\n")
+        assert Path(written[0]).is_file()
+        assert command(*arguments, tmp_path / name, check=False).returncode == 65
+    unknown = command("show", finished, "nobody", check=False)
+    assert unknown.returncode == 65
+    assert "nobody" in unknown.stderr
+
+
+def test_the_report_stands_alone(finished):
+    page = (finished / "report" / "index.html").read_text()
+    assert "lines" in page
+    assert "src=\"http" not in page
+    assert "href=\"http" not in page
+
+
+def test_a_second_run_changes_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "shards").rglob("*.h5")}
+    command("run", finished, "--workers", "1")
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "shards").rglob("*.h5")}
+
+
+def copy_of(finished: Path, to: Path) -> Path:
+    """The same frozen campaign with nothing computed yet."""
+    shutil.copytree(finished, to, ignore=shutil.ignore_patterns("shards", "models", "posterior.h5", "*.parquet"))
+    return to
+
+
+def test_one_worker_and_tasks_in_reverse_order_give_the_same_bits(finished, tmp_path):
+    again = copy_of(finished, tmp_path / "again")
+    command("task", again, "train", "0")
+    for index in reversed(range(9)):
+        command("task", again, "infer", index)
+    command("merge", again)
+    assert_same_draws(finished, again)
+
+
+def test_kill_and_run_again_gives_the_same_bits(finished, tmp_path):
+    again = copy_of(finished, tmp_path / "again")
+    shutil.rmtree(again / ".compiled")
+    line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
+    for seconds in (12.0, 9.0):
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    command("run", again, "--workers", "2")
+    assert_same_draws(finished, again)
+    assert not list(again.rglob(".state-*"))
+
+
+def test_ctrl_c_saves_state_and_exits_75(finished, tmp_path):
+    again = copy_of(finished, tmp_path / "again")
+    line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(12.0)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 75, stderr
+    assert "Continue with" in stderr
+    command("run", again)
+    assert_same_draws(finished, again)
+
+
+def test_another_shard_size_agrees_within_monte_carlo_error(finished, tmp_path):
+    job = finished.parent
+    config = (job / "campaign.toml").read_text().replace("size = 4", "size = 9")
+    (job / "other.toml").write_text(config.replace('["emcee", "nuts", "snpe"]', '["nuts"]'))
+    command("init", job / "other.toml", "--out", tmp_path / "other")
+    command("run", tmp_path / "other", "--engine", "nuts", "--engine", "emcee")
+    one = chainsweep.open(finished).catalogue()
+    other = chainsweep.open(tmp_path / "other").catalogue()
+    both = one.merge(other, on=["dataset_id", "engine"], suffixes=("", "_other"))
+    assert len(both) == 18
+    for name in ("a", "b"):
+        difference = np.abs(both[f"mean_{name}"] - both[f"mean_{name}_other"]) / both[f"sd_{name}"]
+        error = np.sqrt(1 / both["ess_bulk_min"] + 1 / both["ess_bulk_min_other"])
+        assert (difference < 5 * error).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("model.py", "\n# touched\n"), ("data.h5", "x"), ("campaign.toml", "\n"), ("resolved.json", " ")]
+)
+def test_a_changed_campaign_refuses_and_says_what(finished, tmp_path, name, change):
+    again = copy_of(finished, tmp_path / "again")
+    path = again / name
+    if name == "resolved.json":
+        path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
+    else:
+        with path.open("a") as handle:
+            handle.write(change)
+    done = command("run", again, check=False)
+    assert done.returncode == 65
+    assert name in done.stderr
+    assert not (again / "shards").exists()

@@ -1,0 +1,150 @@
+"""NUTS against exact posteriors; restarts that change no bit; data sets that cannot be sampled."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+
+from chainsweep.config import NutsSettings
+from chainsweep.data.collection import Batch
+from chainsweep.engines import nuts
+from chainsweep.engines.base import Seeds, Status
+from chainsweep.model.load import _trace_structure, example_observation
+from chainsweep.model.problem import Problem
+from tests.conftest import line_data
+
+SETTINGS = NutsSettings(warmup=200, draws=400, block=100, prior_draws=256, descents=4)
+
+
+class Recorder:
+    """A Sink that keeps every state in memory."""
+
+    def __init__(self):
+        self.states = []
+
+    def checkpoint(self, state):
+        self.states.append({name: np.array(value) for name, value in state.items()})
+
+    def progress(self, done, total, note=""):
+        assert 0 <= done <= total
+
+
+def line(x, y_err, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 2))
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    numpyro.sample("obs", dist.Normal(a + b * x, y_err), obs=y)
+
+
+def two_modes(x, y=None):
+    """The square of a parameter is seen: two modes of equal mass, at +3 and -3."""
+    a = numpyro.sample("a", dist.Normal(0, 3))
+    numpyro.sample("obs", dist.Normal(a**2 + 0 * x, 0.5), obs=y)
+
+
+@lru_cache
+def problem_of(model):
+    """One Problem a model, so that its program is compiled once for all tests."""
+    points = 8 if model is two_modes else 12
+    fields = dict.fromkeys(("x", "y") if model is two_modes else ("x", "y", "y_err"), np.ones(points))
+    example = example_observation({n: v * (1.0 + np.arange(points)) for n, v in fields.items()}, {})
+    return Problem(model, _trace_structure(model, None, example, ("y",)), ("y",))
+
+
+def lines(datasets=4):
+    data = line_data(datasets)
+    fields = {name: data[name] for name in ("x", "y", "y_err")}
+    return Batch(tuple(f"line-{i}" for i in range(datasets)), fields, {}, np.ones_like(data["x"], bool))
+
+
+def sample(model, batch, settings=SETTINGS, resume=None, deadline=lambda: False, sink=None):
+    return nuts.run(
+        problem_of(model),
+        batch,
+        settings,
+        Seeds(1, "nuts"),
+        sink=sink or Recorder(),
+        resume=resume,
+        deadline=deadline,
+    )
+
+
+def exact(batch, row):
+    design = np.stack([np.ones_like(batch.fields["x"][row]), batch.fields["x"][row]], axis=1)
+    weights = 1 / batch.fields["y_err"][row] ** 2
+    precision = design.T @ (design * weights[:, None]) + np.eye(2) / 4
+    return np.linalg.solve(precision, design.T @ (weights * batch.fields["y"][row])), np.linalg.inv(precision)
+
+
+def test_means_and_covariances_of_lines_are_exact():
+    batch = lines()
+    chains = sample(line, batch).chains
+    assert not chains.failures
+    for row in range(len(batch)):
+        draws = np.stack([chains.posterior[n][row, :, : chains.n_draws[row]].ravel() for n in ("a", "b")])
+        mean, covariance = exact(batch, row)
+        sd = np.sqrt(np.diag(covariance))
+        assert np.all(np.abs(draws.mean(axis=1) - mean) < 5 * sd / np.sqrt(400))
+        np.testing.assert_allclose(np.cov(draws) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.2)
+        assert np.all(np.abs(draws.mean(axis=1) - exact(batch, (row + 1) % 4)[0]).max() > 0.3 * sd.max())
+
+
+def test_chains_visit_both_modes():
+    """Chains start in all modes found; one mode alone would have a mean of 3, not 0."""
+    rng = np.random.default_rng(0)
+    batch = Batch(("twins",), {"x": np.zeros((1, 8)), "y": rng.normal(9, 0.5, (1, 8))}, {}, np.ones((1, 8), bool))
+    draws = sample(two_modes, batch).chains.posterior["a"][0]
+    assert {1.0, -1.0} == set(np.sign(draws[:, 0]))
+    assert np.nanstd(draws) > 2.5
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_stopped_run_continues_with_the_same_bits(stop_after):
+    batch = lines()
+    whole = sample(line, batch).chains
+    calls = iter(range(100))
+    sink = Recorder()
+    stopped = sample(line, batch, deadline=lambda: next(calls) >= stop_after, sink=sink)
+    assert stopped.status is Status.STOPPED
+    assert len(sink.states) == stop_after + 1
+    resumed = sample(line, batch, resume=sink.states[-1]).chains
+    for name, values in whole.posterior.items():
+        np.testing.assert_array_equal(values, resumed.posterior[name])
+    for name, values in whole.sample_stats.items():
+        np.testing.assert_array_equal(values, resumed.sample_stats[name])
+
+
+def test_a_resumed_run_from_a_changed_state_differs():
+    """The twin: the saved state matters."""
+    batch = lines()
+    sink = Recorder()
+    whole = sample(line, batch, sink=sink).chains
+    state = sink.states[2]
+    state["kernel/1"] = state["kernel/1"] + 0.1
+    changed = {name: value + 0.1 if name == "w" else value for name, value in state.items()}
+    resumed = sample(line, batch, resume=changed).chains
+    assert not np.array_equal(whole.posterior["a"], resumed.posterior["a"])
+
+
+def test_a_data_set_that_cannot_be_sampled_fails_alone():
+    batch = lines()
+    batch.fields["y"][1, 4] = np.nan
+    chains = sample(line, batch).chains
+    assert list(chains.failures) == [1]
+    assert "finite likelihood" in chains.failures[1]
+    assert chains.n_draws.tolist()[1] == 0
+    assert np.all(chains.n_draws[[0, 2, 3]] >= 400)
+
+
+def test_what_fails_its_diagnostics_is_run_again_longer():
+    batch = lines()
+    settings = SETTINGS.model_copy(update={"target_ess": 1e9, "attempts": 2})
+    chains = sample(line, batch, settings).chains
+    assert chains.info["attempts"].tolist() == [2, 2, 2, 2]
+    assert chains.n_draws.tolist() == [800] * 4

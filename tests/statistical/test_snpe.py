@@ -1,0 +1,66 @@
+"""Weighted draws against the exact posterior of a linear-Gaussian problem, and twins that must fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.snpe_lines import draws, errors, exact_posterior, line_batch, line_problem, train
+
+BATCH = line_batch(12, seed=8)
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return line_problem(tmp_path_factory.mktemp("line"))
+
+
+@pytest.fixture(scope="module")
+def trained(problem):
+    return train(problem, BATCH)
+
+
+@pytest.fixture(scope="module")
+def chains(problem, trained):
+    return draws(problem, trained, BATCH)
+
+
+def test_weighted_draws_are_the_exact_posterior(chains):
+    assert (chains.info["khat"] < 0.7).all()
+    assert np.median(chains.info["proposal_efficiency"]) > 0.5
+    assert errors(chains, BATCH).max() < 4
+
+
+def test_evidence_is_exact(chains):
+    exact = np.array([exact_posterior(BATCH, i)[2] for i in range(len(BATCH))])
+    deviation = np.abs(chains.info["log_evidence"] - exact) / chains.info["log_evidence_se"]
+    assert deviation.max() < 4
+
+
+def test_lp_is_the_constrained_log_density(problem, chains):
+    theta = np.stack([chains.posterior[name][0, 0] for name in ("a", "b")], axis=-1)
+    real = BATCH.mask[0]
+    x, y, sigma = (BATCH.fields[name][0][real] for name in ("x", "y", "y_err"))
+    residual = (y - theta[:, :1] - theta[:, 1:] * x) / sigma
+    likelihood = -0.5 * (residual**2 + np.log(2 * np.pi * sigma**2)).sum(axis=1)
+    prior = -0.5 * (theta**2 / 4 + np.log(2 * np.pi * 4)).sum(axis=1)
+    np.testing.assert_allclose(chains.sample_stats["lp"][0, 0], likelihood + prior, atol=1e-9)
+
+
+def test_twin_trained_on_a_wrong_simulator_is_found_out_and_adaptation_repairs_it(problem, chains, tmp_path_factory):
+    wrong = line_problem(tmp_path_factory.mktemp("wrong"), curve="-2.5 * a + b * x + 1")
+    misled = train(wrong, BATCH)
+    twin = draws(problem, misled, BATCH)
+    assert np.median(twin.info["proposal_efficiency"]) < 0.2 * np.median(chains.info["proposal_efficiency"])
+    assert np.mean((twin.info["khat"] > 0.7) | (twin.info["ess"] < 400)) > 0.5
+    repaired = draws(problem, misled, BATCH, adaptive_rounds=10)
+    assert (repaired.info["khat"] < 0.7).all()
+    assert errors(repaired, BATCH).max() < 4.5
+
+
+def test_twin_without_its_weights_is_not_the_posterior(problem, trained):
+    """A shifted network whose weights are thrown away: the comparison above must notice."""
+    shifted = draws(problem, trained, BATCH)
+    for values in shifted.posterior.values():
+        values += 0.2
+    assert errors(shifted, BATCH).max() > 4
