@@ -141,9 +141,10 @@ class SnpeSettings(Section):
     """Training steps of one round of ``mode = "sequential"``."""
     train_minutes: Annotated[float, Field(gt=0)] | None = None
     """Stops training after this wall time. Reproducible draws need ``train_steps`` to end it instead."""
-    train_steps: Annotated[int, Field(ge=10)] = 6_000
-    batch: Annotated[int, Field(ge=16)] = 256
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    train_steps: Annotated[int, Field(ge=10)] = 1_500
+    batch: Annotated[int, Field(ge=16)] = 512
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 4e-3
+    """Peak of the learning rate, which rises at first and decays to nothing."""
     transforms: Annotated[int, Field(ge=1)] = 6
     hidden: Annotated[int, Field(ge=8)] = 128
     embedding: Annotated[int, Field(ge=4)] = 48
@@ -155,7 +156,7 @@ class SnpeSettings(Section):
     """Draws of the proposal per data set and round of importance sampling."""
     adaptive_rounds: Annotated[int, Field(ge=0)] = 8
     """Most rounds of adaptive importance sampling where the network's own weights do not suffice."""
-    checkpoint_steps: Annotated[int, Field(ge=10)] = 500
+    checkpoint_steps: Annotated[int, Field(ge=10)] = 250
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of training; fixed by the campaign because the number changes the last bits of a sum."""
 

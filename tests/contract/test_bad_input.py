@@ -107,7 +107,7 @@ def test_a_simplex_is_not_for_emcee(run, write_job):
         (("[model]", "[modle]"), ["campaign.toml", "unknown key 'modle'", "valid keys"]),
         (("seed = 3", "sede = 3"), ["unknown key 'sede'", "table [campaign]", "name, seed"]),
         (('source = "data.npz"', 'source = "nowhere.npz"'), ["nowhere.npz"]),
-        (('y_err = "y_err"', 'y_err = "sigma"'), ["data.npz", "sigma", "x, y, y_err"]),
+        (('y_err = "y_err"', 'y_err = "sigma"'), ["data.npz", "sigma", "'x', 'y', 'y_err'"]),
         (('file = "model.py"', 'file = "other.py"'), ["other.py", "no such file"]),
         (('observed = ["y"]', 'observed = ["z"]'), ["'z'", "fields"]),
     ],

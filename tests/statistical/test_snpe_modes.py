@@ -22,7 +22,7 @@ from tests.snpe_lines import (
 )
 
 BATCH = line_batch(12, seed=8)
-SEQUENTIAL = LEARNING.model_copy(update={"mode": "sequential", "simulations_per_round": 1000, "rounds": 3})
+SEQUENTIAL = {"mode": "sequential", "simulations_per_round": 1000, "rounds": 3}
 
 
 def test_a_simulator_alone_gives_a_posterior_that_is_close(tmp_path):
@@ -41,7 +41,7 @@ def problem(tmp_path_factory):
 
 def test_sequential_rounds_sharpen_on_one_data_set(problem):
     one = BATCH.take([3])
-    trained = train(problem, one, **SEQUENTIAL.model_dump())
+    trained = train(problem, one, **SEQUENTIAL)
     chains = draws(problem, trained, one)
     assert (trained.space["halfwidth"] < 1.0).all()
     assert chains.info["proposal_efficiency"][0] > 0.5
@@ -49,7 +49,7 @@ def test_sequential_rounds_sharpen_on_one_data_set(problem):
 
 
 def test_run_trains_a_sequential_network_itself_and_keeps_it_when_stopped(problem):
-    one, settings = BATCH.take([5]), SEQUENTIAL.model_copy(update={"rounds": 2, "round_steps": 20})
+    one, settings = BATCH.take([5]), LEARNING.model_copy(update=SEQUENTIAL | {"rounds": 2, "round_steps": 20})
     arguments = {"resume": None, "trained": None}
     sink = MemorySink()
     whole = snpe.run(problem, one, settings, Seeds(2, "snpe"), sink=sink, deadline=never, **arguments).chains

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.engines.mixture import Mixture, combine
+from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
@@ -25,6 +26,8 @@ DRAWS_INFLATION = 4.0
 """Covariance of the broad component in units of another proposal's draws."""
 EVEN_SHARE = 0.5
 """Share of the known modes' weight that is even over them; the rest follows their Laplace masses."""
+CHAIN_COMPONENTS = 32
+CHAIN_POINTS = 512
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,14 @@ def from_modes(modes: Modes) -> Mixture:
     with np.errstate(divide="ignore"):
         log_weight = np.log(EVEN_SHARE * even + (1.0 - EVEN_SHARE) * share)
     return Mixture(log_weight, np.where(usable[..., None], modes.z, 0.0), np.linalg.cholesky(safe))
+
+
+def from_chains(target: Target, z: Floats, keys: NDArray[np.uint32]) -> Mixture:
+    """Kernels on the draws ``(dataset, draw, nz)`` of chains; NaN rows are padding, one raw key a data set."""
+    log_weight = np.where(np.isfinite(z).all(axis=-1), 0.0, -np.inf)
+    kernels = place(keys, z, log_weight, 0.0, CHAIN_COMPONENTS)
+    precision = target.precision(np.asarray(kernels.center), _all(z))
+    return fit(keys, z, log_weight, kernels, precision, min(z.shape[1], CHAIN_POINTS))
 
 
 def _all(z: Floats) -> Positions:

@@ -140,7 +140,7 @@ def _draw_one(mixture: Mixture, key: Array, draws: int) -> Array:
     component = systematic(for_component, mixture.log_weight, draws)[order]
     noise = jax.random.normal(for_noise, (draws, mixture.mean.shape[-1]))
     uniforms = jax.random.uniform(for_radius, (2, draws), minval=np.finfo(np.float64).tiny)
-    radius = jnp.sqrt(DEGREES / (-2.0 * jnp.log(uniforms).sum(axis=0)))
+    radius = jnp.sqrt(DEGREES / (-2.0 * jnp.log(uniforms[: DEGREES // 2]).sum(axis=0)))
     step = jnp.einsum("nij,nj->ni", mixture.chol[component], noise)
     return mixture.mean[component] + step * radius[:, None]
 

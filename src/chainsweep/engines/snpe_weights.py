@@ -188,7 +188,7 @@ def _adapted(
     prior = part.unconstrain(part.sample_prior(prior_keys, PRIOR_DRAWS))
     start = Start(z[poor], log_density[poor], log_q[poor] + np.log(settings.draws), broad_of(prior, PRIOR_INFLATION))
     found = importance.adapt(target_of(part), start, keys, limits)
-    better = (found.ess > info.ess[poor]) | (found.khat < limits.khat)
+    better = _rank(found.khat, found.ess, limits) > _rank(info.khat[poor], info.ess[poor], limits)
     new, old = poor[better], np.flatnonzero(better)
     z[new], log_weight[new] = found.z[old], found.log_weight[old]
     log_density[new] = _density(part, found.z)[old]
@@ -197,6 +197,12 @@ def _adapted(
     info.is_efficiency[new] = found.ess[old] / settings.draws
     info.rounds[poor] = found.rounds
     return z, log_weight, log_density
+
+
+def _rank(khat: Floats, ess: Floats, limits: importance.Settings) -> Floats:
+    """A score that orders results: a good k-hat counts first, then the effective draws."""
+    usable = np.where(np.isfinite(ess), ess, 0.0)
+    return np.where(khat < limits.khat, 1.0, 0.0) * (1 + limits.draws) + usable
 
 
 def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_density: Floats) -> Floats:

@@ -15,7 +15,6 @@ from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.thinning import even_indices, optimal_resample
 from chainsweep.diagnostics.verdict import one_line
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Status
-from chainsweep.engines.modecheck import check_modes
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
 from chainsweep.execute.attempt import FileSink, Report, check_npz, claim, load_state, write_npz
@@ -140,10 +139,7 @@ def _judged_shard(campaign: Campaign, engine: str, shard: int, attempt: int, cha
     batched = BatchedProblem(campaign.problem, batch)
     seeds = Seeds(campaign.config.campaign.seed, engine)
     began = time.perf_counter()
-    outside = None
-    if chains.kind is not DrawKind.WEIGHTED:
-        outside = check_modes(batched, chains, seeds)
-    columns = judge(chains, batched, campaign.config, seeds, outside)
+    columns = judge(chains, batched, campaign.config, seeds)
     checking = (time.perf_counter() - began) / len(batch)
     columns["seconds"] = columns["seconds"] + checking
     columns["attempt"] = np.full(len(batch), attempt)

@@ -22,6 +22,7 @@ from chainsweep.diagnostics.verdict import (
 from chainsweep.diagnostics.weights import resample
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.modecheck import ModeCheck
+from chainsweep.execute.outside import check_chains
 from chainsweep.model.batched import BatchedProblem
 
 Floats = NDArray[np.float64]
@@ -29,28 +30,32 @@ Floats = NDArray[np.float64]
 PREDICTIVE_DRAWS = 500
 """Posterior draws of one data set that the predictive check simulates from."""
 SHIFT_ERRORS = 3.0
-"""The mode check counts a shift only beyond this many of its own Monte-Carlo errors."""
+"""The mode check counts a shift or a mass only beyond this many of its own Monte-Carlo errors."""
 MASS_OUTSIDE = 0.01
 """Largest share of posterior mass that may lie where no chain went."""
 
 
-def judge(
-    chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds, outside: ModeCheck | None
-) -> dict[str, Any]:
-    """Catalogue columns, each ``(dataset,)``, NaN for null. ``outside`` is None where the draws are weighted."""
+def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds) -> dict[str, Any]:
+    """Catalogue columns of a block of data sets, each ``(dataset,)``, NaN for null.
+
+    Weighted draws need no mode check: their weights are exact whatever the proposal missed, or say so.
+    """
     problem = batched.problem
     theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
     weights = chains.sample_stats.get("log_weight")
     figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
     measured, checks = _KINDS[chains.kind](chains, theta, config)
     figures |= measured
-    if outside is not None:
-        figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside}
+    conclusive = np.ones(len(batched.batch), bool)
+    if chains.kind is not DrawKind.WEIGHTED and problem.has_likelihood:
+        outside = check_chains(batched, chains, figures["ess_bulk_min"], seeds)
+        figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
         checks += _mode_checks(config, outside)
+        conclusive = outside.conclusive
     figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
-    flagged = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
-    figures["flags"] = ["misfit" if flag else "" for flag in flagged]
+    misfit = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
+    figures["flags"] = [_flags(*pair) for pair in zip(misfit, ~conclusive, strict=True)]
     figures["draws"] = chains.n_draws * next(iter(chains.posterior.values())).shape[1]
     figures["seconds"] = chains.info["seconds"]
     return {
@@ -61,6 +66,11 @@ def judge(
         "rung": np.full(len(labels), np.nan),
         **figures,
     }
+
+
+def _flags(misfit: bool, unchecked: bool) -> str:
+    """What a reader must know beside the verdict."""
+    return " ".join(flag for flag, raised in (("misfit", misfit), ("mode_check_inconclusive", unchecked)) if raised)
 
 
 def _summary_columns(names: tuple[str, ...], summary: Mapping[str, Floats]) -> Arrays:
@@ -126,8 +136,9 @@ _KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGH
 def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
     """Mass outside the chains and the shift it causes; no evidence (inconclusive) does not condemn."""
     sure_shift = np.maximum(outside.shift - SHIFT_ERRORS * outside.shift_se, 0.0)
+    sure_mass = np.maximum(outside.mass_outside - SHIFT_ERRORS * outside.mass_outside_se, 0.0)
     shift = np.where(outside.conclusive, sure_shift, 0.0)
-    mass = np.where(outside.conclusive, outside.mass_outside, 0.0)
+    mass = np.where(outside.conclusive, sure_mass, 0.0)
     return [
         below("mode check: means shift by {:.2f} sd", shift, config.verdict.mode_shift),
         below("{:.2%} of the mass where no chain went", mass, MASS_OUTSIDE),

@@ -22,6 +22,7 @@ from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.problem import Observation, Parameter, Problem, Structure, observation
 
+RESERVED_NAMES = ("dataset", "chain", "draw", "n_draws")
 PADDING_TRIAL = 8
 """Points of padding, and prior draws, of the trial whether padding changes the log density."""
 
@@ -130,10 +131,21 @@ def _trace_structure(
     longer = _append_last_point(example)
     trace = _trace_once(function, path, {**example.fields, **example.constants})
     trace_longer = _trace_once(function, path, {**longer.fields, **longer.constants})
+    sites = _observed_sites(trace)
+    if not sites:
+        raise ModelError(
+            f"{path}: model '{function.__name__}' has no observed site; "
+            f"pass obs={observed[0]} to one of its numpyro.sample statements"
+        )
     latent = _latent_sites(trace)
     if not latent:
         raise ModelError(f"{path}: model '{function.__name__}' has no latent numpyro.sample site to infer")
     for name, site in latent.items():
+        if "/" in name or name in RESERVED_NAMES:
+            raise ModelError(
+                f"{path}: latent site '{name}' needs another name: it holds '/' or is one of "
+                f"{', '.join(RESERVED_NAMES)}, which the stored files use"
+            )
         if site["fn"].support.is_discrete:
             raise ModelError(
                 f"{path}: latent site '{name}' is discrete ({type(site['fn']).__name__}); "
@@ -145,12 +157,6 @@ def _trace_structure(
                 f"{path}: the shape of latent site '{name}' depends on the number of points; "
                 "parameters must have one shape for all data sets"
             )
-    sites = _observed_sites(trace)
-    if not sites:
-        raise ModelError(
-            f"{path}: model '{function.__name__}' has no observed site; "
-            f"pass obs={observed[0]} to one of its numpyro.sample statements"
-        )
     axes, paddable = _point_axes(sites, _observed_sites(trace_longer))
     mapping = _map_observed(function, path, sites, example, observed)
     simulated = _trace_once(
