@@ -137,7 +137,7 @@ class SnpeSettings(Section):
     """Rounds of ``mode = "sequential"``."""
     simulations_per_round: Annotated[int, Field(ge=200)] = 5_000
     """Simulations of one round of ``mode = "sequential"``."""
-    round_steps: Annotated[int, Field(ge=10)] = 1_000
+    round_steps: Annotated[int, Field(ge=10)] = 600
     """Training steps of one round of ``mode = "sequential"``."""
     train_minutes: Annotated[float, Field(gt=0)] | None = None
     """Stops training after this wall time. Reproducible draws need ``train_steps`` to end it instead."""
@@ -154,7 +154,7 @@ class SnpeSettings(Section):
     """Simulations of a black-box model, made once; a NumPyro model gives fresh ones for every step."""
     draws: Annotated[int, Field(ge=100)] = 4_000
     """Draws of the proposal per data set and round of importance sampling."""
-    adaptive_rounds: Annotated[int, Field(ge=0)] = 8
+    adaptive_rounds: Annotated[int, Field(ge=0)] = 12
     """Most rounds of adaptive importance sampling where the network's own weights do not suffice."""
     checkpoint_steps: Annotated[int, Field(ge=10)] = 250
     threads: Annotated[int, Field(ge=1)] = 1

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
+from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays
 from chainsweep.engines.snpe_amortised import BANK_CHUNK, bank_arrays, bank_from_arrays, bank_of, join
@@ -44,6 +45,7 @@ Floats = NDArray[np.float64]
 
 OUTSIDE = 1e-4
 """Mass of the last round's estimate that its region leaves out."""
+ROUND_BATCH = 128
 CANDIDATES = 4096
 MAX_CANDIDATE_BLOCKS = 200
 CAP_QUANTILE = 0.999
@@ -104,7 +106,7 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
     encoder = fit_encoder(problem, [batch], [space], [rows], settings.grid)
     provider = bank_of([encode_rows(encoder, batch, space, rows)], job.seed)
     sizes = architecture_of(problem, encoder, settings)
-    schedule = settings.model_copy(update={"train_steps": settings.round_steps})
+    schedule = _round_schedule(settings)
     trainer = Trainer(provider, sizes, schedule, job.seed + state.number, device=job.device, keep_best=True)
     if "progress/step" in resume:
         trainer.restore(resume)
@@ -113,6 +115,14 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
         return None
     maps = {"logistic": space.logistic, "centre": space.centre, "halfwidth": space.halfwidth}
     return finish(trainer, encoder, sizes, maps)
+
+
+def _round_schedule(settings: SnpeSettings) -> SnpeSettings:
+    """Small batches, because a round has few simulations, with the rate that their noise allows."""
+    batch = min(settings.batch, ROUND_BATCH)
+    rate = settings.learning_rate * (batch / settings.batch) ** 0.5
+    changes = {"train_steps": settings.round_steps, "batch": batch, "learning_rate": rate}
+    return settings.model_copy(update=changes)
 
 
 def _simulations(

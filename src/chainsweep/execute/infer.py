@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ def _publish_trace(path: Path, chains: Chains, still_owner: Callable[[], bool]) 
 def _sample(
     campaign: Campaign, engine: str, batch: Batch, sink: FileSink, resume: Arrays | None, deadline: Deadline
 ) -> Outcome:
-    """Run the engine; when it raises, run each half of the batch, so that only the culprit fails."""
+    """Run the engine; when it raises, run each half of the batch, so that only the culprit fails.
+
+    The error goes on when no data set at all gets through.
+    """
     settings = getattr(campaign.config.engines, engine)
     seeds = Seeds(campaign.config.campaign.seed, engine)
     keywords = _trained(campaign) if engine == "snpe" else {}
@@ -71,6 +75,7 @@ def _sample(
     except (ChainsweepError, MemoryError):
         raise
     except Exception as error:
+        traceback.print_exc()
         if len(batch) == 1:
             return Outcome(Status.COMPLETE, _no_draws(campaign, engine, f"{type(error).__name__}: {error}"))
         half = len(batch) // 2
@@ -78,7 +83,11 @@ def _sample(
         outcomes = [_sample(campaign, engine, part, sink, None, deadline) for part in parts]
         if any(outcome.chains is None for outcome in outcomes):
             return Outcome(Status.STOPPED)
-        return Outcome(Status.COMPLETE, joined([outcome.chains for outcome in outcomes if outcome.chains]))
+        chains = joined([outcome.chains for outcome in outcomes if outcome.chains])
+        if len(chains.failures) == len(batch):
+            # Not the data: no data set gets through, so the task fails and nothing is published.
+            raise
+        return Outcome(Status.COMPLETE, chains)
 
 
 def _trained(campaign: Campaign) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     misfit = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
     figures["flags"] = [_flags(*pair) for pair in zip(misfit, ~conclusive, strict=True)]
     figures["draws"] = chains.n_draws * next(iter(chains.posterior.values())).shape[1]
-    figures["seconds"] = chains.info["seconds"]
+    figures["seconds"] = _info(chains, "seconds")
     return {
         "dataset_id": list(batched.batch.ids),
         "engine": [seeds.engine] * len(labels),
@@ -77,6 +77,17 @@ def _summary_columns(names: tuple[str, ...], summary: Mapping[str, Floats]) -> A
     return {f"{what}_{name}": table[:, k] for what, table in summary.items() for k, name in enumerate(names)}
 
 
+def _info(chains: Chains, name: str) -> Floats:
+    """A figure of each data set ``(dataset,)`` or ``(dataset, chain)``; NaN where the engine itself failed."""
+    return np.asarray(chains.info.get(name, np.full(len(chains.n_draws), np.nan)), float)
+
+
+def _per_chain(chains: Chains, name: str) -> Floats:
+    """``(dataset, chain)`` of a figure, one chain where there is one figure a data set."""
+    values = _info(chains, name)
+    return values if values.ndim > 1 else values[:, None]
+
+
 def _worst(values: Floats, largest: bool) -> Floats:
     """Over parameters ``(dataset, parameter)``; NaN when any parameter's figure is."""
     return values.max(axis=1) if largest else values.min(axis=1)
@@ -84,17 +95,18 @@ def _worst(values: Floats, largest: bool) -> Floats:
 
 def _markov(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
     convergence = convergence_summary(theta, chains.n_draws)
-    divergences = np.nansum(chains.sample_stats["diverging"], axis=(1, 2))
+    diverging = chains.sample_stats.get("diverging", np.zeros((len(theta), 1, 1)))
+    divergences = np.nansum(diverging, axis=(1, 2))
     figures = {
         "rhat_max": _worst(convergence["rhat"], largest=True),
         "ess_bulk_min": _worst(convergence["ess_bulk"], largest=False),
         "ess_tail_min": _worst(convergence["ess_tail"], largest=False),
         "divergences": np.where(chains.n_draws > 0, divergences, np.nan),
-        "acceptance": chains.info["acceptance"].mean(axis=1),
-        "step_size": chains.info["step_size"].mean(axis=1),
-        "tree_depth_hits": chains.info["tree_depth_hits"].sum(axis=1),
-        "gradients": chains.info["gradients"].sum(axis=1),
-        "attempts": chains.info["attempts"].astype(float),
+        "acceptance": _per_chain(chains, "acceptance").mean(axis=1),
+        "step_size": _per_chain(chains, "step_size").mean(axis=1),
+        "tree_depth_hits": _per_chain(chains, "tree_depth_hits").sum(axis=1),
+        "gradients": _per_chain(chains, "gradients").sum(axis=1),
+        "attempts": _info(chains, "attempts"),
     }
     return figures, markov_checks(
         config.verdict,
@@ -106,28 +118,26 @@ def _markov(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arra
 
 
 def _ensemble(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
-    info = chains.info
     figures = {
-        "rhat_max": info["rhat_max"],
-        "ess_bulk_min": info["ess_min"],
-        "tau_max": info["tau_max"],
-        "acceptance": info["acceptance"].mean(axis=1),
-        "steps": info["n_steps"].astype(float),
-        "burn_in": info["burn_in"].astype(float),
+        "rhat_max": _info(chains, "rhat_max"),
+        "ess_bulk_min": _info(chains, "ess_min"),
+        "tau_max": _info(chains, "tau_max"),
+        "acceptance": _per_chain(chains, "acceptance").mean(axis=1),
+        "steps": _info(chains, "n_steps"),
+        "burn_in": _info(chains, "burn_in"),
     }
     factor = config.engines.emcee.tau_factor
     return figures, ensemble_checks(
-        config.verdict, factor, info["rhat_max"], info["ess_min"], info["kept_over_tau"]
+        config.verdict, factor, _info(chains, "rhat_max"), _info(chains, "ess_min"), _info(chains, "kept_over_tau")
     )
 
 
 def _weighted(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
-    info = chains.info
     names = ("khat", "is_efficiency", "log_evidence", "log_evidence_se", "proposal_efficiency")
-    figures = {name: info[name] for name in names if name in info}
-    figures["ess_weighted"] = info["ess"]
-    figures["rounds"] = info["rounds"].astype(float)
-    return figures, weighted_checks(config.verdict, info["khat"], info["ess"])
+    figures = {name: _info(chains, name) for name in names}
+    figures["ess_weighted"] = _info(chains, "ess")
+    figures["rounds"] = _info(chains, "rounds")
+    return figures, weighted_checks(config.verdict, _info(chains, "khat"), _info(chains, "ess"))
 
 
 _KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGHTED: _weighted}

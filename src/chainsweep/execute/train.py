@@ -115,7 +115,7 @@ def _designs(campaign: Campaign) -> list[Any]:
 def _publish(path: Path, trained: Trained, key: str, still_owner: Any) -> None:
     from safetensors.numpy import load_file, save_file
 
-    arrays: Arrays = {name: np.ascontiguousarray(value) for name, value in trained.arrays().items()}
+    arrays: Arrays = {name: np.array(value, order="C") for name, value in trained.arrays().items()}
 
     def check(temporary: Path) -> None:
         back = load_file(temporary)
