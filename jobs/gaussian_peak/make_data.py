@@ -52,9 +52,7 @@ def main():
         for number, parameters in enumerate(truth):
             name = f"peak-{number:03d}"
             points = np.column_stack(draw_points(rng, parameters, arguments.points))
-            np.savetxt(
-                arguments.out / f"{name}.csv", points, "%.6f", delimiter=",", header="x,y,y_err", comments=""
-            )
+            np.savetxt(arguments.out / f"{name}.csv", points, "%.6f", delimiter=",", header="x,y,y_err", comments="")
             manifest.writerow([name, f"{name}.csv", *(f"{value:.6f}" for value in parameters)])
 
 

@@ -45,9 +45,7 @@ class OpenCampaign(Campaign):
         try:
             return xr.open_dataset(self.paths.posterior, group=f"{engine}/posterior", engine="h5netcdf")
         except (OSError, KeyError) as error:
-            raise CampaignError(
-                f"{self.paths.posterior}: has no draws of engine '{engine}' ({error})"
-            ) from error
+            raise CampaignError(f"{self.paths.posterior}: has no draws of engine '{engine}' ({error})") from error
 
     def _require_merged(self) -> None:
         if not self.paths.posterior.exists():

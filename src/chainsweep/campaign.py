@@ -213,9 +213,7 @@ class Campaign:
         from chainsweep.store.catalogue import read_catalogue
 
         if not self.paths.catalogue.exists():
-            raise CampaignError(
-                f"{self.paths.catalogue}: not made yet; run: chainsweep merge {self.paths.root}"
-            )
+            raise CampaignError(f"{self.paths.catalogue}: not made yet; run: chainsweep merge {self.paths.root}")
         return read_catalogue(self.paths.catalogue)
 
     def quarantine(self) -> pd.DataFrame:
@@ -251,15 +249,11 @@ def file_hash(path: Path) -> str:
 
 def campaign_hash(resolved: dict[str, Any]) -> str:
     """Hash of all that decides the draws: configuration, model, data, shards."""
-    text = json.dumps(
-        {k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions")}, sort_keys=True
-    )
+    text = json.dumps({k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions")}, sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 
-def load_model(
-    path: Path, config: CampaignConfig, fields: dict[str, NDArray], constants: dict[str, float]
-) -> Problem:
+def load_model(path: Path, config: CampaignConfig, fields: dict[str, NDArray], constants: dict[str, float]) -> Problem:
     """The model file as a Problem, traced on one unpadded data set.
 
     Raises

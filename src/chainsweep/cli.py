@@ -62,21 +62,15 @@ def init(
         f"({summary['shards']} shards, engines: {', '.join(campaign.engines)})"
     )
     if campaign.quarantined:
-        out.print(
-            f"[yellow]{campaign.quarantined} set aside[/yellow]: see {escape(str(campaign.paths.quarantine))}"
-        )
+        out.print(f"[yellow]{campaign.quarantined} set aside[/yellow]: see {escape(str(campaign.paths.quarantine))}")
     out.print(f"Next: chainsweep run {escape(str(out_dir))}")
 
 
 @app.command()
 def run(
     folder: Folder,
-    engine: Annotated[
-        list[str] | None, typer.Option("--engine", help="Only this engine; repeatable.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; default: all cores.")
-    ] = None,
+    engine: Annotated[list[str] | None, typer.Option("--engine", help="Only this engine; repeatable.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: all cores.")] = None,
 ) -> None:
     """Run everything that is not done yet on this machine, then merge and report. Rerun to continue."""
     from chainsweep.execute.devices import describe_device
@@ -88,9 +82,7 @@ def run(
     engines = _chosen(campaign, engine)
     _require_packages(engines)
     count = workers or len(os.sched_getaffinity(0))
-    out.print(
-        f"{campaign.name}: {len(campaign.collection.ids)} data sets, {describe_device()}, {count} workers"
-    )
+    out.print(f"{campaign.name}: {len(campaign.collection.ids)} data sets, {describe_device()}, {count} workers")
     with RunDisplay(campaign, engines, out) as display:
         outcome = LocalRun(campaign, engines, count, display.observe).run()
     if outcome.stopped:
@@ -98,9 +90,7 @@ def run(
     _print_status(campaign)
     for failure in outcome.failed:
         log = campaign.paths.log(failure.task.stage, failure.task.index)
-        err.print(
-            f"[red]{failure.task.label} failed[/red] (log: {escape(str(log))}): {escape(failure.error)}"
-        )
+        err.print(f"[red]{failure.task.label} failed[/red] (log: {escape(str(log))}): {escape(failure.error)}")
     page = campaign.paths.report / "index.html"
     if page.exists():
         out.print(f"Report: {escape(str(page))}", soft_wrap=True)
@@ -244,9 +234,7 @@ def _chosen(campaign: Campaign, names: list[str] | None) -> tuple[str, ...]:
         if name not in ENGINE_NAMES:
             raise UsageError(f"no engine '{name}'; engines: {', '.join(ENGINE_NAMES)}")
         if name not in campaign.engines:
-            raise UsageError(
-                f"engine '{name}' is not in this campaign's policy ({', '.join(campaign.engines)})"
-            )
+            raise UsageError(f"engine '{name}' is not in this campaign's policy ({', '.join(campaign.engines)})")
     return tuple(name for name in campaign.engines if name in names)
 
 
@@ -279,7 +267,5 @@ def main() -> None:
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()
-        err.print(
-            "[bold red]internal error:[/bold red] this is a bug in chainsweep; the trace above says where"
-        )
+        err.print("[bold red]internal error:[/bold red] this is a bug in chainsweep; the trace above says where")
         sys.exit(ChainsweepError.exit_code)

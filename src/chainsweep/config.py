@@ -143,7 +143,7 @@ class SnpeSettings(Section):
     """Stops training after this wall time. Reproducible draws need ``train_steps`` to end it instead."""
     train_steps: Annotated[int, Field(ge=10)] = 1_500
     batch: Annotated[int, Field(ge=16)] = 512
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 4e-3
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
     """Peak of the learning rate, which rises at first and decays to nothing."""
     transforms: Annotated[int, Field(ge=1)] = 6
     hidden: Annotated[int, Field(ge=8)] = 128

@@ -70,11 +70,7 @@ def _fill(paths: Paths, config_path: Path, model: Path, config: CampaignConfig, 
     collection = Collection(paths.data)
     for engine in config.policy.engines:
         problem.require(engine)
-    if (
-        config.engines.snpe.mode == "sequential"
-        and "snpe" in config.policy.engines
-        and len(collection.ids) > 1
-    ):
+    if config.engines.snpe.mode == "sequential" and "snpe" in config.policy.engines and len(collection.ids) > 1:
         raise InputError(
             f"[engines.snpe] mode = 'sequential' serves one data set, and this campaign has "
             f"{len(collection.ids)}; use mode = 'amortised', or a source with one data set"

@@ -180,8 +180,8 @@ def test_show_and_export(finished, tmp_path):
 def test_the_report_stands_alone(finished):
     page = (finished / "report" / "index.html").read_text()
     assert "lines" in page
-    assert "src=\"http" not in page
-    assert "href=\"http" not in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
 
 
 def test_a_second_run_changes_nothing(finished):
@@ -249,7 +249,8 @@ def test_another_shard_size_agrees_within_monte_carlo_error(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "change"), [("model.py", "\n# touched\n"), ("data.h5", "x"), ("campaign.toml", "\n"), ("resolved.json", " ")]
+    ("name", "change"),
+    [("model.py", "\n# touched\n"), ("data.h5", "x"), ("campaign.toml", "\n"), ("resolved.json", " ")],
 )
 def test_a_changed_campaign_refuses_and_says_what(finished, tmp_path, name, change):
     again = copy_of(finished, tmp_path / "again")

@@ -15,8 +15,6 @@ from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import _trace_structure, example_observation
 from chainsweep.model.problem import Problem
 
-jax.config.update("jax_enable_x64", True)
-
 POINTS = 11
 PADDING = 5
 TOLERANCE = 1e-6
@@ -63,9 +61,7 @@ def make(name: str, points: int = POINTS, padding: int = 0) -> tuple[Problem, Ba
     if options["y_err"]:
         fields["y_err"] = rng.uniform(0.1, 0.4, (2, points))
     constants = {options["constant"]: np.array([0.5, 0.9])} if options["constant"] else {}
-    example = example_observation(
-        {n: v[0] for n, v in fields.items()}, {n: v[0] for n, v in constants.items()}
-    )
+    example = example_observation({n: v[0] for n, v in fields.items()}, {n: v[0] for n, v in constants.items()})
     problem = Problem(model, _trace_structure(model, None, example, ("y",)), ("y",))  # type: ignore[arg-type]
     padded = {n: np.concatenate([v, np.repeat(v[:, -1:], padding, 1)], axis=1) for n, v in fields.items()}
     mask = np.arange(points + padding) < points
@@ -80,9 +76,7 @@ def random_points(problem: Problem, batch: Batch, count: int = 40):
 
 def arguments(batch: Batch, row: int) -> dict:
     real = batch.mask[row]
-    return {n: v[row][real] for n, v in batch.fields.items()} | {
-        n: v[row] for n, v in batch.constants.items()
-    }
+    return {n: v[row][real] for n, v in batch.fields.items()} | {n: v[row] for n, v in batch.constants.items()}
 
 
 @pytest.mark.parametrize("padding", [0, PADDING])
@@ -95,9 +89,7 @@ def test_agrees_with_numpyro_on_unpadded_data(name, padding):
     for row in range(2):
         kwargs = arguments(batch, row)
         in_numpyro = jax.jit(jax.vmap(lambda params: log_density(problem.model, (), kwargs, params)[0]))  # noqa: B023
-        np.testing.assert_allclose(
-            constrained[row], in_numpyro(problem.unflatten(theta[row])), atol=TOLERANCE
-        )
+        np.testing.assert_allclose(constrained[row], in_numpyro(problem.unflatten(theta[row])), atol=TOLERANCE)
         pieces, start = {}, 0
         for parameter in problem.parameters:
             stop = start + parameter.unconstrained_size

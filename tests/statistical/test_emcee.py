@@ -71,9 +71,7 @@ def lines(n: int) -> Batch:
     x = np.sort(rng.uniform(-1, 1, (n, 20)), axis=1)
     y_err = rng.uniform(0.1, 0.4, x.shape)
     y = rng.normal(0, 2, (n, 1)) + rng.normal(0, 2, (n, 1)) * x + y_err * rng.normal(size=x.shape)
-    return Batch(
-        tuple(f"s{i}" for i in range(n)), {"x": x, "y_err": y_err, "y": y}, {}, np.ones(x.shape, bool)
-    )
+    return Batch(tuple(f"s{i}" for i in range(n)), {"x": x, "y_err": y_err, "y": y}, {}, np.ones(x.shape, bool))
 
 
 def load(folder: Path, text: str) -> Problem:
@@ -137,9 +135,7 @@ def worst_z(chains: Chains, batch: Batch, shift: float = 0.0) -> float:
     """Largest error of means and standard deviations in Monte-Carlo errors."""
     worst = 0.0
     for i in range(len(batch)):
-        draws = np.stack(
-            [chains.posterior[name][i, :, : chains.n_draws[i]].ravel() for name in "ab"], axis=-1
-        )
+        draws = np.stack([chains.posterior[name][i, :, : chains.n_draws[i]].ravel() for name in "ab"], axis=-1)
         mean, covariance = exact_line(batch, i)
         sd, ess = np.sqrt(np.diag(covariance)), min(chains.info["ess_min"][i], len(draws))
         worst = max(worst, np.max(np.abs(draws.mean(axis=0) - mean - shift * sd) / sd) * np.sqrt(ess))
@@ -179,9 +175,7 @@ def test_lp_is_the_log_density_of_its_draw(problem):
     for i, draw in ((0, 7), (2, int(chains.n_draws[2]) - 1)):
         obs = example_observation({name: values[i] for name, values in batch.fields.items()}, {})
         theta = np.array([chains.posterior[name][i, 1, draw] for name in "ab"])
-        np.testing.assert_allclose(
-            chains.sample_stats["lp"][i, 1, draw], problem.log_density(theta, obs), rtol=1e-10
-        )
+        np.testing.assert_allclose(chains.sample_stats["lp"][i, 1, draw], problem.log_density(theta, obs), rtol=1e-10)
 
 
 def test_data_sets_do_not_see_each_other(problem):
@@ -212,9 +206,7 @@ def test_stopped_at_every_block_it_resumes_bit_for_bit(problem, monkeypatch):
     batch = lines(3)
     # data sets finish at different blocks, and stacks shrink in between
     monkeypatch.setattr("chainsweep.engines.emcee_stack.SMALLEST_STACK", 1)
-    settings = EmceeSettings(
-        walkers=8, max_steps=900, check_every=20, prior_draws=128, tau_factor=30, target_ess=50
-    )
+    settings = EmceeSettings(walkers=8, max_steps=900, check_every=20, prior_draws=128, tau_factor=30, target_ess=50)
     whole = complete(problem, batch, settings)
     assert len(set(whole.info["n_steps"])) > 1
     sink, stops = Memory(), 0
@@ -285,9 +277,7 @@ def test_a_black_box_that_raises_fails_alone(black_box, problem):
     assert chains.n_draws[1] > 0
     # the same streams and, but for a constant, the same log density
     same = complete(problem, batch, settings)
-    np.testing.assert_allclose(
-        chains.posterior["a"][1], same.posterior["a"][1, :, : chains.n_draws[1]], rtol=1e-6
-    )
+    np.testing.assert_allclose(chains.posterior["a"][1], same.posterior["a"][1, :, : chains.n_draws[1]], rtol=1e-6)
 
 
 def test_a_failure_within_a_block_survives_resuming(black_box, monkeypatch):

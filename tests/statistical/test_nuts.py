@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-
-jax.config.update("jax_enable_x64", True)
 
 from chainsweep.config import NutsSettings
 from chainsweep.data.collection import Batch

@@ -78,9 +78,7 @@ def test_manifest_gives_ids_constants_truth_and_leaves_other_columns(folder):
     ],
 )
 def test_one_bad_file_is_quarantined_and_the_rest_goes_on(folder, text, reason, row, in_detail):
-    fill(
-        folder, ["good,good.csv,1", "bad,bad.csv,2", "last,last.csv,3"], {"good.csv": GOOD, "last.csv": GOOD}
-    )
+    fill(folder, ["good,good.csv,1", "bad,bad.csv,2", "last,last.csv,3"], {"good.csv": GOOD, "last.csv": GOOD})
     (folder / "bad.csv").write_text(text)
     got = ingest(CONFIG, folder)
     entry = only_quarantined(got)
@@ -225,9 +223,7 @@ def test_incomplete_vector_truth_is_an_error(folder):
 
 def test_nothing_usable_counts_the_reasons(folder):
     fill(folder, [f"d{i},absent{i}.csv,1" for i in range(7)] + ["../e,good.csv,1"], {"good.csv": GOOD})
-    with pytest.raises(
-        DataError, match=r"none of 8 .*unreadable 7, unsafe_id 1(.|\n)*absent4(.|\n)*3 more"
-    ) as info:
+    with pytest.raises(DataError, match=r"none of 8 .*unreadable 7, unsafe_id 1(.|\n)*absent4(.|\n)*3 more") as info:
         ingest(CONFIG, folder)
     assert info.value.exit_code == 65
 

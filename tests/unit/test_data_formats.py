@@ -108,9 +108,7 @@ def hdf5_variable_length(path, data):
 
 def parquet_points(path, data):
     truth = {name: data.by_point(data.truth[:, i]) for i, name in enumerate(NAMES_OF_TRUTH_COLUMNS)}
-    table = pa.table(
-        {"id": data.by_point(np.array(IDS)), "line": data.by_point(data.line), **data.points, **truth}
-    )
+    table = pa.table({"id": data.by_point(np.array(IDS)), "line": data.by_point(data.line), **data.points, **truth})
     pq.write_table(table, path / "s.parquet", row_group_size=5)
     return path / "s.parquet"
 
@@ -233,9 +231,7 @@ def test_fields_with_trailing_dims_and_hdf5_paths(tmp_path):
 
 
 def test_integers_and_single_precision_become_float64(tmp_path):
-    np.savez(
-        tmp_path / "s.npz", x=np.arange(8, dtype=">i2").reshape(2, 4), y=np.ones((2, 4), dtype=np.float32)
-    )
+    np.savez(tmp_path / "s.npz", x=np.arange(8, dtype=">i2").reshape(2, 4), y=np.ones((2, 4), dtype=np.float32))
     got = ingest(DataSection(fields={"x": "x", "y": "y"}), tmp_path / "s.npz")
     assert got.fields["x"].dtype == got.fields["y"].dtype == np.float64
     assert got.fields["x"].tolist() == list(range(8))

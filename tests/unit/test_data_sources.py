@@ -49,9 +49,7 @@ def test_explicit_format_trusts_a_file_of_any_suffix(tmp_path):
 
 def test_manifest_beside_an_array_source_is_an_error(tmp_path):
     np.savez(tmp_path / "a.npz", v=np.ones((2, 4)))
-    refuses(
-        tmp_path / "a.npz", "manifest goes with CSV", CONFIG.model_copy(update={"manifest": "manifest.csv"})
-    )
+    refuses(tmp_path / "a.npz", "manifest goes with CSV", CONFIG.model_copy(update={"manifest": "manifest.csv"}))
 
 
 @pytest.mark.parametrize("suffix", ["npz", "h5", "parquet", "fits"])
@@ -133,9 +131,7 @@ def test_arrays_that_contradict_each_other(tmp_path, arrays, message):
 
 def test_constants_and_fields_of_a_wrong_shape(tmp_path):
     np.savez(tmp_path / "s.npz", v=np.ones((2, 4)), w=np.ones((3, 4)), k=np.ones((2, 4)))
-    refuses(
-        tmp_path / "s.npz", r"'k' must have shape \(2,\)", DataSection(fields={"y": "v"}, constants=["k"])
-    )
+    refuses(tmp_path / "s.npz", r"'k' must have shape \(2,\)", DataSection(fields={"y": "v"}, constants=["k"]))
     refuses(tmp_path / "s.npz", "number of data sets: 'v' 2, 'w' 3", DataSection(fields={"y": "v", "x": "w"}))
 
 

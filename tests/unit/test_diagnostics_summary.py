@@ -120,9 +120,7 @@ def test_lengths_are_grouped():
 
 @pytest.mark.parametrize("function", [posterior_summary, convergence_summary])
 def test_wrong_shapes_are_explained(function):
-    with pytest.raises(
-        ValueError, match=r"between 0 and the length of the draw axis, 50; got values from 0 to 51"
-    ):
+    with pytest.raises(ValueError, match=r"between 0 and the length of the draw axis, 50; got values from 0 to 51"):
         function(padded(), np.where(N_DRAWS == 50, 51, N_DRAWS))
     with pytest.raises(ValueError, match=r"n_draws shape \(dataset,\)"):
         function(padded(), N_DRAWS[:3])

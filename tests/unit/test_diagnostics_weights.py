@@ -166,17 +166,13 @@ def test_equal_weights_give_the_plain_figures():
     )
     np.testing.assert_allclose(weighted_mean(values, log_weights), values.mean(-1), atol=1e-12)
     np.testing.assert_allclose(weighted_sd(values, log_weights), values.std(-1, ddof=1), rtol=1e-9)
-    np.testing.assert_allclose(
-        weighted_quantile(values, log_weights, q), np.quantile(values, q, axis=-1), atol=1e-9
-    )
+    np.testing.assert_allclose(weighted_quantile(values, log_weights, q), np.quantile(values, q, axis=-1), atol=1e-9)
     assert weighted_quantile(values, log_weights, 0.5).shape == (3, 2)
 
 
 def test_weights_turn_one_distribution_into_another():
     theta = 2.0 * np.random.default_rng(5).normal(size=(40, 20_000))
-    log_weights = scipy.stats.norm.logpdf(theta, loc=1.0, scale=0.7) - scipy.stats.norm.logpdf(
-        theta, scale=2.0
-    )
+    log_weights = scipy.stats.norm.logpdf(theta, loc=1.0, scale=0.7) - scipy.stats.norm.logpdf(theta, scale=2.0)
     expected = scipy.stats.norm.ppf([0.05, 0.5, 0.95], loc=1.0, scale=0.7)
     assert weighted_mean(theta, log_weights).mean() == pytest.approx(1.0, abs=0.005)
     assert weighted_sd(theta, log_weights).mean() == pytest.approx(0.7, abs=0.005)
@@ -190,9 +186,7 @@ def test_draws_without_mass_are_ignored_whatever_their_value():
     log_weights = np.array([-np.inf, 0.0, 0.0, -np.inf, 0.0, -np.inf])
     assert weighted_mean(values, log_weights) == pytest.approx(2.0)
     assert weighted_sd(values, log_weights) == pytest.approx(1.0)
-    np.testing.assert_allclose(
-        weighted_quantile(values, log_weights, [0, 0.25, 0.5, 1]), [1.0, 1.5, 2.0, 3.0]
-    )
+    np.testing.assert_allclose(weighted_quantile(values, log_weights, [0, 0.25, 0.5, 1]), [1.0, 1.5, 2.0, 3.0])
     values[2] = np.nan
     assert np.isnan(weighted_mean(values, log_weights))
     assert np.isnan(weighted_quantile(values, log_weights, 0.1))

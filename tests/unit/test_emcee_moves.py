@@ -90,9 +90,7 @@ def steps(move: GroupMove, log_density: Callable, theta: np.ndarray, n: int) -> 
     return chain
 
 
-def worst_z(
-    move_type: type[GroupMove], target: str, groups: int = 300, walkers: int = 12, n: int = 30
-) -> float:
+def worst_z(move_type: type[GroupMove], target: str, groups: int = 300, walkers: int = 12, n: int = 30) -> float:
     """Largest deviation, in Monte-Carlo errors, of first and second moments of chains begun in the target.
 
     Groups are independent, so the scatter of their averages is the Monte-Carlo error.
@@ -190,9 +188,7 @@ class FromRandomState:
         return np.log(self.random.rand(n))[None]
 
 
-@pytest.mark.parametrize(
-    ("move", "reference"), [(StretchMove, emcee.moves.StretchMove), (DEMove, emcee.moves.DEMove)]
-)
+@pytest.mark.parametrize(("move", "reference"), [(StretchMove, emcee.moves.StretchMove), (DEMove, emcee.moves.DEMove)])
 def test_with_its_random_state_the_move_is_emcees_bit_for_bit(move, reference):
     theta = draw_correlated(np.random.default_rng(2), 12)
     mine = emcee.State(theta.copy(), log_prob=correlated(theta))

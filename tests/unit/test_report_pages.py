@@ -42,9 +42,7 @@ class Links(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         values = dict(attrs)
-        self.targets += [
-            values[name] for name in ("src", "href", "srcset", "action", "poster") if name in values
-        ]
+        self.targets += [values[name] for name in ("src", "href", "srcset", "action", "poster") if name in values]
         if tag == "img":
             self.alts.append(values.get("alt"))
 

@@ -62,9 +62,7 @@ class TestRidge:
         assert scale.passes(np.array([500.0, 300.0, 400.0])) == 1
 
     def test_without_threshold_the_median_is_written(self):
-        figure = ridge_histogram(
-            "seconds", {"nuts": np.array([0.1234, 0.2, 0.3])}, Scale("s", (-2, 2), "log")
-        )
+        figure = ridge_histogram("seconds", {"nuts": np.array([0.1234, 0.2, 0.3])}, Scale("s", (-2, 2), "log"))
         assert "median\n0.20" in texts(figure)
 
     def test_no_engine(self):

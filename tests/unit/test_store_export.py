@@ -129,9 +129,7 @@ def test_resampling_refuses_draws_without_any_weight():
 
 @pytest.mark.parametrize("out", ["chain", "chain.txt"])
 def test_getdist_columns(source, tmp_path, out):
-    files = export_dataset(
-        source, "a", "nuts", "getdist", tmp_path / out, ExportExtras(labels={"l": r"\ell"})
-    )
+    files = export_dataset(source, "a", "nuts", "getdist", tmp_path / out, ExportExtras(labels={"l": r"\ell"}))
     assert files == (tmp_path / "chain.txt", tmp_path / "chain.paramnames")
     rows, draws = np.loadtxt(files[0]), read_draws(source, "a", "nuts")
     assert rows.shape == (80, 6)

@@ -131,9 +131,7 @@ def test_shards_of_another_campaign_engine_or_layout_are_reported(tmp_path, shar
     report = merge({"nuts": [*shards, other, unlike]}, ORDER, tmp_path / "p.h5", ATTRS)
     assert "engine 'nuts'" in report.rejected[other]
     assert "log_weight" in report.rejected[unlike]
-    assert merge({"nuts": shards}, ORDER, tmp_path / "q.h5", ATTRS | {"campaign_hash": "z"}).datasets == {
-        "nuts": 0
-    }
+    assert merge({"nuts": shards}, ORDER, tmp_path / "q.h5", ATTRS | {"campaign_hash": "z"}).datasets == {"nuts": 0}
 
 
 def test_data_set_in_two_shards_is_refused(tmp_path, shards):
@@ -156,9 +154,7 @@ def test_campaign_hash_must_be_given_and_ownership_kept(tmp_path, shards):
 
 
 def test_engines_with_unlike_chains_share_the_file(tmp_path, shards):
-    weighted = publish_sample(
-        tmp_path, make_shard(0, ("a", "d"), engine="snpe", chains=1, draws=9, weighted=True)
-    )
+    weighted = publish_sample(tmp_path, make_shard(0, ("a", "d"), engine="snpe", chains=1, draws=9, weighted=True))
     report = merge({"nuts": shards, "snpe": [weighted]}, ORDER, tmp_path / "p.h5", ATTRS)
     assert report.datasets == {"nuts": 6, "snpe": 2}
     snpe = posterior(tmp_path / "p.h5", "snpe/sample_stats")

@@ -64,9 +64,7 @@ def test_parameter_that_float32_would_blur_is_kept_in_float64(tmp_path):
 def test_overflow_of_float32_is_kept_in_float64(tmp_path):
     shard = make_shard()
     shard.posterior["l"] = 1e300 * shard.posterior["l"]
-    np.testing.assert_array_equal(
-        read_shard(publish_sample(tmp_path, shard)).posterior["l"], shard.posterior["l"]
-    )
+    np.testing.assert_array_equal(read_shard(publish_sample(tmp_path, shard)).posterior["l"], shard.posterior["l"])
 
 
 def test_shard_without_any_draw_is_valid(tmp_path):
@@ -140,9 +138,7 @@ def test_zeroed_tail_of_the_right_length_is_refused(path):
         validate_shard(path, **EXPECTED)
 
 
-@pytest.mark.parametrize(
-    "name", ["posterior/l", "posterior/theta", "sample_stats/lp", "summary/mean_l", "n_draws"]
-)
+@pytest.mark.parametrize("name", ["posterior/l", "posterior/theta", "sample_stats/lp", "summary/mean_l", "n_draws"])
 def test_flipped_byte_in_any_array_is_found_by_its_checksum(path, name):
     with h5py.File(path) as file:
         offset = file[name].id.get_offset() + 5

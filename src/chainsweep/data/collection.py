@@ -73,9 +73,7 @@ class Collection:
             with h5py.File(path, "r", locking=False) as file:
                 schema = file.attrs.get("schema")
                 if schema != SCHEMA:
-                    raise CampaignError(
-                        f"{path}: expected frozen data sets of schema {SCHEMA}, got {schema!r}"
-                    )
+                    raise CampaignError(f"{path}: expected frozen data sets of schema {SCHEMA}, got {schema!r}")
                 self.ids: list[str] = file["id"].asstr()[()].tolist()
                 self.offsets: NDArray[np.int64] = file["offsets"][()]
                 self.sha256 = str(file.attrs["sha256"])
@@ -123,15 +121,12 @@ class Collection:
         """
         index = np.asarray(positions, dtype=np.int64)
         if index.size and (index.min() < 0 or index.max() >= len(self)):
-            raise ValueError(
-                f"{self.path}: positions must be in 0..{len(self) - 1}, got {index.tolist()[:5]}..."
-            )
+            raise ValueError(f"{self.path}: positions must be in 0..{len(self) - 1}, got {index.tolist()[:5]}...")
         lengths = self.lengths[index]
         if (lengths > width).any():
             worst = int(np.argmax(lengths))
             raise ValueError(
-                f"{self.path}: data set '{self.ids[index[worst]]}' has {lengths[worst]} points, "
-                f"more than {width}"
+                f"{self.path}: data set '{self.ids[index[worst]]}' has {lengths[worst]} points, more than {width}"
             )
         points = self.offsets[index][:, None] + np.minimum(np.arange(width), lengths[:, None] - 1)
         with h5py.File(self.path, "r", locking=False) as file:
@@ -140,9 +135,7 @@ class Collection:
         ids = tuple(self.ids[position] for position in index.tolist())
         return Batch(ids, fields, constants, np.arange(width) < lengths[:, None])
 
-    def _gather(
-        self, field: h5py.Dataset, index: NDArray[np.int64], points: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def _gather(self, field: h5py.Dataset, index: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray[np.float64]:
         """Rows ``points`` (dataset, point) of a flat field, read in few contiguous pieces."""
         result = np.empty((*points.shape, *field.shape[1:]), dtype=np.float64)
         order = np.argsort(index, kind="stable")

@@ -97,17 +97,13 @@ def _check_config(config: DataSection) -> None:
         raise ConfigError(f"[data] {', '.join(both)} is named in both 'fields' and 'constants'; keep one")
     unknown = [name for name in config.positive_fields if name not in config.fields]
     if unknown:
-        raise ConfigError(
-            f"[data] positive = {unknown}: no such field; the fields are: {', '.join(config.fields)}"
-        )
+        raise ConfigError(f"[data] positive = {unknown}: no such field; the fields are: {', '.join(config.fields)}")
 
 
 def _nothing_usable(source: Path, quarantine: Sequence[Quarantined]) -> str:
     counts = Counter(entry.reason for entry in quarantine)
     summary = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-    shown = [
-        f"  {entry.file}, row {entry.row}: {entry.reason}: {entry.detail}" for entry in quarantine[:_SHOWN]
-    ]
+    shown = [f"  {entry.file}, row {entry.row}: {entry.reason}: {entry.detail}" for entry in quarantine[:_SHOWN]]
     if len(quarantine) > _SHOWN:
         shown.append(f"  ... and {len(quarantine) - _SHOWN} more")
     return "\n".join((f"{source}: none of {len(quarantine)} data sets is usable ({summary})", *shown))

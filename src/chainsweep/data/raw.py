@@ -130,8 +130,7 @@ def as_ids(array: NDArray, name: str, path: Path) -> list[str]:
     """Ids as text, from strings, bytes or integers of shape ``(dataset,)``."""
     if array.ndim != 1 or array.dtype.kind not in "USOiu":
         raise DataError(
-            f"{path}: '{name}' must be a list of texts or integers, got shape {array.shape} "
-            f"and dtype {array.dtype}"
+            f"{path}: '{name}' must be a list of texts or integers, got shape {array.shape} and dtype {array.dtype}"
         )
     return [
         item.decode("utf-8", errors="backslashreplace") if isinstance(item, bytes) else str(item)

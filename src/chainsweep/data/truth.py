@@ -83,9 +83,7 @@ def join_elements(columns: Mapping[str, NDArray[np.float64]], path: Path) -> dic
             elements.setdefault(match["name"], {})[index] = values
     for name, parts in elements.items():
         if name in whole:
-            raise DataError(
-                f"{path}: the truth of '{name}' is given both as a whole and by elements; keep one"
-            )
+            raise DataError(f"{path}: the truth of '{name}' is given both as a whole and by elements; keep one")
         whole[name] = _stack(name, parts, path)
     return whole
 

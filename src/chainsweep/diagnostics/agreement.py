@@ -32,9 +32,7 @@ class MomentAgreement:
     """``log(sd_a / sd_b)``: 0.1 is ten per cent wider; infinite where one sd is 0."""
 
 
-def moment_agreement(
-    mean_a: ArrayLike, sd_a: ArrayLike, mean_b: ArrayLike, sd_b: ArrayLike
-) -> MomentAgreement:
+def moment_agreement(mean_a: ArrayLike, sd_a: ArrayLike, mean_b: ArrayLike, sd_b: ArrayLike) -> MomentAgreement:
     """Compare two engines by their means and sds, all of one shape ``(dataset, parameter)``.
 
     Figures are NaN where an input is NaN or infinite, and where both sds are 0 and the means equal.
@@ -88,8 +86,7 @@ def wasserstein(
     a, b = np.asarray(draws_a), np.asarray(draws_b)
     if a.ndim < 1 or b.ndim < 1 or a.shape[:-1] != b.shape[:-1]:
         raise ValueError(
-            "draws must have shapes (..., n) and (..., m) with equal leading axes, "
-            f"got {a.shape} and {b.shape}"
+            f"draws must have shapes (..., n) and (..., m) with equal leading axes, got {a.shape} and {b.shape}"
         )
     weights_a, weights_b = _broadcast_weights(log_weights_a, a), _broadcast_weights(log_weights_b, b)
     leading = a.shape[:-1]
@@ -116,9 +113,7 @@ def _wasserstein(draws_a: NDArray, draws_b: NDArray, log_weights_a: NDArray, log
 
 
 def _broadcast_weights(log_weights: ArrayLike | None, draws: NDArray) -> NDArray:
-    return np.broadcast_to(
-        0.0 if log_weights is None else np.asarray(log_weights, dtype=np.float64), draws.shape
-    )
+    return np.broadcast_to(0.0 if log_weights is None else np.asarray(log_weights, dtype=np.float64), draws.shape)
 
 
 def _pooled(sd_a: Array, sd_b: Array) -> Array:

@@ -34,9 +34,7 @@ def autocorrelation(draws: ArrayLike) -> NDArray[np.float64]:
     """
     values = np.asarray(draws)
     if values.ndim < 1 or values.shape[-1] == 0:
-        raise ValueError(
-            f"draws must have shape (..., draw) with at least one draw, got shape {values.shape}"
-        )
+        raise ValueError(f"draws must have shape (..., draw) with at least one draw, got shape {values.shape}")
     return map_rows(_autocorrelation_rows, values, core_ndim=1)
 
 

@@ -22,9 +22,7 @@ def leading_blocks(length: int, elements_per_item: int) -> Iterator[slice]:
         yield slice(start, min(start + step, length))
 
 
-def map_rows(
-    kernel: Kernel, array: ArrayLike, core_ndim: int, dtype: DTypeLike = np.float64
-) -> NDArray[np.float64]:
+def map_rows(kernel: Kernel, array: ArrayLike, core_ndim: int, dtype: DTypeLike = np.float64) -> NDArray[np.float64]:
     """Apply ``kernel`` to the last ``core_ndim`` axes of ``array``, vectorised over all axes before them.
 
     ``kernel`` maps ``(row, *core)`` of ``dtype`` to ``(row, *result)``; the answer is ``(*leading,

@@ -22,9 +22,7 @@ QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 POSTERIOR_FIGURES = ("mean", "sd", *QUANTILES)
 
 
-def posterior_summary(
-    draws: NDArray, n_draws: ArrayLike, log_weights: NDArray | None = None
-) -> dict[str, Array]:
+def posterior_summary(draws: NDArray, n_draws: ArrayLike, log_weights: NDArray | None = None) -> dict[str, Array]:
     """``mean``, ``sd`` (``ddof=1``), ``q05``, ``q50``, ``q95`` of all chains together.
 
     Parameters

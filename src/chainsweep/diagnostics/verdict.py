@@ -38,11 +38,7 @@ class Check:
     def sentence(self, position: int) -> str:
         """The figure of one data set, with the limit where it fails."""
         value = self.values[position]
-        text = (
-            self.label.format(value)
-            if np.isfinite(value)
-            else f"{self.label.split('{')[0].strip()} undefined"
-        )
+        text = self.label.format(value) if np.isfinite(value) else f"{self.label.split('{')[0].strip()} undefined"
         return text if self.passed[position] else f"{text} (must be {self.limit})"
 
 

@@ -157,9 +157,7 @@ def resample(log_weights: ArrayLike, n: int, uniforms: ArrayLike) -> NDArray[np.
     weights = normalised_weights(log_weights)
     offsets = np.asarray(uniforms, dtype=np.float64)
     if offsets.shape != weights.shape[:-1] or not ((offsets >= 0.0) & (offsets < 1.0)).all():
-        raise ValueError(
-            f"uniforms must have shape {weights.shape[:-1]} and lie in [0, 1); got shape {offsets.shape}"
-        )
+        raise ValueError(f"uniforms must have shape {weights.shape[:-1]} and lie in [0, 1); got shape {offsets.shape}")
     bad = np.isnan(weights[..., 0])
     if n < 1 or bad.any():
         raise ValueError(
@@ -178,17 +176,13 @@ def resample(log_weights: ArrayLike, n: int, uniforms: ArrayLike) -> NDArray[np.
 def _checked(log_weights: ArrayLike) -> Array:
     values = np.asarray(log_weights, dtype=np.float64)
     if values.ndim < 1 or values.shape[-1] == 0:
-        raise ValueError(
-            f"log_weights must have shape (..., draw) with at least one draw, got shape {values.shape}"
-        )
+        raise ValueError(f"log_weights must have shape (..., draw) with at least one draw, got shape {values.shape}")
     return values
 
 
 def _with_mass(values: ArrayLike, log_weights: ArrayLike) -> tuple[Array, Array]:
     """Values, 0 where there is no mass, and normalised weights, broadcast to one shape."""
-    massive, weights = np.broadcast_arrays(
-        np.asarray(values, dtype=np.float64), normalised_weights(log_weights)
-    )
+    massive, weights = np.broadcast_arrays(np.asarray(values, dtype=np.float64), normalised_weights(log_weights))
     return np.where(weights == 0.0, 0.0, massive), weights
 
 

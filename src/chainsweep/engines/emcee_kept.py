@@ -128,9 +128,7 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
         return Assessment(first, tau, ratio, np.nan, ess, 0, passed=False)
     stuck = int(low_walkers(log_prob, theta.shape[-1]).sum())
     pooled = np.concatenate([theta, log_prob[..., None]], axis=-1)
-    rhat = float(
-        np.max(rhat_rank(np.moveaxis(pooled, (3, 1), (0, 1)).reshape(pooled.shape[-1], ensembles, -1)))
-    )
+    rhat = float(np.max(rhat_rank(np.moveaxis(pooled, (3, 1), (0, 1)).reshape(pooled.shape[-1], ensembles, -1))))
     passed = bool(long_enough and rhat < settings.target_rhat and stuck == 0)
     return Assessment(first, tau, ratio, rhat, ess, stuck, passed)
 

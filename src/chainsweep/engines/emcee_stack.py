@@ -164,9 +164,7 @@ class Stack:
         shape = state.coords.shape
         self.move.step, self.move.accepted = state.step, state.accepted.ravel().copy()
         start = emcee.State(state.coords.reshape(-1, shape[-1]), log_prob=state.log_prob.ravel())
-        steps = self.sampler.sample(
-            start, iterations=target - state.step, store=False, skip_initial_state_check=True
-        )
+        steps = self.sampler.sample(start, iterations=target - state.step, store=False, skip_initial_state_check=True)
         began = looked = time.monotonic()
         for current in steps:
             coords, log_prob = current.coords.reshape(shape), current.log_prob.reshape(shape[:-1])

@@ -105,9 +105,7 @@ def choose_distinct(log_weights: Floats, power: float, n: int, rng: np.random.Ge
     Reference: T. Vieira, Gumbel-max trick and weighted reservoir sampling (2014).
     """
     finite = np.isfinite(log_weights)
-    scores = np.where(finite, power * np.where(finite, log_weights, 0.0), -np.inf) + rng.gumbel(
-        size=len(log_weights)
-    )
+    scores = np.where(finite, power * np.where(finite, log_weights, 0.0), -np.inf) + rng.gumbel(size=len(log_weights))
     order = np.argsort(-scores, kind="stable")[: min(n, int(finite.sum()))]
     return np.resize(order, n) if len(order) else order
 
@@ -153,9 +151,7 @@ def _log_volume(points: Floats) -> float:
     return 0.5 * float(logdet) if sign > 0 else -np.inf
 
 
-def rescue(
-    theta: Floats, log_prob: Floats, stranded: Bools, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
+def rescue(theta: Floats, log_prob: Floats, stranded: Bools, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """New places for the stranded walkers: recent points of the other walkers of their ensemble.
 
     Takes the last steps as ``islands`` does; returns ``(stranded walker, ndim)`` and their log densities.

@@ -18,7 +18,7 @@ Reference: Bugallo et al. 2017, IEEE Signal Processing Magazine 34 (4), 60; Mari
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,16 +42,16 @@ FIRST_BROAD_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Settings:
-    """How long to adapt and when to stop; the defaults suit 1 to 10 parameters and cheap likelihoods."""
+    """How long to adapt and when to stop; the defaults suit up to 10 parameters, see ``settings_for``."""
 
     draws: int = 4000
     """Draws of one round, and of the result."""
     rounds: int = 12
-    components: int = 128
-    """Kernels of the fitted mixture; half as many are faster and fail on curved ridges."""
-    points: int = 1024
+    components: int = 256
+    """Kernels of the fitted mixture; fewer are faster, and leave holes on curved ridges."""
+    points: int = 2048
     """Resampled points that a mixture is fitted to."""
-    effective: float = 200.0
+    effective: float = 300.0
     """Weights are tempered to this many effective points while they are degenerate."""
     broad_share: float = 0.15
     known_share: float = 0.05
@@ -106,11 +106,21 @@ class _Run:
     result: WeightedDraws
 
 
-def adapt(target: Target, start: Start, keys: NDArray[np.uint32], settings: Settings) -> WeightedDraws:
+def settings_for(nz: int, **changes: Any) -> Settings:
+    """Settings for ``nz`` unconstrained parameters: beyond 10, few full covariances instead of many kernels."""
+    if nz <= 10:
+        return replace(Settings(), **changes)
+    return replace(Settings(components=32, points=1024, effective=10.0 * nz), **changes)
+
+
+def adapt(
+    target: Target, start: Start, keys: NDArray[np.uint32], settings: Settings, members: Positions | None = None
+) -> WeightedDraws:
     """Sample each data set until its weights can be trusted or the rounds are spent.
 
     ``keys`` ``(dataset, 2)`` are raw keys, one a data set: nothing else is random, so the other data sets of the
-    batch change nothing beyond rounding. A data set that is done takes no more work.
+    batch change nothing beyond rounding. A data set that is done takes no more work. With ``members``, only the data
+    sets at these positions are sampled; the others come back like ones without mass, with 0 rounds.
 
     Raises
     ------
@@ -121,7 +131,7 @@ def adapt(target: Target, start: Start, keys: NDArray[np.uint32], settings: Sett
     datasets, _, nz = start.z.shape
     pool = _padded(start, settings.draws)
     run = _Run(target, start, keys, settings, pool, _empty(datasets, settings.draws, nz))
-    active = np.arange(datasets, dtype=np.int64)
+    active = np.arange(datasets, dtype=np.int64) if members is None else np.asarray(members, dtype=np.int64)
     lanes = max(1, min(settings.lanes, datasets))
     for step in range(settings.rounds):
         groups = [active[i : i + lanes] for i in range(0, len(active), lanes)]

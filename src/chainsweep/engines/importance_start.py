@@ -101,17 +101,22 @@ def _hessian(problem: Problem, z: Floats, observations: Observation) -> Any:
     return jax.vmap(jax.vmap(jax.hessian(problem.potential), in_axes=(0, None)))(z, observations)
 
 
-def from_prior(target: Target, pool: Pool) -> Start:
-    """Start from prior draws with their likelihood; the broad component is fitted to them."""
-    finite = np.asarray(np.isfinite(pool.z).all(axis=-1))
-    z = np.where(finite[..., None], pool.z, 0.0)
+def from_prior(target: Target, pool: Pool, keep: int = 4000) -> Start:
+    """Start from the ``keep`` likeliest prior draws; the broad component is fitted to all.
+
+    The more draws the pool has, the narrower a mode it can meet; what is kept, not what is drawn, costs time later.
+    """
+    draws = pool.z.shape[1]
+    best = np.argsort(-np.nan_to_num(pool.log_likelihood, nan=-np.inf), axis=1, kind="stable")[:, :keep]
+    z = np.take_along_axis(pool.z, best[..., None], axis=1)
+    log_likelihood = np.take_along_axis(pool.log_likelihood, best, axis=1)
+    finite = np.asarray(np.isfinite(z).all(axis=-1))
+    z = np.where(finite[..., None], z, 0.0)
     log_target = np.where(finite, target.log_density(z, _all(z)), -np.inf)
-    usable = np.isfinite(log_target) & np.isfinite(pool.log_likelihood)
+    usable = np.isfinite(log_target) & np.isfinite(log_likelihood)
     with np.errstate(invalid="ignore"):
-        log_prior = np.where(usable, log_target - pool.log_likelihood, 0.0)
-    return Start(
-        z, np.where(usable, log_target, -np.inf), log_prior + np.log(z.shape[1]), broad_of(pool.z, PRIOR_INFLATION)
-    )
+        log_prior = np.where(usable, log_target - log_likelihood, 0.0)
+    return Start(z, np.where(usable, log_target, -np.inf), log_prior + np.log(draws), broad_of(pool.z, PRIOR_INFLATION))
 
 
 def from_draws(target: Target, z: Floats, log_proposal: Floats) -> Start:

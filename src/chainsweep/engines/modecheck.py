@@ -8,30 +8,30 @@ chains': means and sds of every parameter, and the mass that lies where the chai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.diagnostics.weights import normalised_weights
-from chainsweep.engines.importance import Settings, adapt
-from chainsweep.engines.importance_start import Start, from_chains, target_of
+from chainsweep.engines.importance import Settings, WeightedDraws, adapt
+from chainsweep.engines.importance_start import Start, Target, from_chains, target_of
 from chainsweep.engines.mixture import Mixture, combine, log_density
 from chainsweep.model.batched import BatchedProblem
 
 Floats = NDArray[np.float64]
 
-CHAIN_SHARE = 0.5
-"""Share of the chains' kernels in what is known; the modes have the rest."""
 OUTSIDE_SLACK = 3.0
 """A point is outside where the chains' density is this much (in logs) below that at their loneliest draw."""
 LEAST_ESS = 100.0
 """Effective draws below which a check proves nothing, whatever its k-hat."""
 
-MODE_CHECK = Settings(
-    draws=1000, rounds=5, components=32, points=512, effective=100.0, broad_share=0.15, known_share=0.35, ess=200.0
+PASSES = (
+    Settings(draws=1000, rounds=4, components=64, points=512, effective=100.0, known_share=0.35, ess=200.0),
+    Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, known_share=0.2, ess=200.0),
 )
-"""A check is cheaper than an answer: its errors need only be small beside the shifts that matter."""
+"""A quick check of every data set, then a thorough one where the quick one proves nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,19 @@ class ModeCheck:
     log_evidence_se: Floats
     conclusive: NDArray[np.bool_]
 
+    def missing(self, shift: float = 0.2, mass: float = 0.01, errors: float = 3.0) -> NDArray[np.bool_]:
+        """Where the chains conclusively lack posterior mass: a figure exceeds its limit by so many errors."""
+        moved = self.shift - errors * self.shift_se > shift
+        left_out = self.mass_outside - errors * self.mass_outside_se > mass
+        return self.conclusive & (moved | left_out)
+
 
 def mode_check(
     batched: BatchedProblem,
     chain_z: Floats,
     start: Start,
     keys: NDArray[np.uint32],
-    settings: Settings = MODE_CHECK,
+    passes: Sequence[Settings] = PASSES,
     chain_ess: Floats | None = None,
 ) -> ModeCheck:
     """Compare the chains of each data set with exactly weighted draws.
@@ -81,32 +87,79 @@ def mode_check(
         Effective draws behind the chains' means, ``(dataset,)``; by default the draws given, as if independent.
     """
     target = target_of(batched)
-    present = np.asarray(np.isfinite(chain_z).all(axis=-1))
-    count = present.sum(axis=1)
-    kernels = from_chains(target, chain_z, keys)
-    known = kernels if start.known is None else combine((CHAIN_SHARE, kernels), (1.0 - CHAIN_SHARE, start.known))
-    weighted = adapt(target, start._replace(known=known), keys, settings)
-    usable = (count > 1) & (weighted.ess > 0.0)
-    filled = np.where(present[..., None], chain_z, 0.0)
-    drawn = np.where(usable[:, None, None], weighted.z, 0.0)
+    chain = _chain(batched, target, chain_z, keys, chain_ess)
+    known = chain.kernels if start.known is None else _halves(chain.kernels, start.known)
+    check = _nothing(len(chain_z))
+    for settings in passes:
+        open_positions = np.flatnonzero(~check.conclusive & chain.usable)
+        weighted = adapt(target, start._replace(known=known), keys, settings, open_positions)
+        check = _merged(check, _judge(batched, chain, weighted, settings), open_positions)
+    return check
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The chains of every data set: their density and loneliest draw, moments, whether there are draws at all."""
+
+    kernels: Mixture
+    loneliest: Floats
+    moments: _Moments
+    usable: NDArray[np.bool_]
+
+
+def _chain(batched: BatchedProblem, target: Target, z: Floats, keys: NDArray[np.uint32], ess: Floats | None) -> _Chain:
+    present = np.asarray(np.isfinite(z).all(axis=-1))
+    count = np.maximum(present.sum(axis=1), 1)
+    filled = np.where(present[..., None], z, 0.0)
+    kernels = from_chains(target, z, keys)
+    density = np.where(present, np.asarray(log_density(kernels, filled)), np.inf)
+    moments = _moments(batched.constrain(filled), present / count[:, None])
+    effective = count if ess is None else np.asarray(ess, dtype=float)
+    moments = _Moments(moments.mean, moments.sd, moments.sd / np.sqrt(effective)[:, None])
+    return _Chain(kernels, density.min(axis=1), moments, present.sum(axis=1) > 1)
+
+
+def _halves(first: Mixture, second: Mixture) -> Mixture:
+    return combine((0.5, first), (0.5, second))
+
+
+def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, settings: Settings) -> ModeCheck:
+    usable = chain.usable & (weighted.ess > 0.0)
+    z = np.where(usable[:, None, None], weighted.z, 0.0)
     weights = normalised_weights(np.where(usable[:, None], weighted.log_weight, np.nan))
-    chain = _moments(batched.constrain(filled), present / np.maximum(count, 1)[:, None])
-    exact = _moments(batched.constrain(drawn), weights)
-    effective = np.maximum(count, 1) if chain_ess is None else np.asarray(chain_ess)
-    outside, outside_se = _mass_outside(kernels, filled, present, drawn, weights)
-    shift, shift_se, sd_ratio = _compare(chain, exact, effective)
+    exact = _moments(batched.constrain(z), weights)
+    shift, shift_se, sd_ratio = _compare(chain.moments, exact)
+    outside = np.asarray(log_density(chain.kernels, z)) < chain.loneliest[:, None] - OUTSIDE_SLACK
+    mass = (weights * outside).sum(axis=1)
     return ModeCheck(
         shift=np.where(usable, shift, np.nan),
         shift_se=np.where(usable, shift_se, np.nan),
         sd_ratio=np.where(usable, sd_ratio, np.nan),
-        mass_outside=outside,
-        mass_outside_se=outside_se,
+        mass_outside=mass,
+        mass_outside_se=np.sqrt((weights**2 * (outside - mass[:, None]) ** 2).sum(axis=1)),
         khat=weighted.khat,
         ess=weighted.ess,
         log_evidence=weighted.log_evidence,
         log_evidence_se=weighted.log_evidence_se,
         conclusive=usable & (weighted.khat < settings.khat) & (weighted.ess >= LEAST_ESS),
     )
+
+
+def _nothing(datasets: int) -> ModeCheck:
+    """The check of data sets that nothing is known of."""
+    unknown, numbers = np.zeros(datasets, dtype=bool), {item.name: np.nan for item in fields(ModeCheck)}
+    numbers |= {"khat": np.inf, "ess": 0.0}
+    return ModeCheck(
+        **{name: unknown if name == "conclusive" else np.full(datasets, value) for name, value in numbers.items()}
+    )
+
+
+def _merged(check: ModeCheck, newer: ModeCheck, positions: NDArray[np.int64]) -> ModeCheck:
+    """``check`` with the data sets at ``positions`` replaced."""
+    columns = {item.name: np.array(getattr(check, item.name)) for item in fields(ModeCheck)}
+    for name, column in columns.items():
+        column[positions] = getattr(newer, name)[positions]
+    return ModeCheck(**columns)
 
 
 @dataclass(frozen=True)
@@ -127,25 +180,14 @@ def _moments(theta: Floats, weights: Floats) -> _Moments:
     return _Moments(mean, sd, np.sqrt(np.einsum("dn,dnp->dp", weights**2, squares)))
 
 
-def _compare(chain: _Moments, exact: _Moments, effective: Floats) -> tuple[Floats, Floats, Floats]:
+def _compare(chain: _Moments, exact: _Moments) -> tuple[Floats, Floats, Floats]:
     """Shift and its error for the parameter with the largest, and the sd ratio furthest from 1."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = np.abs(exact.mean - chain.mean) / exact.sd
-        error = np.hypot(exact.error, chain.sd / np.sqrt(effective)[:, None]) / exact.sd
+        error = np.hypot(exact.error, chain.error) / exact.sd
         ratio = chain.sd / exact.sd
         extreme = np.abs(np.log(ratio))
     rows = np.arange(len(shift))
     worst = np.argmax(np.where(np.isnan(shift), -1.0, shift), axis=1)
     furthest = np.argmax(np.where(np.isnan(extreme), -1.0, extreme), axis=1)
     return shift[rows, worst], error[rows, worst], ratio[rows, furthest]
-
-
-def _mass_outside(
-    kernels: Mixture, chain_z: Floats, present: NDArray[np.bool_], z: Floats, weights: Floats
-) -> tuple[Floats, Floats]:
-    """Posterior mass where the chains' density is far below that at every chain draw, and its error."""
-    at_chain = np.where(present, np.asarray(log_density(kernels, chain_z)), np.inf)
-    outside = np.asarray(log_density(kernels, z)) < at_chain.min(axis=1, keepdims=True) - OUTSIDE_SLACK
-    mass = np.where(outside, weights, 0.0).sum(axis=1)
-    mass = np.where(np.isnan(weights[:, 0]), np.nan, mass)
-    return mass, np.sqrt((weights**2 * (outside - mass[:, None]) ** 2).sum(axis=1))

@@ -273,9 +273,7 @@ class _Run:
             saved[f"done/{i}/z"] = sampled.z
             saved[f"done/{i}/trace"] = sampled.trace
             saved |= {f"done/{i}/stats/{name}": value for name, value in sampled.stats.items()}
-            saved |= {
-                f"done/{i}/info/{f.name}": np.asarray(getattr(sampled.info, f.name)) for f in fields(Info)
-            }
+            saved |= {f"done/{i}/info/{f.name}": np.asarray(getattr(sampled.info, f.name)) for f in fields(Info)}
         return saved
 
     def _restore(self, resume: Arrays) -> tuple[int, NDArray[np.int64]]:

@@ -25,7 +25,5 @@ class Engine:
 ENGINES = {
     "emcee": Engine("chainsweep.engines.emcee", ("jax", "numpyro", "emcee"), DrawKind.ENSEMBLE),
     "nuts": Engine("chainsweep.engines.nuts", ("jax", "numpyro"), DrawKind.MARKOV),
-    "snpe": Engine(
-        "chainsweep.engines.snpe", ("jax", "numpyro", "torch", "sbi", "safetensors"), DrawKind.WEIGHTED
-    ),
+    "snpe": Engine("chainsweep.engines.snpe", ("jax", "numpyro", "torch", "sbi", "safetensors"), DrawKind.WEIGHTED),
 }

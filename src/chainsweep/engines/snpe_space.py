@@ -31,7 +31,10 @@ Floats = NDArray[np.float64]
 LOGISTIC_HALF_WIDTH = 1.6682
 """logit(Phi(1)): half-width of a unit logistic between the quantiles that a normal has at -1 and 1."""
 
-PRIOR_DRAWS = 512
+NORMAL_QUANTILES = (0.15865525, 0.5, 0.84134475)
+CORE = 6.0
+DESIGN_BLOCK = 256
+PRIOR_DRAWS = 2048
 """Prior draws per design. All designs share the random numbers, so equal priors give equal numbers."""
 
 LOG_2PI = float(np.log(2 * np.pi))
@@ -88,17 +91,23 @@ _from_working = jax.jit(from_working)
 
 
 def prior_quantiles(problem: Problem, batch: Batch) -> tuple[Floats, Floats, Floats]:
-    """Centre and half-width of the prior ``(dataset, dim)``, and standardised draws ``(dataset, draw, dim)``.
+    """Centre and half-width of the prior, and the gain of calling it logistic, all ``(dataset, dim)``.
 
-    Depends on the design alone. NaN where the prior of a data set is no number (a constant out of range).
+    The gain is the log likelihood of the standardised prior draws under a logistic less that under a normal.
+    All depend on the design alone. NaN where the prior of a data set is no number (a constant out of range).
     """
     keys = jax.random.split(jax.random.key(0), PRIOR_DRAWS)
     stacked = observation(batch.fields, batch.constants, batch.mask)
-    z = np.asarray(_prior_draws(problem)(keys, stacked))
-    low, centre, high = np.quantile(z, [0.15865525, 0.5, 0.84134475], axis=1)
-    halfwidth = (high - low) / 2
-    halfwidth = np.where(halfwidth > 0, halfwidth, np.nan)
-    return centre, halfwidth, (z - centre[:, None]) / halfwidth[:, None]
+    draws = _prior_draws(problem)
+    parts = []
+    for start in range(0, len(batch), DESIGN_BLOCK):
+        block = slice(start, start + DESIGN_BLOCK)
+        z = np.asarray(draws(keys, jax.tree.map(lambda values, block=block: values[block], stacked)))
+        low, centre, high = np.quantile(z, NORMAL_QUANTILES, axis=1)
+        halfwidth = np.where(high > low, (high - low) / 2, np.nan)
+        parts.append((centre, halfwidth, logistic_gain((z - centre[:, None]) / halfwidth[:, None])))
+    centre, halfwidth, gain = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+    return centre, halfwidth, gain
 
 
 def _prior_draws(problem: Problem) -> Any:
@@ -108,16 +117,15 @@ def _prior_draws(problem: Problem) -> Any:
     return jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, None)), in_axes=(None, 0)))
 
 
-def choose_logistic(standardised: Floats) -> NDArray[np.bool_]:
-    """Per parameter, whether the pooled prior ``(dataset, draw, dim)`` is rather logistic than normal."""
-    pooled = standardised.reshape(-1, standardised.shape[-1])
-    t = LOGISTIC_HALF_WIDTH * pooled
-    logistic = np.log(LOGISTIC_HALF_WIDTH) - np.abs(t) - 2 * np.log1p(np.exp(-np.abs(t)))
-    normal = -0.5 * (pooled**2 + LOG_2PI)
-    # The mean over a core only: one wild draw of a heavy-tailed prior must not decide for the rest.
-    core = np.abs(pooled) < 6
-    gain = np.sum(np.where(core, logistic - normal, 0.0), axis=0)
-    return np.asarray(gain > 0)
+def logistic_gain(standardised: Floats) -> Floats:
+    """Log likelihood ratio, logistic over normal, of draws ``(dataset, draw, dim)``; shape ``(dataset, dim)``.
+
+    Over a core only: one wild draw of a heavy-tailed prior must not decide for the rest.
+    """
+    t = LOGISTIC_HALF_WIDTH * np.abs(standardised)
+    logistic = np.log(LOGISTIC_HALF_WIDTH) - t - 2 * np.log1p(np.exp(-t))
+    normal = -0.5 * (standardised**2 + LOG_2PI)
+    return np.where(np.abs(standardised) < CORE, logistic - normal, 0.0).sum(axis=1)
 
 
 def space_of(problem: Problem, batch: Batch, logistic: NDArray[np.bool_]) -> Space:
@@ -128,6 +136,6 @@ def space_of(problem: Problem, batch: Batch, logistic: NDArray[np.bool_]) -> Spa
 
 def fixed_space(z: Floats, datasets: int) -> Space:
     """Affine maps from draws ``z`` ``(draw, dim)`` of one truncated prior, the same for each data set."""
-    low, centre, high = np.quantile(z, [0.15865525, 0.5, 0.84134475], axis=0)
+    low, centre, high = np.quantile(z, NORMAL_QUANTILES, axis=0)
     repeat = partial(np.broadcast_to, shape=(datasets, z.shape[-1]))
     return Space(repeat(centre).copy(), repeat((high - low) / 2).copy(), np.zeros(z.shape[-1], bool))

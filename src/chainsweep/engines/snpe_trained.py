@@ -16,7 +16,7 @@ from chainsweep.engines.snpe_features import fit_scales, layout_of
 from chainsweep.engines.snpe_flow import Architecture, Sampler, build_estimator, load_weights
 from chainsweep.engines.snpe_progress import HISTORY
 from chainsweep.engines.snpe_simulate import Rows, stacked_rows
-from chainsweep.engines.snpe_space import Space, choose_logistic, prior_quantiles, space_of
+from chainsweep.engines.snpe_space import Space, prior_quantiles, space_of
 from chainsweep.engines.snpe_training import Trainer
 from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem, observation
@@ -148,20 +148,20 @@ def usable_designs(problem: Problem, batches: Sequence[Batch]) -> tuple[list[Bat
     """
     kept, quantiles = [], []
     for batch in batches:
-        centre, halfwidth, standardised = prior_quantiles(problem, batch)
+        centre, halfwidth, gain = prior_quantiles(problem, batch)
         good = np.isfinite(halfwidth).all(axis=1)
         design = [name for name in batch.fields if name not in problem.observed]
         for values in (*(batch.fields[name] for name in design), *batch.constants.values()):
             good &= np.isfinite(values.reshape(len(batch), -1)).all(axis=1)
         if good.any():
             kept.append(batch.take(np.flatnonzero(good)))
-            quantiles.append((centre[good], halfwidth[good], standardised[good]))
+            quantiles.append((centre[good], halfwidth[good], gain[good]))
     if not kept:
         raise InputError(
             "snpe: no data set has a finite design and a proper prior, so there is nothing to simulate; "
             "check the design fields, the constants and the priors that depend on them"
         )
-    logistic = choose_logistic(np.concatenate([standardised for _, _, standardised in quantiles]))
+    logistic = np.concatenate([gain for _, _, gain in quantiles]).sum(axis=0) > 0
     return kept, [Space(centre, halfwidth, logistic) for centre, halfwidth, _ in quantiles]
 
 

@@ -102,9 +102,7 @@ def _effective_size(log_weights: Floats, power: Floats) -> Floats:
     return np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0)
 
 
-def find_modes(
-    batched: BatchedProblem, pool: Pool, descents: int, generators: list[np.random.Generator]
-) -> Modes:
+def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: list[np.random.Generator]) -> Modes:
     """Run ``descents`` descents per data set from likely prior draws and merge those that meet.
 
     Half start from the likeliest draws, half from draws chosen with tempered weights.

@@ -14,11 +14,7 @@ def gpu_names() -> list[str]:
     if shutil.which(NVIDIA_LIST[0]) is None:
         return []
     listed = subprocess.run(NVIDIA_LIST, capture_output=True, text=True, timeout=30, check=False)
-    return (
-        [line.strip() for line in listed.stdout.splitlines() if line.strip()]
-        if listed.returncode == 0
-        else []
-    )
+    return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if listed.returncode == 0 else []
 
 
 def describe_device() -> str:

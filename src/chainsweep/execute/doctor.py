@@ -55,9 +55,7 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Finding:
-    return Finding(
-        "Python", "ok", f"{sys.version.split()[0]}, chainsweep {versions('chainsweep')['chainsweep']}"
-    )
+    return Finding("Python", "ok", f"{sys.version.split()[0]}, chainsweep {versions('chainsweep')['chainsweep']}")
 
 
 def _engine(name: str) -> Finding:
@@ -93,11 +91,7 @@ def _launcher() -> str | None:
 
 def _gpu() -> Finding:
     names = gpu_names()
-    return (
-        Finding("GPU", "ok", ", ".join(names))
-        if names
-        else Finding("GPU", "missing", "no NVIDIA driver here")
-    )
+    return Finding("GPU", "ok", ", ".join(names)) if names else Finding("GPU", "missing", "no NVIDIA driver here")
 
 
 def _program(what: str, package: str, program: str) -> Finding:
@@ -138,6 +132,4 @@ def _locks() -> Finding:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return Finding("file locks", "ok", "held locks are respected")
-    return Finding(
-        "file locks", "broken", "a held lock was given away: this file system only pretends to lock"
-    )
+    return Finding("file locks", "broken", "a held lock was given away: this file system only pretends to lock")

@@ -15,9 +15,7 @@ from chainsweep.store.export import ExportExtras, ExportFormat, export_dataset
 def export_draws(campaign: Campaign, dataset_id: str, engine: str, fmt: str, out: Path) -> tuple[Path, ...]:
     """Write the draws; returns the files made. Raises what ``store.export.export_dataset`` raises."""
     if not campaign.paths.posterior.exists():
-        raise CampaignError(
-            f"{campaign.paths.posterior}: not there; run: chainsweep merge {campaign.paths.root}"
-        )
+        raise CampaignError(f"{campaign.paths.posterior}: not there; run: chainsweep merge {campaign.paths.root}")
     fields, constants = campaign.dataset(dataset_id)
     observed = campaign.config.model.observed
     extras = ExportExtras(

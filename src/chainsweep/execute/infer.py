@@ -32,9 +32,7 @@ def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline:
     """Sample one shard and publish it; False when the deadline came first (state is saved)."""
     attempt = claim(campaign.paths.shard(engine, shard))
     sink = FileSink(attempt, campaign.hash, report)
-    outcome = _sample(
-        campaign, engine, campaign.batch(shard), sink, load_state(attempt, campaign.hash), deadline
-    )
+    outcome = _sample(campaign, engine, campaign.batch(shard), sink, load_state(attempt, campaign.hash), deadline)
     if outcome.status is Status.STOPPED or outcome.chains is None:
         sink.flush()
         return False
@@ -69,9 +67,7 @@ def _sample(
     keywords = _trained(campaign) if engine == "snpe" else {}
     run = ENGINES[engine].load().run
     try:
-        return run(
-            campaign.problem, batch, settings, seeds, sink=sink, resume=resume, deadline=deadline, **keywords
-        )
+        return run(campaign.problem, batch, settings, seeds, sink=sink, resume=resume, deadline=deadline, **keywords)
     except (ChainsweepError, MemoryError):
         raise
     except Exception as error:
@@ -127,11 +123,7 @@ def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
     result = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         known = [np.asarray(part[name], float) for part in parts if name in part]
-        longest = (
-            tuple(np.max([array.shape[1:] for array in known], axis=0).astype(int))
-            if known[0].ndim > 1
-            else ()
-        )
+        longest = tuple(np.max([array.shape[1:] for array in known], axis=0).astype(int)) if known[0].ndim > 1 else ()
         rows = np.full((sum(counts), *longest), np.nan)
         start = 0
         for part, count in zip(parts, counts, strict=True):
@@ -185,9 +177,7 @@ def thinned(chains: Chains, ids: tuple[str, ...], max_draws: int, seeds: Seeds) 
         length = int(chains.n_draws[i])
         if chains.kind is DrawKind.WEIGHTED and length > keep:
             uniform = float(seeds.generator(name, "thin").uniform())
-            index, log_weight = optimal_resample(
-                chains.sample_stats["log_weight"][i, 0, :length], keep, uniform
-            )
+            index, log_weight = optimal_resample(chains.sample_stats["log_weight"][i, 0, :length], keep, uniform)
         else:
             index, log_weight = even_indices(length, keep), None
         n_draws[i] = len(index)

@@ -160,9 +160,7 @@ def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: S
     problem = batched.problem
     if not (problem.has_simulator and problem.has_likelihood):
         return np.full(len(batched.batch), np.nan)
-    points = np.stack(
-        [_equal_draws(chains, theta, i, batched.batch.ids[i], seeds) for i in range(len(theta))]
-    )
+    points = np.stack([_equal_draws(chains, theta, i, batched.batch.ids[i], seeds) for i in range(len(theta))])
     usable = np.isfinite(points).all(axis=2)
     keys = seeds.jax_keys(batched.batch.ids, "predictive", 1)[:, 0]
     fallback = np.nan_to_num(points)

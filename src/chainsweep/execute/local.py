@@ -68,9 +68,7 @@ class LocalRun:
 
     def run(self) -> RunOutcome:
         """Run everything that is not done yet. Ctrl-C and SIGTERM save state and end with ``stopped``."""
-        previous = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._run_stage(self.train + self.infer)
             for task in self.final:

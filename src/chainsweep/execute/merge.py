@@ -21,8 +21,7 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
         No shard at all is there yet.
     """
     listed = {
-        engine: [campaign.paths.shard(engine, plan.index) for plan in campaign.shards]
-        for engine in campaign.engines
+        engine: [campaign.paths.shard(engine, plan.index) for plan in campaign.shards] for engine in campaign.engines
     }
     present = {engine: [path for path in paths if path.exists()] for engine, paths in listed.items()}
     if not any(present.values()):
@@ -39,13 +38,9 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
     }
     merged = merge(present, campaign.collection.ids, campaign.paths.posterior, attributes)
     valid = [path for paths in present.values() for path in paths if path not in merged.rejected]
-    table = catalogue_table(
-        [read_summary(path) for path in valid], campaign.parameter_names, campaign.collection.ids
-    )
+    table = catalogue_table([read_summary(path) for path in valid], campaign.parameter_names, campaign.collection.ids)
     write_catalogue(campaign.paths.catalogue, table)
-    missing = [
-        _relative(path, campaign) for paths in listed.values() for path in paths if path not in set(valid)
-    ]
+    missing = [_relative(path, campaign) for paths in listed.values() for path in paths if path not in set(valid)]
     rejected = {_relative(path, campaign): reason for path, reason in merged.rejected.items()}
     return {"datasets": dict(merged.datasets), "missing": missing, "rejected": rejected}
 

@@ -62,9 +62,7 @@ def dataset_tables(campaign: Campaign, description: dict[str, Any]) -> list[Tabl
     rows = description["engines"]
     verdicts = Table("", *rows, title=f"{description['id']} ({description['points']} points)", box=None)
     for name in ("verdict", "reason", "flags", *FIGURES):
-        cells = [
-            "pending" if row is None and name == "verdict" else _cell(row, name) for row in rows.values()
-        ]
+        cells = ["pending" if row is None and name == "verdict" else _cell(row, name) for row in rows.values()]
         if any(cells):
             verdicts.add_row(name, *cells)
     parameters = Table("parameter", *rows, *(["truth"] if description["truth"] else []), box=None)

@@ -16,16 +16,15 @@ def campaign_status(campaign: Campaign) -> dict[str, Any]:
     tasks = tasks_of(campaign)
     done = {task for stage in ("train", "infer") for task in tasks[stage] if is_done(campaign, task)}
     engines: dict[str, Counter[str]] = {
-        engine: Counter({str(verdict): 0 for verdict in Verdict} | {"pending": 0})
-        for engine in campaign.engines
+        engine: Counter({str(verdict): 0 for verdict in Verdict} | {"pending": 0}) for engine in campaign.engines
     }
     for task in tasks["infer"]:
-        assert task.engine is not None and task.shard is not None
+        engine, shard = task.block()
         if task not in done:
-            engines[task.engine]["pending"] += campaign.shards[task.shard].positions.size
+            engines[engine]["pending"] += campaign.shards[shard].positions.size
             continue
-        summary = read_summary(campaign.paths.shard(task.engine, task.shard), ["verdict"])
-        engines[task.engine].update(str(verdict) for verdict in summary["verdict"])
+        summary = read_summary(campaign.paths.shard(engine, shard), ["verdict"])
+        engines[engine].update(str(verdict) for verdict in summary["verdict"])
     finished = {
         "merge": campaign.paths.catalogue.exists(),
         "report": (campaign.paths.report / "index.html").exists(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Deadline
-from chainsweep.errors import UsageError
+from chainsweep.errors import ChainsweepError, UsageError
 from chainsweep.execute.attempt import Report
 from chainsweep.store.shard import ShardError, validate_shard
 
@@ -27,6 +27,12 @@ class Task:
     index: int
     engine: str | None = None
     shard: int | None = None
+
+    def block(self) -> tuple[str, int]:
+        """Engine and shard of an ``infer`` task."""
+        if self.engine is None or self.shard is None:
+            raise ChainsweepError(f"task '{self.label}' works on no shard")
+        return self.engine, self.shard
 
     @property
     def label(self) -> str:
@@ -100,8 +106,7 @@ def shard_is_valid(campaign: Campaign, engine: str, shard: int, deep: bool = Fal
 def is_done(campaign: Campaign, task: Task) -> bool:
     """Whether a task's published file says that it is done. Merge and report are always made anew."""
     if task.stage == "infer":
-        assert task.engine is not None and task.shard is not None
-        return shard_is_valid(campaign, task.engine, task.shard)
+        return shard_is_valid(campaign, *task.block())
     if task.stage == "train":
         from chainsweep.execute.train import is_trained
 
@@ -134,8 +139,7 @@ def _train(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -
 def _infer(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
     from chainsweep.execute.infer import infer
 
-    assert task.engine is not None and task.shard is not None
-    return Result.DONE if infer(campaign, task.engine, task.shard, report, deadline) else Result.STOPPED
+    return Result.DONE if infer(campaign, *task.block(), report, deadline) else Result.STOPPED
 
 
 def _merge(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:

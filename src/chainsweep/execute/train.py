@@ -105,8 +105,7 @@ def _designs(campaign: Campaign) -> list[Any]:
     chosen = np.unique(np.linspace(0, total - 1, min(total, MAX_DESIGNS)).round().astype(np.int64))
     widths = sorted({plan.width for plan in campaign.shards})
     positions = {
-        width: np.concatenate([plan.positions for plan in campaign.shards if plan.width == width])
-        for width in widths
+        width: np.concatenate([plan.positions for plan in campaign.shards if plan.width == width]) for width in widths
     }
     kept = {width: np.intersect1d(members, chosen) for width, members in positions.items()}
     return [campaign.collection.batch(members, width) for width, members in kept.items() if members.size]
@@ -119,12 +118,8 @@ def _publish(path: Path, trained: Trained, key: str, still_owner: Any) -> None:
 
     def check(temporary: Path) -> None:
         back = load_file(temporary)
-        if back.keys() != arrays.keys() or any(
-            not np.array_equal(back[n], arrays[n], equal_nan=True) for n in back
-        ):
-            raise ChainsweepError(
-                f"{temporary}: the network read back is not the one written; is the disk full?"
-            )
+        if back.keys() != arrays.keys() or any(not np.array_equal(back[n], arrays[n], equal_nan=True) for n in back):
+            raise ChainsweepError(f"{temporary}: the network read back is not the one written; is the disk full?")
 
     publish(path, lambda temporary: save_file(arrays, temporary, metadata={"key": key}), check, still_owner)
 

@@ -126,9 +126,7 @@ class BatchedProblem:
             The model has no simulator.
         """
         if not self.problem.has_simulator:
-            raise ModelError(
-                "the model cannot simulate: define 'simulate(params, rng, **design)' in its file"
-            )
+            raise ModelError("the model cannot simulate: define 'simulate(params, rng, **design)' in its file")
         if self.problem.black_box:
             return self._host_simulate(keys, theta)
         return self._call("simulate", _split_keys(keys, theta.shape[1]), theta)
@@ -175,9 +173,7 @@ class BatchedProblem:
     def _host_log_likelihood(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
         function = self.problem.host_log_likelihood
         if function is None:
-            raise ModelError(
-                "the model has no likelihood: define 'log_likelihood(params, **fields)' in its file"
-            )
+            raise ModelError("the model has no likelihood: define 'log_likelihood(params, **fields)' in its file")
         result = np.full(theta.shape[:2], -np.inf)
         for position in range(theta.shape[0]):
             if position in self.failures:
@@ -186,9 +182,7 @@ class BatchedProblem:
             params = self.problem.unflatten(np.asarray(theta[position]))
             for draw in np.flatnonzero(where[position]):
                 try:
-                    result[position, draw] = float(
-                        function({n: v[draw] for n, v in params.items()}, **fields)
-                    )
+                    result[position, draw] = float(function({n: v[draw] for n, v in params.items()}, **fields))
                 except Exception as error:
                     self.failures[position] = f"log_likelihood raised {type(error).__name__}: {error}"
                     result[position] = -np.inf
@@ -205,9 +199,7 @@ class BatchedProblem:
         for position in range(shape[0]):
             if position in self.failures:
                 continue
-            rng = np.random.Generator(
-                np.random.Philox(key=int.from_bytes(keys[position].tobytes(), "little"))
-            )
+            rng = np.random.Generator(np.random.Philox(key=int.from_bytes(keys[position].tobytes(), "little")))
             fields = self._unpadded(position, design)
             length = int(self.batch.n_points[position])
             params = self.problem.unflatten(np.asarray(theta[position]))

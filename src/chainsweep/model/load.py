@@ -76,9 +76,7 @@ def _where(error: BaseException, path: Path) -> str:
     return f"{type(error).__name__}: {error}{line}"
 
 
-def _check_signature(
-    function: Callable, path: Path, arguments: tuple[str, ...], observed: tuple[str, ...]
-) -> None:
+def _check_signature(function: Callable, path: Path, arguments: tuple[str, ...], observed: tuple[str, ...]) -> None:
     accepted = inspect.signature(function).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     named = [n for n, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -101,9 +99,7 @@ def _check_signature(
                 f"{path}: [model] observed names '{name}', which is no key of [data] fields ({', '.join(arguments)})"
             )
         if name in named and accepted[name].default is not None:
-            raise ModelError(
-                f"{where}: observed argument '{name}' must default to None, so that it can be simulated"
-            )
+            raise ModelError(f"{where}: observed argument '{name}' must default to None, so that it can be simulated")
 
 
 def _trace_once(function: Callable, path: Path, arguments: Mapping[str, Any]) -> Any:
@@ -125,9 +121,7 @@ def _observed_sites(trace: Any) -> dict[str, Any]:
     return {n: s for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]}
 
 
-def _trace_structure(
-    function: Callable, path: Path, example: Observation, observed: tuple[str, ...]
-) -> Structure:
+def _trace_structure(function: Callable, path: Path, example: Observation, observed: tuple[str, ...]) -> Structure:
     longer = _append_last_point(example)
     trace = _trace_once(function, path, {**example.fields, **example.constants})
     trace_longer = _trace_once(function, path, {**longer.fields, **longer.constants})
@@ -159,9 +153,7 @@ def _trace_structure(
             )
     axes, paddable = _point_axes(sites, _observed_sites(trace_longer))
     mapping = _map_observed(function, path, sites, example, observed)
-    simulated = _trace_once(
-        function, path, {**example.fields, **example.constants, **dict.fromkeys(observed)}
-    )
+    simulated = _trace_once(function, path, {**example.fields, **example.constants, **dict.fromkeys(observed)})
     for name, site_name in mapping.items():
         if jnp.shape(simulated[site_name]["value"]) != jnp.shape(example.fields[name]):
             raise ModelError(
@@ -188,9 +180,7 @@ def _point_axes(sites: dict[str, Any], longer: dict[str, Any]) -> tuple[dict[str
     axes: dict[str, int] = {}
     for name, site in sites.items():
         shape, other = site["fn"].batch_shape, longer[name]["fn"].batch_shape
-        changed = [
-            i - len(shape) for i in range(len(shape)) if len(other) == len(shape) and shape[i] != other[i]
-        ]
+        changed = [i - len(shape) for i in range(len(shape)) if len(other) == len(shape) and shape[i] != other[i]]
         if len(changed) == 1:
             axes[name] = changed[0]
     return axes, len(axes) == len(sites)
@@ -229,9 +219,7 @@ def _padding_is_invisible(problem: Problem, example: Observation) -> bool:
     It does not where the model looks at its fields as a whole (their length, their mean), which is allowed;
     such data sets are then never padded.
     """
-    fields = {
-        n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()
-    }
+    fields = {n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()}
     mask = jnp.concatenate([example.mask, jnp.zeros(PADDING_TRIAL, bool)])
     padded = Observation(fields, example.constants, mask)
 
@@ -266,20 +254,14 @@ def _black_box(module: ModuleType, path: Path, config: CampaignConfig, observed:
             "nor a dict 'prior' for a black-box model"
         )
     if not isinstance(prior, dict) or not prior:
-        raise ModelError(
-            f"{path}: 'prior' must be a non-empty dict of NumPyro distributions, got {type(prior)}"
-        )
+        raise ModelError(f"{path}: 'prior' must be a non-empty dict of NumPyro distributions, got {type(prior)}")
     for name, distribution in prior.items():
         if not isinstance(distribution, Distribution) or distribution.support.is_discrete:
-            raise ModelError(
-                f"{path}: prior['{name}'] must be a continuous NumPyro distribution, got {distribution!r}"
-            )
+            raise ModelError(f"{path}: prior['{name}'] must be a continuous NumPyro distribution, got {distribution!r}")
     log_likelihood = getattr(module, "log_likelihood", None)
     simulate = getattr(module, "simulate", None)
     if log_likelihood is None and simulate is None:
-        raise ModelError(
-            f"{path}: a black-box model needs 'log_likelihood' and / or 'simulate' beside 'prior'"
-        )
+        raise ModelError(f"{path}: a black-box model needs 'log_likelihood' and / or 'simulate' beside 'prior'")
 
     def prior_model() -> None:
         import numpyro

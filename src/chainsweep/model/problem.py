@@ -60,9 +60,7 @@ class Parameter:
     @property
     def columns(self) -> tuple[str, ...]:
         """Flat column names: ``l``, or ``theta[0]``, ``theta[1,2]`` for arrays."""
-        return tuple(
-            f"{self.name}[{','.join(map(str, i))}]" if i else self.name for i in np.ndindex(self.shape)
-        )
+        return tuple(f"{self.name}[{','.join(map(str, i))}]" if i else self.name for i in np.ndindex(self.shape))
 
 
 @dataclass(frozen=True)

@@ -164,9 +164,7 @@ def _dataset_view(
     fields, constants = campaign.dataset(key)
     rows = catalogue[catalogue["dataset_id"] == key].drop_duplicates("engine", keep="last")
     by_engine = {str(row["engine"]): row for _, row in rows.iterrows()}
-    views = tuple(
-        _engine_view(campaign, by_engine[engine], key, engine) for engine in engines if engine in by_engine
-    )
+    views = tuple(_engine_view(campaign, by_engine[engine], key, engine) for engine in engines if engine in by_engine)
     return DatasetView(
         dataset_id=key,
         why=why,

@@ -37,9 +37,7 @@ def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceVie
     """
     rows = min(len(names), MAX_ROWS)
     figure = new_figure(5.8, 0.55 + 0.95 * rows)
-    axes = figure.subplots(
-        rows, 2, squeeze=False, sharex="col", sharey="row", gridspec_kw={"width_ratios": (6, 1)}
-    )
+    axes = figure.subplots(rows, 2, squeeze=False, sharex="col", sharey="row", gridspec_kw={"width_ratios": (6, 1)})
     values = draws if trace is None else trace.values
     thin = 1 if trace is None else trace.thin
     burn_in = 0 if trace is None else trace.n_burn_in
@@ -159,9 +157,7 @@ def usable_weights(log_weights: Floats) -> Floats:
 
 
 @styled
-def autocorrelation_plot(
-    engine: str, names: Sequence[str], chains: Floats, thin: int, tau: float = np.nan
-) -> Figure:
+def autocorrelation_plot(engine: str, names: Sequence[str], chains: Floats, thin: int, tau: float = np.nan) -> Figure:
     """Autocorrelation of every parameter, averaged over chains; the slowest is drawn strong and named.
 
     ``chains`` is ``(chain, step, ndim)`` without burn-in, ``thin`` the sampler steps between two rows,
@@ -181,9 +177,7 @@ def autocorrelation_plot(
     colour = engine_colour(engine)
     for column in range(rho.shape[1]):
         strong = column == slowest
-        ax.plot(
-            lags, rho[:n_lags, column], color=colour, lw=1.8 if strong else 0.8, alpha=1.0 if strong else 0.45
-        )
+        ax.plot(lags, rho[:n_lags, column], color=colour, lw=1.8 if strong else 0.8, alpha=1.0 if strong else 0.45)
     ax.axhline(0, color="#9aa5b1", lw=0.8)
     ax.text(
         0.97,

@@ -72,9 +72,7 @@ def data_view(fields: Arrays, config: CampaignConfig) -> DataView | None:
     The error is ``<observed>_err`` where the data have it, the square root (at least 1) for counts, else
     unknown.
     """
-    observed = next(
-        (name for name in config.model.observed if name in fields and fields[name].ndim == 1), None
-    )
+    observed = next((name for name in config.model.observed if name in fields and fields[name].ndim == 1), None)
     if observed is None:
         return None
     y = np.asarray(fields[observed], dtype=np.float64)

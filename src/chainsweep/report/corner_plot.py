@@ -101,9 +101,7 @@ def _tight(head: float) -> ConstrainedLayoutEngine:
 
 def _limits(posteriors: Sequence[CornerDraws], column: int, truth: float) -> tuple[float, float]:
     """The central 99.4 % of every engine's mass; the truth too, unless it lies absurdly far away."""
-    ends = [
-        _quantiles(posterior.values[:, column], posterior.weights, (0.003, 0.997)) for posterior in posteriors
-    ]
+    ends = [_quantiles(posterior.values[:, column], posterior.weights, (0.003, 0.997)) for posterior in posteriors]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if low == high:
         pad = 0.5 * abs(low) or 0.5

@@ -81,9 +81,7 @@ def _data_pictures(view: DatasetView, gallery: Gallery) -> list[Picture]:
     for engine in with_curves:
         assert engine.curves is not None
         figure = data_plot(view.data, CurvesOf(engine.engine, engine.curves, view.curves_shown), limits)
-        alt = (
-            f"Data of {view.dataset_id} with posterior predictive curves of {engine.engine}, residuals below"
-        )
+        alt = f"Data of {view.dataset_id} with posterior predictive curves of {engine.engine}, residuals below"
         pictures.append(gallery.add(figure, f"{folder}/data_{engine.engine}", alt, "png"))
     return pictures
 
@@ -105,9 +103,7 @@ def _corner_picture(view: DatasetView, gallery: Gallery) -> Picture:
     return gallery.add(figure, f"{dataset_folder(view.dataset_id)}/corner", alt, "png")
 
 
-def _chain_pictures(
-    view: DatasetView, engine: EngineView, gallery: Gallery, thresholds: Thresholds
-) -> list[Picture]:
+def _chain_pictures(view: DatasetView, engine: EngineView, gallery: Gallery, thresholds: Thresholds) -> list[Picture]:
     folder, name = dataset_folder(view.dataset_id), engine.engine
     assert engine.draws is not None
     if engine.log_weights is not None:
@@ -117,22 +113,17 @@ def _chain_pictures(
         return [gallery.add(figure, f"{folder}/weights_{name}", alt)]
     tau = fmt.as_float(engine.numbers.get("tau_max"))
     trace = engine.trace
-    kept, thin = (
-        (engine.draws, 1) if trace is None else (trace.values[:, trace.n_burn_in :], max(trace.thin, 1))
-    )
+    kept, thin = (engine.draws, 1) if trace is None else (trace.values[:, trace.n_burn_in :], max(trace.thin, 1))
     return [
         gallery.add(
             trace_plot(name, view.parameters, engine.draws, trace),
             f"{folder}/trace_{name}",
-            f"Trace of every parameter of {view.dataset_id}, {name}"
-            + ("" if trace is None else "; burn-in shaded"),
+            f"Trace of every parameter of {view.dataset_id}, {name}" + ("" if trace is None else "; burn-in shaded"),
             "png",
             TRACE_DPI,
         ),
         gallery.add(
-            autocorrelation_plot(
-                name, view.parameters, kept, thin, np.nan if tau is None or trace is None else tau
-            ),
+            autocorrelation_plot(name, view.parameters, kept, thin, np.nan if tau is None or trace is None else tau),
             f"{folder}/autocorrelation_{name}",
             f"Autocorrelation of the chains of {view.dataset_id}, {name}",
         ),

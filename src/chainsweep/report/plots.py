@@ -91,9 +91,7 @@ def _curves(ax: Axes, data: DataView, of: CurvesOf) -> None:
     ax.plot(x, shown.T, color=colour, alpha=0.18, lw=0.6, zorder=3)
     ax.plot(x, middle, color=colour, lw=1.6, zorder=4, label="median")
     handles, _ = ax.get_legend_handles_labels()
-    ax.legend(
-        handles[:2], [f"{len(shown)} draws, 90 % band", "median"], frameon=False, fontsize=8, loc="best"
-    )
+    ax.legend(handles[:2], [f"{len(shown)} draws, 90 % band", "median"], frameon=False, fontsize=8, loc="best")
 
 
 def _residuals(ax: Axes, data: DataView, of: CurvesOf) -> None:

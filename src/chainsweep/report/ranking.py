@@ -92,22 +92,15 @@ def rank(
         {"failed": "sum", "not_converged": "sum", "excess": "max", "ppc_pvalue": "min"}
     )
     table["disagreement"] = _disagreement(catalogue, engines, parameters).reindex(table.index)
-    keys = table.assign(
-        disagreement=table["disagreement"].fillna(0.0), ppc_pvalue=table["ppc_pvalue"].fillna(1.0)
-    )
+    keys = table.assign(disagreement=table["disagreement"].fillna(0.0), ppc_pvalue=table["ppc_pvalue"].fillna(1.0))
     order = np.lexsort(
         [keys["ppc_pvalue"], -keys["disagreement"], -keys["excess"], -keys["not_converged"], -keys["failed"]]
     )
     return table.iloc[order][list(COLUMNS)]
 
 
-def _disagreement(
-    catalogue: pd.DataFrame, engines: tuple[str, ...], parameters: tuple[str, ...]
-) -> pd.Series:
-    parts = [
-        largest_difference(catalogue, pair, parameters, converged_only=False)
-        for pair in engine_pairs(engines)
-    ]
+def _disagreement(catalogue: pd.DataFrame, engines: tuple[str, ...], parameters: tuple[str, ...]) -> pd.Series:
+    parts = [largest_difference(catalogue, pair, parameters, converged_only=False) for pair in engine_pairs(engines)]
     known = [part for part in parts if len(part)]
     if not known:
         return pd.Series(dtype=float)

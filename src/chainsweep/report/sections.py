@@ -92,9 +92,7 @@ def diagnostics_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
         ),
     )
     pictures = [
-        gallery.add(
-            verdict_bars(verdict_counts(view)), "sweep_verdicts", "Stacked bars of verdicts, one per engine"
-        )
+        gallery.add(verdict_bars(verdict_counts(view)), "sweep_verdicts", "Stacked bars of verdicts, one per engine")
     ]
     for stem, title, column, scale in plans:
         values = _by_engine(view, column)
@@ -137,9 +135,7 @@ def _with_truth(view: SweepView) -> list[str]:
     return [
         name
         for name in view.parameters
-        if name in view.truth.columns
-        and f"mean_{name}" in view.catalogue.columns
-        and view.truth[name].notna().any()
+        if name in view.truth.columns and f"mean_{name}" in view.catalogue.columns and view.truth[name].notna().any()
     ]
 
 
@@ -147,8 +143,7 @@ def _recovered(view: SweepView, engine: str, parameter: str) -> Recovered:
     rows = view.catalogue[view.catalogue["engine"] == engine]
     truth = view.truth[parameter].reindex(rows["dataset_id"]).to_numpy(dtype=np.float64)
     columns = (
-        rows[f"{column}_{parameter}"].to_numpy(dtype=np.float64, na_value=np.nan)
-        for column in ("mean", "q05", "q95")
+        rows[f"{column}_{parameter}"].to_numpy(dtype=np.float64, na_value=np.nan) for column in ("mean", "q05", "q95")
     )
     return Recovered(engine, truth, *columns)
 

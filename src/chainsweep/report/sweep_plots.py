@@ -87,9 +87,7 @@ def _ridge(ax: Axes, engine: str, known: Floats, edges: Floats, scale: Scale) ->
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.tick_params(axis="x", which="both", bottom=False, labelbottom=False)
     ax.axhline(0, color="#9aa5b1", lw=0.8)
-    ax.set_ylabel(
-        engine, rotation=0, ha="right", va="center", color=engine_text_colour(engine), fontweight="bold"
-    )
+    ax.set_ylabel(engine, rotation=0, ha="right", va="center", color=engine_text_colour(engine), fontweight="bold")
     if not len(known):
         say(ax, "has no such figure")
         return
@@ -141,9 +139,7 @@ def verdict_bars(counts: Mapping[str, Mapping[str, int]]) -> Figure:
             ax.barh(row, n, left=left, height=0.66, color=VERDICT_COLOURS[verdict])
             if n > 0.05 * total:
                 light = verdict in ("not_converged", "pending")
-                ax.text(
-                    left + n / 2, row, f"{n:,}", ha="center", va="center", color=INK if light else "white"
-                )
+                ax.text(left + n / 2, row, f"{n:,}", ha="center", va="center", color=INK if light else "white")
             left += n
         ax.text(
             -0.01 * max(total, 1),

@@ -62,9 +62,7 @@ def catalogue_table(
     for part in parts:
         lacking = [name for name in _REQUIRED if name not in part]
         if lacking:
-            raise ChainsweepError(
-                f"a summary lacks {lacking}; it has {sorted(part)}: write them into the shard"
-            )
+            raise ChainsweepError(f"a summary lacks {lacking}; it has {sorted(part)}: write them into the shard")
     fixed = columns(parameters)
     extra = sorted({name for part in parts for name in part} - set(fixed))
     table = pa.table({name: _column(name, parts, name in fixed) for name in (*fixed, *extra)})
@@ -76,9 +74,7 @@ def write_catalogue(path: Path, table: pa.Table, still_owner: Callable[[], bool]
 
     def validate(temporary: Path) -> None:
         if not pq.read_table(temporary).equals(table):
-            raise ChainsweepError(
-                f"{temporary}: the catalogue read back is not the one written; is the disk full?"
-            )
+            raise ChainsweepError(f"{temporary}: the catalogue read back is not the one written; is the disk full?")
 
     publish(path, lambda temp: pq.write_table(table, temp, compression="zstd"), validate, still_owner)
 
@@ -141,8 +137,6 @@ def _order(table: pa.Table, ids_in_order: Sequence[str]) -> NDArray[np.int64]:
     ids = table.column("dataset_id").to_pandas()
     position = pd.Index(ids_in_order).get_indexer(ids)
     if (position < 0).any():
-        raise ChainsweepError(
-            f"data set {ids[int(np.argmin(position))]!r} of a summary is not of this campaign"
-        )
+        raise ChainsweepError(f"data set {ids[int(np.argmin(position))]!r} of a summary is not of this campaign")
     engine = pd.factorize(table.column("engine").to_pandas())[0]
     return np.lexsort((position, engine))

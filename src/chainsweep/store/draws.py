@@ -112,8 +112,7 @@ def _find_row(file: h5py.File, dataset_id: str, engine: str, path: Path) -> int:
     rows = np.flatnonzero(file[engine]["posterior/dataset"].asstr()[...] == dataset_id)
     if len(rows) == 0:
         raise InputError(
-            f"{path}: has no data set {dataset_id!r} of {engine}; "
-            "see 'chainsweep status', then 'chainsweep merge'"
+            f"{path}: has no data set {dataset_id!r} of {engine}; see 'chainsweep status', then 'chainsweep merge'"
         )
     return int(rows[0])
 

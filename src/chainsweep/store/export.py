@@ -61,9 +61,7 @@ def export_dataset(
         ``posterior_path`` is missing or damaged.
     """
     if fmt not in get_args(ExportFormat):
-        raise InputError(
-            f"unknown export format {fmt!r}; expected one of {', '.join(get_args(ExportFormat))}"
-        )
+        raise InputError(f"unknown export format {fmt!r}; expected one of {', '.join(get_args(ExportFormat))}")
     draws = read_draws(posterior_path, dataset_id, engine)
     extras = extras or ExportExtras()
     if fmt == "netcdf":

@@ -101,9 +101,7 @@ def _summary_column(name: str, column: NDArray | Sequence[str]) -> NDArray:
     if values.dtype.kind == "b":
         return values
     if any(not isinstance(item, str) for item in values.ravel()):
-        raise ShardError(
-            f"summary column '{name}': expected float, int, bool or str, got {values.dtype} values"
-        )
+        raise ShardError(f"summary column '{name}': expected float, int, bool or str, got {values.dtype} values")
     return values.astype(object)
 
 
@@ -120,9 +118,7 @@ def _check_names(shard: Shard) -> None:
 
 
 def _check_shapes(arrays: Mapping[str, NDArray], count: int) -> None:
-    drawn = {
-        name: array.shape for name, array in arrays.items() if name.startswith(("posterior/", "sample_"))
-    }
+    drawn = {name: array.shape for name, array in arrays.items() if name.startswith(("posterior/", "sample_"))}
     flat = {name: array.shape for name, array in arrays.items() if name not in drawn}
     leads = {shape[:3] for shape in drawn.values()}
     wrong = {name: shape for name, shape in flat.items() if shape != (count,)}

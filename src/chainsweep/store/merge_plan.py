@@ -109,10 +109,7 @@ def _check_belongs(layout: ShardLayout, engine: str, campaign_hash: str, path: P
 
 def _check_like(layout: ShardLayout, first: ShardLayout, path: Path) -> None:
     """Shards of one engine hold the same variables; only chain and draw lengths may differ."""
-    kinds = [
-        {name: (dtype.kind, shape[3:]) for name, (dtype, shape) in one.arrays.items()}
-        for one in (first, layout)
-    ]
+    kinds = [{name: (dtype.kind, shape[3:]) for name, (dtype, shape) in one.arrays.items()} for one in (first, layout)]
     if kinds[0] != kinds[1] or layout.header.kind != first.header.kind:
         raise ShardError(
             f"{path}: expected {first.header.kind} draws of the variables {kinds[0]} like the engine's first "
@@ -120,9 +117,7 @@ def _check_like(layout: ShardLayout, first: ShardLayout, path: Path) -> None:
         )
 
 
-def _positions(
-    layouts: Mapping[Path, ShardLayout], ids_in_order: Sequence[str]
-) -> dict[Path, NDArray[np.int64]]:
+def _positions(layouts: Mapping[Path, ShardLayout], ids_in_order: Sequence[str]) -> dict[Path, NDArray[np.int64]]:
     """Campaign positions of each shard's data sets."""
     position_of = {dataset_id: position for position, dataset_id in enumerate(ids_in_order)}
     owner: dict[str, Path] = {}

@@ -194,9 +194,7 @@ def _header(file: h5py.File, path: Path) -> ShardHeader:
     found = file.attrs
     schema = found.get("schema")
     if schema != SCHEMA:
-        raise ShardError(
-            f"{path}: expected a shard file of schema {SCHEMA!r}, got {schema!r}; run the task again"
-        )
+        raise ShardError(f"{path}: expected a shard file of schema {SCHEMA!r}, got {schema!r}; run the task again")
     if not found.get("complete", False):
         raise ShardError(f"{path}: incomplete: its writer was stopped before the end; run the task again")
     fixed = {name: kind(found[name]) for name, kind in FIXED_ATTRIBUTES.items()}

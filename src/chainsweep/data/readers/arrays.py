@@ -152,8 +152,7 @@ def _offsets(arrays: ArrayFile) -> NDArray[np.int64]:
 def _flat(array: NDArray, offsets: NDArray[np.int64], name: str, path: Path) -> Ragged:
     if array.ndim == 0 or len(array) != offsets[-1]:
         raise DataError(
-            f"{path}: '{name}' must be flat with {offsets[-1]} points, as '{OFFSETS}' ends, "
-            f"got shape {array.shape}"
+            f"{path}: '{name}' must be flat with {offsets[-1]} points, as '{OFFSETS}' ends, got shape {array.shape}"
         )
     return Ragged(as_floats(array, name, path), offsets)
 
@@ -181,9 +180,7 @@ def _constant(arrays: ArrayFile, name: str, datasets: int) -> NDArray[np.float64
     return values
 
 
-def _truth(
-    arrays: ArrayFile, parameter_names: tuple[str, ...], datasets: int
-) -> dict[str, NDArray[np.float64]]:
+def _truth(arrays: ArrayFile, parameter_names: tuple[str, ...], datasets: int) -> dict[str, NDArray[np.float64]]:
     columns: dict[str, NDArray] = {}
     if TRUTH in arrays.names:
         names = arrays.truth_names or parameter_names
@@ -192,9 +189,7 @@ def _truth(
         columns = split_matrix(as_floats(arrays.load(TRUTH), TRUTH, arrays.path), names, arrays.path)
     for parameter, name in truth_columns(arrays.names).items():
         if parameter in columns:
-            raise DataError(
-                f"{arrays.path}: the truth of '{parameter}' is given twice, in '{TRUTH}' and '{name}'"
-            )
+            raise DataError(f"{arrays.path}: the truth of '{parameter}' is given twice, in '{TRUTH}' and '{name}'")
         columns[parameter] = as_floats(arrays.load(name), name, arrays.path)
     for parameter, values in columns.items():
         _expect_datasets(len(values) if values.ndim else 0, datasets, f"truth of {parameter}", arrays.path)

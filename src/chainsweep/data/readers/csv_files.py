@@ -49,9 +49,7 @@ def read_manifest_folder(config: DataSection, folder: Path, manifest_name: str) 
     manifest = _read_manifest(path)
     absent = [name for name in ("id", "file", *config.constants) if name not in manifest.columns]
     if absent:
-        raise missing(
-            "column", absent, path, list(manifest.columns), "the manifest format and [data] constants"
-        )
+        raise missing("column", absent, path, list(manifest.columns), "the manifest format and [data] constants")
     files = manifest.columns["file"]
     failures = dict(manifest.failures)
     for position, file in enumerate(files):
@@ -145,9 +143,7 @@ class _Points:
     failures: dict[int, Failure]
 
 
-def _read_points(
-    config: DataSection, folder: Path, names: Sequence[str], known: dict[int, Failure]
-) -> _Points:
+def _read_points(config: DataSection, folder: Path, names: Sequence[str], known: dict[int, Failure]) -> _Points:
     """Fields of all files, one after the other; a file that fails, or is known to, has zero points."""
     columns = tuple(dict.fromkeys(config.fields.values()))
     failures = dict(known)

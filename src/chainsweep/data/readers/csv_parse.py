@@ -47,9 +47,7 @@ def _parse_small(content: bytes, columns: tuple[str, ...]) -> list[NDArray[np.fl
     return [matrix[:, header.index(column)] for column in columns]
 
 
-def _parse_any(
-    content: bytes, path: Path, name: str, columns: tuple[str, ...]
-) -> list[NDArray[np.float64]] | Failure:
+def _parse_any(content: bytes, path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray[np.float64]] | Failure:
     """The columns of any CSV file, or what is wrong with it."""
     # one block holds the whole file, so a column has one inferred type
     options = pyarrow.csv.ReadOptions(use_threads=False, block_size=max(1024, len(content) + 1))

@@ -61,9 +61,7 @@ def read_source(config: DataSection, source: Path, parameter_names: tuple[str, .
     # an explicit format trusts a single file whatever its suffix
     files = selection.files if selection.folder is None else _of_kind(selection.files, kind)
     if config.manifest is not None:
-        raise DataError(
-            f"{source}: [data] manifest goes with CSV folders; a {kind} source holds constants itself"
-        )
+        raise DataError(f"{source}: [data] manifest goes with CSV folders; a {kind} source holds constants itself")
     if len(files) != 1:
         found = ", ".join(file.name for file in files[:5]) or "none"
         raise DataError(f"{source}: expected one {kind} file, got {len(files)} ({found}); name one file")
@@ -74,9 +72,7 @@ def _read_csv(config: DataSection, selection: _Selection, source: Path) -> RawDa
     folder = selection.folder
     name = config.manifest
     if folder is None and name is not None:
-        raise DataError(
-            f"{source}: [data] manifest = '{name}' needs a folder as source; give the folder instead"
-        )
+        raise DataError(f"{source}: [data] manifest = '{name}' needs a folder as source; give the folder instead")
     if folder is not None and name is None and (folder / DEFAULT_MANIFEST).is_file():
         name = DEFAULT_MANIFEST
     if folder is not None and name is not None:

@@ -96,9 +96,7 @@ def _matrix(table: Table, name: str) -> NDArray[np.float64]:
         return cells
     lengths = np.unique(cells.lengths)
     if len(lengths) > 1:
-        raise DataError(
-            f"{table.path}: the lists in column '{name}' differ in length: {lengths.tolist()[:8]}"
-        )
+        raise DataError(f"{table.path}: the lists in column '{name}' differ in length: {lengths.tolist()[:8]}")
     return cells.values.reshape(table.rows, -1)
 
 
@@ -116,23 +114,19 @@ def _row_per_point(config: DataSection, table: Table, columns: Mapping[str, NDAr
         raise missing("column", [ID], table.path, table.names, "a table with one row a point")
     if TRUTH in table.names:
         raise DataError(
-            f"{table.path}: with one row a point, give truths as columns '{TRUTH_PREFIX}<parameter>', "
-            f"not '{TRUTH}'"
+            f"{table.path}: with one row a point, give truths as columns '{TRUTH_PREFIX}<parameter>', not '{TRUTH}'"
         )
     groups = _group(table.text(ID))
     name = table.path.name
     failures: dict[int, Failure] = {}
     constants = {
-        key: _one_per_group(_plain(table, key), groups, "bad_constant", key, name, failures)
-        for key in config.constants
+        key: _one_per_group(_plain(table, key), groups, "bad_constant", key, name, failures) for key in config.constants
     }
     truths = {
         parameter: _one_per_group(_plain(table, key), groups, "bad_truth", key, name, failures)
         for parameter, key in truth_columns(table.names).items()
     }
-    fields = {
-        key: Ragged(columns[column][groups.order], groups.offsets) for key, column in config.fields.items()
-    }
+    fields = {key: Ragged(columns[column][groups.order], groups.offsets) for key, column in config.fields.items()}
 
     def dataset_place(position: int) -> Place:
         return point_place(position, 0)
