@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 2
 STAMP := .venv/.installed
 
 .PHONY: install demo test check format lint types clean
@@ -13,11 +14,11 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python jobs/gaussian_peak/make_data.py --out demo/data
-	$(BIN)/python -m chainsweep demo jobs/gaussian_peak/campaign.toml --data demo/data --out demo/gaussian_peak
+	test -d demo/gaussian_peak || $(BIN)/chainsweep init jobs/gaussian_peak/campaign.toml --out demo/gaussian_peak
+	$(BIN)/chainsweep run demo/gaussian_peak
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 check: format lint types test
 

@@ -17,8 +17,8 @@ from chainsweep.errors import ConfigError
 EngineName = Literal["emcee", "nuts", "snpe"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 
-RHAT, ESS, DIVERGENCES = 1.01, 400.0, 0
-"""Thresholds of convergence: R-hat below, effective sample size above, divergent draws at most."""
+RHAT, ESS, DIVERGENCES, KHAT = 1.01, 400.0, 0, 0.7
+"""Thresholds: R-hat below, effective sample size above, divergent draws at most, Pareto k-hat below."""
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -159,6 +159,9 @@ class SnpeSettings(Section):
     checkpoint_steps: Annotated[int, Field(ge=10)] = 250
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of training; fixed by the campaign because the number changes the last bits of a sum."""
+    target_ess: Annotated[float, Field(gt=0)] = ESS
+    """What the weighted draws of a data set must pass, or be adapted; by default the thresholds of ``[verdict]``."""
+    target_khat: Annotated[float, Field(gt=0)] = KHAT
 
 
 class EnginesSection(Section):
@@ -174,7 +177,7 @@ class VerdictSection(Section):
 
     rhat: Annotated[float, Field(gt=1.0)] = RHAT
     ess: Annotated[float, Field(gt=0)] = ESS
-    khat: Annotated[float, Field(gt=0)] = 0.7
+    khat: Annotated[float, Field(gt=0)] = KHAT
     divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
     mode_shift: Annotated[float, Field(gt=0)] = 0.2
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""

@@ -39,7 +39,7 @@ class Check:
         """The figure of one data set, with the limit where it fails."""
         value = self.values[position]
         text = self.label.format(value) if np.isfinite(value) else f"{self.label.split('{')[0].strip()} undefined"
-        return text if self.passed[position] else f"{text} (must be {self.limit})"
+        return text if self.passed[position] or "{" not in self.label else f"{text} (must be {self.limit})"
 
 
 def below(label: str, values: ArrayLike, limit: float, inclusive: bool = False) -> Check:
@@ -81,6 +81,12 @@ def ensemble_checks(
 def weighted_checks(limits: VerdictSection, khat: ArrayLike, ess: ArrayLike) -> list[Check]:
     """Importance-weighted draws: Pareto k-hat and weighted ESS."""
     return [below("k-hat {:.2f}", khat, limits.khat), above("weighted ESS {:.0f}", ess, limits.ess)]
+
+
+def unverifiable(count: int) -> Check:
+    """Draws of a model without likelihood: nothing can be checked against it, so nothing passes."""
+    label = "the model has no likelihood, so the network's draws cannot be verified"
+    return Check(label, np.zeros(count), np.zeros(count, bool), "")
 
 
 def verdicts(

@@ -178,7 +178,9 @@ def _adapted(
     """Draws, weights and unconstrained log densities, adapted where the network's weights do not suffice."""
     z, log_q, log_weight = proposal.z, proposal.log_q, proposal.log_weight
     log_density = log_weight + log_q
-    limits = importance.Settings(draws=settings.draws, rounds=settings.adaptive_rounds)
+    limits = importance.Settings(
+        draws=settings.draws, rounds=settings.adaptive_rounds, ess=settings.target_ess, khat=settings.target_khat
+    )
     enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
     poor = np.flatnonzero(network.usable & ~enough & np.isfinite(log_weight).any(axis=1))
     if not len(poor) or settings.adaptive_rounds == 0:

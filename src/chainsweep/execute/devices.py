@@ -17,6 +17,13 @@ def gpu_names() -> list[str]:
     return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if listed.returncode == 0 else []
 
 
+def torch_device() -> str:
+    """The device that torch trains on: ``cuda`` where it sees one, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def describe_device() -> str:
     """One phrase: the GPUs, or the cores of this process."""
     names = gpu_names()

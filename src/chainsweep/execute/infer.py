@@ -19,6 +19,7 @@ from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome,
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
 from chainsweep.execute.attempt import FileSink, Report, check_npz, claim, load_state, write_npz
+from chainsweep.execute.devices import torch_device
 from chainsweep.execute.judge import judge
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.packages import versions
@@ -89,7 +90,7 @@ def _sample(
 def _trained(campaign: Campaign) -> dict[str, Any]:
     from chainsweep.execute.train import load_trained
 
-    return {"trained": load_trained(campaign)}
+    return {"trained": load_trained(campaign), "device": torch_device()}
 
 
 def _no_draws(campaign: Campaign, engine: str, reason: str) -> Chains:

@@ -16,6 +16,7 @@ from chainsweep.diagnostics.verdict import (
     below,
     ensemble_checks,
     markov_checks,
+    unverifiable,
     verdicts,
     weighted_checks,
 )
@@ -46,6 +47,8 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
     measured, checks = _KINDS[chains.kind](chains, theta, config)
     figures |= measured
+    if not problem.has_likelihood:
+        checks = [unverifiable(len(batched.batch))]
     conclusive = np.ones(len(batched.batch), bool)
     if chains.kind is not DrawKind.WEIGHTED and problem.has_likelihood:
         outside = check_chains(batched, chains, figures["ess_bulk_min"], seeds)

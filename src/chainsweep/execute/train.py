@@ -13,6 +13,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Arrays, Deadline, Seeds
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
+from chainsweep.execute.devices import torch_device
 from chainsweep.store.publish import publish
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def network_key(campaign: Campaign) -> str:
         "function": campaign.config.model.function,
         "data": campaign.resolved["data_hash"],
         "seed": campaign.config.campaign.seed,
-        "settings": campaign.config.engines.snpe.model_dump(mode="json"),
+        "settings": campaign.resolved["config"]["engines"]["snpe"],
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -70,6 +71,7 @@ def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
         sink=sink,
         resume=load_state(attempt, campaign.hash),
         deadline=deadline,
+        device=torch_device(),
     )
     if trained is None:
         sink.flush()
