@@ -45,7 +45,7 @@ class Settings:
     """How long to adapt and when to stop; the defaults suit up to 10 parameters, see ``settings_for``."""
 
     draws: int = 4000
-    """Draws of one round, and of the result."""
+    """Draws of one round, of the result, and points that are remembered."""
     rounds: int = 12
     components: int = 256
     """Kernels of the fitted mixture; fewer are faster, and leave holes on curved ridges."""
@@ -129,7 +129,7 @@ def adapt(
     """
     require_float64()
     datasets, _, nz = start.z.shape
-    pool = _padded(start, settings.draws)
+    pool = _first_pool(start, settings.draws)
     run = _Run(target, start, keys, settings, pool, _empty(datasets, settings.draws, nz))
     active = np.arange(datasets, dtype=np.int64) if members is None else np.asarray(members, dtype=np.int64)
     lanes = max(1, min(settings.lanes, datasets))
@@ -222,14 +222,18 @@ def _absorb(pool: _Pool, proposal: Mixture, z: Array, log_target: Array, log_pro
     return _Pool(jnp.take_along_axis(merged.z, best[..., None], axis=1), *flat)
 
 
-def _padded(start: Start, draws: int) -> _Pool:
-    """The start's points as a pool of at least ``draws`` points; the added ones carry no weight."""
+def _first_pool(start: Start, size: int) -> _Pool:
+    """The ``size`` points of largest weight; where there are fewer, added ones without weight."""
     finite = np.isfinite(start.z).all(axis=-1) & np.isfinite(start.log_target) & np.isfinite(start.log_denominator)
-    gap = ((0, 0), (0, max(0, draws - start.z.shape[1])))
+    log_weight = np.where(finite, start.log_target, -np.inf) - np.where(finite, start.log_denominator, 0.0)
+    best = np.argsort(-log_weight, axis=1, kind="stable")[:, :size]
+    finite = np.take_along_axis(finite, best, axis=1)
+    z = np.where(finite[..., None], np.take_along_axis(start.z, best[..., None], axis=1), 0.0)
+    log_target = np.where(finite, np.take_along_axis(start.log_target, best, axis=1), -np.inf)
+    log_denominator = np.where(finite, np.take_along_axis(start.log_denominator, best, axis=1), 0.0)
+    gap = ((0, 0), (0, size - best.shape[1]))
     return _Pool(
-        np.pad(np.where(finite[..., None], start.z, 0.0), (*gap, (0, 0))),
-        np.pad(np.where(finite, start.log_target, -np.inf), gap, constant_values=-np.inf),
-        np.pad(np.where(finite, start.log_denominator, 0.0), gap),
+        np.pad(z, (*gap, (0, 0))), np.pad(log_target, gap, constant_values=-np.inf), np.pad(log_denominator, gap)
     )
 
 
