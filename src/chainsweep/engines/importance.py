@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat
-from chainsweep.engines.importance_start import Start, Target
+from chainsweep.engines.importance_start import Start, Target, strongest
 from chainsweep.engines.mixture import Mixture, combine, draw, log_density, require_float64
 from chainsweep.engines.mixture_fit import fit, place
 
@@ -129,7 +129,7 @@ def adapt(
     """
     require_float64()
     datasets, _, nz = start.z.shape
-    pool = _first_pool(start, settings.draws)
+    pool = _Pool(*strongest(start, settings.draws))
     run = _Run(target, start, keys, settings, pool, _empty(datasets, settings.draws, nz))
     active = np.arange(datasets, dtype=np.int64) if members is None else np.asarray(members, dtype=np.int64)
     lanes = max(1, min(settings.lanes, datasets))
@@ -152,6 +152,7 @@ def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.b
     proposal, z, log_proposal = _propose(keys[:, 2], fitted, standing, share, settings.draws)
     z = np.asarray(z)
     log_target = np.asarray(run.target.log_density(z, positions))
+    log_target = np.where(np.isnan(log_target), -np.inf, log_target)
     for old, new in zip(run.pool, _absorb(part, proposal, z, log_target, log_proposal), strict=True):
         old[members] = np.asarray(new)[:count]
     log_weight = (log_target - np.asarray(log_proposal))[:count]
@@ -220,21 +221,6 @@ def _absorb(pool: _Pool, proposal: Mixture, z: Array, log_target: Array, log_pro
     _, best = jax.lax.top_k(jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf), pool.z.shape[1])
     flat = [jnp.take_along_axis(array, best, axis=1) for array in merged[1:]]
     return _Pool(jnp.take_along_axis(merged.z, best[..., None], axis=1), *flat)
-
-
-def _first_pool(start: Start, size: int) -> _Pool:
-    """The ``size`` points of largest weight; where there are fewer, added ones without weight."""
-    finite = np.isfinite(start.z).all(axis=-1) & np.isfinite(start.log_target) & np.isfinite(start.log_denominator)
-    log_weight = np.where(finite, start.log_target, -np.inf) - np.where(finite, start.log_denominator, 0.0)
-    best = np.argsort(-log_weight, axis=1, kind="stable")[:, :size]
-    finite = np.take_along_axis(finite, best, axis=1)
-    z = np.where(finite[..., None], np.take_along_axis(start.z, best[..., None], axis=1), 0.0)
-    log_target = np.where(finite, np.take_along_axis(start.log_target, best, axis=1), -np.inf)
-    log_denominator = np.where(finite, np.take_along_axis(start.log_denominator, best, axis=1), 0.0)
-    gap = ((0, 0), (0, size - best.shape[1]))
-    return _Pool(
-        np.pad(z, (*gap, (0, 0))), np.pad(log_target, gap, constant_values=-np.inf), np.pad(log_denominator, gap)
-    )
 
 
 def _empty(datasets: int, draws: int, nz: int) -> WeightedDraws:

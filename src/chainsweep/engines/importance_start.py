@@ -35,7 +35,7 @@ class Target:
     """The exact density of each data set, in the unconstrained space.
 
     ``log_density(z, positions)`` takes ``z`` ``(dataset, draw, nz)`` of the data sets at ``positions``
-    ``(dataset,)`` of the whole batch and returns ``(dataset, draw)``; -inf is a point without mass.
+    ``(dataset,)`` of the whole batch and returns ``(dataset, draw)``; -inf or NaN is a point without mass.
     ``hessian(z, positions)`` returns the Hessian of the *negative* log density, ``(dataset, draw, nz, nz)``, or is
     None where there are no derivatives.
     """
@@ -135,6 +135,23 @@ def join(start: Start, other: Start) -> Start:
         broad=start.broad,
         known=combine(*((1.0, part) for part in known)) if known else None,
     )
+
+
+def strongest(start: Start, size: int) -> tuple[Floats, Floats, Floats]:
+    """``z``, ``log_target``, ``log_denominator`` of the ``size`` points of largest weight.
+
+    Where there are fewer, points without weight are added; no number in them is infinite but that weight.
+    """
+    finite = np.isfinite(start.z).all(axis=-1) & np.isfinite(start.log_target) & np.isfinite(start.log_denominator)
+    log_weight = np.where(finite, start.log_target, -np.inf) - np.where(finite, start.log_denominator, 0.0)
+    best = np.argsort(-log_weight, axis=1, kind="stable")[:, :size]
+    finite = np.take_along_axis(finite, best, axis=1)
+    z = np.where(finite[..., None], np.take_along_axis(start.z, best[..., None], axis=1), 0.0)
+    log_target = np.where(finite, np.take_along_axis(start.log_target, best, axis=1), -np.inf)
+    log_denominator = np.where(finite, np.take_along_axis(start.log_denominator, best, axis=1), 0.0)
+    gap = ((0, 0), (0, size - best.shape[1]))
+    padded_target = np.pad(log_target, gap, constant_values=-np.inf)
+    return np.pad(z, (*gap, (0, 0))), padded_target, np.pad(log_denominator, gap)
 
 
 def broad_of(z: Floats, inflation: float) -> Mixture:

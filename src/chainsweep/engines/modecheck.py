@@ -28,7 +28,7 @@ LEAST_ESS = 100.0
 """Effective draws below which a check proves nothing, whatever its k-hat."""
 
 PASSES = (
-    Settings(draws=1000, rounds=4, components=32, points=512, effective=100.0, known_share=0.35, ess=200.0),
+    Settings(draws=1500, rounds=4, components=48, points=512, effective=100.0, known_share=0.35, ess=200.0),
     Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, known_share=0.2, ess=200.0),
 )
 """A quick check of every data set, then a thorough one where the quick one proves nothing."""

@@ -20,10 +20,9 @@ from chainsweep.diagnostics.verdict import (
     verdicts,
     weighted_checks,
 )
-from chainsweep.diagnostics.weights import resample
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.modecheck import ModeCheck
-from chainsweep.execute.outside import check_chains
+from chainsweep.execute.outside import check_chains, equal_draws
 from chainsweep.model.batched import BatchedProblem
 
 Floats = NDArray[np.float64]
@@ -39,7 +38,7 @@ MASS_OUTSIDE = 0.01
 def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds) -> dict[str, Any]:
     """Catalogue columns of a block of data sets, each ``(dataset,)``, NaN for null.
 
-    Weighted draws need no mode check: their weights are exact whatever the proposal missed, or say so.
+    Weighted draws get the mode check too: weights are exact, but k-hat is as blind as R-hat to a mode without draws.
     """
     problem = batched.problem
     theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
@@ -50,8 +49,9 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     if not problem.has_likelihood:
         checks = [unverifiable(len(batched.batch))]
     conclusive = np.ones(len(batched.batch), bool)
-    if chains.kind is not DrawKind.WEIGHTED and problem.has_likelihood:
-        outside = check_chains(batched, chains, figures["ess_bulk_min"], seeds)
+    if problem.has_likelihood:
+        effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
+        outside = check_chains(batched, chains, effective, seeds)
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
         checks += _mode_checks(config, outside)
         conclusive = outside.conclusive
@@ -163,23 +163,9 @@ def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: S
     problem = batched.problem
     if not (problem.has_simulator and problem.has_likelihood):
         return np.full(len(batched.batch), np.nan)
-    points = np.stack([_equal_draws(chains, theta, i, batched.batch.ids[i], seeds) for i in range(len(theta))])
+    points = equal_draws(chains, theta, batched.batch.ids, PREDICTIVE_DRAWS, seeds, "predictive")
     usable = np.isfinite(points).all(axis=2)
     keys = seeds.jax_keys(batched.batch.ids, "predictive", 1)[:, 0]
     fallback = np.nan_to_num(points)
     replica, real = batched.predictive_pair(keys, fallback)
     return predictive_pvalue(np.where(usable, replica, np.nan), np.where(usable, real, np.nan))
-
-
-def _equal_draws(chains: Chains, theta: Floats, position: int, name: str, seeds: Seeds) -> Floats:
-    """``PREDICTIVE_DRAWS`` equally weighted draws of one data set, NaN when it has none."""
-    flat = theta[position, :, : chains.n_draws[position]].reshape(-1, theta.shape[-1])
-    if not len(flat):
-        return np.full((PREDICTIVE_DRAWS, theta.shape[-1]), np.nan)
-    log_weight = np.zeros(len(flat))
-    if "log_weight" in chains.sample_stats:
-        log_weight = chains.sample_stats["log_weight"][position, :, : chains.n_draws[position]].ravel()
-    if not np.isfinite(log_weight).any():
-        return np.full((PREDICTIVE_DRAWS, theta.shape[-1]), np.nan)
-    uniform = seeds.generator(name, "predictive").uniform()
-    return flat[resample(log_weight, PREDICTIVE_DRAWS, np.asarray(uniform))]

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.diagnostics.thinning import even_indices
+from chainsweep.diagnostics.weights import resample
 from chainsweep.engines.base import Chains, Seeds
 from chainsweep.engines.importance_start import from_modes, from_prior, target_of
 from chainsweep.engines.modecheck import ModeCheck, mode_check
@@ -32,16 +33,32 @@ def check_chains(batched: BatchedProblem, chains: Chains, ess: NDArray[np.float6
         start = start._replace(known=from_modes(find_modes(batched, pool, DESCENTS, generators)))
     keys = seeds.jax_keys(ids, "check", 1)[:, 0]
     effective = np.where(np.isfinite(ess), np.maximum(ess, 1.0), 1.0)
-    return mode_check(batched, _thinned(batched, chains), start, keys, chain_ess=effective)
+    return mode_check(batched, _unconstrained(batched, chains, seeds), start, keys, chain_ess=effective)
 
 
-def _thinned(batched: BatchedProblem, chains: Chains) -> NDArray[np.float64]:
-    """``(dataset, CHAIN_DRAWS, n)`` unconstrained draws taken evenly from all chains; NaN rows are padding."""
+def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> NDArray[np.float64]:
+    """``(dataset, CHAIN_DRAWS, n)`` unconstrained draws of all chains; NaN rows are padding."""
     theta = np.asarray(batched.problem.flatten(chains.posterior), float)
-    points = np.full((len(theta), CHAIN_DRAWS, theta.shape[-1]), np.nan)
+    points = equal_draws(chains, theta, batched.batch.ids, CHAIN_DRAWS, seeds, "check-draws")
+    present = np.isfinite(points).all(axis=-1, keepdims=True)
+    return np.where(present, batched.unconstrain(np.where(present, points, 0.5)), np.nan)
+
+
+def equal_draws(
+    chains: Chains, theta: NDArray[np.float64], ids: tuple[str, ...], count: int, seeds: Seeds, purpose: str
+) -> NDArray[np.float64]:
+    """``(dataset, count, ndim)`` draws of equal weight: taken evenly from all chains, or resampled by their weights.
+
+    Rows behind what a data set has are NaN.
+    """
+    points = np.full((len(theta), count, theta.shape[-1]), np.nan)
     for row, length in enumerate(chains.n_draws):
         draws = theta[row, :, :length].reshape(-1, theta.shape[-1])
-        index = even_indices(len(draws), CHAIN_DRAWS)
+        index = even_indices(len(draws), count)
+        if "log_weight" in chains.sample_stats:
+            log_weight = chains.sample_stats["log_weight"][row, :, :length].ravel()
+            uniform = np.asarray(seeds.generator(ids[row], purpose).uniform())
+            usable = np.isfinite(log_weight).any()
+            index = resample(log_weight, count, uniform) if usable else np.empty(0, np.int64)
         points[row, : len(index)] = draws[index]
-    filled = np.where(np.isfinite(points), points, 0.5)
-    return np.where(np.isfinite(points).all(axis=-1, keepdims=True), batched.unconstrain(filled), np.nan)
+    return points
