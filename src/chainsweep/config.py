@@ -191,6 +191,7 @@ class StoreSection(Section):
     max_draws: Annotated[int, Field(ge=10)] = 1000
     dtype: Literal["float32", "float64"] = "float32"
     keep_raw: bool = False
+    """Keep every draw that the engine hands on, whatever ``max_draws`` says."""
 
 
 class ShardsSection(Section):

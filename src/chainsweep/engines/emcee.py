@@ -186,7 +186,7 @@ def _finish(state: State, results: Results, sweep: Sweep, row: int, assessment: 
         walkers=walkers,
         seconds=float(state.seconds[row]),
         trace=state.chain.theta[: state.chain.count, row, 0, 0],
-        trace_burn_in=(int(state.burn_in[row]) // stride + first) * stride,
+        trace_burn_in=int(state.burn_in[row]) // stride + first,
         trace_thin=stride,
     )
     results.add(

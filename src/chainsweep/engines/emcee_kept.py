@@ -155,7 +155,8 @@ class Info:
 
     ``tau`` ``(ndim,)``; ``acceptance`` ``(ensemble,)``; ``ess_min`` counts all walkers of all ensembles;
     ``stuck_moved`` walkers were moved by hand during burn-in, ``stuck_walkers`` are low at the end; ``trace``
-    ``(step, ndim)`` follows one walker of the first ensemble from the first step on.
+    ``(step, ndim)`` follows one walker of the first ensemble from the first step on, every ``trace_thin``-th step, of
+    which ``trace_burn_in`` rows are burn-in.
     """
 
     tau: Floats

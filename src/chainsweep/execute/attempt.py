@@ -88,7 +88,7 @@ class FileSink:
     campaign_hash: str
     report: Report
     _waiting: Arrays | None = None
-    _saved_at: float = field(default_factory=time.monotonic)
+    _saved_at: float = field(default_factory=lambda: time.monotonic())
 
     def checkpoint(self, state: Arrays) -> None:
         """Keep ``state``; durable at once, or at the latest at the next call after the interval."""
@@ -130,7 +130,7 @@ def check_npz(path: Path) -> None:
 def load_state(attempt: Attempt, campaign_hash: str) -> Arrays | None:
     """State that an earlier attempt saved, or None where there is none for this campaign."""
     try:
-        with np.load(attempt.state_path, allow_pickle=False) as content:
+        with attempt.state_path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
             state = {name: content[name] for name in content.files}
     except FileNotFoundError:
         return None

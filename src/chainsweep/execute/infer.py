@@ -146,7 +146,8 @@ def _judged_shard(campaign: Campaign, engine: str, shard: int, attempt: int, cha
     columns["seconds"] = columns["seconds"] + checking
     columns["attempt"] = np.full(len(batch), attempt)
     columns["reason"] = [one_line(reason) for reason in columns["reason"]]
-    kept = thinned(chains, batch.ids, campaign.config.store.max_draws, seeds)
+    store = campaign.config.store
+    kept = chains if store.keep_raw else thinned(chains, batch.ids, store.max_draws, seeds)
     header = ShardHeader(engine, str(chains.kind), shard, campaign.hash, attempt, _provenance())
     return Shard(header, batch.ids, kept.posterior, kept.sample_stats, kept.n_draws, columns)
 
