@@ -207,7 +207,6 @@ def test_one_worker_and_tasks_in_reverse_order_give_the_same_bits(finished, tmp_
 
 def test_kill_and_run_again_gives_the_same_bits(finished, tmp_path):
     again = copy_of(finished, tmp_path / "again")
-    shutil.rmtree(again / ".compiled")
     line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
     for seconds in (12.0, 9.0):
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -13,7 +13,7 @@ from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import resample
 from chainsweep.engines.importance import adapt
 from chainsweep.engines.importance_start import Start, from_modes, from_prior, target_of
-from chainsweep.engines.modecheck import mode_check
+from chainsweep.engines.modecheck import PASSES, mode_check
 from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
@@ -89,7 +89,7 @@ def test_a_withheld_mode_is_found_and_weighed(squares, with_modes):
 
 def test_a_data_set_without_chain_draws_proves_nothing_and_disturbs_no_other(squares):
     theta, _ = quadrature(squares, 400)
-    z = squares.unconstrain(theta)
+    z = np.array(squares.unconstrain(theta))
     start, seeds = outside(squares, with_modes=False), keys(squares.batch.ids, "check")
     whole = mode_check(squares, z, start, seeds)
     z[1] = np.nan
@@ -119,11 +119,11 @@ def test_right_chains_of_peaks_raise_no_alarm_and_halved_ones_do():
     index = rng.permuted(resample(exact.log_weight, 400, np.full(12, 0.5)), axis=1)
     z = np.take_along_axis(exact.z, index[..., None], axis=1)
 
-    right = mode_check(batched, z, start, seeds)
+    right = mode_check(batched, z, start, seeds, PASSES[:1])
     assert right.conclusive.mean() > 0.9
     assert right.missing().sum() <= 1
 
     spread = np.argmax(z.std(axis=1), axis=1)
     order = np.argsort(z[np.arange(12), :, spread], axis=1)[:, :200]
-    spoiled = mode_check(batched, np.take_along_axis(z, order[..., None], axis=1), start, seeds)
+    spoiled = mode_check(batched, np.take_along_axis(z, order[..., None], axis=1), start, seeds, PASSES[:1])
     assert spoiled.missing().mean() > 0.8

@@ -8,6 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import ks_2samp, multivariate_t
 
+from chainsweep.config import parse_config
+from chainsweep.data.collection import Batch
 from chainsweep.engines import mixture
 from chainsweep.engines.importance import Settings, adapt, settings_for
 from chainsweep.engines.importance_start import (
@@ -20,11 +22,14 @@ from chainsweep.engines.importance_start import (
     from_prior,
     join,
     strongest,
+    target_of,
 )
 from chainsweep.engines.mixture import DEGREES, Mixture, combine, draw, log_density
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.errors import ChainsweepError
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.load import example_observation, load_problem
 
 SMALL = Settings(draws=500, rounds=6, components=8, points=256, effective=50.0, ess=150.0, lanes=4)
 
@@ -311,3 +316,38 @@ def test_single_precision_is_refused():
 def test_many_parameters_get_few_kernels():
     assert settings_for(5).components > settings_for(30).components
     assert settings_for(30, draws=77).draws == 77
+
+
+BLACK_BOX = """
+import numpyro.distributions as dist
+
+prior = {"u": dist.Normal(0.0, 1.0)}
+
+def log_likelihood(params, x, y):
+    if x[0] > 5:
+        raise ArithmeticError("no")
+    return -0.5 * float(((y - params["u"]) ** 2).sum())
+"""
+
+
+def test_a_black_box_has_no_curvature_and_its_failures_are_named(tmp_path):
+    path = tmp_path / "model.py"
+    path.write_text(BLACK_BOX)
+    config = parse_config({"model": {"file": "model.py"}, "data": {"fields": {"x": "x", "y": "y"}}}, "test")
+    fields = {
+        "x": np.array([[0.0, 1.0], [9.0, 9.0], [0.0, 1.0]]),
+        "y": np.array([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]),
+    }
+    example = example_observation({name: values[0] for name, values in fields.items()}, {})
+    batched = BatchedProblem(
+        load_problem(path, config, example), Batch(("a", "b", "c"), fields, {}, np.ones((3, 2), dtype=bool))
+    )
+    target = target_of(batched)
+    assert target.hessian is None
+    z = np.zeros((4, 5, 1))
+    density = target.log_density(z, np.array([2, 0, 1, 2]))
+    assert_allclose(density[[0, 1, 3]], -1.0 - 0.5 * np.log(2 * np.pi))
+    assert np.isneginf(density[2]).all()
+    assert list(batched.failures) == [1]
+    assert "ArithmeticError" in batched.failures[1]
+    assert not target.precision(z, np.arange(4)).any()

@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from report_demo import ENGINES, NAMES, DemoCampaign
 
 from chainsweep.errors import ChainsweepError
 from chainsweep.report import build
@@ -26,6 +25,7 @@ from chainsweep.report.collect import (
 )
 from chainsweep.report.gallery import dataset_folder, figure_files
 from chainsweep.report.pages import DatasetView, EngineView, SweepView, render_report
+from tests.unit.report_demo import ENGINES, NAMES, DemoCampaign
 
 WHEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from store_samples import make_shard, publish_sample
 
 from chainsweep.errors import CampaignError, ChainsweepError
 from chainsweep.store.catalogue import catalogue_table, columns, read_catalogue, write_catalogue
 from chainsweep.store.publish import LostOwnership
 from chainsweep.store.shard import read_summary
+from tests.unit.store_samples import make_shard, publish_sample
 
 PARAMETERS = ["l", "theta[0]"]
 CONTRACT = [

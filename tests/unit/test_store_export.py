@@ -3,13 +3,13 @@
 import h5py
 import numpy as np
 import pytest
-from store_samples import CAMPAIGN, make_shard, publish_sample
 
 from chainsweep.errors import CampaignError, InputError
 from chainsweep.store.draws import DatasetDraws, equal_weights, flat_columns, read_draws
 from chainsweep.store.export import ExportExtras, draws_tree, export_dataset
 from chainsweep.store.merged import merge
 from chainsweep.store.shard import read_shard
+from tests.unit.store_samples import CAMPAIGN, make_shard, publish_sample
 
 NAMES = ["slope", "l", "theta[0]", "theta[1]"]
 

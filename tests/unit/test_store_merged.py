@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from store_samples import CAMPAIGN, make_shard, publish_sample
 
 from chainsweep.errors import ChainsweepError
 from chainsweep.store.merged import SCHEMA, merge
 from chainsweep.store.publish import LostOwnership
 from chainsweep.store.shard import Shard, ShardError, ShardHeader, publish_shard, read_shard
+from tests.unit.store_samples import CAMPAIGN, make_shard, publish_sample
 
 ORDER = ["d", "a", "x", "c", "e", "b", "f"]
 ATTRS = {"campaign_hash": CAMPAIGN, "seed": 1, "git_commit": "none", "chainsweep": "0.1.0"}

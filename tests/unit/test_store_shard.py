@@ -5,7 +5,6 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from store_samples import CAMPAIGN, make_shard, publish_sample
 
 from chainsweep.store.content import ContentHash
 from chainsweep.store.publish import LostOwnership
@@ -18,6 +17,7 @@ from chainsweep.store.shard import (
     stream_shard,
     validate_shard,
 )
+from tests.unit.store_samples import CAMPAIGN, make_shard, publish_sample
 
 IDS = ("a", "b", "c")
 EXPECTED = {"campaign_hash": CAMPAIGN, "engine": "nuts", "shard": 0, "ids": IDS}
