@@ -218,11 +218,20 @@ def test_kill_and_run_again_gives_the_same_bits(finished, tmp_path):
     assert not list(again.rglob(".state-*"))
 
 
+def until_a_task_runs(folder: Path) -> None:
+    """Wait until a worker has claimed a task, and a little longer."""
+    given_up = time.monotonic() + 120
+    while not list(folder.rglob(".attempt-*.json")):
+        assert time.monotonic() < given_up, "no task was claimed within two minutes"
+        time.sleep(0.1)
+    time.sleep(2.0)
+
+
 def test_ctrl_c_saves_state_and_exits_75(finished, tmp_path):
     again = copy_of(finished, tmp_path / "again")
     line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(12.0)
+    until_a_task_runs(again)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr
