@@ -121,6 +121,20 @@ def write_npz(handle: BinaryIO, arrays: Arrays, compress: bool = False) -> None:
     save(handle, allow_pickle=False, **arrays)
 
 
+@dataclass(frozen=True)
+class ProgressSink:
+    """A Sink that passes progress on and keeps no state."""
+
+    report: Report
+
+    def checkpoint(self, state: Arrays) -> None:
+        """Drop the state."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Pass progress on."""
+        self.report(done, total, note)
+
+
 def check_npz(path: Path) -> None:
     """Raise unless ``path`` is a readable archive of plain arrays."""
     with np.load(path, allow_pickle=False) as content:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from chainsweep.campaign import Campaign
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.thinning import even_indices, optimal_resample
 from chainsweep.diagnostics.verdict import one_line
-from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Status
+from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
-from chainsweep.execute.attempt import FileSink, Report, check_npz, claim, load_state, write_npz
+from chainsweep.execute.attempt import FileSink, ProgressSink, Report, check_npz, claim, load_state, write_npz
 from chainsweep.execute.devices import torch_device
 from chainsweep.execute.judge import judge
 from chainsweep.model.batched import BatchedProblem
@@ -57,34 +58,60 @@ def _publish_trace(path: Path, chains: Chains, still_owner: Callable[[], bool]) 
 
 
 def _sample(
-    campaign: Campaign, engine: str, batch: Batch, sink: FileSink, resume: Arrays | None, deadline: Deadline
+    campaign: Campaign, engine: str, batch: Batch, sink: Sink, resume: Arrays | None, deadline: Deadline
 ) -> Outcome:
-    """Run the engine; when it raises, run each half of the batch, so that only the culprit fails.
-
-    The error goes on when no data set at all gets through.
-    """
-    settings = getattr(campaign.config.engines, engine)
-    seeds = Seeds(campaign.config.campaign.seed, engine)
     keywords = _trained(campaign) if engine == "snpe" else {}
-    run = ENGINES[engine].load().run
+    run = partial(
+        ENGINES[engine].load().run,
+        campaign.problem,
+        settings=getattr(campaign.config.engines, engine),
+        seeds=Seeds(campaign.config.campaign.seed, engine),
+        deadline=deadline,
+        **keywords,
+    )
+    return sample_by_halves(run, batch, sink, resume, partial(_no_draws, campaign, engine))
+
+
+def sample_by_halves(
+    run: Callable[..., Outcome], batch: Batch, sink: Sink, resume: Arrays | None, no_draws: Callable[[str], Chains]
+) -> Outcome:
+    """Call ``run(batch=..., sink=..., resume=...)``; when it raises, halve the batch until only the culprits fail.
+
+    ``no_draws(reason)`` makes the chains of one failed data set. The error goes on when no data set at all of
+    several gets through: then it is not the data. Parts save no state, which the next attempt would take for the
+    whole batch's; it starts from the state that the whole batch saved.
+    """
     try:
-        return run(campaign.problem, batch, settings, seeds, sink=sink, resume=resume, deadline=deadline, **keywords)
+        return run(batch=batch, sink=sink, resume=resume)
     except (ChainsweepError, MemoryError):
         raise
     except Exception as error:
         traceback.print_exc()
-        if len(batch) == 1:
-            return Outcome(Status.COMPLETE, _no_draws(campaign, engine, f"{type(error).__name__}: {error}"))
-        half = len(batch) // 2
-        parts = [batch.take(np.arange(half)), batch.take(np.arange(half, len(batch)))]
-        outcomes = [_sample(campaign, engine, part, sink, None, deadline) for part in parts]
-        if any(outcome.chains is None for outcome in outcomes):
-            return Outcome(Status.STOPPED)
-        chains = joined([outcome.chains for outcome in outcomes if outcome.chains])
-        if len(chains.failures) == len(batch):
-            # Not the data: no data set gets through, so the task fails and nothing is published.
+        outcome = _halved(run, batch, ProgressSink(sink.progress), no_draws, error)
+        if len(batch) > 1 and outcome.chains is not None and len(outcome.chains.failures) == len(batch):
             raise
-        return Outcome(Status.COMPLETE, chains)
+        return outcome
+
+
+def _halved(
+    run: Callable[..., Outcome], batch: Batch, sink: Sink, no_draws: Callable[[str], Chains], error: Exception
+) -> Outcome:
+    """The parts of a batch on which ``run`` raised ``error``."""
+    if len(batch) == 1:
+        return Outcome(Status.COMPLETE, no_draws(f"{type(error).__name__}: {error}"))
+    chains = []
+    for positions in np.array_split(np.arange(len(batch)), 2):
+        part = batch.take(positions)
+        try:
+            outcome = run(batch=part, sink=sink, resume=None)
+        except (ChainsweepError, MemoryError):
+            raise
+        except Exception as part_error:
+            outcome = _halved(run, part, sink, no_draws, part_error)
+        if outcome.chains is None:
+            return outcome
+        chains.append(outcome.chains)
+    return Outcome(Status.COMPLETE, joined(chains))
 
 
 def _trained(campaign: Campaign) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""An engine that raises: only the data sets that make it raise fail, and nothing of a part is saved as the whole's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from chainsweep.data.collection import Batch
+from chainsweep.engines.base import Chains, DrawKind, Outcome, Status
+from chainsweep.errors import ModelError
+from chainsweep.execute.infer import sample_by_halves
+
+IDS = tuple("abcdefgh")
+
+
+class Sink:
+    """Counts what it is asked to keep."""
+
+    def __init__(self):
+        self.states = []
+
+    def checkpoint(self, state):
+        self.states.append(state)
+
+    def progress(self, done, total, note=""):
+        pass
+
+
+def batch_of(ids=IDS):
+    return Batch(ids, {"y": np.zeros((len(ids), 3))}, {}, np.ones((len(ids), 3), bool))
+
+
+def engine(culprits, status=Status.COMPLETE, error=ValueError):
+    """Draws equal to the position of a data set among all; raises when a culprit is in the batch."""
+
+    def run(batch, sink, resume):
+        sink.checkpoint({"ids": np.array(batch.ids)})
+        if culprits & set(batch.ids):
+            raise error("singular")
+        if status is Status.STOPPED:
+            return Outcome(Status.STOPPED)
+        draws = np.array([IDS.index(name) for name in batch.ids], float)
+        count = len(batch)
+        posterior = {"a": np.broadcast_to(draws[:, None, None], (count, 1, 5)).copy()}
+        return Outcome(
+            Status.COMPLETE,
+            Chains(DrawKind.MARKOV, posterior, {}, np.full(count, 5), {"seconds": np.ones(count)}),
+        )
+
+    return run
+
+
+def no_draws(reason):
+    return Chains(
+        DrawKind.MARKOV, {"a": np.empty((1, 1, 0))}, {}, np.zeros(1, int), {"seconds": np.zeros(1)}, {0: reason}
+    )
+
+
+@pytest.mark.parametrize("culprits", [{"c"}, {"a", "b"}, set("abcd"), {"d", "e"}, set("bcdefgh")])
+def test_only_the_culprits_fail(culprits):
+    chains = sample_by_halves(engine(culprits), batch_of(), Sink(), None, no_draws).chains
+    assert {IDS[i] for i in chains.failures} == culprits
+    for row, name in enumerate(IDS):
+        assert chains.n_draws[row] == (0 if name in culprits else 5)
+        if name not in culprits:
+            assert np.all(chains.posterior["a"][row] == row)
+
+
+def test_an_error_of_every_data_set_is_the_tasks_own():
+    with pytest.raises(ValueError, match="singular"):
+        sample_by_halves(engine(set(IDS)), batch_of(), Sink(), None, no_draws)
+
+
+def test_one_data_set_alone_fails_by_itself():
+    chains = sample_by_halves(engine({"a"}), batch_of(("a",)), Sink(), None, no_draws).chains
+    assert chains.failures == {0: "ValueError: singular"}
+
+
+def test_errors_that_are_not_the_data_go_on():
+    with pytest.raises(ModelError):
+        sample_by_halves(engine({"a"}, error=ModelError), batch_of(), Sink(), None, no_draws)
+
+
+def test_a_part_never_saves_its_state_as_the_whole_one():
+    sink = Sink()
+    outcome = sample_by_halves(engine({"a"}, Status.STOPPED), batch_of(), sink, None, no_draws)
+    assert outcome.status is Status.STOPPED
+    assert [state["ids"].tolist() for state in sink.states] == [list(IDS)]
