@@ -48,7 +48,6 @@ def reference(fields, limits, seed=0):
         for i in order
     ]  # fmt: skip
     best = min(starts, key=lambda found: found.fun).x
-    cloud = best + rng.standard_normal((1, 5)) * 0
     scale = np.diag((0.1 * (limits[:, 1] - limits[:, 0])) ** 2)
     for _ in range(12):
         proposal = multivariate_t(best, scale, df=4, seed=rng)

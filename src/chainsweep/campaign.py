@@ -181,6 +181,14 @@ class Campaign:
         plan = self.shards[shard]
         return self.collection.batch(plan.positions, plan.width)
 
+    def locate(self, position: int) -> tuple[ShardPlan, int]:
+        """The shard that holds a position of the collection, and its row there."""
+        for plan in self.shards:
+            rows = np.flatnonzero(plan.positions == position)
+            if rows.size:
+                return plan, int(rows[0])
+        raise CampaignError(f"{self.paths.resolved}: no shard holds data set {position} of {self.paths.data.name}")
+
     @cached_property
     def problem(self) -> Problem:
         """The model; needs JAX and NumPyro."""

@@ -17,8 +17,9 @@ from chainsweep.errors import ConfigError
 EngineName = Literal["emcee", "nuts", "snpe"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 
-RHAT, ESS, DIVERGENCES, KHAT = 1.01, 400.0, 0, 0.7
-"""Thresholds: R-hat below, effective sample size above, divergent draws at most, Pareto k-hat below."""
+RHAT, ESS, DIVERGENCES, KHAT, MODE_SHIFT = 1.01, 400.0, 0, 0.7, 0.2
+"""Thresholds: R-hat below, effective sample size above, divergent draws at most, Pareto k-hat below,
+shift of a mean in posterior sd that mass outside the chains may cause."""
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -179,7 +180,7 @@ class VerdictSection(Section):
     ess: Annotated[float, Field(gt=0)] = ESS
     khat: Annotated[float, Field(gt=0)] = KHAT
     divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
-    mode_shift: Annotated[float, Field(gt=0)] = 0.2
+    mode_shift: Annotated[float, Field(gt=0)] = MODE_SHIFT
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
     min_ppc_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Below this posterior predictive p-value a data set is flagged as misfit (its verdict stays)."""

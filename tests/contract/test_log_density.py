@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from numpyro.infer.util import log_density, potential_energy
 
 from chainsweep.data.collection import Batch
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.load import _trace_structure, example_observation
+from chainsweep.model.load import example_observation, trace_structure
 from chainsweep.model.problem import Problem
 
 POINTS = 11
@@ -62,7 +64,7 @@ def make(name: str, points: int = POINTS, padding: int = 0) -> tuple[Problem, Ba
         fields["y_err"] = rng.uniform(0.1, 0.4, (2, points))
     constants = {options["constant"]: np.array([0.5, 0.9])} if options["constant"] else {}
     example = example_observation({n: v[0] for n, v in fields.items()}, {n: v[0] for n, v in constants.items()})
-    problem = Problem(model, _trace_structure(model, None, example, ("y",)), ("y",))  # type: ignore[arg-type]
+    problem = Problem(model, trace_structure(model, Path("model.py"), example, ("y",)), ("y",))
     padded = {n: np.concatenate([v, np.repeat(v[:, -1:], padding, 1)], axis=1) for n, v in fields.items()}
     mask = np.arange(points + padding) < points
     return problem, Batch(("one", "two"), padded, constants, np.stack([mask, mask]))

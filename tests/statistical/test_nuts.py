@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpyro
@@ -13,7 +14,7 @@ from chainsweep.config import NutsSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines import nuts
 from chainsweep.engines.base import Seeds, Status
-from chainsweep.model.load import _trace_structure, example_observation
+from chainsweep.model.load import example_observation, trace_structure
 from chainsweep.model.problem import Problem
 from tests.conftest import line_data
 
@@ -51,7 +52,7 @@ def problem_of(model):
     points = 8 if model is two_modes else 12
     fields = dict.fromkeys(("x", "y") if model is two_modes else ("x", "y", "y_err"), np.ones(points))
     example = example_observation({n: v * (1.0 + np.arange(points)) for n, v in fields.items()}, {})
-    return Problem(model, _trace_structure(model, None, example, ("y",)), ("y",))
+    return Problem(model, trace_structure(model, Path("model.py"), example, ("y",)), ("y",))
 
 
 def lines(datasets=4):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from chainsweep.config import CampaignConfig, parse_config
 
@@ -194,3 +196,8 @@ class DemoCampaign:
             state = 0.94 * state + np.sqrt(1 - 0.94**2) * rng.normal(size=state.shape)
             out[:, step] = state
         return self._centre(dataset_id) + out * SD, 120, 10
+
+
+def texts(figure: Figure) -> str:
+    """Everything that is written on a figure, a line each."""
+    return "\n".join(text.get_text() for text in figure.findobj(match=Text))

@@ -7,7 +7,7 @@ import pytest
 
 from chainsweep.execute import attempt as attempts
 from chainsweep.execute.attempt import FileSink, claim, load_state
-from chainsweep.store.publish import LostOwnership, publish
+from chainsweep.publish import LostOwnership, publish
 
 STATE = {"iteration": np.asarray(7), "draws/w": np.arange(6.0).reshape(2, 3)}
 

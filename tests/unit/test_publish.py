@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chainsweep.errors import ChainsweepError
-from chainsweep.store.publish import ATTEMPT_PREFIX, LostOwnership, publish
+from chainsweep.publish import ATTEMPT_PREFIX, LostOwnership, publish
 
 
 def accept(_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     code = """
 import os, signal, sys
 from pathlib import Path
-from chainsweep.store.publish import publish
+from chainsweep.publish import publish
 kill = lambda temporary: os.kill(os.getpid(), signal.SIGKILL)
 publish(Path(sys.argv[1]), lambda temporary: temporary.write_text("new"), kill)
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
 
 from chainsweep.report.chain_plots import (
     MAX_ROWS,
@@ -17,13 +16,10 @@ from chainsweep.report.corner_plot import MAX_DRAWS, MAX_PARAMETERS, corner_draw
 from chainsweep.report.plots import CurvesOf, data_limits, data_plot
 from chainsweep.report.style import ENGINE_COLOURS, ENGINE_TEXT_COLOURS, figure_bytes
 from chainsweep.report.views import DataView, TraceView
+from tests.unit.report_demo import texts
 
 RNG = np.random.default_rng(3)
 NAMES = ("l", "m", "s")
-
-
-def texts(figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(match=Text))
 
 
 def points(n: int = 20, err: bool = True) -> DataView:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.text import Text
 
 from chainsweep.report import formatting as fmt
 from chainsweep.report.comparison_plots import (
@@ -19,13 +18,10 @@ from chainsweep.report.ranking import differences, engine_pairs, excess, largest
 from chainsweep.report.style import figure_bytes
 from chainsweep.report.sweep_plots import Scale, log_limits, ridge_histogram, verdict_bars
 from chainsweep.report.views import Thresholds
+from tests.unit.report_demo import texts
 
 RNG = np.random.default_rng(8)
 ENGINES = ("emcee", "nuts", "snpe")
-
-
-def texts(figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(match=Text))
 
 
 def row(dataset_id: str, engine: str, **figures) -> dict:

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from chainsweep.errors import CampaignError, ChainsweepError
+from chainsweep.publish import LostOwnership
 from chainsweep.store.catalogue import catalogue_table, columns, read_catalogue, write_catalogue
-from chainsweep.store.publish import LostOwnership
 from chainsweep.store.shard import read_summary
 from tests.unit.store_samples import make_shard, publish_sample
 

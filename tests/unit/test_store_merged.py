@@ -10,8 +10,8 @@ import pytest
 import xarray as xr
 
 from chainsweep.errors import ChainsweepError
+from chainsweep.publish import LostOwnership
 from chainsweep.store.merged import SCHEMA, merge
-from chainsweep.store.publish import LostOwnership
 from chainsweep.store.shard import Shard, ShardError, ShardHeader, publish_shard, read_shard
 from tests.unit.store_samples import CAMPAIGN, make_shard, publish_sample
 

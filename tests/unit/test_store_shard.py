@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
+from chainsweep.publish import LostOwnership
 from chainsweep.store.content import ContentHash
-from chainsweep.store.publish import LostOwnership
 from chainsweep.store.shard import (
     ShardError,
     publish_shard,

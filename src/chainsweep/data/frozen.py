@@ -8,8 +8,6 @@ NaN for unknown; attributes ``schema`` and ``sha256``.
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.errors import CampaignError, ChainsweepError
+from chainsweep.publish import publish
 
 SCHEMA = "chainsweep-data/1"
 _GROUPS = ("fields", "constants", "truth")
@@ -64,16 +63,12 @@ def freeze(columns: Columns, path: Path) -> str:
         What was written does not read back as it was.
     """
     digest = _digest(columns.ids, columns.offsets, {group: _group(columns, group) for group in _GROUPS})
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        _write(columns, digest, temporary)
+
+    def check(temporary: Path) -> None:
         if content_hash(temporary) != digest:
             raise ChainsweepError(f"{temporary}: does not read back as written; check the disk and try again")
-        _sync(temporary)
-        os.replace(temporary, path)  # noqa: PTH105 - the one call the publishing rule names
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+
+    publish(path, lambda temporary: _write(columns, digest, temporary), check)
     return digest
 
 
@@ -128,11 +123,3 @@ def _digest(
 def _feed(hasher: hashlib._Hash, name: str, values: NDArray) -> None:
     hasher.update(f"\0{name}\0{values.shape}\0".encode())
     hasher.update(values.reshape(-1).data)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.config import MODE_SHIFT
 from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.engines.importance import Settings, WeightedDraws, adapt
 from chainsweep.engines.importance_start import Start, Target, from_chains, target_of
@@ -24,6 +25,10 @@ Floats = NDArray[np.float64]
 
 OUTSIDE_SLACK = 3.0
 """A point is outside where the chains' density is this much (in logs) below that at their loneliest draw."""
+MASS_OUTSIDE = 0.01
+"""Largest share of posterior mass that may lie where no chain went."""
+ERRORS = 3.0
+"""A shift or a mass counts only beyond this many of its own Monte-Carlo errors."""
 LEAST_ESS = 100.0
 """Effective draws below which a check proves nothing, whatever its k-hat."""
 
@@ -57,11 +62,19 @@ class ModeCheck:
     log_evidence_se: Floats
     conclusive: NDArray[np.bool_]
 
-    def missing(self, shift: float = 0.2, mass: float = 0.01, errors: float = 3.0) -> NDArray[np.bool_]:
-        """Where the chains conclusively lack posterior mass: a figure exceeds its limit by so many errors."""
-        moved = self.shift - errors * self.shift_se > shift
-        left_out = self.mass_outside - errors * self.mass_outside_se > mass
-        return self.conclusive & (moved | left_out)
+    @property
+    def sure_shift(self) -> Floats:
+        """What is left of ``shift`` less ``ERRORS`` of its errors, at least 0; 0 where the check proves nothing."""
+        return np.where(self.conclusive, np.maximum(self.shift - ERRORS * self.shift_se, 0.0), 0.0)
+
+    @property
+    def sure_mass(self) -> Floats:
+        """What is left of ``mass_outside`` less ``ERRORS`` of its errors; likewise."""
+        return np.where(self.conclusive, np.maximum(self.mass_outside - ERRORS * self.mass_outside_se, 0.0), 0.0)
+
+    def missing(self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE) -> NDArray[np.bool_]:
+        """Where the chains conclusively lack posterior mass."""
+        return (self.sure_shift > shift) | (self.sure_mass > mass)
 
 
 def mode_check(

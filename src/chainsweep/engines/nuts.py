@@ -26,7 +26,7 @@ from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome,
 from chainsweep.engines.nuts_program import TRACE_THIN, Lanes, Program, program_of
 from chainsweep.engines.starts import Modes, find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.problem import Observation, Problem
+from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
 
@@ -175,9 +175,9 @@ class _Run:
                 center[row], covariance[row] = _empirical(draws, covariance[row])
         z = np.stack(starts)
         factor = np.linalg.cholesky(covariance)
-        observations = jax.tree.map(lambda a: a[jnp.asarray(members)], self.batched.observations)
-        lanes = Lanes(observations, jnp.asarray(center), jnp.asarray(factor))
-        z = np.where(_finite_potential(self.problem, z, observations)[..., None], z, center[:, None])
+        part = BatchedProblem(self.problem, self.batch.take(members))
+        lanes = Lanes(part.observations, jnp.asarray(center), jnp.asarray(factor))
+        z = np.where(np.isfinite(part.log_density_unconstrained(z))[..., None], z, center[:, None])
         return lanes, np.linalg.solve(factor[:, None], (z - center[:, None])[..., None])[..., 0]
 
     def _finish(
@@ -343,8 +343,3 @@ def _empirical(draws: Floats, fallback: Floats) -> tuple[Floats, Floats]:
     if not np.all(np.isfinite(covariance)):
         return draws[-1], fallback
     return draws.mean(axis=0), covariance
-
-
-def _finite_potential(problem: Problem, z: Floats, observations: Observation) -> NDArray[np.bool_]:
-    potential = jax.vmap(jax.vmap(problem.potential, in_axes=(0, None)))
-    return np.isfinite(np.asarray(jax.jit(potential)(jnp.asarray(z), observations)))

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from chainsweep.engines.base import Arrays
-from chainsweep.store.publish import publish
+from chainsweep.publish import publish
 
 CHECKPOINT_SECONDS = 10.0
 """Least time between two saved states: what a killed attempt loses at most, beside the block in progress."""

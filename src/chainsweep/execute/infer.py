@@ -24,7 +24,7 @@ from chainsweep.execute.devices import torch_device
 from chainsweep.execute.judge import judge
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.packages import versions
-from chainsweep.store.publish import publish
+from chainsweep.publish import publish
 from chainsweep.store.shard import Shard, ShardHeader, publish_shard
 
 Floats = NDArray[np.float64]
@@ -34,11 +34,12 @@ def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline:
     """Sample one shard and publish it; False when the deadline came first (state is saved)."""
     attempt = claim(campaign.paths.shard(engine, shard))
     sink = FileSink(attempt, campaign.hash, report)
-    outcome = _sample(campaign, engine, campaign.batch(shard), sink, load_state(attempt, campaign.hash), deadline)
+    batch = campaign.batch(shard)
+    outcome = _sample(campaign, engine, batch, sink, load_state(attempt, campaign.hash), deadline)
     if outcome.status is Status.STOPPED or outcome.chains is None:
         sink.flush()
         return False
-    content = _judged_shard(campaign, engine, shard, attempt.number, outcome.chains)
+    content = _judged_shard(campaign, batch, engine, shard, attempt.number, outcome.chains)
     if "trace" in outcome.chains.info:
         _publish_trace(campaign.paths.trace(engine, shard), outcome.chains, attempt.still_owner)
     publish_shard(attempt.target, content, campaign.config.store.dtype, attempt.still_owner)
@@ -163,8 +164,7 @@ def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
     return result
 
 
-def _judged_shard(campaign: Campaign, engine: str, shard: int, attempt: int, chains: Chains) -> Shard:
-    batch = campaign.batch(shard)
+def _judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, attempt: int, chains: Chains) -> Shard:
     batched = BatchedProblem(campaign.problem, batch)
     seeds = Seeds(campaign.config.campaign.seed, engine)
     began = time.perf_counter()

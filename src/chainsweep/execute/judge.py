@@ -21,7 +21,7 @@ from chainsweep.diagnostics.verdict import (
     weighted_checks,
 )
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
-from chainsweep.engines.modecheck import ModeCheck
+from chainsweep.engines.modecheck import MASS_OUTSIDE, ModeCheck
 from chainsweep.execute.outside import check_chains, equal_draws
 from chainsweep.model.batched import BatchedProblem
 
@@ -29,10 +29,6 @@ Floats = NDArray[np.float64]
 
 PREDICTIVE_DRAWS = 500
 """Posterior draws of one data set that the predictive check simulates from."""
-SHIFT_ERRORS = 3.0
-"""The mode check counts a shift or a mass only beyond this many of its own Monte-Carlo errors."""
-MASS_OUTSIDE = 0.01
-"""Largest share of posterior mass that may lie where no chain went."""
 
 
 def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds) -> dict[str, Any]:
@@ -148,13 +144,9 @@ _KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGH
 
 def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
     """Mass outside the chains and the shift it causes; no evidence (inconclusive) does not condemn."""
-    sure_shift = np.maximum(outside.shift - SHIFT_ERRORS * outside.shift_se, 0.0)
-    sure_mass = np.maximum(outside.mass_outside - SHIFT_ERRORS * outside.mass_outside_se, 0.0)
-    shift = np.where(outside.conclusive, sure_shift, 0.0)
-    mass = np.where(outside.conclusive, sure_mass, 0.0)
     return [
-        below("mode check: means shift by {:.2f} sd", shift, config.verdict.mode_shift),
-        below("{:.2%} of the mass where no chain went", mass, MASS_OUTSIDE),
+        below("mode check: means shift by {:.2f} sd", outside.sure_shift, config.verdict.mode_shift),
+        below("{:.2%} of the mass where no chain went", outside.sure_mass, MASS_OUTSIDE),
     ]
 
 

@@ -38,9 +38,10 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
     }
     merged = merge(present, campaign.collection.ids, campaign.paths.posterior, attributes)
     valid = [path for paths in present.values() for path in paths if path not in merged.rejected]
+    usable = set(valid)
     table = catalogue_table([read_summary(path) for path in valid], campaign.parameter_names, campaign.collection.ids)
     write_catalogue(campaign.paths.catalogue, table)
-    missing = [_relative(path, campaign) for paths in listed.values() for path in paths if path not in set(valid)]
+    missing = [_relative(path, campaign) for paths in listed.values() for path in paths if path not in usable]
     rejected = {_relative(path, campaign): reason for path, reason in merged.rejected.items()}
     return {"datasets": dict(merged.datasets), "missing": missing, "rejected": rejected}
 

@@ -32,7 +32,7 @@ class ReportSource(Campaign):
         from chainsweep.model.batched import BatchedProblem
 
         position = self.collection.position(dataset_id)
-        plan = next(plan for plan in self.shards if position in plan.positions)
+        plan, _ = self.locate(position)
         batched = BatchedProblem(self.problem, self.collection.batch(np.array([position]), plan.width))
         draws = equal_weights(read_draws(self.paths.posterior, dataset_id, engine)).posterior
         theta = np.asarray(self.problem.flatten(draws), float).reshape(-1, self.problem.ndim)
@@ -45,12 +45,10 @@ class ReportSource(Campaign):
 
     def trace(self, dataset_id: str, engine: str) -> tuple[Floats, int, int] | None:
         """``(chain, step, ndim)`` burn-in included, rows of burn-in, sampler steps per row; None if not kept."""
-        position = self.collection.position(dataset_id)
-        plan = next(plan for plan in self.shards if position in plan.positions)
+        plan, row = self.locate(self.collection.position(dataset_id))
         path = self.paths.trace(engine, plan.index)
         if not path.exists():
             return None
-        row = int(np.flatnonzero(plan.positions == position)[0])
         with np.load(path, allow_pickle=False) as content:
             values = content["trace"][row]
             burn_in, thin = int(content["trace_burn_in"][row]), int(content["trace_thin"][row])

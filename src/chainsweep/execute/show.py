@@ -27,8 +27,7 @@ def describe_dataset(campaign: Campaign, dataset_id: str) -> dict[str, Any]:
     from chainsweep.report.gallery import figure_files
 
     position = campaign.collection.position(dataset_id)
-    plan = next(plan for plan in campaign.shards if position in plan.positions)
-    row = int(np.flatnonzero(plan.positions == position)[0])
+    plan, row = campaign.locate(position)
     engines: dict[str, Any] = {}
     for engine in campaign.engines:
         engines[engine] = None

@@ -14,7 +14,7 @@ from chainsweep.engines.base import Arrays, Deadline, Seeds
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
 from chainsweep.execute.devices import torch_device
-from chainsweep.store.publish import publish
+from chainsweep.publish import publish
 
 if TYPE_CHECKING:
     from chainsweep.engines.snpe_trained import Trained

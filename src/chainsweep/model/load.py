@@ -45,7 +45,7 @@ def load_problem(path: Path, config: CampaignConfig, example: Observation) -> Pr
     if callable(function):
         arguments = (*config.data.fields, *config.data.constants)
         _check_signature(function, path, arguments, observed)
-        structure = _trace_structure(function, path, example, observed)
+        structure = trace_structure(function, path, example, observed)
         problem = Problem(function, structure, observed, config.model.curve)
         _check_curve(problem, path, example)
         if structure.paddable and not _padding_is_invisible(problem, example):
@@ -121,7 +121,11 @@ def _observed_sites(trace: Any) -> dict[str, Any]:
     return {n: s for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]}
 
 
-def _trace_structure(function: Callable, path: Path, example: Observation, observed: tuple[str, ...]) -> Structure:
+def trace_structure(function: Callable, path: Path, example: Observation, observed: tuple[str, ...]) -> Structure:
+    """Trace a NumPyro model on one unpadded data set and on one with a point more.
+
+    Raises ``ModelError`` where the model cannot be used as it is; ``path`` names its file in the message.
+    """
     longer = _append_last_point(example)
     trace = _trace_once(function, path, {**example.fields, **example.constants})
     trace_longer = _trace_once(function, path, {**longer.fields, **longer.constants})

@@ -74,7 +74,6 @@ class Structure:
     """Observed site to the (negative) axis of its batch shape that runs over points."""
     paddable: bool
     """False when an observed site does not factorise over points, so padding cannot be masked out."""
-    has_likelihood: bool = True
 
 
 HostLikelihood = Callable[..., float]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from chainsweep.errors import CampaignError, ChainsweepError
-from chainsweep.store.publish import publish
+from chainsweep.publish import publish
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
 _TEXT_COLUMNS = ("dataset_id", "engine", "verdict", "reason")

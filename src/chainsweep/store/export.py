@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from chainsweep.errors import ChainsweepError, InputError
+from chainsweep.publish import publish
 from chainsweep.store.draws import (
     RESAMPLING_SEED,
     DatasetDraws,
@@ -21,7 +22,6 @@ from chainsweep.store.draws import (
     read_draws,
     relative_weights,
 )
-from chainsweep.store.publish import publish
 
 ExportFormat = Literal["netcdf", "emcee", "getdist"]
 # The layout of emcee.backends.HDFBackend that is written here.

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.errors import ChainsweepError
+from chainsweep.publish import publish
 from chainsweep.store.merge_plan import EnginePlan, Part, Rejected, Variable, plan_engine
-from chainsweep.store.publish import publish
 from chainsweep.store.shard import ShardError, stream_shard
 
 SCHEMA = "chainsweep-posterior/1"

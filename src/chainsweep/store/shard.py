@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.publish import publish
 from chainsweep.store.content import Block, ContentHash, Readable, read_text
 from chainsweep.store.layout import (
     FIXED_ATTRIBUTES,
@@ -28,7 +29,6 @@ from chainsweep.store.layout import (
     attributes,
     shard_arrays,
 )
-from chainsweep.store.publish import publish
 
 _TEXT = h5py.string_dtype("utf-8")
 # What h5py raises on a damaged file depends on which structure the damage hit.
