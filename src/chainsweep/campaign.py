@@ -80,6 +80,25 @@ class Paths:
         return self.root / "logs"
 
     @property
+    def pilot(self) -> Path:
+        """``pilot.json``: how long a few data sets took; decides nothing but predictions."""
+        return self.root / "pilot.json"
+
+    @property
+    def jobs(self) -> Path:
+        """``jobs.jsonl``: every job that was sent to Slurm."""
+        return self.root / "jobs.jsonl"
+
+    @property
+    def submissions(self) -> Path:
+        """Folder of the scripts of each submission."""
+        return self.root / "submit"
+
+    def submission(self, number: int) -> Path:
+        """Folder of the scripts of submission ``number``, counted from 1."""
+        return self.submissions / str(number)
+
+    @property
     def compiled(self) -> Path:
         """JAX's cache of compiled programs, shared by the tasks of this campaign."""
         return self.root / ".compiled"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -28,6 +28,9 @@ class Section(BaseModel):
     """A table of the configuration: frozen, and strict about its keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class CampaignSection(Section):
@@ -106,6 +109,8 @@ class EmceeSettings(Section):
     """Draws handed on of one ensemble (kept steps times walkers); more are thinned away."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
     """Prior draws of one data set, shared out over its ensembles, that walkers start from."""
+    spread: Literal["auto", "datasets", "walkers"] = "auto"
+    """What MPI ranks share out: data sets (cheap likelihoods), or the walkers of each data set (costly ones)."""
 
 
 class NutsSettings(Section):
@@ -247,33 +252,48 @@ def load_config(path: Path) -> CampaignConfig:
     ConfigError
         The file is missing, is no TOML, has an unknown key, or a value out of its range.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a campaign.toml") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
-    return parse_config(raw, origin=str(path))
+    return parse_config(read_toml(path, "a campaign.toml"), origin=str(path))
 
 
 def parse_config(raw: dict[str, Any], origin: str) -> CampaignConfig:
     """Validate an already parsed configuration; ``origin`` names it in errors."""
+    return validated(CampaignConfig, raw, origin)
+
+
+def read_toml(path: Path, expected: str) -> dict[str, Any]:
+    """The tables of a TOML file; ``expected`` says in an error what should have been there.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, is not UTF-8, or is no TOML.
+    """
     try:
-        return CampaignConfig.model_validate(raw)
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+
+
+def validated(kind: type[SectionT], raw: dict[str, Any], origin: str) -> SectionT:
+    """``raw`` as a ``kind``; errors name ``origin``, the key and what is valid there. Raises ``ConfigError``."""
+    try:
+        return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(problem, origin) for problem in error.errors()]
+        lines = [_explain(problem, kind, origin) for problem in error.errors()]
         raise ConfigError("\n".join(lines)) from error
 
 
-def _explain(problem: Any, origin: str) -> str:
+def _explain(problem: Any, kind: type[Section], origin: str) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        valid = _valid_keys(location[:-1])
+        valid = _valid_keys(kind, location[:-1])
         where = f"table [{'.'.join(location[:-1])}]" if location[:-1] else "the top level"
         return f"{origin}: unknown key '{location[-1]}' in {where}; valid keys: {', '.join(valid)}"
     if problem["type"] == "missing":
@@ -281,8 +301,8 @@ def _explain(problem: Any, origin: str) -> str:
     return f"{origin}: key '{key}': {problem['msg']}, got {problem['input']!r}"
 
 
-def _valid_keys(location: list[str]) -> list[str]:
-    section: Any = CampaignConfig
+def _valid_keys(kind: type[Section], location: list[str]) -> list[str]:
+    section: Any = kind
     for part in location:
         section = section.model_fields[part].annotation
     return list(section.model_fields)

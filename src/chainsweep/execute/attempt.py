@@ -38,7 +38,7 @@ class Attempt:
     @property
     def state_path(self) -> Path:
         """Where the resumable state is kept."""
-        return self.target.with_name(f".state-{self.target.stem}.npz")
+        return state_path(self.target)
 
     def still_owner(self) -> bool:
         """Whether no later attempt has claimed the task."""
@@ -58,6 +58,16 @@ def claim(target: Path) -> Attempt:
     text = json.dumps({"number": attempt.number, "token": attempt.token})
     publish(path, lambda temporary: _write_text(temporary, text), lambda temporary: None)
     return attempt
+
+
+def was_started(target: Path) -> bool:
+    """Whether an attempt at the task that publishes ``target`` began, and has not published."""
+    return _claim_path(target).exists()
+
+
+def state_path(target: Path) -> Path:
+    """Where the resumable state of the task that publishes ``target`` is kept."""
+    return target.with_name(f".state-{target.stem}.npz")
 
 
 def _claim_path(target: Path) -> Path:

@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from chainsweep.engines.registry import ENGINES
+from chainsweep.errors import UnavailableError
 from chainsweep.execute.devices import gpu_names
 from chainsweep.packages import versions
 
 TIMEOUT_SECONDS = 120
+CLOCK_TOLERANCE_S = 5.0
 RANK_PROGRAM = "from mpi4py import MPI; print('size', MPI.COMM_WORLD.Get_size(), flush=True)"
 JAX_PROGRAM = "import jax; d = jax.devices(); print(d[0].platform, len(d), d[0].device_kind)"
 TORCH_PROGRAM = "import torch; print('cuda', torch.cuda.is_available(), torch.cuda.device_count())"
@@ -44,14 +47,18 @@ def examine() -> list[Finding]:
         ("Slurm", lambda: _command("Slurm", ["sinfo", "--version"])),
         ("scratch", _scratch),
         ("file locks", _locks),
+        ("file clock", _clock),
     ]
-    findings = []
-    for what, trial in trials:
-        try:
-            findings.append(trial())
-        except (OSError, subprocess.SubprocessError) as error:
-            findings.append(Finding(what, "broken", f"{type(error).__name__}: {error}"))
-    return findings
+    return [tried(what, trial) for what, trial in trials]
+
+
+def tried(what: str, trial: Callable[[], Finding]) -> Finding:
+    """What a trial found; one that cannot even be made found something broken."""
+    try:
+        return trial()
+    except (OSError, subprocess.SubprocessError, UnavailableError) as error:
+        name = "" if isinstance(error, UnavailableError) else f"{type(error).__name__}: "
+        return Finding(what, "broken", f"{name}{error}")
 
 
 def _python() -> Finding:
@@ -133,3 +140,13 @@ def _locks() -> Finding:
         except BlockingIOError:
             return Finding("file locks", "ok", "held locks are respected")
     return Finding("file locks", "broken", "a held lock was given away: this file system only pretends to lock")
+
+
+def _clock() -> Finding:
+    """The file system's clock against this machine's: file ages decide what is up to date."""
+    with tempfile.NamedTemporaryFile() as handle:
+        handle.write(b"chainsweep")
+        handle.flush()
+        off = abs(os.fstat(handle.fileno()).st_mtime - time.time())
+    state = "ok" if off < CLOCK_TOLERANCE_S else "broken"
+    return Finding("file clock", state, f"{off:.1f} s from this machine's")

@@ -19,8 +19,18 @@ from chainsweep.diagnostics.verdict import one_line
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
-from chainsweep.execute.attempt import FileSink, ProgressSink, Report, check_npz, claim, load_state, write_npz
+from chainsweep.execute.attempt import (
+    Attempt,
+    FileSink,
+    ProgressSink,
+    Report,
+    check_npz,
+    claim,
+    load_state,
+    write_npz,
+)
 from chainsweep.execute.devices import torch_device
+from chainsweep.execute.host import forget_suspects, guarded_calls
 from chainsweep.execute.judge import judge
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.packages import versions
@@ -34,16 +44,26 @@ def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline:
     """Sample one shard and publish it; False when the deadline came first (state is saved)."""
     attempt = claim(campaign.paths.shard(engine, shard))
     sink = FileSink(attempt, campaign.hash, report)
+    with guarded_calls(campaign, attempt):
+        finished = _sampled_and_published(campaign, engine, shard, attempt, sink, deadline)
+    if finished:
+        attempt.finish()
+        forget_suspects(attempt.target)
+    return finished
+
+
+def _sampled_and_published(
+    campaign: Campaign, engine: str, shard: int, attempt: Attempt, sink: FileSink, deadline: Deadline
+) -> bool:
     batch = campaign.batch(shard)
-    outcome = _sample(campaign, engine, batch, sink, load_state(attempt, campaign.hash), deadline)
+    outcome = sample(campaign, engine, batch, sink, load_state(attempt, campaign.hash), deadline)
     if outcome.status is Status.STOPPED or outcome.chains is None:
         sink.flush()
         return False
-    content = _judged_shard(campaign, batch, engine, shard, attempt.number, outcome.chains)
+    content = judged_shard(campaign, batch, engine, shard, attempt.number, outcome.chains)
     if "trace" in outcome.chains.info:
         _publish_trace(campaign.paths.trace(engine, shard), outcome.chains, attempt.still_owner)
     publish_shard(attempt.target, content, campaign.config.store.dtype, attempt.still_owner)
-    attempt.finish()
     return True
 
 
@@ -58,10 +78,20 @@ def _publish_trace(path: Path, chains: Chains, still_owner: Callable[[], bool]) 
     publish(path, write, check_npz, still_owner)
 
 
-def _sample(
-    campaign: Campaign, engine: str, batch: Batch, sink: Sink, resume: Arrays | None, deadline: Deadline
+def sample(
+    campaign: Campaign,
+    engine: str,
+    batch: Batch,
+    sink: Sink,
+    resume: Arrays | None,
+    deadline: Deadline,
+    *,
+    trained: object = None,
 ) -> Outcome:
-    keywords = _trained(campaign) if engine == "snpe" else {}
+    """Run ``engine`` on ``batch``; ``trained`` takes the place of the campaign's own trained network."""
+    keywords: dict[str, Any] = {}
+    if engine == "snpe":
+        keywords = _trained(campaign) if trained is None else {"trained": trained, "device": torch_device()}
     run = partial(
         ENGINES[engine].load().run,
         campaign.problem,
@@ -164,7 +194,8 @@ def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
     return result
 
 
-def _judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, attempt: int, chains: Chains) -> Shard:
+def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, attempt: int, chains: Chains) -> Shard:
+    """What is published of ``chains``: figures and verdicts of all draws, and the draws thinned."""
     batched = BatchedProblem(campaign.problem, batch)
     seeds = Seeds(campaign.config.campaign.seed, engine)
     began = time.perf_counter()

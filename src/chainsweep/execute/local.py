@@ -13,8 +13,10 @@ from typing import Any
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import ChainsweepError
-from chainsweep.execute.tasks import Result, Task, is_done, tasks_of
-from chainsweep.execute.worker import Finished, Progress, work
+from chainsweep.execute.failures import Kind, record_failure
+from chainsweep.execute.logged import Finished
+from chainsweep.execute.tasks import Result, Task, is_done, target_of, tasks_of
+from chainsweep.execute.worker import Progress, work
 
 MAX_DEATHS = 2
 """A task whose worker died this often is given up; the others go on."""
@@ -169,6 +171,8 @@ class LocalRun:
         code = worker.process.exitcode
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         error = f"its worker process died {self.deaths[task]} times, last by {how}"
+        if task.stage in ("train", "infer"):
+            record_failure(target_of(self.campaign, task), Kind.KILLED, error, ChainsweepError.exit_code)
         self._finish(task, Finished(task, None, error, ChainsweepError.exit_code))
 
     def _finish(self, task: Task, message: Finished) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chainsweep.campaign import Campaign
+from chainsweep.diagnostics.verdict import Verdict
 from chainsweep.errors import StoppedEarly
+from chainsweep.execute.failures import Failure, read_failure
 from chainsweep.store.catalogue import catalogue_table, write_catalogue
 from chainsweep.store.merged import merge
 from chainsweep.store.shard import read_summary
@@ -39,11 +44,42 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
     merged = merge(present, campaign.collection.ids, campaign.paths.posterior, attributes)
     valid = [path for paths in present.values() for path in paths if path not in merged.rejected]
     usable = set(valid)
-    table = catalogue_table([read_summary(path) for path in valid], campaign.parameter_names, campaign.collection.ids)
-    write_catalogue(campaign.paths.catalogue, table)
-    missing = [_relative(path, campaign) for paths in listed.values() for path in paths if path not in usable]
-    rejected = {_relative(path, campaign): reason for path, reason in merged.rejected.items()}
-    return {"datasets": dict(merged.datasets), "missing": missing, "rejected": rejected}
+    absent = {
+        (engine, shard): path
+        for engine, paths in listed.items()
+        for shard, path in enumerate(paths)
+        if path not in usable
+    }
+    failed = {block: failure for block, path in absent.items() if (failure := read_failure(path)) is not None}
+    summaries = [read_summary(path) for path in valid]
+    summaries += [_failed_rows(campaign, *block, failure) for block, failure in failed.items()]
+    write_catalogue(
+        campaign.paths.catalogue, catalogue_table(summaries, campaign.parameter_names, campaign.collection.ids)
+    )
+    return {
+        "datasets": dict(merged.datasets),
+        "missing": [_relative(path, campaign) for block, path in absent.items() if block not in failed],
+        "failed": {_relative(absent[block], campaign): failure.reason for block, failure in failed.items()},
+        "rejected": {_relative(path, campaign): reason for path, reason in merged.rejected.items()},
+    }
+
+
+def _failed_rows(campaign: Campaign, engine: str, shard: int, failure: Failure) -> dict[str, NDArray]:
+    """Catalogue rows of the data sets of a task that failed as a whole."""
+    ids = [campaign.collection.ids[position] for position in campaign.shards[shard].positions.tolist()]
+    values = {"engine": engine, "verdict": str(Verdict.FAILED), "reason": f"{failure.kind}: {failure.reason}"}
+    columns = {name: np.full(len(ids), value, dtype=object) for name, value in values.items()}
+    return {"dataset_id": np.array(ids, dtype=object), **columns}
+
+
+def merge_shortfall(summary: dict[str, Any]) -> str | None:
+    """One sentence on what a merge had to go without; None where it is complete."""
+    parts = [
+        f"{len(summary[what])} shards {verb}, first: {next(iter(summary[what]))}"
+        for what, verb in (("missing", "are missing or invalid"), ("failed", "failed"))
+        if summary[what]
+    ]
+    return f"merged without what is not there: {'; '.join(parts)}" if parts else None
 
 
 def _relative(path: Path, campaign: Campaign) -> str:

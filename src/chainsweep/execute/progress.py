@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from chainsweep.campaign import Campaign
+from chainsweep.execute.logged import Finished
 from chainsweep.execute.tasks import Result, Task, tasks_of
-from chainsweep.execute.worker import Finished
 from chainsweep.execute.worker import Progress as TaskProgress
 
 TRAINING_UNITS = 1000

@@ -7,39 +7,85 @@ from typing import Any
 
 from chainsweep.campaign import Campaign
 from chainsweep.diagnostics.verdict import Verdict
-from chainsweep.execute.tasks import is_done, tasks_of
+from chainsweep.execute.failures import Failure, read_failure
+from chainsweep.execute.tasks import Task, is_done, target_of, tasks_of
 from chainsweep.store.shard import read_summary
 
 
-def campaign_status(campaign: Campaign) -> dict[str, Any]:
-    """The content of ``chainsweep status --json``; what has no valid shard yet is ``pending``."""
-    tasks = tasks_of(campaign)
-    done = {task for stage in ("train", "infer") for task in tasks[stage] if is_done(campaign, task)}
-    engines: dict[str, Counter[str]] = {
-        engine: Counter({str(verdict): 0 for verdict in Verdict} | {"pending": 0}) for engine in campaign.engines
-    }
-    for task in tasks["infer"]:
-        engine, shard = task.block()
-        if task not in done:
-            engines[engine]["pending"] += campaign.shards[shard].positions.size
-            continue
-        summary = read_summary(campaign.paths.shard(engine, shard), ["verdict"])
-        engines[engine].update(str(verdict) for verdict in summary["verdict"])
-    finished = {
-        "merge": campaign.paths.catalogue.exists(),
-        "report": (campaign.paths.report / "index.html").exists(),
-    }
-    counts = {
-        stage: {
-            "total": len(listed),
-            "done": int(finished[stage]) if stage in finished else sum(task in done for task in listed),
+class Progress:
+    """Verdicts and failures of a campaign, read from its files; ``update`` reads only what is not known to be done."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.campaign = campaign
+        self.tasks = tasks_of(campaign)
+        self.done: dict[Task, Counter[str]] = {}
+        self.failed: dict[Task, Failure] = {}
+        self.update()
+
+    @property
+    def open(self) -> list[Task]:
+        """Tasks of training and inference that are neither done nor failed."""
+        listed = self.tasks["train"] + self.tasks["infer"]
+        return [task for task in listed if task not in self.done and task not in self.failed]
+
+    def update(self) -> None:
+        """Look again at every task that was not done."""
+        self.failed = {}
+        for task in self.tasks["train"] + self.tasks["infer"]:
+            if task in self.done:
+                continue
+            if is_done(self.campaign, task):
+                self.done[task] = self._verdicts(task)
+            elif (failure := read_failure(target_of(self.campaign, task))) is not None:
+                self.failed[task] = failure
+
+    def _verdicts(self, task: Task) -> Counter[str]:
+        if task.stage == "train":
+            return Counter()
+        summary = read_summary(self.campaign.paths.shard(*task.block()), ["verdict"])
+        return Counter(str(verdict) for verdict in summary["verdict"])
+
+    def engines(self) -> dict[str, dict[str, int]]:
+        """Data sets by engine and verdict; a failed task's are ``failed``, what is open is ``pending``."""
+        counts: dict[str, Counter[str]] = {
+            engine: Counter({str(verdict): 0 for verdict in Verdict} | {"pending": 0})
+            for engine in self.campaign.engines
         }
-        for stage, listed in tasks.items()
-    }
+        for task in self.tasks["infer"]:
+            engine, shard = task.block()
+            if task in self.done:
+                counts[engine].update(self.done[task])
+            else:
+                size = self.campaign.shards[shard].positions.size
+                counts[engine][str(Verdict.FAILED) if task in self.failed else "pending"] += size
+        return {engine: {name: int(n) for name, n in count.items()} for engine, count in counts.items()}
+
+    def stages(self) -> dict[str, dict[str, int]]:
+        """Tasks by stage: how many there are, are done, and have failed."""
+        paths = self.campaign.paths
+        finished = {"merge": paths.catalogue.exists(), "report": (paths.report / "index.html").exists()}
+        return {
+            stage: {
+                "total": len(listed),
+                "done": int(finished[stage]) if stage in finished else sum(task in self.done for task in listed),
+                "failed": sum(task in self.failed for task in listed),
+            }
+            for stage, listed in self.tasks.items()
+        }
+
+
+def campaign_status(campaign: Campaign, progress: Progress | None = None) -> dict[str, Any]:
+    """The content of ``chainsweep status --json`` that files alone decide; no valid shard yet is ``pending``."""
+    progress = progress if progress is not None else Progress(campaign)
     return {
         "campaign": campaign.name,
         "datasets": len(campaign.collection.ids),
         "quarantined": campaign.quarantined,
-        "engines": {engine: {k: int(v) for k, v in count.items()} for engine, count in engines.items()},
-        "tasks": counts,
+        "engines": progress.engines(),
+        "tasks": progress.stages(),
+        "failed_tasks": [
+            {"task": task.label, "stage": task.stage, "index": task.index, "kind": str(failure.kind)}
+            | {"reason": failure.reason, "at": failure.at, "log": str(campaign.paths.log(task.stage, task.index))}
+            for task, failure in progress.failed.items()
+        ],
     }

@@ -9,11 +9,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Deadline
 from chainsweep.errors import ChainsweepError, UsageError
 from chainsweep.execute.attempt import Report
+from chainsweep.execute.failures import forget_failure
 from chainsweep.store.shard import ShardError, validate_shard
 
 STAGES = ("train", "infer", "merge", "report")
@@ -47,6 +49,7 @@ class Result(enum.Enum):
     DONE = "done"
     ALREADY_DONE = "already done: its published file is valid"
     STOPPED = "stopped early, state saved; run again to continue"
+    INCOMPLETE = "done with what is there; shards are missing or failed, see status"
 
 
 def tasks_of(campaign: Campaign) -> dict[str, list[Task]]:
@@ -103,6 +106,15 @@ def shard_is_valid(campaign: Campaign, engine: str, shard: int, deep: bool = Fal
     return True
 
 
+def target_of(campaign: Campaign, task: Task) -> Path:
+    """The file that says by being there and valid that a ``train`` or ``infer`` task is done."""
+    if task.stage == "train":
+        from chainsweep.execute.train import weights_path
+
+        return weights_path(campaign)
+    return campaign.paths.shard(*task.block())
+
+
 def is_done(campaign: Campaign, task: Task) -> bool:
     """Whether a task's published file says that it is done. Merge and report are always made anew."""
     if task.stage == "infer":
@@ -127,7 +139,10 @@ def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline)
     campaign.verify()
     if is_done(campaign, task):
         return Result.ALREADY_DONE
-    return _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
+    result = _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
+    if result is Result.DONE and task.stage in ("train", "infer"):
+        forget_failure(target_of(campaign, task))
+    return result
 
 
 def _train(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
@@ -143,11 +158,11 @@ def _infer(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -
 
 
 def _merge(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
-    from chainsweep.execute.merge import merge_campaign
+    from chainsweep.execute.merge import merge_campaign, merge_shortfall
 
-    merge_campaign(campaign)
-    report(1, 1, "")
-    return Result.DONE
+    shortfall = merge_shortfall(merge_campaign(campaign))
+    report(1, 1, shortfall or "")
+    return Result.DONE if shortfall is None else Result.INCOMPLETE
 
 
 def _report(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:

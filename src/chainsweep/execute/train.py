@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainsweep.campaign import Campaign
-from chainsweep.engines.base import Arrays, Deadline, Seeds
+from chainsweep.engines.base import Arrays, Deadline, Seeds, Sink
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
 from chainsweep.execute.devices import torch_device
@@ -57,22 +57,10 @@ def is_trained(campaign: Campaign) -> bool:
 
 def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
     """Train the campaign's network and publish it; False when the deadline came first (state is saved)."""
-    from chainsweep.engines import snpe
-
     target = weights_path(campaign)
     attempt = claim(target)
     sink = FileSink(attempt, campaign.hash, report)
-    seeds = Seeds(campaign.config.campaign.seed, "snpe")
-    trained = snpe.train(
-        campaign.problem,
-        _designs(campaign),
-        campaign.config.engines.snpe,
-        seeds.entropy("", "train") % 2**31,
-        sink=sink,
-        resume=load_state(attempt, campaign.hash),
-        deadline=deadline,
-        device=torch_device(),
-    )
+    trained = train_network(campaign, sink, load_state(attempt, campaign.hash), deadline)
     if trained is None:
         sink.flush()
         return False
@@ -80,6 +68,27 @@ def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
     _publish_history(target.with_name("history.csv"), trained)
     attempt.finish()
     return True
+
+
+def train_network(
+    campaign: Campaign, sink: Sink, resume: Arrays | None, deadline: Deadline, steps: int | None = None
+) -> Trained | None:
+    """The trained network; None when the deadline came first. ``steps`` trains for fewer than the campaign says."""
+    from chainsweep.engines import snpe
+
+    settings = campaign.config.engines.snpe
+    if steps is not None:
+        settings = settings.model_copy(update={"train_steps": steps})
+    return snpe.train(
+        campaign.problem,
+        _designs(campaign),
+        settings,
+        Seeds(campaign.config.campaign.seed, "snpe").entropy("", "train") % 2**31,
+        sink=sink,
+        resume=resume,
+        deadline=deadline,
+        device=torch_device(),
+    )
 
 
 def load_trained(campaign: Campaign) -> Trained | None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
-import traceback
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Deadline
-from chainsweep.errors import ChainsweepError
 from chainsweep.execute.environment import prepare
+from chainsweep.execute.logged import Finished, run_logged
+from chainsweep.execute.requeue import run_afresh
 from chainsweep.execute.tasks import Task, find_task, run_task
 
 PROGRESS_SECONDS = 0.2
@@ -33,16 +33,6 @@ class Progress:
     done: int
     total: int
     note: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A task ended: ``result`` is the name of a Result, or None with an error and its exit code."""
-
-    task: Task
-    result: str | None
-    error: str = ""
-    exit_code: int = 0
 
 
 def work(root: Path, tasks: Connection, stop: Event, parent: int) -> None:
@@ -61,7 +51,6 @@ def work(root: Path, tasks: Connection, stop: Event, parent: int) -> None:
         except EOFError:
             return
         task = find_task(campaign, stage, index)
-        _redirect_output(campaign.paths.log(stage, index))
         tasks.send(_run(campaign, task, tasks, deadline))
 
 
@@ -74,29 +63,5 @@ def _run(campaign: Campaign, task: Task, pipe: Connection, deadline: Deadline) -
             last = time.monotonic()
             pipe.send(Progress(task, done, total, note))
 
-    began = time.monotonic()
-    print(f"{_now()} {task.label}: started by process {os.getpid()}", flush=True)
-    try:
-        result = run_task(campaign, task, report, deadline)
-    except ChainsweepError as error:
-        print(f"{_now()} {task.label}: {error}", flush=True)
-        return Finished(task, None, str(error), error.exit_code)
-    except Exception as error:
-        traceback.print_exc()
-        return Finished(task, None, f"{type(error).__name__}: {error}", ChainsweepError.exit_code)
-    print(f"{_now()} {task.label}: {result.value} after {time.monotonic() - began:.1f} s", flush=True)
-    return Finished(task, result.name)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
-def _redirect_output(log: Path) -> None:
-    """Append standard output and error, those of compiled libraries too, to ``log``."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with log.open("ab") as handle:
-        os.dup2(handle.fileno(), 1)
-        os.dup2(handle.fileno(), 2)
+    run = partial(run_afresh, campaign, task, partial(run_task, campaign, task, report, deadline))
+    return run_logged(campaign, task, run, f"process {os.getpid()}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.errors import ModelError
+from chainsweep.model.host import HostCall
 from chainsweep.model.problem import Observation, Problem, observation
 
 Floats = NDArray[np.float64]
@@ -136,20 +137,7 @@ class BatchedProblem:
         if self.problem.has_jax_likelihood:
             return self._call("predictive_pair", _split_keys(keys, theta.shape[1]), theta)
         simulated = self._host_simulate(keys, theta)
-        replicas = [
-            Batch(
-                self.batch.ids,
-                {**self.batch.fields, **{name: values[:, draw] for name, values in simulated.items()}},
-                self.batch.constants,
-                self.batch.mask,
-            )
-            for draw in range(theta.shape[1])
-        ]
-        rows = [
-            BatchedProblem(self.problem, replica, self.compiled).log_likelihood(theta[:, draw : draw + 1])
-            for draw, replica in enumerate(replicas)
-        ]
-        return np.concatenate(rows, axis=1), self.log_likelihood(theta)
+        return self._replica_log_likelihood(theta, simulated), self.log_likelihood(theta)
 
     def _call(self, name: str, *arrays: Any) -> Any:
         """Evaluate in blocks of draws, so that memory stays bounded whatever the number of draws."""
@@ -167,26 +155,38 @@ class BatchedProblem:
 
     def _unpadded(self, position: int, names: tuple[str, ...]) -> dict[str, Any]:
         length = int(self.batch.n_points[position])
-        fields = {name: self.batch.fields[name][position, :length] for name in names}
+        fields = {name: np.array(self.batch.fields[name][position, :length]) for name in names}
         return fields | {name: float(value[position]) for name, value in self.batch.constants.items()}
 
     def _host_log_likelihood(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
-        function = self.problem.host_log_likelihood
-        if function is None:
+        if self.problem.host_log_likelihood is None:
             raise ModelError("the model has no likelihood: define 'log_likelihood(params, **fields)' in its file")
         result = np.full(theta.shape[:2], -np.inf)
-        for position in range(theta.shape[0]):
-            if position in self.failures:
-                continue
-            fields = self._unpadded(position, tuple(self.batch.fields))
-            params = self.problem.unflatten(np.asarray(theta[position]))
-            for draw in np.flatnonzero(where[position]):
-                try:
-                    result[position, draw] = float(function({n: v[draw] for n, v in params.items()}, **fields))
-                except Exception as error:
-                    self.failures[position] = f"log_likelihood raised {type(error).__name__}: {error}"
-                    result[position] = -np.inf
-                    break
+        names = tuple(self.batch.fields)
+        asked = [p for p in range(theta.shape[0]) if p not in self.failures and where[p].any()]
+        calls = [HostCall(self.batch.ids[p], theta[p][where[p]], self._unpadded(p, names)) for p in asked]
+        for position, answer in zip(asked, self.problem.host_map(self.problem, calls), strict=True):
+            if answer.failure:
+                self.failures[position] = answer.failure
+            else:
+                result[position, where[position]] = answer.values
+        return np.where(np.isnan(result), -np.inf, result)
+
+    def _replica_log_likelihood(self, theta: Floats, simulated: dict[str, Floats]) -> Floats:
+        """Log likelihood of each draw's own observations; -inf where the user's function fails on them."""
+        where = np.isfinite(self.log_prior(theta))
+        names = tuple(self.batch.fields)
+        result = np.full(theta.shape[:2], -np.inf)
+        asked, calls = np.argwhere(where), []
+        for position, draw in asked.tolist():
+            fields = self._unpadded(position, names)
+            length = int(self.batch.n_points[position])
+            fields |= {name: np.array(values[position, draw, :length]) for name, values in simulated.items()}
+            point = np.asarray(theta[position, draw : draw + 1])
+            calls.append(HostCall(self.batch.ids[position], point, fields, frozen=False))
+        for (position, draw), answer in zip(asked, self.problem.host_map(self.problem, calls), strict=True):
+            if not answer.failure:
+                result[position, draw] = answer.values[0]
         return np.where(np.isnan(result), -np.inf, result)
 
     def _host_simulate(self, keys: NDArray[np.uint32], theta: Floats) -> dict[str, Floats]:
@@ -211,7 +211,9 @@ class BatchedProblem:
                         value = np.asarray(values[name], float)
                         result[name][position, draw, :length] = value
                         result[name][position, draw, length:] = value[-1]
-                except Exception as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
                     self.failures[position] = f"simulate raised {type(error).__name__}: {error}"
                     break
         return result

@@ -24,6 +24,7 @@ from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
 from chainsweep.model.handlers import MaskObserved
+from chainsweep.model.host import HostMap, answer_in_turn
 
 Array = Any
 
@@ -85,7 +86,8 @@ class Problem:
     """A model with its structure; see the module docstring for the functions.
 
     For a black-box model ``model`` holds the prior alone, and ``host_log_likelihood(params, **fields)`` and
-    ``host_simulate(params, rng, **design)`` are NumPy functions of one data set, either of which may be None.
+    ``host_simulate(params, rng, **design)`` are NumPy functions of one data set, either of which may be None;
+    ``host_map`` decides which process calls the likelihood.
     """
 
     model: Callable[..., Any]
@@ -95,6 +97,7 @@ class Problem:
     host_log_likelihood: HostLikelihood | None = None
     host_simulate: HostSimulator | None = None
     black_box: bool = False
+    host_map: HostMap = answer_in_turn
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

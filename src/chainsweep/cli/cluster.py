@@ -1,0 +1,208 @@
+"""Commands on a Slurm cluster: plan, submit, cancel, logs; and status, which shows the queue beside the files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from chainsweep.campaign import Campaign
+from chainsweep.cli.shared import AsJson, Engines, Folder, SiteFile, app, chosen_engines, out, verdict_table
+
+OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Only tasks that failed, not those never tried.")]
+
+
+@app.command()
+def plan(
+    folder: Folder,
+    site: SiteFile,
+    engine: Engines = None,
+    only_failed: OnlyFailed = False,
+    pilot: Annotated[int, typer.Option("--pilot", min=0, help="First run this many data sets here, to time them.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """The exact scripts and commands that submit would run, with the predicted cost; submits nothing."""
+    from chainsweep.execute.pilot import run_pilot
+    from chainsweep.slurm.cost import predict_cost
+    from chainsweep.slurm.submit import describe, plan_submission, selection
+
+    campaign, cluster_site = _opened(folder, site)
+    engines = chosen_engines(campaign, engine)
+    if pilot:
+        run_pilot(campaign, engines, pilot, lambda text: out.print(escape(text), style="dim") if not as_json else None)
+    submission = plan_submission(campaign, cluster_site, selection(engines, only_failed))
+    content = describe(submission) | {"cost": predict_cost(campaign, cluster_site, submission.jobs)}
+    if as_json:
+        print(json.dumps(content))
+        return
+    for job in content["jobs"]:
+        out.rule(escape(job["script"]), style="dim")
+        out.print(escape(job["text"]), soft_wrap=True)
+    out.rule(style="dim")
+    _print_jobs(content, sent=False)
+    for number, job in enumerate(content["jobs"]):
+        name = submission.jobs[number].variable
+        line = " ".join(part if part.startswith("--dependency") else shlex.quote(part) for part in job["command"])
+        out.print(f"{name}=$({escape(line)})", soft_wrap=True)
+    _print_cost(content["cost"])
+
+
+@app.command()
+def submit(
+    folder: Folder, site: SiteFile, engine: Engines = None, only_failed: OnlyFailed = False, as_json: AsJson = False
+) -> None:
+    """Submit what is missing and not in the queue yet: training, inference, merge and report, by dependency."""
+    from chainsweep.slurm.submit import describe, selection, submit_campaign
+
+    campaign, cluster_site = _opened(folder, site)
+    submission, ids = submit_campaign(campaign, cluster_site, selection(chosen_engines(campaign, engine), only_failed))
+    content = describe(submission, ids)
+    if as_json:
+        for job in content["jobs"]:
+            del job["text"]
+        print(json.dumps(content))
+        return
+    _print_jobs(content, sent=True)
+    if content["jobs"]:
+        out.print(f"Watch with: chainsweep status {escape(str(folder))} --watch", soft_wrap=True)
+
+
+@app.command()
+def status(
+    folder: Folder,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it live, until Ctrl-C or everything has ended.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 5.0,
+) -> None:
+    """Counts by engine and verdict from the files, the queue's state beside them, and why tasks failed."""
+    from chainsweep.execute.status import Progress
+    from chainsweep.slurm.watch import full_status
+
+    campaign = Campaign(folder)
+    progress = Progress(campaign)
+    content = full_status(campaign, progress)
+    if as_json:
+        print(json.dumps(content))
+        return
+    if not watch:
+        out.print(_status_view(content))
+        return
+    with Live(_status_view(content), console=out, refresh_per_second=4) as live:
+        while content["queue"]["elements"] or not _ended(content):
+            time.sleep(interval)
+            progress.update()
+            content = full_status(campaign, progress)
+            live.update(_status_view(content))
+
+
+@app.command()
+def logs(
+    folder: Folder,
+    dataset_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id of a data set.")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Last lines of each file.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The logs of a data set's tasks; without an id those of the tasks that failed."""
+    from chainsweep.slurm.watch import last_lines, logs_of, tasks_with_logs
+
+    campaign = Campaign(folder)
+    listed = logs_of(campaign, tasks_with_logs(campaign, dataset_id))
+    if as_json:
+        print(json.dumps(listed))
+        return
+    if not listed:
+        out.print("No task failed." if dataset_id is None else "No task of this data set has run yet.")
+    for entry in listed:
+        for path in entry["files"]:
+            out.rule(escape(f"{entry['task']}: {path}"), style="dim", align="left")
+            out.print(escape("\n".join(last_lines(path, lines))), soft_wrap=True)
+
+
+@app.command()
+def cancel(folder: Folder, as_json: AsJson = False) -> None:
+    """Take this campaign's jobs out of the queue; what they have saved stays."""
+    from chainsweep.slurm.watch import cancel_jobs
+
+    ids = cancel_jobs(Campaign(folder))
+    if as_json:
+        print(json.dumps({"cancelled": ids}))
+    else:
+        out.print(f"Cancelled: {', '.join(map(str, ids))}" if ids else "Nothing of this campaign is in the queue.")
+
+
+def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:
+    from chainsweep.site import load_site
+
+    cluster_site = load_site(site)
+    campaign = Campaign(folder)
+    campaign.verify()
+    return campaign, cluster_site
+
+
+def _ended(content: dict[str, Any]) -> bool:
+    return all(not counts["pending"] for counts in content["engines"].values()) or content["queue"]["asked"]
+
+
+def _print_jobs(content: dict[str, Any], sent: bool) -> None:
+    queued = content["queued"]
+    if queued["jobs"]:
+        out.print(f"In the queue already: {queued['elements']} elements of jobs {', '.join(map(str, queued['jobs']))}")
+    if not content["jobs"]:
+        out.print("Nothing to submit: everything is done or in the queue.")
+        return
+    table = Table("job", "id" if sent else "", "tasks", "array", "ranks", "after", box=None)
+    for job in content["jobs"]:
+        after = ", ".join(name.split("-", 3)[3] for name in job["after"])
+        number = "" if job["job_id"] is None else str(job["job_id"])
+        table.add_row(job["kind"], number, str(job["tasks"]), job["array"] or "", str(job["ranks"]), after)
+    out.print(table)
+
+
+def _print_cost(cost: dict[str, Any]) -> None:
+    table = Table("predicted", "core-hours", "GPU-hours", "90 % range", "from", box=None)
+    for kind, entry in cost["jobs"].items():
+        if entry["hours"] is None:
+            table.add_row(kind, "?", "?", "", entry["basis"])
+            continue
+        spread = f"{entry['low']:.3g} to {entry['high']:.3g} h"
+        table.add_row(kind, f"{entry['core_hours']:.3g}", f"{entry['gpu_hours']:.3g}", spread, entry["basis"])
+    out.print(table)
+
+
+def _status_view(content: dict[str, Any]) -> Group:
+    """What ``status`` shows: verdicts, the queue in one line, then each task that failed or broke off."""
+    parts: list[Any] = [verdict_table(content["engines"]), _queue_line(content["queue"])]
+    troubled = content["failed_tasks"] + content["interrupted_tasks"]
+    for entry in troubled[:10]:
+        broke_off = "reason" not in entry
+        parts.append(Text(f"{entry['task']}: {'broke off' if broke_off else 'failed'}, {entry['kind']}", style="red"))
+        if not broke_off:
+            parts.append(Text(f"  {entry['reason']}"))
+        parts += [Text(f"  | {line}", style="dim") for line in entry["last_lines"]]
+        parts.append(Text(f"  log: {entry['log']}", style="dim"))
+    if len(troubled) > 10:
+        parts.append(Text(f"... and {len(troubled) - 10} more: see --json"))
+    return Group(*parts)
+
+
+def _queue_line(queue: dict[str, Any]) -> Text:
+    if queue["problem"] is not None:
+        return Text(f"queue: not known ({queue['problem']}); the counts are from the files", style="yellow")
+    if not queue["asked"]:
+        return Text("queue: nothing was submitted", style="dim")
+    if not queue["elements"]:
+        return Text("queue: nothing waits or runs", style="dim")
+    parts = [
+        f"{kind} " + ", ".join(f"{count} {state.lower()}" for state, count in states.items())
+        for kind, states in queue["states"].items()
+    ]
+    reasons = ", ".join(f"{reason} {count}" for reason, count in queue["reasons"].items())
+    return Text("queue: " + "; ".join(parts) + (f" (waiting for: {reasons})" if reasons else ""))

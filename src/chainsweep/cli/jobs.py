@@ -1,0 +1,78 @@
+"""What runs inside a job, and what says beforehand whether a job can run here."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from chainsweep.cli.shared import AsJson, Folder, app, out
+
+Form = Literal["datasets", "walkers"]
+Device = Literal["gpu", "cpu"]
+
+
+@app.command(hidden=True)
+def task(
+    folder: Folder,
+    stage: Annotated[str, typer.Argument(metavar="STAGE")],
+    indices: Annotated[list[int], typer.Argument(metavar="INDEX...", help="Tasks of the stage.")],
+    ranks: Annotated[int | None, typer.Option("--ranks", min=1, help="MPI ranks that must be here.")] = None,
+    form: Annotated[Form, typer.Option("--form", help="What ranks share out: datasets or walkers.")] = "datasets",
+    device: Annotated[Device | None, typer.Option("--device", help="gpu or cpu; default: the best one here.")] = None,
+    attempts_left: Annotated[int | None, typer.Option("--attempts-left", help="Set in a job: requeues left.")] = None,
+    interrupted: Annotated[bool, typer.Option("--interrupted", help="Set in a job: cut off from outside.")] = False,
+) -> None:
+    """Run tasks of one stage: the entry point inside a job."""
+    stop, taken_away = threading.Event(), threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if number == signal.SIGTERM:
+            taken_away.set()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, on_signal)
+    from chainsweep.execute.injob import JobCall, run_job
+    from chainsweep.execute.requeue import JobAttempt
+
+    attempt = None if attempts_left is None else JobAttempt(attempts_left, interrupted, taken_away.is_set)
+    call = JobCall(folder, stage, tuple(indices), ranks, form, device, attempt)
+    code = run_job(call, _print_progress, stop.is_set, lambda text: out.print(escape(text), soft_wrap=True))
+    if code:
+        raise typer.Exit(code)
+
+
+def _print_progress(done: int, total: int, note: str) -> None:
+    print(f"{done} of {total} {note}".rstrip(), flush=True)
+
+
+@app.command()
+def doctor(
+    site: Annotated[Path | None, typer.Option("--site", metavar="SITE.toml", help="Try this cluster too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what works here: packages, MPI, GPU, Apptainer, scratch, locks, clock; with --site what works in jobs."""
+    from chainsweep.execute.doctor import examine
+
+    findings = examine()
+    if site is not None:
+        from chainsweep.site import load_site
+        from chainsweep.slurm.trials import examine_site
+
+        findings += examine_site(load_site(site))
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings]))
+        return
+    table = Table("", "what", "found", box=None)
+    colours = {"ok": "green", "missing": "yellow", "broken": "red"}
+    for finding in findings:
+        colour = colours[finding.state]
+        table.add_row(f"[{colour}]{finding.state}[/{colour}]", finding.what, escape(finding.found))
+    out.print(table)

@@ -1,0 +1,59 @@
+"""What every command shares: the application, its consoles, common arguments, the table of verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from chainsweep.campaign import Campaign
+from chainsweep.config import ENGINE_NAMES
+from chainsweep.errors import UsageError
+
+app = typer.Typer(
+    name="chainsweep",
+    help="Verified posteriors of many data sets: one NumPyro model, three engines, HDF5 chains.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Engines = Annotated[list[str] | None, typer.Option("--engine", help="Only this engine; repeatable.")]
+SiteFile = Annotated[Path, typer.Option("--site", metavar="SITE.toml", help="How the cluster wants its jobs.")]
+
+VERDICT_COLUMNS = ("converged", "not_converged", "failed", "bad_data", "pending")
+
+
+def chosen_engines(campaign: Campaign, names: list[str] | None) -> tuple[str, ...]:
+    """The engines that a command is about, in the campaign's order. Raises ``UsageError`` for one it has not."""
+    if not names:
+        return campaign.engines
+    for name in names:
+        if name not in ENGINE_NAMES:
+            raise UsageError(f"no engine '{name}'; engines: {', '.join(ENGINE_NAMES)}")
+        if name not in campaign.engines:
+            raise UsageError(f"engine '{name}' is not in this campaign's policy ({', '.join(campaign.engines)})")
+    return tuple(name for name in campaign.engines if name in names)
+
+
+def verdict_table(engines: dict[str, dict[str, int]]) -> Table:
+    """Data sets by engine and verdict."""
+    table = Table("engine", *(name.replace("_", " ") for name in VERDICT_COLUMNS), box=None)
+    for name, counts in engines.items():
+        table.add_row(name, *(str(counts[column]) for column in VERDICT_COLUMNS))
+    return table
+
+
+def print_status(campaign: Campaign) -> None:
+    """Counts by engine and verdict."""
+    from chainsweep.execute.status import campaign_status
+
+    content: dict[str, Any] = campaign_status(campaign)
+    out.print(verdict_table(content["engines"]))

@@ -1,0 +1,149 @@
+"""How often a task may be requeued: as long as its attempts make progress.
+
+Progress is a changed state file (or a published one). ``.progress-<name>.json`` holds the digest of the state that
+the last attempt started from, and how many attempts in a row left it as it was. After two, the task ends as failed:
+a walltime too short for one data set must not run for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+from chainsweep.campaign import Campaign
+from chainsweep.errors import ChainsweepError, StoppedEarly
+from chainsweep.execute.attempt import state_path
+from chainsweep.execute.failures import Kind, forget_failure, record_failure, recorded
+from chainsweep.execute.tasks import Result, Task, target_of
+from chainsweep.publish import publish
+
+MAX_IDLE = 2
+"""Attempts in a row without progress after which a task has failed."""
+
+
+class GivenUp(ChainsweepError):
+    """A task stopped early too often without getting on; it is written down as failed."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """``idle`` attempts in a row left the state at ``digest``; ``open`` while the last one has not said its end."""
+
+    digest: str
+    idle: int
+    open: bool
+
+
+@dataclass(frozen=True)
+class JobAttempt:
+    """What the host script knows: requeues that are left, and whether the last attempt was ended from outside.
+
+    Preemption and a lost node are not the task's fault, so such an end does not count as one without progress.
+    """
+
+    left: int
+    interrupted: bool = False
+    taken_away: Callable[[], bool] = lambda: False
+    """Whether this attempt was told to stop by a cancellation or preemption (SIGTERM), not by its time limit."""
+
+
+def run_bounded(target: Path, task: Task, run: Callable[[], Result], attempt: JobAttempt) -> Result:
+    """One attempt in a job: ``run()``, and what it comes to is written down.
+
+    Raises
+    ------
+    GivenUp
+        This was the second attempt in a row without progress, or the last one that the queue allows.
+    """
+    began = _begin(target, attempt.interrupted)
+    if began.idle >= MAX_IDLE:
+        _give_up(target, task, Kind.KILLED, f"{began.idle} attempts in a row were killed before saving progress")
+    try:
+        with recorded(target):
+            result = run()
+    except StoppedEarly as error:
+        # What it stands on is not there, and another attempt would not make it.
+        record_failure(target, Kind.UNAVAILABLE, str(error), GivenUp.exit_code)
+        raise GivenUp(f"{task.label}: {error}") from error
+    if result is not Result.STOPPED:
+        forgive(target)
+        return result
+    own_end = 0 if attempt.taken_away() else 1
+    idle = began.idle + own_end if _digest(target) == began.digest else 0
+    _write(target, _Record(_digest(target), idle, open=False))
+    if idle >= MAX_IDLE:
+        _give_up(
+            target,
+            task,
+            Kind.TIME_LIMIT,
+            f"stopped before its end {idle} times in a row without progress: the walltime is too short for it",
+        )
+    if attempt.left <= 0 and own_end:
+        _give_up(
+            target, task, Kind.TIME_LIMIT, "stopped early in the last attempt that the site's requeue_limit allows"
+        )
+    return result
+
+
+def run_afresh(campaign: Campaign, task: Task, run: Callable[[], Result]) -> Result:
+    """One attempt outside a job: earlier failures are forgotten, and one of this attempt is written down."""
+    if task.stage not in ("train", "infer"):
+        return run()
+    target = target_of(campaign, task)
+    forgive(target)
+    with recorded(target):
+        return run()
+
+
+def forgive(target: Path) -> None:
+    """Forget failures and idle attempts: the task is done, or is handed out anew."""
+    forget_failure(target)
+    _path(target).unlink(missing_ok=True)
+
+
+def _begin(target: Path, interrupted: bool) -> _Record:
+    """Open this attempt's record; an earlier attempt that never said its end counts by the state it left."""
+    last, digest = _read(target), _digest(target)
+    idle = 0
+    if last is not None and last.digest == digest:
+        idle = last.idle + 1 if last.open and not interrupted else last.idle
+    record = _Record(digest, idle, open=True)
+    _write(target, record)
+    return record
+
+
+def _give_up(target: Path, task: Task, kind: Kind, reason: str) -> None:
+    record_failure(target, kind, reason, GivenUp.exit_code)
+    raise GivenUp(f"{task.label}: given up: {reason}")
+
+
+def _digest(target: Path) -> str:
+    """What tells one saved state from another; empty where none is saved."""
+    path = state_path(target)
+    if not path.exists():
+        return ""
+    with path.open("rb") as handle:
+        return file_digest(handle, "sha256").hexdigest()
+
+
+def _path(target: Path) -> Path:
+    return target.with_name(f".progress-{target.stem}.json")
+
+
+def _read(target: Path) -> _Record | None:
+    try:
+        return _Record(**json.loads(_path(target).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def _write(target: Path, record: _Record) -> None:
+    text = json.dumps(vars(record))
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    publish(_path(target), write, lambda temporary: None)

@@ -1,0 +1,1 @@
+"""A campaign on a Slurm cluster: scripts as text, submissions, the queue beside the files."""

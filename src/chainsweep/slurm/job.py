@@ -1,0 +1,98 @@
+"""One Slurm job as chainsweep plans it: which tasks its array elements handle, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STAGE_OF = {"emcee": "infer", "nuts": "infer", "snpe": "infer", "train": "train", "merge": "merge", "report": "report"}
+"""The stage that a job of each kind runs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of ``kind``: element ``i`` of its array handles ``per_element`` tasks from ``tasks[i * per_element]`` on.
+
+    ``name`` is unique in the cluster's queue: campaign, submission, kind and part. ``after`` names the jobs of the
+    same submission that must have ended before it starts. ``form`` says what the ranks of an emcee job share out.
+    """
+
+    name: str
+    kind: str
+    part: int
+    tasks: tuple[int, ...]
+    per_element: int
+    ranks: int
+    form: str
+    gpu: bool
+    after: tuple[str, ...]
+    folder: Path
+    logs: Path
+
+    @property
+    def stage(self) -> str:
+        """Stage of its tasks."""
+        return STAGE_OF[self.kind]
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it is a job array; training, merge and report are single jobs."""
+        return self.stage == "infer"
+
+    @property
+    def requeues(self) -> bool:
+        """Whether what stops early goes back to the queue; merge and report are made anew by the next submission."""
+        return self.stage in ("train", "infer")
+
+    @property
+    def elements(self) -> int:
+        """Number of array elements."""
+        return math.ceil(len(self.tasks) / self.per_element)
+
+    @property
+    def file(self) -> str:
+        """Name of its script."""
+        return f"{self.kind}-{self.part}.sbatch" if self.is_array else f"{self.kind}.sbatch"
+
+    @property
+    def script(self) -> Path:
+        """Path of its script."""
+        return self.folder / self.file
+
+    @property
+    def output(self) -> str:
+        """Slurm's pattern for the output file of each element; ``%`` of the path is doubled."""
+        pattern = "%A_%a" if self.is_array else "%j"
+        return str(self.logs).replace("%", "%%") + f"/slurm-{self.kind}-{pattern}.out"
+
+    @property
+    def variable(self) -> str:
+        """The name that stands for its job id where commands are shown."""
+        return self.file.removesuffix(".sbatch").replace("-", "_")
+
+
+def as_ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as inclusive ranges: ``[0, 1, 2, 7]`` gives ``[(0, 2), (7, 7)]``."""
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return ranges
+
+
+def ranges_text(numbers: Sequence[int]) -> str:
+    """``0-2,7``, as ``jobs.jsonl`` keeps tasks."""
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in as_ranges(numbers))
+
+
+def ranges_read(text: str) -> tuple[int, ...]:
+    """The inverse of ``ranges_text``."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return tuple(numbers)

@@ -1,0 +1,143 @@
+"""Which jobs a submission consists of: arrays over what is missing, split and packed to fit the cluster's limits.
+
+Nothing keeps running to feed the queue. Where more array elements would be needed than the queue takes, each
+element is a chain: it handles one task after another, and what its walltime cuts off goes on in its next attempt.
+So everything is submitted at once, with dependencies, and never more than the queue takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chainsweep.campaign import Campaign
+from chainsweep.errors import ConfigError, UnavailableError
+from chainsweep.execute.tasks import Task
+from chainsweep.site import Site
+from chainsweep.slurm.job import STAGE_OF, Job
+
+SINGLE_JOBS = 3
+"""Places in the queue that are kept for training, merge and report."""
+QUEUE_SHARE = 0.5
+"""Part of the cluster's MaxJobCount, which all its users share, that one submission may fill."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the cluster takes: indices of an array stay below ``max_array_size``; ``max_jobs`` in its queue."""
+
+    max_array_size: int
+    max_jobs: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a submission is about: its ``number``, the ``missing`` tasks by kind, the elements queued already."""
+
+    number: int
+    missing: Mapping[str, Sequence[Task]]
+    emcee_form: str
+    queued: int = 0
+    finish: bool = True
+    """Whether merge and report follow."""
+
+
+def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: Order) -> tuple[Job, ...]:
+    """The jobs of one submission, in the order in which they are sent.
+
+    Raises
+    ------
+    ConfigError
+        The site's settings contradict each other.
+    UnavailableError
+        The queue has no room for even one element of each kind.
+    """
+    maker = _Maker(campaign, site, order)
+    missing = {kind: tasks for kind, tasks in order.missing.items() if tasks}
+    jobs = [maker.job("train", 0, missing["train"], 1, ())] if "train" in missing else []
+    arrays = {kind: tasks for kind, tasks in missing.items() if STAGE_OF[kind] == "infer"}
+    per_element = _packed(site, limits, order, arrays)
+    largest = min(limits.max_array_size, site.max_array_size or limits.max_array_size)
+    for kind, tasks in arrays.items():
+        after = tuple(job.name for job in jobs if job.kind == "train" and kind == "snpe")
+        step = largest * per_element[kind]
+        for part, start in enumerate(range(0, len(tasks), step)):
+            jobs.append(maker.job(kind, part, tasks[start : start + step], per_element[kind], after))
+    if order.finish:
+        jobs.append(maker.job("merge", 0, order.missing["merge"], 1, tuple(job.name for job in jobs)))
+        jobs.append(maker.job("report", 0, order.missing["report"], 1, (jobs[-1].name,)))
+    return tuple(jobs)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    campaign: Campaign
+    site: Site
+    order: Order
+
+    def job(self, kind: str, part: int, tasks: Sequence[Task], per_element: int, after: tuple[str, ...]) -> Job:
+        settings = self.site.job_settings(kind)
+        if self.site.signal_lead_s >= settings.walltime_min * 60:
+            raise ConfigError(
+                f"site {self.site.name}: signal_lead_s = {self.site.signal_lead_s} leaves a {kind} job of "
+                f"{settings.walltime_min} min no time to work; lower it, or raise walltime_min"
+            )
+        ranks, form = 1, ""
+        if kind == "emcee":
+            form = self.order.emcee_form
+            ranks = settings.ranks if form == "walkers" else min(settings.ranks, per_element, len(tasks))
+        return Job(
+            name=f"cs-{self.campaign.hash[:10]}-{self.order.number}-{kind}-{part}",
+            kind=kind,
+            part=part,
+            tasks=tuple(task.index for task in tasks),
+            per_element=per_element,
+            ranks=ranks,
+            form=form,
+            gpu=self.site.uses_gpu(kind),
+            after=after,
+            folder=self.campaign.paths.submission(self.order.number),
+            logs=self.campaign.paths.logs,
+        )
+
+
+def tasks_per_element(site: Site, kind: str, emcee_form: str) -> int:
+    """Tasks of one array element where the queue has room: as the site says, else one, or one a rank."""
+    settings = site.job_settings(kind)
+    if settings.tasks_per_element is not None:
+        return settings.tasks_per_element
+    return settings.ranks if kind == "emcee" and emcee_form == "datasets" else 1
+
+
+def _packed(site: Site, limits: Limits, order: Order, arrays: Mapping[str, Sequence[Task]]) -> dict[str, int]:
+    """Tasks per array element of each kind, raised evenly until all elements fit into the queue."""
+    room = min(site.max_submitted or limits.max_jobs, max(int(limits.max_jobs * QUEUE_SHARE), SINGLE_JOBS + 1))
+    room -= SINGLE_JOBS + order.queued
+    if arrays and room < len(arrays):
+        raise UnavailableError(
+            f"the queue has no room: {order.queued} elements of this campaign are in it, and the site takes "
+            f"{site.max_submitted or limits.max_jobs}; submit again when some have ended"
+        )
+    packed = {kind: tasks_per_element(site, kind, order.emcee_form) for kind in arrays}
+    while sum(math.ceil(len(tasks) / packed[kind]) for kind, tasks in arrays.items()) > room:
+        most = max(arrays, key=lambda kind: math.ceil(len(arrays[kind]) / packed[kind]))
+        elements = math.ceil(len(arrays[most]) / packed[most])
+        packed[most] = math.ceil(len(arrays[most]) / max(1, min(elements - 1, math.ceil(elements * 0.9))))
+    return packed
+
+
+def command(job: Job, ids: Mapping[str, str], also_after: Sequence[int] = ()) -> list[str]:
+    """The sbatch command of ``job``; ``ids`` gives the job id (or what stands for it) of each name in ``after``."""
+    after = [str(number) for number in also_after] + [ids[name] for name in job.after]
+    dependency = [f"--dependency=afterany:{':'.join(after)}"] if after else []
+    return ["sbatch", "--parsable", *dependency, str(job.script)]
+
+
+def write_scripts(jobs: Sequence[Job], texts: Sequence[str], folder: Path) -> None:
+    """Write the scripts of a submission into its folder."""
+    folder.mkdir(parents=True, exist_ok=False)
+    for job, text in zip(jobs, texts, strict=True):
+        job.script.write_text(text, encoding="utf-8")
+        job.script.chmod(0o755)

@@ -1,0 +1,127 @@
+"""``jobs.jsonl``: every job that was sent, one line an event, appended and never rewritten.
+
+A line is written before ``sbatch`` is asked (``sending``) and after it answered (``sent``, with the job id). So a
+job whose ``sbatch`` gave no answer is known by its unique name, and can be looked up in the queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chainsweep.errors import CampaignError
+from chainsweep.slurm.job import STAGE_OF, Job, ranges_read, ranges_text
+
+
+@dataclass(frozen=True)
+class SentJob:
+    """What is known of one job: ``job_id`` is None while it is not known whether Slurm accepted it."""
+
+    name: str
+    submission: int
+    kind: str
+    tasks: tuple[int, ...]
+    per_element: int
+    output: str
+    job_id: int | None
+
+    @property
+    def stage(self) -> str:
+        """Stage of its tasks."""
+        return STAGE_OF[self.kind]
+
+    def tasks_of(self, element: int) -> tuple[int, ...]:
+        """The tasks of one array element."""
+        return self.tasks[element * self.per_element : (element + 1) * self.per_element]
+
+    def output_of(self, task: int) -> Path | None:
+        """Slurm's output file of the element that handles ``task``; None where no job id is known."""
+        if self.job_id is None:
+            return None
+        element = self.tasks.index(task) // self.per_element
+        numbered = self.output.replace("%A", str(self.job_id)).replace("%a", str(element))
+        return Path(numbered.replace("%j", str(self.job_id)).replace("%%", "%"))
+
+
+def note_sending(path: Path, job: Job, submission: int) -> None:
+    """Write down that ``job`` is about to be sent."""
+    content = {
+        "event": "sending",
+        "name": job.name,
+        "submission": submission,
+        "kind": job.kind,
+        "tasks": ranges_text(job.tasks),
+        "per_element": job.per_element,
+        "ranks": job.ranks,
+        "script": str(job.script),
+        "output": job.output,
+    }
+    _append(path, content)
+
+
+def note_sent(path: Path, name: str, job_id: int) -> None:
+    """Write down the id that Slurm gave a job."""
+    _append(path, {"event": "sent", "name": name, "job_id": job_id})
+
+
+def note_refused(path: Path, name: str, reason: str) -> None:
+    """Write down that Slurm did not take a job."""
+    _append(path, {"event": "refused", "name": name, "reason": reason})
+
+
+def sent_jobs(path: Path) -> list[SentJob]:
+    """Every job that Slurm took or may have taken, oldest first.
+
+    Raises
+    ------
+    CampaignError
+        A line is damaged. A last line that a killed process left half written is ignored.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    lines = text.splitlines()
+    jobs: dict[str, SentJob] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            if number == len(lines) and not text.endswith("\n"):
+                break
+            raise CampaignError(f"{path}, line {number}: expected a JSON object ({error}); remove that line") from error
+        if event["event"] == "sending":
+            jobs[event["name"]] = SentJob(
+                name=event["name"],
+                submission=event["submission"],
+                kind=event["kind"],
+                tasks=ranges_read(event["tasks"]),
+                per_element=event["per_element"],
+                output=event["output"],
+                job_id=None,
+            )
+        elif event["event"] == "sent":
+            known = vars(jobs[event["name"]]) | {"job_id": int(event["job_id"])}
+            jobs[event["name"]] = SentJob(**known)
+        else:
+            jobs.pop(event["name"], None)
+    return list(jobs.values())
+
+
+def next_submission(jobs: Iterable[SentJob], folder: Path) -> int:
+    """The number after the last submission that left a trace."""
+    made = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return 1 + max([0, *made, *(job.submission for job in jobs)])
+
+
+def _append(path: Path, content: dict[str, object]) -> None:
+    line = json.dumps(content | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n"
+    half = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write("\n" + line if half else line)
+        handle.flush()
+        os.fsync(handle.fileno())

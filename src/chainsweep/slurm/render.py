@@ -1,0 +1,94 @@
+"""sbatch scripts as text, from the templates in ``slurm/``: pure, nothing is written and nothing is run."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import jinja2
+
+from chainsweep.campaign import Campaign
+from chainsweep.errors import UsageError
+from chainsweep.packages import versions
+from chainsweep.site import Site
+from chainsweep.slurm.job import Job, as_ranges
+
+_PACKAGED = Path(__file__).parents[1] / "slurm_templates"
+TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "slurm"
+"""Inside an installed package, or at the top of a checkout."""
+_NOT_IN_DIRECTIVES = "\n\r\0\\"
+"""Line breaks end a directive; Slurm takes a backslash in a path for an escape, however it is quoted."""
+
+
+def render(job: Job, campaign: Campaign, site: Site) -> str:
+    """The whole sbatch script of ``job``.
+
+    Raises
+    ------
+    UsageError
+        A path holds a character that no ``#SBATCH`` line can hold.
+    """
+    template = _environment().get_template(f"{job.kind}.sbatch.j2")
+    return template.render(
+        job=job,
+        site=site,
+        want=site.job_settings(job.kind).model_dump(),
+        campaign={"name": campaign.name, "hash": campaign.hash, "folder": str(campaign.paths.root)},
+        version=versions("chainsweep")["chainsweep"],
+        python=interpreter(site),
+        mpi_launch=_mpi_launch(site, job),
+        requeue_limit=site.requeue_limit * math.ceil(job.per_element / job.ranks),
+    )
+
+
+def interpreter(site: Site) -> str:
+    """The Python of a job: as the site says, else ``python3`` of its image, else the one that runs this."""
+    if site.python is not None:
+        return site.python
+    return "python3" if site.image else sys.executable
+
+
+def _mpi_launch(site: Site, job: Job) -> list[str]:
+    """The launch line with the number of ranks; a dead rank must end the step, whatever the site wrote."""
+    launch = [part.replace("{ranks}", str(job.ranks)) for part in site.mpi_launch]
+    if Path(launch[0]).name == "srun":
+        cpus = site.job_settings(job.kind).cpus
+        launch += [f"--ntasks={job.ranks}", "--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"]
+    return launch
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # bash, not HTML: every value goes through `quote`, `directive` or a pattern of the site file
+    )
+    environment.filters["quote"] = shlex.quote
+    environment.filters["directive"] = directive
+    environment.filters["ranges"] = _bash_ranges
+    return environment
+
+
+def directive(value: str) -> str:
+    """``value`` as one word of an ``#SBATCH`` line."""
+    if any(character in value for character in _NOT_IN_DIRECTIVES):
+        raise UsageError(
+            f"{value!r} cannot stand in an #SBATCH line: expected a path without backslash and line break; "
+            "move the campaign to another folder"
+        )
+    if all(character.isalnum() or character in "/_.-+=:,@%" for character in value):
+        return value
+    return '"' + value.replace('"', '\\"') + '"'
+
+
+def _bash_ranges(tasks: Sequence[int]) -> str:
+    """Task numbers as words of a bash array: ``{0..390} 402``."""
+    return " ".join(str(a) if a == b else f"{{{a}..{b}}}" for a, b in as_ranges(tasks))

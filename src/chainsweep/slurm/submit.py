@@ -1,0 +1,282 @@
+"""``plan`` and ``submit``: what is missing and not in the queue becomes arrays that depend on each other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chainsweep.campaign import Campaign
+from chainsweep.errors import UnavailableError, UsageError
+from chainsweep.execute.failures import read_failure
+from chainsweep.execute.pilot import emcee_form
+from chainsweep.execute.requeue import forgive
+from chainsweep.execute.tasks import Task, is_done, target_of, tasks_of
+from chainsweep.site import Site
+from chainsweep.slurm import client
+from chainsweep.slurm.job import STAGE_OF, Job
+from chainsweep.slurm.plan import Limits, Order, command, plan_jobs, write_scripts
+from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
+from chainsweep.slurm.render import render
+from chainsweep.slurm.watch import look_or_raise
+
+DEFAULT_LIMITS = Limits(max_array_size=1001, max_jobs=10_000)
+"""Slurm's own defaults."""
+LOOKUPS = 5
+LOOKUP_PAUSE_S = 2.0
+"""How often, and how far apart, the queue is searched for a job whose sbatch gave no answer."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tasks a submission is about: those of ``engines``, and with ``only_failed`` only those that failed."""
+
+    engines: tuple[str, ...]
+    only_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Queued:
+    """What of this campaign is in the queue: live jobs by name, their elements, and the tasks they will do."""
+
+    jobs: dict[str, SentJob] = field(default_factory=dict)
+    elements: int = 0
+    tasks: frozenset[tuple[str, int]] = frozenset()
+
+    @property
+    def ids(self) -> list[int]:
+        """Their job ids."""
+        return sorted(job.job_id for job in self.jobs.values() if job.job_id is not None)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A planned submission: its jobs and scripts, and the jobs in the queue that merge and report wait for too."""
+
+    number: int
+    jobs: tuple[Job, ...]
+    scripts: tuple[str, ...]
+    wait_for: tuple[int, ...]
+    queued: Queued
+
+    def commands(self) -> list[list[str]]:
+        """The sbatch commands, with ``$name`` for the id of an earlier job."""
+        ids = {job.name: f"${job.variable}" for job in self.jobs}
+        return [command(job, ids, self.waits(job)) for job in self.jobs]
+
+    def waits(self, job: Job) -> tuple[int, ...]:
+        """Job ids of earlier submissions that ``job`` waits for: merging waits for all that may still publish."""
+        if job.kind == "merge":
+            return self.wait_for
+        trains = [sent.job_id for sent in self.queued.jobs.values() if sent.kind == "train" and sent.job_id is not None]
+        return tuple(trains) if job.kind == "snpe" else ()
+
+
+def selection(engines: tuple[str, ...], only_failed: bool) -> Selection:
+    """What a command line asks for."""
+    return Selection(engines, only_failed)
+
+
+def plan_submission(campaign: Campaign, site: Site, chosen: Selection) -> Submission:
+    """What a submit would do now; nothing is written and nothing is sent.
+
+    Without a cluster in reach, the limits are Slurm's defaults, and nothing counts as queued.
+    """
+    if shutil.which("squeue") is None:
+        queued, limits = Queued(), DEFAULT_LIMITS
+    else:
+        queued, limits = queued_jobs(campaign, look_or_raise(campaign)), client.limits()
+    return _prepare(campaign, site, chosen, limits, queued)
+
+
+def submit_campaign(campaign: Campaign, site: Site, chosen: Selection) -> tuple[Submission, dict[str, int]]:
+    """Send what is missing and not queued; the submission and its job ids by name.
+
+    Raises
+    ------
+    UnavailableError
+        Slurm cannot be reached, refuses a job, or gives no answer.
+    UsageError
+        Another submit of this campaign is running.
+    """
+    with submission_lock(campaign):
+        limits = client.limits()
+        queued = queued_jobs(campaign, look_or_raise(campaign))
+        submission = _prepare(campaign, site, chosen, limits, queued)
+        return submission, send(campaign, site, submission)
+
+
+def queued_jobs(campaign: Campaign, elements: Sequence[client.Element]) -> Queued:
+    """Match the queue with ``jobs.jsonl``; a job that was sent without an answer is adopted by its name."""
+    sent = {job.name: job for job in sent_jobs(campaign.paths.jobs)}
+    live: dict[str, SentJob] = {}
+    tasks: set[tuple[str, int]] = set()
+    count = 0
+    for element in elements:
+        job = sent.get(element.name)
+        if job is None or not element.live:
+            continue
+        if job.job_id is None:
+            note_sent(campaign.paths.jobs, job.name, element.job_id)
+            job = sent[job.name] = SentJob(**vars(job) | {"job_id": element.job_id})
+        live[job.name] = job
+        count += 1
+        tasks.update((job.stage, task) for task in job.tasks_of(element.element))
+    return Queued(live, count, frozenset(tasks))
+
+
+def _prepare(campaign: Campaign, site: Site, chosen: Selection, limits: Limits, queued: Queued) -> Submission:
+    missing = missing_tasks(campaign, chosen, queued)
+    form = emcee_form(campaign) if missing.get("emcee") and site.job_settings("emcee").ranks > 1 else "datasets"
+    number = next_submission(sent_jobs(campaign.paths.jobs), campaign.paths.submissions)
+    finish = any(missing[kind] for kind in missing if STAGE_OF[kind] in ("train", "infer")) or (
+        not any(job.kind in ("merge", "report") for job in queued.jobs.values()) and not _is_finished(campaign)
+    )
+    order = Order(number, missing, form, queued.elements, finish)
+    jobs = plan_jobs(campaign, site, limits, order)
+    scripts = tuple(render(job, campaign, site) for job in jobs)
+    return Submission(number, jobs, scripts, tuple(queued.ids), queued)
+
+
+def missing_tasks(campaign: Campaign, chosen: Selection, queued: Queued) -> dict[str, list[Task]]:
+    """Tasks by kind of job that are neither done nor queued."""
+    tasks = tasks_of(campaign)
+    missing: dict[str, list[Task]] = {"train": [], **{engine: [] for engine in campaign.engines}}
+    for task in tasks["train"] + tasks["infer"]:
+        if task.engine not in chosen.engines or (task.stage, task.index) in queued.tasks:
+            continue
+        if chosen.only_failed and read_failure(target_of(campaign, task)) is None:
+            continue
+        if not is_done(campaign, task):
+            missing["train" if task.stage == "train" else str(task.engine)].append(task)
+    return missing | {"merge": tasks["merge"], "report": tasks["report"]}
+
+
+def _is_finished(campaign: Campaign) -> bool:
+    """Whether catalogue and report are newer than every published shard."""
+    page = campaign.paths.report / "index.html"
+    if not (campaign.paths.catalogue.exists() and page.exists()):
+        return False
+    shards = [campaign.paths.shard(*task.block()) for task in tasks_of(campaign)["infer"]]
+    newest = max((path.stat().st_mtime for path in shards if path.exists()), default=0.0)
+    return newest <= campaign.paths.catalogue.stat().st_mtime <= page.stat().st_mtime
+
+
+def send(campaign: Campaign, site: Site, submission: Submission) -> dict[str, int]:
+    """Write the scripts and submit them in order; job ids by name.
+
+    Raises
+    ------
+    UnavailableError
+        Slurm refused a job or gave no answer. What was sent stays recorded; a second submit goes on from there.
+    """
+    if not submission.jobs:
+        return {}
+    paths = campaign.paths
+    paths.logs.mkdir(exist_ok=True)
+    write_scripts(submission.jobs, submission.scripts, paths.submission(submission.number))
+    tasks = tasks_of(campaign)
+    ids: dict[str, int] = {}
+    for job in submission.jobs:
+        if job.requeues:
+            for index in job.tasks:
+                forgive(target_of(campaign, tasks[job.stage][index]))
+        known = {name: str(number) for name, number in ids.items()}
+        line = command(job, known, submission.waits(job))
+        note_sending(paths.jobs, job, submission.number)
+        try:
+            ids[job.name] = _send_once(line, job.name, site.sbatch_timeout_s)
+        except client.NoAnswer:
+            raise
+        except UnavailableError as error:
+            note_refused(paths.jobs, job.name, str(error))
+            raise UnavailableError(
+                f"{error}\n{len(ids)} of {len(submission.jobs)} jobs were sent ({job.file} was not). If the queue is "
+                "full, set max_submitted in the site file; then submit again: only what is missing is sent"
+            ) from error
+        note_sent(paths.jobs, job.name, ids[job.name])
+    return ids
+
+
+def _send_once(line: Sequence[str], name: str, timeout_s: float) -> int:
+    """Run sbatch; where it does not answer, look the job up by its unique name rather than send it again."""
+    try:
+        return client.sbatch(line, timeout_s)
+    except client.NoAnswer as error:
+        for _ in range(LOOKUPS):
+            found = client.queue([name])
+            if found:
+                return found[0].job_id
+            time.sleep(LOOKUP_PAUSE_S)
+        raise client.NoAnswer(
+            f"{error}, and the queue knows no job {name} yet. It may still have been accepted: submit again in a "
+            "minute; jobs that turn up until then are recognised by name and not sent twice"
+        ) from error
+
+
+@contextmanager
+def submission_lock(campaign: Campaign) -> Iterator[None]:
+    """Only one submit at a time; a lock that a dead process of this machine left is taken over.
+
+    Raises
+    ------
+    UsageError
+        Another submit is running.
+    """
+    path = campaign.paths.submissions / ".lock"
+    path.parent.mkdir(exist_ok=True)
+    mine = f"{socket.gethostname()} {os.getpid()}"
+    try:
+        _create(path, mine)
+    except FileExistsError:
+        holder = path.read_text(encoding="utf-8")
+        host, _, process = holder.partition(" ")
+        if host != socket.gethostname() or not process.isdigit() or Path(f"/proc/{process}").exists():
+            raise UsageError(
+                f"{path}: another submit holds it (host and process: {holder}); wait for it, "
+                "or remove the file if that process is gone"
+            ) from None
+        path.unlink()
+        _create(path, mine)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(text)
+
+
+def describe(submission: Submission, ids: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The submission as plain values, for ``--json``; ``ids`` once it is sent."""
+    return {
+        "submission": submission.number,
+        "jobs": [
+            {
+                "name": job.name,
+                "kind": job.kind,
+                "stage": job.stage,
+                "tasks": len(job.tasks),
+                "elements": job.elements,
+                "tasks_per_element": job.per_element,
+                "ranks": job.ranks,
+                "array": f"0-{job.elements - 1}" if job.is_array else None,
+                "after": list(job.after),
+                "script": str(job.script),
+                "command": line,
+                "text": text,
+                "job_id": None if ids is None else ids.get(job.name),
+            }
+            for job, line, text in zip(submission.jobs, submission.commands(), submission.scripts, strict=True)
+        ],
+        "queued": {"jobs": submission.queued.ids, "elements": submission.queued.elements},
+    }

@@ -1,0 +1,182 @@
+"""Queue state beside the counts from the files: what waits and runs, why tasks ended, and their logs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chainsweep.campaign import Campaign
+from chainsweep.errors import UnavailableError
+from chainsweep.execute.attempt import was_started
+from chainsweep.execute.failures import Kind
+from chainsweep.execute.status import Progress, campaign_status
+from chainsweep.execute.tasks import Task, target_of
+from chainsweep.slurm import client
+from chainsweep.slurm.record import SentJob, sent_jobs
+
+TAIL_BYTES = 16_384
+SIGNS = (
+    ("oom-kill", Kind.OUT_OF_MEMORY),
+    ("oom_kill", Kind.OUT_OF_MEMORY),
+    ("Out Of Memory", Kind.OUT_OF_MEMORY),
+    ("emory limit", Kind.OUT_OF_MEMORY),
+    ("MemoryError", Kind.OUT_OF_MEMORY),
+    ("DUE TO TIME LIMIT", Kind.TIME_LIMIT),
+    ("DUE TO NODE FAILURE", Kind.NODE_FAILURE),
+    ("NODE FAIL", Kind.NODE_FAILURE),
+)
+"""What Slurm writes into a job's output file, and what it means."""
+STATES = {
+    "OUT_OF_MEMORY": Kind.OUT_OF_MEMORY,
+    "TIMEOUT": Kind.TIME_LIMIT,
+    "DEADLINE": Kind.TIME_LIMIT,
+    "NODE_FAIL": Kind.NODE_FAILURE,
+    "BOOT_FAIL": Kind.NODE_FAILURE,
+}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The queue's elements of this campaign; ``problem`` says why it could not be asked, if so."""
+
+    elements: tuple[client.Element, ...] = ()
+    problem: str | None = None
+
+    def state_of(self, job: SentJob, task: int) -> client.Element | None:
+        """The queue's line of the element that handles ``task``."""
+        element = job.tasks.index(task) // job.per_element
+        return next((e for e in self.elements if e.name == job.name and e.element == element), None)
+
+
+def look(campaign: Campaign) -> Queue:
+    """Ask the queue once. Nothing was ever submitted: it is not asked at all."""
+    names = {job.name for job in sent_jobs(campaign.paths.jobs)}
+    if not names:
+        return Queue()
+    try:
+        return Queue(tuple(element for element in client.queue() if element.name in names))
+    except UnavailableError as error:
+        return Queue(problem=str(error))
+
+
+def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
+    """``campaign_status`` with the queue's state, and every task that ended without its file."""
+    found = look(campaign)
+    content = campaign_status(campaign, progress)
+    sent = sent_jobs(campaign.paths.jobs)
+    for entry in content["failed_tasks"]:
+        entry |= _from_slurm(sent, found, entry["stage"], entry["index"], Kind(entry["kind"]))
+        entry["last_lines"] = last_lines(Path(entry["log"]))
+    content["interrupted_tasks"] = _interrupted(campaign, progress, sent, found)
+    live = [element for element in found.elements if element.live]
+    kinds = {job.name: job.kind for job in sent}
+    states: dict[str, Counter[str]] = {}
+    for element in live:
+        states.setdefault(kinds[element.name], Counter())[element.state] += 1
+    content["queue"] = {
+        "asked": bool(sent),
+        "problem": found.problem,
+        "elements": len(live),
+        "states": {kind: dict(counts) for kind, counts in states.items()},
+        "reasons": dict(Counter(element.reason for element in live if element.state == "PENDING")),
+    }
+    return content
+
+
+def _interrupted(campaign: Campaign, progress: Progress, sent: list[SentJob], found: Queue) -> list[dict[str, Any]]:
+    """Tasks that began, are not done, did not say why they ended, and that nothing in the queue will continue."""
+    live = {
+        (job.stage, task)
+        for element in found.elements
+        if element.live
+        for job in sent
+        if job.name == element.name
+        for task in job.tasks_of(element.element)
+    }
+    listed = []
+    for task in progress.open:
+        if (task.stage, task.index) in live or not was_started(target_of(campaign, task)):
+            continue
+        log = campaign.paths.log(task.stage, task.index)
+        entry = {"task": task.label, "stage": task.stage, "index": task.index, "kind": str(Kind.KILLED)}
+        entry |= {"log": str(log), "last_lines": last_lines(log)}
+        listed.append(entry | _from_slurm(sent, found, task.stage, task.index, Kind.KILLED))
+    return listed
+
+
+def _from_slurm(sent: list[SentJob], found: Queue, stage: str, index: int, kind: Kind) -> dict[str, Any]:
+    """What Slurm knows of a task's last job: its output file, and the kind of end where the task could not tell."""
+    job = next((job for job in reversed(sent) if job.stage == stage and index in job.tasks), None)
+    if job is None or job.job_id is None:
+        return {}
+    output = job.output_of(index)
+    known: dict[str, Any] = {"job_id": job.job_id, "slurm_log": str(output)}
+    if kind not in (Kind.KILLED, Kind.TIME_LIMIT):
+        return known
+    element = found.state_of(job, index)
+    if element is not None and element.state in STATES:
+        return known | {"kind": str(STATES[element.state])}
+    sign = sign_in(tail(output)) if output is not None else None
+    return known | ({"kind": str(sign)} if sign is not None else {})
+
+
+def sign_in(text: str) -> Kind | None:
+    """The last end that Slurm itself announced in an output file; None where there is no such line."""
+    places = [(text.rfind(words), kind) for words, kind in SIGNS if words in text]
+    return max(places)[1] if places else None
+
+
+def tail(path: Path) -> str:
+    """The end of a log; empty where there is none."""
+    try:
+        with path.open("rb") as handle:
+            handle.seek(0, 2)
+            handle.seek(max(0, handle.tell() - TAIL_BYTES))
+            return handle.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def last_lines(path: Path | str, count: int = 5) -> list[str]:
+    """The last lines of a log that are not blank."""
+    return [line for line in tail(Path(path)).splitlines() if line.strip()][-count:]
+
+
+def logs_of(campaign: Campaign, tasks: list[Task]) -> list[dict[str, Any]]:
+    """The log files of tasks: their own, and Slurm's of each job that handled them."""
+    sent = sent_jobs(campaign.paths.jobs)
+    listed = []
+    for task in tasks:
+        slurm = [job.output_of(task.index) for job in sent if job.stage == task.stage and task.index in job.tasks]
+        files = [campaign.paths.log(task.stage, task.index), *(path for path in slurm if path is not None)]
+        listed.append({"task": task.label, "files": [str(path) for path in files if path.exists()]})
+    return listed
+
+
+def tasks_with_logs(campaign: Campaign, dataset_id: str | None) -> list[Task]:
+    """The tasks that handle a data set and have a log; without an id the ones that failed or broke off."""
+    progress = Progress(campaign)
+    if dataset_id is None:
+        broken = [task for task in progress.open if was_started(target_of(campaign, task))]
+        return [*progress.failed, *broken]
+    plan, _ = campaign.locate(campaign.collection.position(dataset_id))
+    tasks = progress.tasks["train"] + [task for task in progress.tasks["infer"] if task.shard == plan.index]
+    return [task for task in tasks if campaign.paths.log(task.stage, task.index).exists()]
+
+
+def cancel_jobs(campaign: Campaign) -> list[int]:
+    """Cancel everything of this campaign that is in the queue; the ids."""
+    ids = sorted({element.job_id for element in look_or_raise(campaign) if element.live})
+    if ids:
+        client.cancel(ids)
+    return ids
+
+
+def look_or_raise(campaign: Campaign) -> tuple[client.Element, ...]:
+    """``look``, for those who cannot do without an answer. Raises ``UnavailableError``."""
+    found = look(campaign)
+    if found.problem is not None:
+        raise UnavailableError(found.problem)
+    return found.elements

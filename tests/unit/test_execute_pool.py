@@ -1,0 +1,103 @@
+"""Calls of a black-box likelihood as messages of a pool, and what dead attempts leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chainsweep.errors import ChainsweepError
+from chainsweep.execute import pool as pooling
+from chainsweep.execute.host import HostCalls, Note, Notes, forget_suspects
+from chainsweep.execute.pool import Order, PoolMap, Reply, cut
+from chainsweep.model.host import HostAnswer, HostCall, combined
+
+
+def calls(*rows: int) -> list[HostCall]:
+    return [HostCall(f"d{i}", np.full((n, 2), float(i)), {"x": np.zeros(3)}) for i, n in enumerate(rows)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
+def test_cutting_keeps_every_row_in_order(rows):
+    asked = calls(5, 1, 0, 4)
+    owners, messages = cut(asked, rows)
+    parts = [part for message in messages for part in message]
+    assert all(sum(len(part.theta) for part in message) == rows for message in messages[:-1])
+    assert all(part.fields is None for part in parts)
+    for owner, call in enumerate(asked):
+        own = [part.theta for part, of in zip(parts, owners, strict=True) if of == owner]
+        assert sum(map(len, own)) == len(call.theta)
+        assert all((theta == owner).all() for theta in own)
+
+
+def test_fields_travel_only_where_they_are_not_the_campaigns():
+    replica = HostCall("d0", np.zeros((1, 2)), {"y": np.ones(3)}, frozen=False)
+    _, messages = cut([*calls(1), replica], 10)
+    assert [part.fields is None for part in messages[0]] == [True, False]
+
+
+def test_the_first_failure_is_the_calls():
+    parts = [HostAnswer(np.ones(2)), HostAnswer(np.zeros(1), "first"), HostAnswer(np.zeros(1), "second")]
+    assert combined(parts).failure == "first"
+    assert combined(parts[:1]).failure == ""
+
+
+class FakePool:
+    """Evaluates here: the sum of each row, unless told to fail."""
+
+    size = 3
+
+    def __init__(self, error: str = "") -> None:
+        self.error = error
+        self.sizes: list[int] = []
+
+    def map(self, function: object, orders: list[Order]) -> list[Reply]:
+        assert function is pooling.serve
+        self.sizes = [sum(len(part.theta) for part in order.parts) for order in orders]
+        answers = [tuple(HostAnswer(part.theta.sum(axis=1)) for part in order.parts) for order in orders]
+        return [Reply(each, seconds=1e-6 * sum(self.sizes), error=self.error) for each in answers]
+
+
+def test_answers_come_back_to_their_calls():
+    mapped = PoolMap(FakePool(), Path("log"))
+    answers = mapped(HostCalls(Path()), None, calls(5, 1, 4))  # type: ignore[arg-type]
+    assert [answer.values.tolist() for answer in answers] == [[0.0] * 5, [2.0], [4.0] * 4]
+
+
+def test_cheap_calls_travel_in_larger_messages():
+    pool = FakePool()
+    mapped = PoolMap(pool, Path("log"))
+    mapped(HostCalls(Path()), None, calls(600))  # type: ignore[arg-type]
+    assert len(pool.sizes) == 3 * pooling.MESSAGES_PER_RANK
+    mapped.seconds_per_row = 1e-6
+    mapped(HostCalls(Path()), None, calls(600))  # type: ignore[arg-type]
+    assert pool.sizes == [200, 200, 200]
+
+
+def test_a_rank_that_cannot_serve_is_an_error():
+    mapped = PoolMap(FakePool("rank 2: no model file"), Path("log"))
+    with pytest.raises(ChainsweepError, match="rank 2: no model file"):
+        mapped(HostCalls(Path()), None, calls(5))  # type: ignore[arg-type]
+
+
+def test_notes_of_a_dead_attempt_make_suspects_until_the_shard_is_published(tmp_path):
+    target = tmp_path / "00003.h5"
+    note = Note(Notes(target, 1).path(rank=0))
+    note.set('a rather long "id"')
+    note.set("b")
+    note.close()
+    Note(Notes(target, 1).path(rank=1)).close()
+    assert Notes(target, 2).collect() == {"b"}
+    Note(Notes(target, 2).path(rank=0)).set("c")
+    assert Notes(target, 3).collect() == {"b", "c"}
+    forget_suspects(target)
+    assert Notes(target, 4).collect() == frozenset()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_attempt_that_ends_alive_leaves_no_suspect(tmp_path):
+    notes = Notes(tmp_path / "00003.h5", 1)
+    Note(notes.path(rank=0)).set("a")
+    notes.clear()
+    assert Notes(tmp_path / "00003.h5", 2).collect() == frozenset()

@@ -1,0 +1,150 @@
+"""How often a task may come back: as long as it makes progress, and twice without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chainsweep.errors import DataError, StoppedEarly
+from chainsweep.execute.attempt import state_path
+from chainsweep.execute.failures import Kind, read_failure
+from chainsweep.execute.requeue import GivenUp, JobAttempt, forgive, run_bounded
+from chainsweep.execute.tasks import Result, Task
+from chainsweep.publish import LostOwnership
+
+TASK = Task("infer", 3, "nuts", 3)
+MANY = JobAttempt(left=50)
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone: nothing behind it runs."""
+
+
+def stops(target: Path, state: str | None):
+    def run() -> Result:
+        if state is not None:
+            state_path(target).write_text(state)
+        return Result.STOPPED
+
+    return run
+
+
+def dies(target: Path, state: str | None):
+    def run() -> Result:
+        if state is not None:
+            state_path(target).write_text(state)
+        raise Killed
+
+    return run
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    return tmp_path / "00003.h5"
+
+
+def test_stopping_with_progress_may_go_on_for_ever(target):
+    for number in range(20):
+        assert run_bounded(target, TASK, stops(target, str(number)), MANY) is Result.STOPPED
+    assert read_failure(target) is None
+
+
+@pytest.mark.parametrize("state", [None, "the same"])
+def test_stopping_twice_without_progress_is_a_failure(target, state):
+    if state is not None:
+        state_path(target).write_text(state)
+    assert run_bounded(target, TASK, stops(target, state), MANY) is Result.STOPPED
+    with pytest.raises(GivenUp, match="walltime is too short"):
+        run_bounded(target, TASK, stops(target, state), MANY)
+    assert read_failure(target).kind is Kind.TIME_LIMIT
+    assert GivenUp.exit_code not in (0, 75)
+
+
+def test_progress_in_between_starts_the_count_anew(target):
+    for state in ("1", "1", "2", "2", "3"):
+        assert run_bounded(target, TASK, stops(target, state), MANY) is Result.STOPPED
+
+
+def test_dying_twice_without_progress_ends_at_the_third_start(target):
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run_bounded(target, TASK, dies(target, None), MANY)
+    with pytest.raises(GivenUp, match="killed before saving"):
+        run_bounded(target, TASK, dies(target, "never reached"), MANY)
+    assert not state_path(target).exists()
+    assert read_failure(target).kind is Kind.KILLED
+
+
+def test_dying_with_progress_goes_on(target):
+    for number in range(5):
+        with pytest.raises(Killed):
+            run_bounded(target, TASK, dies(target, str(number)), MANY)
+    assert read_failure(target) is None
+
+
+def test_preemption_and_lost_nodes_are_not_the_task_s_fault(target):
+    for _ in range(5):
+        with pytest.raises(Killed):
+            run_bounded(target, TASK, dies(target, None), JobAttempt(left=50, interrupted=True))
+    taken = JobAttempt(left=50, taken_away=lambda: True)
+    for _ in range(5):
+        assert run_bounded(target, TASK, stops(target, None), taken) is Result.STOPPED
+    assert read_failure(target) is None
+
+
+def test_the_last_attempt_says_that_it_was_the_last(target):
+    with pytest.raises(GivenUp, match="requeue_limit"):
+        run_bounded(target, TASK, stops(target, "new"), JobAttempt(left=0))
+    assert read_failure(target).kind is Kind.TIME_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (ZeroDivisionError("no"), Kind.BUG, 70),
+        (MemoryError(), Kind.OUT_OF_MEMORY, 70),
+        (DataError("bad"), Kind.BAD_DATA, 65),
+    ],
+)
+def test_an_exception_is_written_down_and_goes_on(target, error, kind, code):
+    def run() -> Result:
+        raise error
+
+    with pytest.raises(type(error)):
+        run_bounded(target, TASK, run, MANY)
+    found = read_failure(target)
+    assert (found.kind, found.exit_code) == (kind, code)
+
+
+def test_a_task_without_what_it_stands_on_fails_at_once(target):
+    def run() -> Result:
+        raise StoppedEarly("not trained yet")
+
+    with pytest.raises(GivenUp, match="not trained"):
+        run_bounded(target, TASK, run, MANY)
+    assert "not trained" in read_failure(target).reason
+
+
+def test_losing_a_task_to_a_later_attempt_is_no_failure_of_the_task(target):
+    def run() -> Result:
+        raise LostOwnership("another one has it")
+
+    with pytest.raises(LostOwnership):
+        run_bounded(target, TASK, run, MANY)
+    assert read_failure(target) is None
+
+
+def test_done_forgets_everything(target):
+    run_bounded(target, TASK, stops(target, None), MANY)
+    assert run_bounded(target, TASK, lambda: Result.DONE, MANY) is Result.DONE
+    state_path(target).unlink(missing_ok=True)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_task_handed_out_anew_starts_from_zero(target):
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run_bounded(target, TASK, dies(target, None), MANY)
+    forgive(target)
+    assert run_bounded(target, TASK, stops(target, None), MANY) is Result.STOPPED

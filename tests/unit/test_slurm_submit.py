@@ -1,0 +1,273 @@
+"""Submitting with stand-ins for Slurm's commands: what is sent, when nothing is, and what a lost answer does.
+
+`tests/cluster` does the same on a real Slurm; here every answer, late ones too, comes on demand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chainsweep.campaign import Campaign
+from chainsweep.errors import CampaignError, UnavailableError, UsageError
+from chainsweep.execute.failures import Kind, read_failure, record_failure
+from chainsweep.execute.tasks import target_of, tasks_of
+from chainsweep.freeze import init_campaign
+from chainsweep.site import Site
+from chainsweep.slurm import client, submit, watch
+from chainsweep.slurm.record import sent_jobs
+from chainsweep.slurm.submit import Selection, plan_submission, submission_lock, submit_campaign
+from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
+
+SITE = Site(name="test", device="cpu", sbatch_timeout_s=5)
+ALL = Selection(("emcee", "nuts", "snpe"))
+
+SBATCH = r"""#!/bin/bash
+# Accepts a script: one line of the queue for each element.
+cd "$(dirname "$0")"
+if [ -e refuse ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi
+script=${!#}
+id=$(( $(cat next 2>/dev/null || echo 100) )); echo $((id + 1)) > next
+name=$(sed -n 's/^#SBATCH --job-name=//p' "$script")
+last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$script")
+if [ -n "$last" ]; then for i in $(seq 0 "$last"); do echo "$id|$i|PENDING|$name|Priority|0:00|" >> queue; done
+else echo "$id|N/A|PENDING|$name|Dependency|0:00|" >> queue; fi
+echo "$*" >> calls
+if [ -e slow ]; then rm slow; sleep 60; fi
+echo "$id"
+"""
+SQUEUE = r"""#!/bin/bash
+cd "$(dirname "$0")"
+if [ -e down ]; then echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; fi
+cat queue 2>/dev/null || true
+"""
+SCONTROL = "#!/bin/bash\nprintf 'MaxArraySize            = 1001\\nMaxJobCount             = 10000\\n'\n"
+SCANCEL = '#!/bin/bash\ncd "$(dirname "$0")"; echo "$*" >> cancelled; rm -f queue\n'
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "model.py").write_text(LINE_MODEL)
+    (folder / "campaign.toml").write_text(LINE_CONFIG + "[shards]\nsize = 2\n")
+    np.savez(folder / "data.npz", **line_data(10))
+    init_campaign(folder / "campaign.toml", folder / "campaign")
+    return folder / "campaign"
+
+
+@pytest.fixture
+def campaign(frozen, tmp_path) -> Campaign:
+    subprocess.run(["cp", "-r", str(frozen), str(tmp_path / "campaign")], check=True)
+    return Campaign(tmp_path / "campaign")
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Path:
+    """The folder of the stand-ins, and of what they remember."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scontrol", SCONTROL), ("scancel", SCANCEL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(submit, "LOOKUP_PAUSE_S", 0.05)
+    return folder
+
+
+def calls(slurm: Path) -> list[str]:
+    path = slurm / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def end_all(slurm: Path, keep: Callable[[str], bool] = lambda line: False) -> None:
+    lines = (slurm / "queue").read_text().splitlines()
+    (slurm / "queue").write_text("".join(f"{line}\n" for line in lines if keep(line)))
+
+
+def test_submit_sends_each_job_once_with_its_dependencies(campaign, slurm):
+    submission, ids = submit_campaign(campaign, SITE, ALL)
+    assert [job.kind for job in submission.jobs] == ["train", "emcee", "nuts", "snpe", "merge", "report"]
+    lines = calls(slurm)
+    number = {job.kind: ids[job.name] for job in submission.jobs}
+    assert f"--dependency=afterany:{number['train']} " in lines[3]
+    assert f"--dependency=afterany:{number['merge']} " in lines[5]
+    for kind in ("train", "emcee", "nuts", "snpe"):
+        assert str(number[kind]) in lines[4]
+    recorded = sent_jobs(campaign.paths.jobs)
+    assert {job.name: job.job_id for job in recorded} == ids
+    assert next(job for job in recorded if job.kind == "nuts").tasks_of(1) == (6,)
+
+
+def test_a_second_submit_while_jobs_wait_sends_nothing(campaign, slurm):
+    submit_campaign(campaign, SITE, ALL)
+    before = calls(slurm)
+    submission, ids = submit_campaign(campaign, SITE, ALL)
+    assert (submission.jobs, ids) == ((), {})
+    assert calls(slurm) == before
+    assert not campaign.paths.submission(2).exists()
+
+
+def test_what_ended_without_its_file_is_sent_again_and_nothing_else(campaign, slurm):
+    submit_campaign(campaign, SITE, ALL)
+    name = next(job.name for job in sent_jobs(campaign.paths.jobs) if job.kind == "nuts")
+    end_all(slurm, keep=lambda line: f"|{name}|" not in line or "|3|PENDING" in line)
+    submission, _ = submit_campaign(campaign, SITE, ALL)
+    kinds = {job.kind: job for job in submission.jobs}
+    assert set(kinds) == {"nuts", "merge", "report"}
+    assert kinds["nuts"].tasks == (5, 6, 7, 9)
+    merge = next(line for line in calls(slurm)[6:] if line.endswith("merge.sbatch"))
+    assert "afterany:100:101:102" in merge  # the new merge waits for all that may still publish
+
+
+def test_a_job_whose_answer_was_lost_is_found_by_its_name_and_not_sent_twice(campaign, slurm):
+    (slurm / "slow").touch()
+    site = SITE.model_copy(update={"sbatch_timeout_s": 1.0})
+    submission, ids = submit_campaign(campaign, site, ALL)
+    assert len(ids) == len(submission.jobs) == len(calls(slurm))
+    assert ids[submission.jobs[0].name] == 100
+
+
+def test_a_job_that_turns_up_after_submit_gave_up_is_adopted(campaign, slurm, monkeypatch):
+    (slurm / "slow").touch()
+    queue = client.queue
+    monkeypatch.setattr(client, "queue", lambda names=(): [] if names else queue(names))
+    with pytest.raises(UnavailableError, match="not sent twice"):
+        submit_campaign(campaign, SITE.model_copy(update={"sbatch_timeout_s": 1.0}), ALL)
+    assert sent_jobs(campaign.paths.jobs)[0].job_id is None
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{slurm}:{os.environ['PATH']}")
+    submission, _ = submit_campaign(campaign, SITE, ALL)
+    assert "train" not in {job.kind for job in submission.jobs}
+    assert len(calls(slurm)) == 6
+    snpe = next(line for line in calls(slurm) if "snpe-0.sbatch" in line)
+    assert "afterany:100 " in snpe
+    assert sent_jobs(campaign.paths.jobs)[0].job_id == 100
+
+
+def test_a_refused_job_says_why_and_the_next_submit_goes_on(campaign, slurm):
+    (slurm / "refuse").touch()
+    with pytest.raises(UnavailableError, match="max_submitted") as error:
+        submit_campaign(campaign, SITE, ALL)
+    assert "QOSMaxSubmitJobPerUserLimit" in str(error.value)
+    assert sent_jobs(campaign.paths.jobs) == []
+    (slurm / "refuse").unlink()
+    submission, _ = submit_campaign(campaign, SITE, ALL)
+    assert submission.number == 2
+    assert len(calls(slurm)) == 6
+
+
+def test_only_failed_sends_what_failed_and_forgives_it(campaign, slurm):
+    failed = tasks_of(campaign)["infer"][7]
+    record_failure(target_of(campaign, failed), Kind.BUG, "it broke", 70)
+    submission, _ = submit_campaign(campaign, SITE, Selection(ALL.engines, only_failed=True))
+    assert [(job.kind, job.tasks) for job in submission.jobs[:1]] == [("nuts", (7,))]
+    assert {job.kind for job in submission.jobs} == {"nuts", "merge", "report"}
+    assert read_failure(target_of(campaign, failed)) is None
+
+
+def test_planning_writes_and_sends_nothing(campaign, slurm):
+    before = sorted(path.name for path in campaign.paths.root.rglob("*"))
+    submission = plan_submission(campaign, SITE, ALL)
+    assert len(submission.commands()) == 6
+    assert sorted(path.name for path in campaign.paths.root.rglob("*")) == before
+    assert calls(slurm) == []
+    sent, _ = submit_campaign(campaign, SITE, ALL)
+    assert sent.scripts == submission.scripts
+    assert [job.script.read_text() for job in sent.jobs] == list(submission.scripts)
+
+
+def test_only_one_submit_at_a_time(campaign, slurm):
+    with submission_lock(campaign), pytest.raises(UsageError, match="another submit"):
+        submit_campaign(campaign, SITE, ALL)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    lock = campaign.paths.submissions / ".lock"
+    lock.write_text(f"{os.uname().nodename} {gone.pid}")
+    submit_campaign(campaign, SITE, ALL)
+    assert not lock.exists()
+
+
+def test_status_counts_files_and_shows_the_queue_beside_them(campaign, slurm):
+    submit_campaign(campaign, SITE, ALL)
+    failed = tasks_of(campaign)["infer"][6]
+    record_failure(target_of(campaign, failed), Kind.BUG, "ZeroDivisionError: no", 70)
+    campaign.paths.log("infer", 6).write_text("a\nTraceback\nZeroDivisionError: no\n")
+    content = watch.full_status(campaign, watch.Progress(campaign))
+    assert content["engines"]["nuts"] == {
+        "converged": 0,
+        "not_converged": 0,
+        "failed": 2,
+        "bad_data": 0,
+        "pending": 8,
+    }
+    assert content["queue"]["states"]["nuts"] == {"PENDING": 5}
+    assert content["failed_tasks"][0]["last_lines"][-1] == "ZeroDivisionError: no"
+    assert content["failed_tasks"][0]["kind"] == "bug"
+    (slurm / "down").touch()
+    content = watch.full_status(campaign, watch.Progress(campaign))
+    assert "Unable to contact" in content["queue"]["problem"]
+    assert content["engines"]["nuts"]["failed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "kind"),
+    [
+        ("TIMEOUT", "", "time limit"),
+        ("FAILED", "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026 DUE TO TIME LIMIT ***", "time limit"),
+        ("OUT_OF_MEMORY", "", "out of memory"),
+        ("FAILED", "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.", "out of memory"),
+        ("FAILED", "*** JOB 7 ON n1 CANCELLED AT 2026 DUE TO NODE FAILURE, SEE SLURMCTLD LOG", "node failure"),
+        ("FAILED", "nothing of note", "killed"),
+    ],
+)
+def test_why_a_task_broke_off_is_read_from_slurm(campaign, slurm, state, text, kind):
+    from chainsweep.execute.attempt import claim
+
+    submit_campaign(campaign, SITE, ALL)
+    claim(target_of(campaign, tasks_of(campaign)["infer"][6]))
+    job = next(job for job in sent_jobs(campaign.paths.jobs) if job.kind == "nuts")
+    job.output_of(6).write_text(text)
+    queue = (slurm / "queue").read_text()
+    (slurm / "queue").write_text(re.sub(rf"\|1\|PENDING\|({re.escape(job.name)})", rf"|1|{state}|\1", queue))
+    content = watch.full_status(campaign, watch.Progress(campaign))
+    assert [(entry["index"], entry["kind"]) for entry in content["interrupted_tasks"]] == [(6, kind)]
+
+
+def test_cancel_takes_all_jobs_out_of_the_queue(campaign, slurm):
+    _, ids = submit_campaign(campaign, SITE, ALL)
+    assert watch.cancel_jobs(campaign) == sorted(ids.values())
+    assert (slurm / "cancelled").read_text().split() == [str(number) for number in sorted(ids.values())]
+    assert watch.cancel_jobs(campaign) == []
+
+
+def test_a_half_written_last_line_is_ignored_and_a_damaged_one_is_not(campaign, slurm):
+    submit_campaign(campaign, SITE, ALL)
+    path, known = campaign.paths.jobs, sent_jobs(campaign.paths.jobs)
+    with path.open("a") as handle:
+        handle.write('{"event": "sen')
+    assert sent_jobs(path) == known
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(["{", *lines]) + "\n")
+    with pytest.raises(CampaignError, match="line 1"):
+        sent_jobs(path)
+
+
+def test_json_of_a_submission_names_what_stands_for_what(campaign, slurm):
+    content = submit.describe(plan_submission(campaign, SITE, ALL))
+    json.dumps(content)
+    assert [job["array"] for job in content["jobs"]] == [None, "0-4", "0-4", "0-4", None, None]
+    assert content["jobs"][3]["command"][2] == "--dependency=afterany:$train"
+
+
+def test_without_slurm_submit_says_so(campaign, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnavailableError, match="no scontrol"):
+        submit_campaign(campaign, SITE, ALL)
