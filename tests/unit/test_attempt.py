@@ -33,9 +33,8 @@ def test_a_former_owner_may_not_replace_the_state(tmp_path):
     first = claim(tmp_path / "00000.h5")
     sink = FileSink(first, "hash", quiet)
     claim(tmp_path / "00000.h5")
-    sink.checkpoint(STATE)
     with pytest.raises(LostOwnership):
-        sink.flush()
+        sink.checkpoint(STATE)
 
 
 def test_state_comes_back_as_it_was(tmp_path):
@@ -67,11 +66,11 @@ def test_states_are_saved_at_most_once_an_interval(tmp_path, monkeypatch):
     monkeypatch.setattr(attempts.time, "monotonic", lambda: now[0])
     attempt = claim(tmp_path / "00000.h5")
     sink = FileSink(attempt, "hash", quiet)
-    sink.checkpoint(STATE)
-    assert not attempt.state_path.exists()
-    now[0] = attempts.CHECKPOINT_SECONDS + 1
-    sink.checkpoint(STATE)
-    assert attempt.state_path.exists()
+    saved = []
+    for now[0] in (0.0, 1.0, attempts.CHECKPOINT_SECONDS - 0.1, attempts.CHECKPOINT_SECONDS + 0.1):
+        sink.checkpoint({"step": np.asarray(now[0])})
+        saved.append(float(load_state(attempt, "hash")["step"]))
+    assert saved == [0.0, 0.0, 0.0, attempts.CHECKPOINT_SECONDS + 0.1]
 
 
 def test_a_finished_task_leaves_nothing_beside_its_file(tmp_path):

@@ -7,11 +7,12 @@ owner; the last one to write it owns the task) and ``.state-<name>.npz`` (resuma
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,15 +91,15 @@ def _read_claim(path: Path) -> tuple[int, str]:
 class FileSink:
     """The Sink of a task: progress goes to ``report``, state to the attempt's state file.
 
-    Only the owner writes state. States that come within ``CHECKPOINT_SECONDS`` of the last saved one wait in
-    memory; ``flush`` writes the waiting one.
+    Only the owner writes state. The first one is saved at once; states that come within ``CHECKPOINT_SECONDS`` of
+    the last saved one wait in memory; ``flush`` writes the waiting one.
     """
 
     attempt: Attempt
     campaign_hash: str
     report: Report
     _waiting: Arrays | None = None
-    _saved_at: float = field(default_factory=lambda: time.monotonic())
+    _saved_at: float = -math.inf
 
     def checkpoint(self, state: Arrays) -> None:
         """Keep ``state``; durable at once, or at the latest at the next call after the interval."""

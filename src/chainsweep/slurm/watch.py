@@ -86,7 +86,12 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
 
 
 def _interrupted(campaign: Campaign, progress: Progress, sent: list[SentJob], found: Queue) -> list[dict[str, Any]]:
-    """Tasks that began, are not done, did not say why they ended, and that nothing in the queue will continue."""
+    """Tasks that began, are not done, did not say why they ended, and that nothing in the queue will continue.
+
+    None while the queue cannot be asked: then they may well be running.
+    """
+    if found.problem is not None:
+        return []
     live = {
         (job.stage, task)
         for element in found.elements

@@ -1,0 +1,79 @@
+"""A campaign on a real Slurm, from submit to report with no command in between, against the same one run here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cluster.private_slurm import PrivateSlurm
+from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment
+from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
+from tests.contract.test_campaign import SMALL
+
+QUICK = "array_cap = 1\n" + SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory) -> Path:
+    """A campaign of six lines in three shards, three engines, under a path with odd characters."""
+    folder = tmp_path_factory.mktemp("it's a sweep")
+    (folder / "model.py").write_text(LINE_MODEL)
+    (folder / "campaign.toml").write_text(LINE_CONFIG + SMALL.replace("size = 4", "size = 2"))
+    np.savez(folder / "data.npz", **line_data(6))
+    subprocess.run(
+        [sys.executable, "-m", "chainsweep", "init", folder / "campaign.toml", "--out", folder / 'camp "aign" 5%'],
+        check=True,
+        capture_output=True,
+    )
+    return folder / 'camp "aign" 5%'
+
+
+@pytest.fixture(scope="module")
+def reference(frozen, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("here") / "campaign"
+    shutil.copytree(frozen, folder)
+    subprocess.run(
+        [sys.executable, "-m", "chainsweep", "run", folder, "--workers", "1"],
+        check=True,
+        capture_output=True,
+        env=plain_environment(),
+        timeout=600,
+    )
+    return folder
+
+
+def test_submit_runs_everything_by_dependency_and_gives_what_run_gives(slurm: PrivateSlurm, frozen, reference):
+    sweep = Sweep(slurm, frozen, QUICK)
+    ids = sweep.submit()
+    assert set(ids) == {"train", "emcee", "nuts", "snpe", "merge", "report"}
+    assert sweep.submit() == {}
+    waiting = sweep.status()
+    assert waiting["queue"]["elements"] > 0
+    assert waiting["engines"]["nuts"]["pending"] > 0
+    states = sweep.finish()
+    assert set(states.values()) == {"COMPLETED"}, f"{states}\n{sweep.outputs()}"
+    assert_same_results(frozen, reference)
+    assert no_leftovers(frozen) == []
+    assert sweep.submit() == {}
+    status = sweep.status()
+    assert status["queue"]["elements"] == 0
+    assert status["failed_tasks"] == status["interrupted_tasks"] == []
+    assert status["tasks"]["infer"] == {"total": 9, "done": 9, "failed": 0}
+    assert (
+        "rank 1 of 2"
+        in (frozen / "logs" / "infer-00001.log").read_text() + (frozen / "logs" / "infer-00002.log").read_text()
+    )
+
+
+def test_logs_of_a_data_set_name_its_tasks_and_slurm_s_files(slurm: PrivateSlurm, frozen, reference):
+    sweep = Sweep(slurm, frozen)
+    listed = json.loads(sweep.command("logs", str(frozen), "000000", "--json").stdout)
+    assert [entry["task"] for entry in listed] == ["train snpe", "infer emcee 0", "infer nuts 0", "infer snpe 0"]
+    assert all(any("slurm-" in path for path in entry["files"]) for entry in listed)
+    assert "No task failed" in sweep.command("logs", str(frozen)).stdout

@@ -1,0 +1,217 @@
+"""Faults on a real Slurm, each made in mid-chain: the results are those of a run without any, bit for bit.
+
+`benchmarks/faults.py` does the same with every engine on the worked example, and with real time limits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.private_slurm import PrivateSlurm
+from tests.cluster.sweeps import (
+    SITE,
+    SLOW_MODEL,
+    Sweep,
+    assert_same_results,
+    no_leftovers,
+    plain_environment,
+    write_slow_job,
+)
+
+CALL_S = 0.002
+"""One likelihood call; a task makes some 5,000 of them."""
+
+
+def chainsweep(*arguments: str | Path) -> None:
+    line = [sys.executable, "-m", "chainsweep", *map(str, arguments)]
+    subprocess.run(line, check=True, capture_output=True, env=plain_environment(), timeout=300)
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("frozen")
+    chainsweep("init", write_slow_job(folder / "job", CALL_S), "--out", folder / "campaign")
+    return folder / "campaign"
+
+
+@pytest.fixture(scope="module")
+def reference(frozen, tmp_path_factory) -> Path:
+    """The same campaign run here, without a fault."""
+    folder = tmp_path_factory.mktemp("reference") / "campaign"
+    shutil.copytree(frozen, folder)
+    chainsweep("run", folder, "--workers", "2")
+    return folder
+
+
+@pytest.fixture
+def sweep(slurm: PrivateSlurm, frozen, tmp_path) -> Sweep:
+    folder = tmp_path / "it's a campaign"
+    shutil.copytree(frozen, folder)
+    yield Sweep(slurm, folder)
+    slurm.run("scancel", "--user", "root", check=False)
+    slurm.wait_for_jobs(timeout_s=60)
+
+
+def assert_recovered(sweep: Sweep, reference: Path, attempts: dict[str, int]) -> None:
+    states = sweep.finish()
+    assert set(states.values()) <= {"COMPLETED"}, f"{states}\n{sweep.outputs()}"
+    assert_same_results(sweep.folder, reference)
+    assert sweep.attempts() == attempts
+    assert no_leftovers(sweep.folder) == []
+
+
+def test_the_time_limit_s_signal_in_mid_chain(sweep, reference):
+    ids = sweep.submit()
+    sweep.wait_for_state()
+    sweep.slurm.run("scancel", "--signal=USR2", "--batch", f"{ids['emcee']}_0")
+    sweep.slurm.wait_until(lambda: "ended with 75" in sweep.outputs(), 60, "the element stops")
+    assert_recovered(sweep, reference, {"emcee/00000": 2, "emcee/00001": 1})
+
+
+def test_preemption_without_grace(sweep, reference):
+    sweep.submit()
+    sweep.wait_for_state()
+    urgent = ["--partition=urgent", "--nodes=4", "--exclusive", "--mem=100", "--output=/dev/null"]
+    sweep.slurm.sbatch(*urgent, "--wrap", "sleep 2")
+    sweep.slurm.wait_until(lambda: "DUE TO PREEMPTION" in sweep.outputs(), 60, "the elements are preempted")
+    assert_recovered(sweep, reference, {"emcee/00000": 2, "emcee/00001": 2})
+
+
+def test_killed_again_and_again(sweep, reference):
+    """Each kill is a real -9 to the task's process; the host script requeues the element."""
+    ids = sweep.submit()
+    for kill in range(3):
+        state = sweep.wait_for_state()
+        saved = state.stat().st_mtime_ns
+        sweep.slurm.wait_until(lambda was=saved: state.stat().st_mtime_ns > was or kill == 0, 60, "progress")
+        sweep.slurm.run("scancel", "--signal=KILL", f"{ids['emcee']}_0.0")
+        sweep.slurm.wait_until(lambda n=kill: sweep.outputs().count("ended with 137") == n + 1, 60, "the step dies")
+        sweep.slurm.wait_until(
+            lambda n=kill: (
+                sweep.slurm.hasten_requeues() or f"_0 on {os.uname().nodename}, restart {n + 1}" in sweep.outputs()
+            ),
+            60,
+            "the element starts again",
+        )
+    assert_recovered(sweep, reference, {"emcee/00000": 4, "emcee/00001": 1})
+
+
+def test_a_lost_node_whose_old_process_comes_back(sweep, reference):
+    ids = sweep.submit()
+    sweep.wait_for_state()
+    element = f"{ids['emcee']}_0"
+    node = sweep.slurm.job(element)["NodeList"]
+    sweep.slurm.node_freeze(node)
+    shard = sweep.folder / "shards" / "emcee" / "00000.h5"
+    try:
+        sweep.slurm.wait_until(lambda: sweep.slurm.hasten_requeues() or shard.exists(), 120, "published elsewhere")
+        published = hashlib.sha256(shard.read_bytes()).hexdigest()
+        assert sweep.slurm.thaw_tasks(node)
+        log = sweep.folder / "logs" / "infer-00000.log"
+        sweep.slurm.wait_until(lambda: "not published" in log.read_text(), 60, "the old process is refused")
+    finally:
+        sweep.slurm.node_up(node)
+    assert hashlib.sha256(shard.read_bytes()).hexdigest() == published
+    assert_recovered(sweep, reference, {"emcee/00000": 2, "emcee/00001": sweep.attempts()["emcee/00001"]})
+
+
+def test_the_controller_restarted(sweep, reference):
+    sweep.submit()
+    sweep.wait_for_state()
+    sweep.slurm.restart_controller(down_s=3)
+    assert_recovered(sweep, reference, {"emcee/00000": 1, "emcee/00001": 1})
+
+
+def test_a_rank_killed(sweep, reference):
+    sweep.site = SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
+    sweep.submit()
+    sweep.wait_for_state(shard=1)
+    log = (sweep.folder / "logs" / "infer-00001.log").read_text()
+    victim = int(log[log.index("process ") :].split()[1].rstrip(")"))
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    sweep.slurm.wait_until(lambda: "ended with" in sweep.outputs(), 30, "the step ends")
+    assert time.monotonic() - began < 30
+    assert "ended with 0" not in sweep.outputs()
+    assert_recovered(sweep, reference, {"emcee/00000": 2, "emcee/00001": 2})
+
+
+def test_one_task_that_always_fails(slurm: PrivateSlurm, tmp_path):
+    """The others merge; catalogue, exit codes and status tell of the one that failed."""
+    import chainsweep as package
+
+    model = SLOW_MODEL.replace("    time.sleep(%g)\n", "    if y[0] > 50:\n        raise MemoryError('too large')\n")
+    path = write_slow_job(tmp_path / "job", 0.0, datasets=3, model=model)
+    import numpy as np
+
+    data = dict(np.load(path.parent / "data.npz"))
+    data["y"][1] += 100
+    np.savez(path.parent / "data.npz", **data)
+    chainsweep("init", path, "--out", tmp_path / "campaign")
+    sweep = Sweep(slurm, tmp_path / "campaign")
+    ids = sweep.submit()
+    states = sweep.finish()
+    assert states[f"{ids['emcee']}_1"] == "FAILED"
+    assert states[f"{ids['emcee']}_0"] == states[f"{ids['emcee']}_2"] == "COMPLETED"
+    assert states[str(ids["merge"])] == "FAILED"  # it merged, and says that it was not everything
+    assert states[str(ids["report"])] == "COMPLETED"
+    catalogue = package.open(sweep.folder).catalogue().set_index("dataset_id")
+    assert catalogue.loc["000001", "verdict"] == "failed"
+    assert "too large" in catalogue.loc["000001", "reason"]
+    assert catalogue.loc[["000000", "000002"], "draws"].min() > 0
+    status = sweep.status()
+    assert status["engines"]["emcee"]["failed"] == 1
+    assert [(entry["index"], entry["kind"]) for entry in status["failed_tasks"]] == [(1, "out of memory")]
+    assert "MemoryError" in "\n".join(status["failed_tasks"][0]["last_lines"])
+    sweep.command("merge", str(sweep.folder), codes=(75,))
+    again = sweep.submit("--only-failed")
+    assert set(again) == {"emcee", "merge", "report"}
+    sweep.finish()
+    assert sweep.status()["engines"]["emcee"]["failed"] == 1
+
+
+def test_a_walltime_too_short_for_one_data_set(slurm: PrivateSlurm, tmp_path):
+    """Stopped by each attempt's time limit before it saved anything, a task is given up after two."""
+    chainsweep("init", write_slow_job(tmp_path / "job", 30.0, datasets=1), "--out", tmp_path / "campaign")
+    sweep = Sweep(slurm, tmp_path / "campaign", SITE.replace("signal_lead_s = 60", "signal_lead_s = 10"))
+    ids = sweep.submit()
+    log = tmp_path / "campaign" / "logs" / "infer-00000.log"
+    for attempt in range(2):
+        slurm.wait_until(
+            lambda n=attempt: (
+                slurm.hasten_requeues() or (log.exists() and log.read_text().count("started by") == n + 1)
+            ),
+            60,
+            "the attempt starts",
+        )
+        slurm.run("scancel", "--signal=USR2", "--batch", f"{ids['emcee']}_0")
+        slurm.wait_until(lambda n=attempt: sweep.outputs().count("ended with 137") == n + 1, 60, "killed in time")
+    states = sweep.finish()
+    assert states[f"{ids['emcee']}_0"] == "FAILED", f"{states}\n{sweep.outputs()}"
+    status = sweep.status()
+    assert status["engines"]["emcee"] == {"converged": 0, "not_converged": 0, "failed": 1, "bad_data": 0, "pending": 0}
+    assert "2 attempts in a row" in status["failed_tasks"][0]["reason"]
+
+
+def test_cancel_ends_everything_and_submit_goes_on_from_there(sweep, reference):
+    sweep.submit()
+    sweep.wait_for_state()
+    sweep.command("cancel", str(sweep.folder))
+    states = sweep.finish()
+    assert "CANCELLED" in states.values()
+    status = sweep.status()
+    assert status["queue"]["elements"] == 0
+    assert [entry["kind"] for entry in status["interrupted_tasks"]] == ["killed"] * 2
+    assert set(sweep.submit()) == {"emcee", "merge", "report"}
+    sweep.finish()
+    assert_same_results(sweep.folder, reference)
+    assert sweep.attempts() == {"emcee/00000": 2, "emcee/00001": 2}
