@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.cluster.slurm_conf import NODES, Limits, gres_conf, hold_free_ports, 
 from tests.cluster.supervisor import descendants
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+REQUEUE_DELAY_S, SETTLE_S = 120, 4
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 FINISHED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
@@ -224,10 +226,16 @@ class PrivateSlurm:
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
     def hasten_requeues(self, *jobs: int) -> None:
-        """Start requeued jobs now; Slurm would have each wait for two minutes."""
-        lines = self.run("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %F %r").stdout.splitlines()
-        for job, array, reason in (line.split(maxsplit=2) for line in lines):
-            if reason == "BeginTime" and (not jobs or int(array) in jobs):
+        """Start requeued jobs now; Slurm would have each wait for two minutes.
+
+        Not within `SETTLE_S` of the requeue: the old attempt's slurmstepd may still hold what the new one needs.
+        """
+        lines = self.run("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %F %r %S").stdout.splitlines()
+        for job, array, reason, start in (line.split(maxsplit=3) for line in lines):
+            if reason != "BeginTime" or (jobs and int(array) not in jobs):
+                continue
+            waits_s = (datetime.fromisoformat(start) - datetime.now()).total_seconds()
+            if waits_s < REQUEUE_DELAY_S - SETTLE_S:
                 self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
 
     def hasten_limit(self, job: int | str, in_s: int) -> None:

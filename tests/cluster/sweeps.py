@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from chainsweep.slurm.record import sent_jobs
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.contract.test_campaign import assert_same_draws
 
@@ -57,8 +58,9 @@ class Sweep:
         return json.loads(self.command("status", str(self.folder), "--json").stdout)
 
     def finish(self) -> dict[str, str]:
-        """Wait until every job has ended; their last states."""
-        return self.slurm.wait_for_jobs(timeout_s=self.timeout_s)
+        """Wait until every job of this campaign has ended; their last states."""
+        ids = [job.job_id for job in sent_jobs(self.folder / "jobs.jsonl") if job.job_id is not None]
+        return self.slurm.wait_for_jobs(*ids, timeout_s=self.timeout_s)
 
     def wait_for_state(self, engine: str = "emcee", shard: int = 0) -> Path:
         """Wait until a task has saved a state, so that it is in mid-chain."""
@@ -131,7 +133,7 @@ engines = ["emcee"]
 spread = "datasets"
 walkers = 8
 check_every = 50
-max_steps = 300
+max_steps = 800
 prior_draws = 64
 target_ess = 1e9
 

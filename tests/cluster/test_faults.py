@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,8 @@ from tests.cluster.sweeps import (
     write_slow_job,
 )
 
-CALL_S = 0.002
-"""One likelihood call; a task makes some 5,000 of them."""
+CALL_S = 0.0005
+"""One likelihood call; a task makes some 20,000 of them."""
 
 
 def chainsweep(*arguments: str | Path) -> None:
@@ -61,12 +62,28 @@ def sweep(slurm: PrivateSlurm, frozen, tmp_path) -> Sweep:
     slurm.wait_for_jobs(timeout_s=60)
 
 
-def assert_recovered(sweep: Sweep, reference: Path, attempts: dict[str, int]) -> None:
+def assert_recovered(sweep: Sweep, reference: Path, *attempts: int) -> None:
+    """All is done as without a fault; ``attempts`` that each shard took, where the fault decides it."""
     states = sweep.finish()
     assert set(states.values()) <= {"COMPLETED"}, f"{states}\n{sweep.outputs()}"
     assert_same_results(sweep.folder, reference)
-    assert sweep.attempts() == attempts
+    assert not attempts or tuple(sweep.attempts().values()) == attempts
     assert no_leftovers(sweep.folder) == []
+
+
+def said(sweep: Sweep, words: str, times: int) -> bool:
+    """Whether Slurm's files of the campaign say these words so many times; requeued elements start meanwhile."""
+    sweep.slurm.hasten_requeues()
+    return sweep.outputs().count(words) == times
+
+
+def started(sweep: Sweep, log: Path, times: int) -> bool:
+    sweep.slurm.hasten_requeues()
+    return log.exists() and log.read_text().count("started by") == times
+
+
+def saved_after(state: Path, moment: int) -> bool:
+    return state.stat().st_mtime_ns > moment
 
 
 def test_the_time_limit_s_signal_in_mid_chain(sweep, reference):
@@ -74,7 +91,7 @@ def test_the_time_limit_s_signal_in_mid_chain(sweep, reference):
     sweep.wait_for_state()
     sweep.slurm.run("scancel", "--signal=USR2", "--batch", f"{ids['emcee']}_0")
     sweep.slurm.wait_until(lambda: "ended with 75" in sweep.outputs(), 60, "the element stops")
-    assert_recovered(sweep, reference, {"emcee/00000": 2, "emcee/00001": 1})
+    assert_recovered(sweep, reference, 2, 1)
 
 
 def test_preemption_without_grace(sweep, reference):
@@ -83,7 +100,7 @@ def test_preemption_without_grace(sweep, reference):
     urgent = ["--partition=urgent", "--nodes=4", "--exclusive", "--mem=100", "--output=/dev/null"]
     sweep.slurm.sbatch(*urgent, "--wrap", "sleep 2")
     sweep.slurm.wait_until(lambda: "DUE TO PREEMPTION" in sweep.outputs(), 60, "the elements are preempted")
-    assert_recovered(sweep, reference, {"emcee/00000": 2, "emcee/00001": 2})
+    assert_recovered(sweep, reference, 2, 2)
 
 
 def test_killed_again_and_again(sweep, reference):
@@ -91,18 +108,13 @@ def test_killed_again_and_again(sweep, reference):
     ids = sweep.submit()
     for kill in range(3):
         state = sweep.wait_for_state()
-        saved = state.stat().st_mtime_ns
-        sweep.slurm.wait_until(lambda was=saved: state.stat().st_mtime_ns > was or kill == 0, 60, "progress")
+        seen = state.stat().st_mtime_ns if kill else 0
+        sweep.slurm.wait_until(partial(saved_after, state, seen), 60, "the attempt gets on")
         sweep.slurm.run("scancel", "--signal=KILL", f"{ids['emcee']}_0.0")
-        sweep.slurm.wait_until(lambda n=kill: sweep.outputs().count("ended with 137") == n + 1, 60, "the step dies")
-        sweep.slurm.wait_until(
-            lambda n=kill: (
-                sweep.slurm.hasten_requeues() or f"_0 on {os.uname().nodename}, restart {n + 1}" in sweep.outputs()
-            ),
-            60,
-            "the element starts again",
-        )
-    assert_recovered(sweep, reference, {"emcee/00000": 4, "emcee/00001": 1})
+        sweep.slurm.wait_until(partial(said, sweep, "ended with 137", kill + 1), 60, "the step dies")
+        again = f"{ids['emcee']}_0 on {os.uname().nodename}, restart {kill + 1}"
+        sweep.slurm.wait_until(partial(said, sweep, again, 1), 60, "the element starts again")
+    assert_recovered(sweep, reference, 4, 1)
 
 
 def test_a_lost_node_whose_old_process_comes_back(sweep, reference):
@@ -121,14 +133,15 @@ def test_a_lost_node_whose_old_process_comes_back(sweep, reference):
     finally:
         sweep.slurm.node_up(node)
     assert hashlib.sha256(shard.read_bytes()).hexdigest() == published
-    assert_recovered(sweep, reference, {"emcee/00000": 2, "emcee/00001": sweep.attempts()["emcee/00001"]})
+    assert_recovered(sweep, reference)
+    assert sweep.attempts()["emcee/00000"] == 2
 
 
 def test_the_controller_restarted(sweep, reference):
     sweep.submit()
     sweep.wait_for_state()
     sweep.slurm.restart_controller(down_s=3)
-    assert_recovered(sweep, reference, {"emcee/00000": 1, "emcee/00001": 1})
+    assert_recovered(sweep, reference, 1, 1)
 
 
 def test_a_rank_killed(sweep, reference):
@@ -142,7 +155,7 @@ def test_a_rank_killed(sweep, reference):
     sweep.slurm.wait_until(lambda: "ended with" in sweep.outputs(), 30, "the step ends")
     assert time.monotonic() - began < 30
     assert "ended with 0" not in sweep.outputs()
-    assert_recovered(sweep, reference, {"emcee/00000": 2, "emcee/00001": 2})
+    assert_recovered(sweep, reference, 2, 2)
 
 
 def test_one_task_that_always_fails(slurm: PrivateSlurm, tmp_path):
@@ -186,15 +199,9 @@ def test_a_walltime_too_short_for_one_data_set(slurm: PrivateSlurm, tmp_path):
     ids = sweep.submit()
     log = tmp_path / "campaign" / "logs" / "infer-00000.log"
     for attempt in range(2):
-        slurm.wait_until(
-            lambda n=attempt: (
-                slurm.hasten_requeues() or (log.exists() and log.read_text().count("started by") == n + 1)
-            ),
-            60,
-            "the attempt starts",
-        )
+        slurm.wait_until(partial(started, sweep, log, attempt + 1), 60, "the attempt starts")
         slurm.run("scancel", "--signal=USR2", "--batch", f"{ids['emcee']}_0")
-        slurm.wait_until(lambda n=attempt: sweep.outputs().count("ended with 137") == n + 1, 60, "killed in time")
+        slurm.wait_until(partial(said, sweep, "ended with 137", attempt + 1), 60, "it is killed in time")
     states = sweep.finish()
     assert states[f"{ids['emcee']}_0"] == "FAILED", f"{states}\n{sweep.outputs()}"
     status = sweep.status()

@@ -17,6 +17,7 @@ ALLOWED = {
     "packages": {"errors"},
     "publish": {"errors"},
     "config": {"errors"},
+    "site": {"errors", "config"},
     "data": {"errors", "config", "packages", "publish"},
     "model": {"errors", "config", "data"},
     "diagnostics": {"errors", "config"},
@@ -39,6 +40,7 @@ ALLOWED = {
         "report",
         "campaign",
     },
+    "slurm": {"errors", "config", "site", "packages", "store", "campaign", "execute"},
 }
 ONLY_TOP = {"cli", "__init__", "__main__"}
 

@@ -157,4 +157,4 @@ def _require_packages(engines: tuple[str, ...]) -> None:
 
     for name in engines:
         require(*ENGINES[name].needs, extra=name)
-    require("matplotlib", "corner", "jinja2", extra="report")
+    require("matplotlib", "corner", extra="report")

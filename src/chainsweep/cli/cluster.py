@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -158,23 +160,68 @@ def _print_jobs(content: dict[str, Any], sent: bool) -> None:
     if not content["jobs"]:
         out.print("Nothing to submit: everything is done or in the queue.")
         return
-    table = Table("job", "id" if sent else "", "tasks", "array", "ranks", "after", box=None)
+    table = Table(box=None)
+    for heading in ("job", *(["id"] if sent else [])):
+        table.add_column(heading)
+    for heading in ("tasks", "elements", "ranks"):
+        table.add_column(heading, justify="right")
+    table.add_column("after")
     for job in content["jobs"]:
-        after = ", ".join(name.split("-", 3)[3] for name in job["after"])
-        number = "" if job["job_id"] is None else str(job["job_id"])
-        table.add_row(job["kind"], number, str(job["tasks"]), job["array"] or "", str(job["ranks"]), after)
+        number = [str(job["job_id"])] if sent else []
+        sizes = (job["tasks"], job["elements"], job["ranks"])
+        table.add_row(job["kind"], *number, *map(str, sizes), _kinds_of(job["after"]))
     out.print(table)
+
+
+def _kinds_of(names: Sequence[str]) -> str:
+    """Jobs by kind, with their number where there are several: ``train, emcee (3)``."""
+    kinds = Counter(name.split("-")[3] for name in names)
+    return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.items())
 
 
 def _print_cost(cost: dict[str, Any]) -> None:
-    table = Table("predicted", "core-hours", "GPU-hours", "90 % range", "from", box=None)
-    for kind, entry in cost["jobs"].items():
+    """The forecast: hours with their range, what one element takes of its walltime, and what they stand on."""
+    jobs = cost["jobs"]
+    if not jobs:
+        return
+    table = Table(box=None)
+    for heading in ("predicted", "core-hours", "GPU-hours", "one element"):
+        table.add_column(heading, justify="left" if heading == "predicted" else "right")
+    table.add_column("from")
+    for kind, entry in jobs.items():
         if entry["hours"] is None:
-            table.add_row(kind, "?", "?", "", entry["basis"])
+            table.add_row(kind, "?", "?", "?", entry["basis"])
             continue
-        spread = f"{entry['low']:.3g} to {entry['high']:.3g} h"
-        table.add_row(kind, f"{entry['core_hours']:.3g}", f"{entry['gpu_hours']:.3g}", spread, entry["basis"])
+        cells = (_hours(entry, "core_hours"), _hours(entry, "gpu_hours"), _element(entry))
+        table.add_row(kind, *cells, entry["basis"])
+    if len(jobs) > 1:
+        total = [f"{cost['total'][what]:.2g}" for what in ("core_hours", "gpu_hours")]
+        table.add_row("total", *total, "", "" if cost["complete"] else "only of what is known")
     out.print(table)
+    for kind, entry in jobs.items():
+        if entry["note"]:
+            out.print(f"{kind}: {escape(entry['note'])}.", style="dim", soft_wrap=True)
+    if any(entry["low"] is not None for entry in jobs.values()):
+        text = "Ranges hold 90 %, if the rest is like what was timed. Not counted: merge, report, repeated work."
+        out.print(text, style="dim", soft_wrap=True)
+
+
+def _hours(entry: dict[str, Any], what: str) -> str:
+    """``1.2 (0.9 to 1.5)``; without the range where it is not known."""
+    hours = entry[what]
+    if entry["low"] is None or not hours:
+        return f"{hours:.2g}"
+    low, high = (entry[end] * hours / entry["hours"] for end in ("low", "high"))
+    return f"{hours:.2g} ({low:.2g} to {high:.2g})"
+
+
+def _element(entry: dict[str, Any]) -> str:
+    minutes = entry["element_hours"] * 60
+    return (
+        f"{minutes:.2g} of {entry['walltime_hours'] * 60:.0f} min"
+        if minutes < 100
+        else (f"{minutes / 60:.0f} of {entry['walltime_hours']:.0f} h")
+    )
 
 
 def _status_view(content: dict[str, Any]) -> Group:

@@ -158,10 +158,14 @@ class Ranks:
             Always, where there are several ranks: MPICH signs off from its launcher in the C library's ``exit``, so
             ``os._exit`` would count as a crash.
         """
-        if self.link is None:
+        if "mpi4py" not in sys.modules:
             return
         from mpi4py import MPI
 
+        if self.link is None:
+            # without it, mpi4py's runner would call MPI_Abort for any exit code but 0
+            MPI.Finalize()
+            return
         self.link.barrier()
         if self.lifeline is not None:
             self.lifeline.goodbye()

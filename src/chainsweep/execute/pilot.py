@@ -1,15 +1,18 @@
 """The pilot: a few data sets run here to time them, and the timed choice of what MPI ranks share out.
 
-Every engine runs the same data sets twice. The first time includes compiling, which each task pays once; the second
-is what the data sets themselves cost. ``pilot.json`` keeps the figures; they change no draw.
+Every engine runs the same data sets three times. The first run fills the campaign's cache of compiled programs, the
+second starts as a process does that finds them there, the third is what the data sets themselves cost.
+``pilot.json`` keeps the figures; they change no draw, and nothing is published.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ import numpy as np
 from chainsweep.campaign import Campaign
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Seeds, Status
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
 from chainsweep.execute.attempt import ProgressSink
 from chainsweep.execute.devices import describe_device
@@ -26,13 +30,20 @@ from chainsweep.publish import publish
 COSTLY_SECONDS = 0.005
 """A likelihood that takes longer is worth a message to another rank."""
 TIMED_CALLS = 5
-TRAIN_STEPS = (20, 60)
-"""Two short trainings; what the longer one takes more is the price of its further steps."""
+TRAIN_STEPS = 8
+"""Steps of the network that the pilot of SNPE works with."""
+TIMED_BLOCKS = 6
+"""Blocks of simulations that the pilot trains on; the first is warming up."""
+BANK_CHUNKS = 2
+"""Chunks of a black box's simulations that the pilot makes."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One engine's pilot: ``setup_s`` each task pays once, ``seconds`` of each data set (or training step)."""
+    """One engine's pilot: ``setup_s`` each process pays once, ``seconds`` of each data set (or training step).
+
+    ``where`` says what device did it; ``note`` what the figures stand for, where that is not plain.
+    """
 
     setup_s: float
     seconds: tuple[float, ...]
@@ -72,17 +83,23 @@ def _call_seconds(campaign: Campaign) -> float:
 
 
 def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Callable[[str], None]) -> None:
-    """Time ``count`` data sets with each engine here, and training, and keep the figures in ``pilot.json``."""
+    """Time ``count`` data sets with each engine here, and training, and keep the figures in ``pilot.json``.
+
+    Raises
+    ------
+    ChainsweepError
+        An engine does not get through its pilot.
+    """
     prepare(campaign.paths.compiled)
     batch = _pilot_batch(campaign, count)
     timings = read_pilot(campaign)
     trained = None
-    if "snpe" in engines and campaign.config.engines.snpe.mode == "amortised":
+    if "snpe" in engines and _is_untrained(campaign):
         say("pilot: SNPE training, a few steps")
         timings["train"], trained = _time_training(campaign)
     for engine in engines:
-        say(f"pilot: {engine}, {len(batch)} data sets, twice")
-        timings[engine] = _time_engine(campaign, engine, batch, trained)
+        say(f"pilot: {engine}, {len(batch)} data set{'s' if len(batch) > 1 else ''}, three times")
+        timings[engine] = _time_engine(campaign, engine, batch, trained if engine == "snpe" else None)
     text = json.dumps({kind: asdict(timing) for kind, timing in timings.items()}, indent=1) + "\n"
 
     def write(temporary: Path) -> None:
@@ -110,35 +127,90 @@ def _pilot_batch(campaign: Campaign, count: int) -> Batch:
     return campaign.collection.batch(members[chosen], width)
 
 
+def _is_untrained(campaign: Campaign) -> bool:
+    from chainsweep.execute.tasks import needs_training
+    from chainsweep.execute.train import is_trained
+
+    return needs_training(campaign) and not is_trained(campaign)
+
+
 def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object) -> Timing:
+    """Time one engine; SNPE works with ``trained``, or where that is None with the campaign's own network."""
+    import jax
+
+    _run_once(campaign, engine, batch, trained)
+    jax.clear_caches()
+    cold, _ = _run_once(campaign, engine, batch, trained)
+    warm, shares = _run_once(campaign, engine, batch, trained)
+    # the engine's own shares say how unequal the data sets are; the clock says how long they took together
+    seconds = shares * warm / shares.sum() if shares.sum() > 0 else np.full(len(batch), warm / len(batch))
+    notes = ["with a network hardly trained, so at most"] if trained is not None else []
+    largest = max(plan.positions.size for plan in campaign.shards)
+    if len(batch) < largest:
+        notes.append(f"rather too high: a task takes up to {largest} at once")
+    setup = _start_seconds(engine) + max(cold - warm, 0.0)
+    return Timing(setup, tuple(seconds.tolist()), len(batch), describe_device(), "; ".join(notes))
+
+
+def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[float, np.ndarray]:
+    """Sample and judge ``batch``: seconds by the clock, and the share of each data set as the engine counts it."""
     from chainsweep.execute.infer import judged_shard, sample
 
-    took = []
-    for _ in range(2):
-        began = time.perf_counter()
-        sink = ProgressSink(lambda done, total, note: None)
-        known = trained if engine == "snpe" else None
-        outcome = sample(campaign, engine, batch, sink, None, lambda: False, trained=known)
-        if outcome.status is not Status.COMPLETE or outcome.chains is None:
-            raise ChainsweepError(f"the pilot of {engine} ended early: {outcome.status.value}")
-        content = judged_shard(campaign, batch, engine, 0, 1, outcome.chains)
-        took.append(time.perf_counter() - began)
-    shares = np.nan_to_num(np.asarray(content.summary["seconds"], float))
-    # the engine's own shares say how unequal the data sets are; the clock says how long they took together
-    shares = shares * took[1] / shares.sum() if shares.sum() > 0 else np.full(len(batch), took[1] / len(batch))
-    note = "with an untrained network, so an upper bound" if known is not None else ""
-    return Timing(max(took[0] - took[1], 0.0), tuple(shares.tolist()), len(batch), describe_device(), note)
+    began = time.perf_counter()
+    sink = ProgressSink(lambda done, total, note: None)
+    try:
+        outcome = sample(campaign, engine, batch, sink, None, lambda: False, trained=trained)
+    except ChainsweepError:
+        raise
+    except Exception as error:
+        raise ChainsweepError(f"the pilot of {engine} failed on every data set: {error!r}") from error
+    if outcome.status is not Status.COMPLETE or outcome.chains is None:
+        raise ChainsweepError(f"the pilot of {engine} ended early: {outcome.status.value}")
+    content = judged_shard(campaign, batch, engine, 0, 1, outcome.chains)
+    took = time.perf_counter() - began
+    return took, np.nan_to_num(np.asarray(content.summary["seconds"], float))
+
+
+def _start_seconds(engine: str) -> float:
+    """How long a fresh process takes to import what the engine needs."""
+    began = time.perf_counter()
+    modules = ", ".join(("chainsweep.execute.infer", *ENGINES[engine].needs))
+    subprocess.run([sys.executable, "-c", f"import {modules}"], capture_output=True, check=True)
+    return time.perf_counter() - began
+
+
+@dataclass
+class _Ticks:
+    """A deadline that notes when it is asked, and comes when it was asked ``limit`` times."""
+
+    limit: int
+    times: list[float] = field(default_factory=list)
+
+    def __call__(self) -> bool:
+        self.times.append(time.perf_counter())
+        return len(self.times) > self.limit
 
 
 def _time_training(campaign: Campaign) -> tuple[Timing, object]:
+    """Time the steps of training; with them a network of a few steps, for the pilot of the inference."""
+    from chainsweep.engines.snpe_amortised import BANK_CHUNK
+    from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK
     from chainsweep.execute.train import train_network
 
-    took = []
-    for steps in TRAIN_STEPS:
-        began = time.perf_counter()
-        sink = ProgressSink(lambda done, total, note: None)
-        trained = train_network(campaign, sink, None, lambda: False, steps=steps)
-        took.append(time.perf_counter() - began)
-    per_step = max(took[1] - took[0], 0.0) / (TRAIN_STEPS[1] - TRAIN_STEPS[0])
-    steps = TRAIN_STEPS[1] - TRAIN_STEPS[0]
-    return Timing(max(took[0] - per_step * TRAIN_STEPS[0], 0.0), (per_step,) * steps, steps, describe_device()), trained
+    own = campaign.config.engines.snpe
+    chunks = BANK_CHUNKS if campaign.problem.black_box else 0
+    few = own.model_copy(update={"bank_simulations": BANK_CHUNKS * BANK_CHUNK, "train_minutes": None})
+    sink = ProgressSink(lambda done, total, note: None)
+    trained = train_network(campaign, sink, None, lambda: False, few.model_copy(update={"train_steps": TRAIN_STEPS}))
+    per_block = max(1, ROWS_PER_BLOCK // own.batch)
+    ticks = _Ticks(chunks + TIMED_BLOCKS * per_block)
+    began = time.perf_counter()
+    train_network(
+        campaign, sink, None, ticks, few.model_copy(update={"train_steps": max(own.train_steps, ticks.limit)})
+    )
+    edges = ticks.times[chunks::per_block]
+    steps = np.diff(edges[1:]) / per_block
+    setup = edges[0] - began + _start_seconds("snpe")
+    if chunks:
+        setup += (own.bank_simulations / BANK_CHUNK - chunks) * (ticks.times[1] - ticks.times[0])
+    return Timing(setup, tuple(steps.tolist()), steps.size * per_block, describe_device()), trained

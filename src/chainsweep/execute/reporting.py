@@ -67,7 +67,7 @@ def make_report(campaign: Campaign) -> Path:
     """
     from chainsweep.packages import require
 
-    require("matplotlib", "corner", "jinja2", extra="report")
+    require("matplotlib", "corner", extra="report")
     from chainsweep.report.build import build_report
 
     if not campaign.paths.catalogue.exists():

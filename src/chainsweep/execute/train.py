@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainsweep.campaign import Campaign
+from chainsweep.config import SnpeSettings
 from chainsweep.engines.base import Arrays, Deadline, Seeds, Sink
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
@@ -71,18 +72,15 @@ def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
 
 
 def train_network(
-    campaign: Campaign, sink: Sink, resume: Arrays | None, deadline: Deadline, steps: int | None = None
+    campaign: Campaign, sink: Sink, resume: Arrays | None, deadline: Deadline, settings: SnpeSettings | None = None
 ) -> Trained | None:
-    """The trained network; None when the deadline came first. ``steps`` trains for fewer than the campaign says."""
+    """The trained network; None when the deadline came first. ``settings`` takes the place of the campaign's own."""
     from chainsweep.engines import snpe
 
-    settings = campaign.config.engines.snpe
-    if steps is not None:
-        settings = settings.model_copy(update={"train_steps": steps})
     return snpe.train(
         campaign.problem,
         _designs(campaign),
-        settings,
+        settings if settings is not None else campaign.config.engines.snpe,
         Seeds(campaign.config.campaign.seed, "snpe").entropy("", "train") % 2**31,
         sink=sink,
         resume=resume,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from chainsweep.campaign import Campaign
 from chainsweep.execute.pilot import Timing, read_pilot
@@ -15,57 +18,126 @@ from chainsweep.slurm.job import Job
 from chainsweep.store.shard import ShardError, read_summary
 
 MAX_SHARDS_READ = 64
-MOST_LIKELY = 1.645
-"""Standard errors on both sides that hold 90 % of a normal distribution."""
+UPPER = 0.95
+"""Probability below the upper end of the range; as much lies above its lower end."""
+CLOCK_ERROR = 0.05
+"""Relative standard error that repeated timings of one program have at least."""
+SETUP_ERROR = 0.3
+"""Part by which the start of a process may differ from the one that was timed: disks and other users."""
+UNKNOWN = dict.fromkeys(("hours", "low", "high", "core_hours", "gpu_hours", "element_hours", "walltime_hours"))
 
 
 def predict_cost(campaign: Campaign, site: Site, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Core- and GPU-hours by kind of job; ``hours`` is the work of one rank, null where nothing is known yet.
+    """Core- and GPU-hours by kind of job, null where nothing is known yet; merge and report are not counted.
 
-    ``low`` and ``high`` hold it with 90 % probability, as far as the data sets timed stand for the others.
+    ``hours`` is the work of all ranks; ``low`` and ``high`` hold it with 90 % probability, as far as the data sets
+    timed stand for the others, and are null where only one was timed. ``element_hours`` is how long the first array
+    element (or the single job) runs, against the ``walltime_hours`` that the site gives it.
     """
     kinds = dict.fromkeys(job.kind for job in jobs if job.requeues)
     pilot = read_pilot(campaign)
     content: dict[str, Any] = {}
     for kind in kinds:
-        own = [job for job in jobs if job.kind == kind]
-        timing = _published(campaign, kind) or pilot.get(kind)
-        content[kind] = _entry(campaign, site, kind, own, timing)
+        work = _Work(campaign, site, kind, [job for job in jobs if job.kind == kind])
+        # seconds of data sets whose walkers were on many ranks say nothing about one rank's work
+        published = None if work.over_walkers else _published(campaign, kind)
+        timing = published or pilot.get(kind)
+        content[kind] = {"units": work.units} | (work.entry(timing) if timing else _unknown())
     known = [entry for entry in content.values() if entry["hours"] is not None]
     total = {what: sum(entry[what] for entry in known) for what in ("core_hours", "gpu_hours")}
     return {"jobs": content, "total": total, "complete": len(known) == len(content)}
 
 
-def _entry(campaign: Campaign, site: Site, kind: str, jobs: Sequence[Job], timing: Timing | None) -> dict[str, Any]:
-    units = _units(campaign, kind, jobs)
-    if timing is None:
-        empty = dict.fromkeys(("hours", "low", "high", "core_hours", "gpu_hours"))
-        return {"units": units, **empty, "basis": "nothing timed yet: plan --pilot N"}
-    seconds = np.asarray(timing.seconds)
-    setup = timing.setup_s * sum(len(job.tasks) if kind != "train" else 1 for job in jobs)
-    error = seconds.std(ddof=1) / np.sqrt(seconds.size) if seconds.size > 1 else seconds.mean()
-    hours, low, high = (
-        (setup + units * max(seconds.mean() + shift * MOST_LIKELY * error, 0.0)) / 3600 for shift in (0, -1, 1)
-    )
-    settings = site.job_settings(kind)
-    basis = f"{timing.units} {'steps' if kind == 'train' else 'data sets'} on {timing.where}"
-    return {
-        "units": units,
-        "hours": float(hours),
-        "low": float(low),
-        "high": float(high),
-        "core_hours": float(hours) * settings.cpus,
-        "gpu_hours": float(hours) if site.uses_gpu(kind) else 0.0,
-        "basis": f"{basis} ({timing.note})" if timing.note else basis,
-    }
+def _unknown() -> dict[str, Any]:
+    return UNKNOWN | {"basis": "nothing timed yet: plan --pilot N", "note": ""}
 
 
-def _units(campaign: Campaign, kind: str, jobs: Sequence[Job]) -> int:
-    """Data sets of the jobs' tasks; steps where it is training."""
-    if kind == "train":
-        return campaign.config.engines.snpe.train_steps
-    count = len(campaign.shards)
-    return sum(int(campaign.shards[task % count].positions.size) for job in jobs for task in job.tasks)
+@dataclass(frozen=True)
+class _Work:
+    """The jobs of one kind."""
+
+    campaign: Campaign
+    site: Site
+    kind: str
+    jobs: Sequence[Job]
+
+    @property
+    def over_walkers(self) -> bool:
+        """Whether the ranks of an element share out the walkers of one data set after another."""
+        return any(job.form == "walkers" and job.ranks > 1 for job in self.jobs)
+
+    @property
+    def units(self) -> int:
+        """Data sets of the jobs' tasks; steps where it is training."""
+        if self.kind == "train":
+            return self.campaign.config.engines.snpe.train_steps
+        return sum(self._sizes(job.tasks) for job in self.jobs)
+
+    def _sizes(self, tasks: Sequence[int]) -> int:
+        count = len(self.campaign.shards)
+        return sum(int(self.campaign.shards[task % count].positions.size) for task in tasks)
+
+    def entry(self, timing: Timing) -> dict[str, Any]:
+        """The forecast from ``timing``."""
+        seconds = np.asarray(timing.seconds)
+        mean, error = float(seconds.mean()), _mean_error(seconds, self.units)
+        hours, low, high = self._hours(timing.setup_s, mean), None, None
+        if error is not None:
+            low = self._hours(timing.setup_s * (1 - SETUP_ERROR), max(mean - error, 0.0))
+            high = self._hours(timing.setup_s * (1 + SETUP_ERROR), mean + error)
+        settings = self.site.job_settings(self.kind)
+        return {
+            "hours": hours,
+            "low": low,
+            "high": high,
+            "core_hours": hours * settings.cpus,
+            "gpu_hours": hours if self.site.uses_gpu(self.kind) else 0.0,
+            "element_hours": max(self._element_hours(job, timing.setup_s, mean) for job in self.jobs),
+            "walltime_hours": settings.walltime_min / 60,
+            "basis": _basis(self.kind, timing),
+            "note": "; ".join(part for part in (timing.note, self._device_note(timing)) if part),
+        }
+
+    def _hours(self, setup_s: float, unit_s: float) -> float:
+        """Work of all ranks: each process starts once, each data set is done once."""
+        if self.over_walkers:
+            return sum(self._element_hours(job, setup_s, unit_s, whole=True) * job.ranks for job in self.jobs)
+        if self.kind == "train":
+            return self._training_hours(setup_s, unit_s)
+        processes = sum(min(len(job.tasks), job.elements * job.ranks) for job in self.jobs)
+        return (setup_s * processes + self.units * unit_s) / 3600
+
+    def _training_hours(self, setup_s: float, step_s: float) -> float:
+        minutes = self.campaign.config.engines.snpe.train_minutes
+        steps = self.units * step_s / 3600
+        return setup_s / 3600 + (steps if minutes is None else min(steps, minutes / 60))
+
+    def _element_hours(self, job: Job, setup_s: float, unit_s: float, whole: bool = False) -> float:
+        """How long the first element of ``job`` runs, which has as many tasks as any; ``whole``: all, in turn."""
+        if self.kind == "train":
+            return self._training_hours(setup_s, unit_s)
+        elements = job.elements if whole else 1
+        tasks = job.tasks if whole else job.tasks[: job.per_element]
+        # over walkers, rank 0 only hands out; over data sets, the busiest rank decides
+        helpers = max(job.ranks - 1, 1) if self.over_walkers else len(tasks) / math.ceil(len(tasks) / job.ranks)
+        return (setup_s * elements + self._sizes(tasks) * unit_s / helpers) / 3600
+
+    def _device_note(self, timing: Timing) -> str:
+        return "will differ on a GPU" if self.site.uses_gpu(self.kind) and "no GPU" in timing.where else ""
+
+
+def _mean_error(seconds: NDArray, units: int) -> float | None:
+    """Half the width of the range of the mean of ``units`` further data sets; None where only one was timed."""
+    if seconds.size < 2:
+        return None
+    error = float(seconds.std(ddof=1)) * math.sqrt(1 / seconds.size + 1 / units)
+    return float(stdtrit(seconds.size - 1, UPPER)) * math.hypot(error, CLOCK_ERROR * float(seconds.mean()))
+
+
+def _basis(kind: str, timing: Timing) -> str:
+    what = "step" if kind == "train" else "data set"
+    how = f"timed ({timing.where})" if timing.where else "already done"
+    return f"{timing.units} {what}{'s' if timing.units > 1 else ''} {how}"
 
 
 def _published(campaign: Campaign, engine: str) -> Timing | None:
@@ -82,4 +154,4 @@ def _published(campaign: Campaign, engine: str) -> Timing | None:
                 continue  # a damaged file is a matter of the task that will replace it
     known = np.concatenate(seconds) if seconds else np.empty(0)
     known = known[np.isfinite(known)]
-    return Timing(0.0, tuple(known.tolist()), known.size, "whatever did them") if known.size else None
+    return Timing(0.0, tuple(known.tolist()), known.size, "") if known.size else None

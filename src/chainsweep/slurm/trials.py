@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from chainsweep.errors import UnavailableError
 from chainsweep.execute.doctor import JAX_PROGRAM, RANK_PROGRAM, TORCH_PROGRAM, Finding, tried
+from chainsweep.packages import versions
 from chainsweep.site import GPU_KINDS, JOB_KINDS, Site
 from chainsweep.slurm import client
 from chainsweep.slurm.render import interpreter
 
-STEP_TIMEOUT_S = 120.0
-"""How long a step may wait for its allocation and run."""
+WAIT_S = 60
+"""How long a step waits for its allocation before it gives up and leaves the queue."""
+STEP_TIMEOUT_S = 180.0
 CLOCK_TOLERANCE_S = 5.0
+MOST_RANKS = 4
+NODE_PROGRAM = """
+import json, platform, tempfile, time
+from chainsweep.packages import versions
+with tempfile.TemporaryFile() as file:
+    file.write(b"chainsweep")
+print(json.dumps([platform.node(), versions("chainsweep"), tempfile.gettempdir(), time.time()]))
+"""
+WITH_MODULES = 'count=$1; shift; for ((; count > 0; count--)); do module load "$1" || exit; shift; done; exec "$@"'
+"""Bash: its first argument is the number of modules, then come these, then a command."""
 
 
 def examine_site(site: Site) -> list[Finding]:
     """Ask the cluster, and run short steps as the site's jobs would; nothing is left behind."""
+    controller = tried("Slurm controller", _controller)
+    if controller.state != "ok":
+        return [controller]
     trials: list[tuple[str, Callable[[], Finding]]] = [
-        ("Slurm controller", _controller),
         ("Slurm limits", lambda: _limits(site)),
         ("partitions", lambda: _partitions(site)),
+        ("a node", lambda: _node(site)),
         ("MPI launch", lambda: _mpi_launch(site)),
-        ("clock", lambda: _clock(site)),
     ]
     if site.device == "gpu":
         trials += [
             ("GPU by JAX", lambda: _gpu(site, "GPU by JAX", JAX_PROGRAM, ("gpu", "cuda"))),
             ("GPU by torch", lambda: _gpu(site, "GPU by torch", TORCH_PROGRAM, ("cuda True",))),
         ]
-    return [tried(what, trial) for what, trial in trials]
+    return [controller, *(tried(what, trial) for what, trial in trials)]
 
 
 def _controller() -> Finding:
@@ -44,75 +60,124 @@ def _controller() -> Finding:
 def _limits(site: Site) -> Finding:
     found = client.limits()
     text = f"MaxArraySize {found.max_array_size}, MaxJobCount {found.max_jobs}"
-    if site.max_array_size is not None and site.max_array_size > found.max_array_size:
-        return Finding("Slurm limits", "broken", f"{text}; the site's max_array_size = {site.max_array_size} is above")
+    limits = {"max_array_size": found.max_array_size, "max_submitted": found.max_jobs}
+    for key, limit in limits.items():
+        wanted = getattr(site, key)
+        if wanted is not None and wanted > limit:
+            return Finding("Slurm limits", "broken", f"{text}; the site's {key} = {wanted} is above")
     return Finding("Slurm limits", "ok", text)
 
 
 def _partitions(site: Site) -> Finding:
-    listed = client.run_command(["sinfo", "-h", "-o", "%R|%a|%l|%D"]).split()
-    there = {line.split("|")[0] for line in listed}
-    wanted = {name for kind in JOB_KINDS for name in (site.job_settings(kind).partition or "").split(",") if name}
-    if wanted - there:
-        lacking = ", ".join(sorted(wanted - there))
-        return Finding("partitions", "broken", f"the site names {lacking}; the cluster has {', '.join(sorted(there))}")
-    return Finding("partitions", "ok", ", ".join("{} ({}, limit {}, {} nodes)".format(*x.split("|")) for x in listed))
+    """Whether every partition that the site names is there, and lets a job run as long as the site says."""
+    listed = [line.split("|") for line in client.run_command(["sinfo", "-h", "-o", "%R|%a|%l|%D"]).split()]
+    longest = {name: _minutes(limit) for name, _, limit, _ in listed}
+    for kind in JOB_KINDS:
+        settings = site.job_settings(kind)
+        for name in (settings.partition or "").split(","):
+            if name and name not in longest:
+                known = ", ".join(sorted(longest))
+                return Finding("partitions", "broken", f"the site names {name} for {kind}; the cluster has {known}")
+            if name and longest[name] < settings.walltime_min:
+                text = f"{name} ends jobs after {longest[name]:g} min; the site's walltime_min for {kind} is "
+                return Finding("partitions", "broken", f"{text}{settings.walltime_min}")
+    return Finding("partitions", "ok", ", ".join("{} ({}, limit {}, {} nodes)".format(*each) for each in listed))
+
+
+def _minutes(limit: str) -> float:
+    """A time limit as sinfo writes it, ``[days-]hours:minutes:seconds`` or ``infinite``, in minutes."""
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+)*", limit):
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    hours, minutes, seconds = ([0, 0, 0] + [int(part) for part in clock.split(":")])[-3:]
+    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
 def _mpi_launch(site: Site) -> Finding:
-    settings = site.job_settings("emcee")
-    ranks = max(2, min(settings.ranks, 4))
+    ranks = max(2, min(site.job_settings("emcee").ranks, MOST_RANKS))
     launch = [part.replace("{ranks}", str(ranks)) for part in site.mpi_launch]
-    done = _step([*launch, *_options(site, "emcee"), f"--ntasks={ranks}"], site, ["-m", "mpi4py", "-c", RANK_PROGRAM])
-    sizes = re.findall(r"size (\d+)", done.stdout)
     line = " ".join(launch)
-    if done.returncode == 0 and sizes == [str(ranks)] * ranks:
+    options = _options(site, "emcee", ranks)
+    by_srun = Path(launch[0]).name == "srun"
+    if by_srun:
+        launch += [*options, "--kill-on-bad-exit=1"]
+    else:
+        launch = ["salloc", "--quiet", *options, *launch]
+    done = _step(launch, site, ["-m", "mpi4py", "-c", RANK_PROGRAM])
+    sizes = [int(size) for size in re.findall(r"size (\d+)", done.stdout)]
+    if done.returncode == 0 and sizes == [ranks] * ranks:
         return Finding("MPI launch", "ok", f"{ranks} ranks through {line}")
-    return Finding(
-        "MPI launch",
-        "broken",
-        f"{line}: sizes {sizes} (expected {ranks} times {ranks}), exit {done.returncode}: {_last(done)}; "
-        "'srun --mpi=list' shows what this Slurm speaks, the site's key is mpi_launch",
-    )
+    if sizes == [1] * ranks:
+        found = f"each of {ranks} ranks thinks that it is alone"
+    else:
+        found = f"expected {ranks} ranks of {ranks}, got sizes {sizes}, exit code {done.returncode}: {_last(done)}"
+    advice = "; 'srun --mpi=list' shows what this Slurm speaks" if by_srun else ""
+    return Finding("MPI launch", "broken", f"{line}: {found}; the site's key is mpi_launch{advice}")
 
 
-def _clock(site: Site) -> Finding:
+def _node(site: Site) -> Finding:
+    """The clock and temporary folder of a node, and the chainsweep that its interpreter has."""
     before = time.time()
-    done = _step(["srun", *_options(site, "merge"), "--ntasks=1"], site, ["-c", "import time; print(time.time())"])
+    done = _step(["srun", *_options(site, "merge")], site, ["-c", NODE_PROGRAM])
     after = time.time()
     if done.returncode != 0:
-        return Finding("clock", "broken", f"no step ran: {_last(done)}")
-    there = float(done.stdout.split()[-1])
-    off = max(before - there, there - after, 0.0)
+        return Finding("a node", "broken", f"a step with {interpreter(site)} did not run: {_last(done)}")
+    name, there, scratch, clock = json.loads(done.stdout.splitlines()[-1])
+    here = versions("chainsweep")
+    if there != here:
+        return Finding("a node", "broken", f"{name}: {interpreter(site)} has {there}, this is {here}")
+    off = max(before - clock, clock - after, 0.0)
     state = "ok" if off < CLOCK_TOLERANCE_S else "broken"
-    return Finding("clock", state, f"a node's clock is within {max(off, 0.1):.1f} s of this one's")
+    text = f"{name}: chainsweep {there['chainsweep']}, {scratch} is writable, its clock is {off:.1f} s from this one's"
+    return Finding("a node", state, text)
 
 
 def _gpu(site: Site, what: str, program: str, signs: Sequence[str]) -> Finding:
-    kind = GPU_KINDS[0]
     number = f"{site.gpu_type}:1" if site.gpu_type else "1"
     request = f"--gres=gpu:{number}" if site.gpu_request == "gres" else f"--gpus-per-task={number}"
-    done = _step(["srun", *_options(site, kind), "--ntasks=1", request], site, ["-c", program])
-    seen = done.stdout.strip()
+    done = _step(["srun", *_options(site, GPU_KINDS[0]), request], site, ["-c", program], gpu=True)
     if done.returncode != 0:
         return Finding(what, "broken", _last(done))
-    return Finding(what, "ok" if any(sign in seen for sign in signs) else "broken", seen)
+    seen = done.stdout.strip()
+    if any(sign in seen for sign in signs):
+        return Finding(what, "ok", seen)
+    advice = "check gpu_request, the driver and the CUDA build of the package"
+    return Finding(what, "broken", f"no GPU in a step with {request} (it saw: {seen}); {advice}")
 
 
-def _options(site: Site, kind: str) -> list[str]:
-    settings = site.job_settings(kind)
-    named = [(name, getattr(settings, name)) for name in ("partition", "account", "qos", "constraint")]
-    return ["--time=2", *(f"--{name}={value}" for name, value in named if value)]
+def _options(site: Site, kind: str, ranks: int = 1) -> list[str]:
+    """What a job of this kind asks for, but a short walltime and at most ``ranks`` ranks."""
+    want = site.job_settings(kind)
+    named = [(name, getattr(want, name)) for name in ("partition", "account", "qos", "constraint")]
+    options = [f"--{name}={value}" for name, value in named if value]
+    if want.memory_gib is not None:
+        options.append(f"--mem-per-cpu={want.memory_gib * 1024 / want.cpus:.0f}M")
+    if want.nodes is not None:
+        options.append(f"--nodes={min(want.nodes, ranks)}")
+    return [f"--ntasks={ranks}", f"--cpus-per-task={want.cpus}", "--time=2", f"--immediate={WAIT_S}", *options]
 
 
-def _step(launch: Sequence[str], site: Site, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    image = ["apptainer", "exec", "--no-home", site.image] if site.image else []
-    command = [*launch, *image, interpreter(site) or sys.executable, *arguments]
+def _step(
+    launch: Sequence[str], site: Site, arguments: Sequence[str], gpu: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run the interpreter of the jobs in a step, with the modules and the environment of the site."""
+    image = ["apptainer", "exec", "--no-home", *(["--nv"] if gpu else []), site.image] if site.image else []
+    command = [*launch, *image, interpreter(site), *arguments]
+    if site.modules:
+        command = ["bash", "-c", WITH_MODULES, "bash", str(len(site.modules)), *site.modules, *command]
+    environment = {**os.environ, **site.environment, "PYTHONNOUSERSITE": "1"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=STEP_TIMEOUT_S, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=STEP_TIMEOUT_S, check=False, env=environment
+        )
     except FileNotFoundError as error:
         raise UnavailableError(f"no {command[0]} on the path") from error
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"a step through {launch[0]} did not end within {STEP_TIMEOUT_S:g} s") from error
 
 
 def _last(done: subprocess.CompletedProcess[str]) -> str:
-    return ((done.stderr or done.stdout).strip().splitlines() or ["no output"])[-1]
+    """The line that says most: the last that names an error, beside Slurm's count of failed tasks."""
+    lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+    errors = [line for line in lines if "error" in line.lower() and "Exited with exit code" not in line]
+    return (errors or lines)[-1]

@@ -1,0 +1,184 @@
+"""The worked example on a private Slurm, with every fault in turn: what happened, and whether the results are the same.
+
+    python benchmarks/faults.py FOLDER [FAULT ...]
+
+Needs Slurm's daemons and root, as the tests in `tests/cluster` do. Prints a table for `docs/faults.md`. The campaign is
+that of `jobs/gaussian_peak` (32 data sets, three engines) in shards of 8, with a shorter training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.cluster.private_slurm import FINISHED, PrivateSlurm  # noqa: E402 (the checkout's tests are no installed package)
+from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment  # noqa: E402
+
+RANKS = SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
+ONE_BY_ONE = "array_cap = 1\n" + RANKS
+KILLS, LEAST_PAUSE_S, MOST_PAUSE_S = 20, 10, 25
+
+
+def chainsweep(*arguments: str | Path) -> None:
+    line = [sys.executable, "-m", "chainsweep", *map(str, arguments)]
+    subprocess.run(line, check=True, capture_output=True, env=plain_environment())
+
+
+def none(sweep: Sweep) -> str:
+    sweep.submit()
+    sweep.finish()
+    return "submit, and no command until the report"
+
+
+def time_limit(sweep: Sweep) -> str:
+    ids = sweep.submit()
+    for kind in ("emcee", "nuts"):
+        sweep.wait_for_state(kind)
+        sweep.slurm.hasten_limit(f"{ids[kind]}_0", 61)
+    sweep.finish()
+    return f"{sweep.outputs().count('ended with 75')} times told by Slurm's own limit, saved, requeued (emcee, NUTS)"
+
+
+def preemption(sweep: Sweep) -> str:
+    sweep.submit()
+    sweep.wait_for_state("nuts")
+    urgent = ["--partition=urgent", "--nodes=4", "--exclusive", "--mem=100", "--output=/dev/null"]
+    sweep.slurm.sbatch(*urgent, "--wrap", "sleep 5")
+    sweep.slurm.wait_until(lambda: "DUE TO PREEMPTION" in sweep.outputs(), 60, "preempted")
+    sweep.finish()
+    return (
+        f"{sweep.outputs().count('JOB') and sweep.outputs().count('DUE TO PREEMPTION')} lines of preemption in the logs"
+    )
+
+
+def kills(sweep: Sweep) -> str:
+    rng = random.Random(1)
+    ids = sweep.submit()
+    done, lost = 0, set()
+    while done < KILLS:
+        time.sleep(rng.uniform(LEAST_PAUSE_S, MOST_PAUSE_S))
+        sweep.slurm.hasten_requeues()
+        states = sweep.slurm.squeue_states()
+        if set(states.values()) <= FINISHED:
+            break
+        running = [
+            job for job, state in states.items() if state == "RUNNING" and job.split("_")[0] != str(ids["merge"])
+        ]
+        if running:
+            victim = rng.choice(running)
+            sweep.slurm.run("scancel", "--signal=KILL", f"{victim}.0", check=False)
+            done += 1
+            lost.add(victim)
+    sweep.finish()
+    return f"{done} kills of {len(lost)} jobs and array elements, {LEAST_PAUSE_S} to {MOST_PAUSE_S} s apart"
+
+
+def lost_node(sweep: Sweep) -> str:
+    ids = sweep.submit()
+    sweep.wait_for_state("nuts")
+    element = f"{ids['nuts']}_0"
+    node = sweep.slurm.job(element)["NodeList"]
+    sweep.slurm.node_freeze(node)
+    shard = sweep.folder / "shards" / "nuts" / "00000.h5"
+    try:
+        sweep.slurm.wait_until(lambda: sweep.slurm.hasten_requeues() or shard.exists(), 300, "published elsewhere")
+        before = hashlib.sha256(shard.read_bytes()).hexdigest()
+        sweep.slurm.thaw_tasks(node)
+        log = sweep.folder / "logs" / "infer-00004.log"
+        sweep.slurm.wait_until(lambda: "not published" in log.read_text(), 300, "the old process is refused")
+    finally:
+        sweep.slurm.node_up(node)
+    sweep.finish()
+    assert hashlib.sha256(shard.read_bytes()).hexdigest() == before
+    return "requeued to another node; the old process went on, and was refused when it wanted to write"
+
+
+def controller(sweep: Sweep) -> str:
+    sweep.submit()
+    sweep.wait_for_state("nuts")
+    sweep.slurm.restart_controller(down_s=10)
+    sweep.finish()
+    return "slurmctld away for 10 s in mid-run"
+
+
+def rank_killed(sweep: Sweep) -> str:
+    sweep.submit()
+    sweep.wait_for_state("emcee", 1)
+    log = (sweep.folder / "logs" / "infer-00001.log").read_text()
+    began = time.monotonic()
+    os.kill(int(log[log.index("process ") :].split()[1].rstrip(")")), signal.SIGKILL)
+    sweep.slurm.wait_until(lambda: "ended with" in sweep.outputs(), 60, "the step ends")
+    took = time.monotonic() - began
+    sweep.finish()
+    return f"the other rank was gone and the element requeued after {took:.1f} s"
+
+
+FAULTS: dict[str, tuple[Callable[[Sweep], str], str]] = {
+    "none": (none, RANKS),
+    "time limit": (time_limit, RANKS),
+    "preemption, GraceTime 0": (preemption, RANKS),
+    "kill -9 at random moments": (kills, ONE_BY_ONE),
+    "lost node, old process back": (lost_node, RANKS),
+    "slurmctld restarted": (controller, RANKS),
+    "MPI rank killed with -9": (rank_killed, RANKS),
+}
+
+
+def frozen_campaign(folder: Path) -> Path:
+    job = folder / "job"
+    shutil.copytree(ROOT / "jobs" / "gaussian_peak", job)
+    config = (job / "campaign.toml").read_text()
+    (job / "campaign.toml").write_text(config + "\n[shards]\nsize = 8\n\n[engines.snpe]\ntrain_steps = 300\n")
+    chainsweep("init", job / "campaign.toml", "--out", folder / "frozen")
+    return folder / "frozen"
+
+
+def main() -> None:
+    folder, chosen = Path(sys.argv[1]), sys.argv[2:] or list(FAULTS)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+    if not (folder / "reference").exists():
+        folder.mkdir(parents=True)
+        frozen = frozen_campaign(folder)
+        shutil.copytree(frozen, folder / "reference")
+        began = time.monotonic()
+        chainsweep("run", folder / "reference", "--workers", "2")
+        print(f"reference: chainsweep run, {time.monotonic() - began:.0f} s", flush=True)
+    print("| fault | what happened | attempts | results | seconds |\n|---|---|---|---|---|", flush=True)
+    for name in chosen:
+        fault, site = FAULTS[name]
+        campaign = folder / name.replace(" ", "-").replace(",", "") / "campaign"
+        shutil.rmtree(campaign.parent, ignore_errors=True)
+        shutil.copytree(folder / "frozen", campaign)
+        with tempfile.TemporaryDirectory(prefix="slurm-") as daemons, PrivateSlurm(Path(daemons)) as slurm:
+            sweep = Sweep(slurm, campaign, site, timeout_s=1200)
+            began = time.monotonic()
+            happened = fault(sweep)
+            took = time.monotonic() - began
+            try:
+                assert_same_results(campaign, folder / "reference")
+                verdict = "identical"
+            except AssertionError as error:
+                verdict = f"DIFFERENT: {str(error).splitlines()[0]}"
+            leftovers = no_leftovers(campaign)
+            attempts = sweep.attempts().values()
+            print(
+                f"| {name} | {happened} | {sum(attempts)} for {len(attempts)} shards | {verdict}"
+                f"{f', left behind: {leftovers}' if leftovers else ''} | {took:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

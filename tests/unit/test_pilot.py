@@ -1,0 +1,245 @@
+"""The pilot and what is predicted from it: figures for a user, nothing that a draw could depend on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from chainsweep.campaign import Campaign
+from chainsweep.cli import app
+from chainsweep.errors import ChainsweepError
+from chainsweep.execute import pilot
+from chainsweep.execute.pilot import Timing, emcee_form, read_pilot, run_pilot
+from chainsweep.freeze import init_campaign
+from chainsweep.site import Site
+from chainsweep.slurm import cost
+from chainsweep.slurm.cost import predict_cost
+from chainsweep.slurm.plan import Limits, Order, plan_jobs
+from chainsweep.slurm.submit import Queued, Selection, missing_tasks
+from tests.conftest import LINE_CONFIG, ROOT, line_data
+
+SMALL = """
+[shards]
+size = 5
+[policy]
+engines = {engines}
+[engines.emcee]
+spread = "{spread}"
+[engines.nuts]
+chains = 2
+warmup = 60
+draws = 60
+block = 60
+attempts = 1
+prior_draws = 64
+descents = 1
+[engines.snpe]
+draws = 300
+adaptive_rounds = 1
+batch = 256
+hidden = 16
+transforms = 2
+"""
+BLACK_BOX = """
+import time
+import numpyro.distributions as dist
+
+prior = {{"a": dist.Normal(0, 2), "b": dist.Normal(0, 2)}}
+
+def log_likelihood(params, x, y, y_err):
+    time.sleep({seconds})
+    return -0.5 * float((((y - params["a"] - params["b"] * x) / y_err) ** 2).sum())
+"""
+ENGINES = '["emcee", "nuts", "snpe"]'
+WIDE = Limits(max_array_size=1001, max_jobs=1_000_000)
+EMPTY = Site(name="s", device="cpu")
+
+
+@pytest.fixture
+def make(write_job, tmp_path):
+    """A function that makes a campaign of 12 lines in three shards."""
+
+    def campaign(engines: str = ENGINES, spread: str = "auto", **job) -> Campaign:
+        config = LINE_CONFIG + SMALL.format(engines=engines, spread=spread)
+        if "model" in job:
+            config = config.replace('curve = "mu"\n', "")
+        path = write_job(config=config, data=line_data(12), **job)
+        return init_campaign(path, tmp_path / "campaign", None)
+
+    return campaign
+
+
+def forecast(campaign: Campaign, site: Site = EMPTY, form: str = "datasets") -> dict:
+    missing = missing_tasks(campaign, Selection(campaign.engines), Queued())
+    return predict_cost(campaign, site, plan_jobs(campaign, site, WIDE, Order(1, missing, form)))
+
+
+def note(campaign: Campaign, **timings: Timing) -> None:
+    campaign.paths.pilot.write_text(json.dumps({kind: asdict(timing) for kind, timing in timings.items()}))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file() and ".compiled" not in path.parts]
+    return {str(path): sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_real_pilot_times_every_kind_and_touches_nothing_else(make, monkeypatch):
+    campaign = make('["nuts", "snpe"]')
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name, *rest: None if name == "squeue" else which(name, *rest))
+    before = contents(campaign.paths.root)
+    line = ["plan", str(campaign.paths.root), "--site", str(ROOT / "slurm" / "sites" / "local.toml"), "--json"]
+    timed = CliRunner().invoke(app, [*line, "--pilot", "4"], catch_exceptions=False)
+    after = contents(campaign.paths.root)
+    assert after.pop(str(campaign.paths.pilot))
+    assert after == before
+    content = json.loads(timed.stdout)["cost"]
+    assert set(content["jobs"]) == {"train", "nuts", "snpe"}
+    for kind, entry in content["jobs"].items():
+        assert 0 < entry["low"] < entry["hours"] < entry["high"], kind
+        assert (entry["core_hours"], entry["gpu_hours"]) == (entry["hours"], 0.0)
+    assert content["jobs"]["nuts"]["basis"].startswith("4 data sets timed")
+    assert "hardly trained" in content["jobs"]["snpe"]["note"]
+    assert content["complete"]
+    assert content["total"]["core_hours"] == pytest.approx(sum(e["core_hours"] for e in content["jobs"].values()))
+    again = CliRunner().invoke(app, line, catch_exceptions=False)
+    assert json.loads(again.stdout)["cost"] == content
+
+    from chainsweep.execute.infer import infer
+
+    assert infer(campaign, "nuts", 0, lambda done, total, text: None, lambda: False)
+    entry = forecast(campaign)["jobs"]["nuts"]
+    size = campaign.shards[0].positions.size
+    assert entry["basis"] == f"{size} data sets already done"
+    assert entry["units"] == 12 - size
+
+
+def test_nothing_known_is_null_and_not_zero(make):
+    content = forecast(make())
+    assert not content["complete"]
+    for entry in content["jobs"].values():
+        assert entry["units"] > 0
+        assert {entry[name] for name in ("hours", "low", "high", "core_hours", "gpu_hours")} == {None}
+        assert "--pilot" in entry["basis"]
+
+
+def test_hours_are_starts_and_data_sets_and_a_gpu_only_where_one_is_asked_for(make):
+    campaign = make()
+    note(campaign, nuts=Timing(60.0, (10.0, 20.0, 30.0, 40.0), 4, "no GPU, 2 CPU cores"))
+    entry = forecast(campaign)["jobs"]["nuts"]
+    assert entry["hours"] == pytest.approx((3 * 60 + 12 * 25) / 3600)
+    assert entry["element_hours"] == pytest.approx((60 + campaign.shards[0].positions.size * 25) / 3600)
+    assert entry["note"] == ""
+    site = Site(name="s", device="gpu", job={"nuts": {"cpus": 8, "tasks_per_element": 3, "walltime_min": 30}})
+    packed = forecast(campaign, site)["jobs"]["nuts"]
+    assert packed["hours"] == pytest.approx((60 + 12 * 25) / 3600)
+    assert packed["gpu_hours"] == packed["hours"] == packed["element_hours"]
+    assert packed["core_hours"] == pytest.approx(8 * packed["hours"])
+    assert packed["walltime_hours"] == 0.5
+    assert packed["note"] == "will differ on a GPU"
+
+
+def test_the_range_holds_the_truth_as_often_as_it_says(make):
+    """Data sets of unequal cost: the range of 4 timed ones holds the sum of all in about 90 %; a naive one does not."""
+    campaign = make()
+    rng = np.random.default_rng(1)
+    held = naive = 0
+    for _ in range(400):
+        everything = rng.normal(100, 60, 12)
+        timed = rng.normal(100, 60, 4)
+        mean_error = cost._mean_error(timed, 12)
+        truth = everything.mean()
+        held += abs(timed.mean() - truth) < mean_error
+        naive += abs(timed.mean() - truth) < 1.645 * timed.std() / 2
+    assert 0.86 < held / 400 < 0.96
+    assert naive / 400 < 0.8
+    note(campaign, nuts=Timing(0.0, (5.0, 5.0, 5.0), 3, "here"))
+    equal = forecast(campaign)["jobs"]["nuts"]
+    assert equal["low"] < 0.95 * equal["hours"]
+
+
+def test_one_data_set_gives_a_figure_without_a_range(make):
+    campaign = make()
+    note(campaign, nuts=Timing(0.0, (36.0,), 1, "here"))
+    entry = forecast(campaign)["jobs"]["nuts"]
+    assert (entry["hours"], entry["low"], entry["high"]) == (pytest.approx(0.12), None, None)
+    assert entry["basis"] == "1 data set timed (here)"
+
+
+def test_ranks_over_walkers_work_together_and_rank_0_hands_out(make):
+    campaign = make()
+    note(campaign, emcee=Timing(0.0, (300.0, 300.0), 2, "here"))
+    site = Site(name="s", device="cpu", job={"emcee": {"ranks": 4}})
+    over_data, over_walkers = (forecast(campaign, site, form)["jobs"]["emcee"] for form in ("datasets", "walkers"))
+    assert over_data["hours"] == pytest.approx(1.0)
+    assert over_walkers["hours"] == pytest.approx(4 / 3)
+    size = campaign.shards[0].positions.size
+    assert over_data["element_hours"] == pytest.approx(size * 300 / 3600)
+    assert over_walkers["element_hours"] == pytest.approx(size * 100 / 3600)
+
+
+def test_training_that_ends_by_the_clock_costs_no_more(make, monkeypatch):
+    campaign = make()
+    note(campaign, train=Timing(0.0, (3.6, 3.6), 16, "here"))
+    assert forecast(campaign)["jobs"]["train"]["hours"] == pytest.approx(1.5)
+    engines = campaign.config.engines
+    short = engines.model_copy(update={"snpe": engines.snpe.model_copy(update={"train_minutes": 30.0})})
+    monkeypatch.setattr(campaign, "config", campaign.config.model_copy(update={"engines": short}))
+    entry = forecast(campaign)["jobs"]["train"]
+    assert (entry["hours"], entry["high"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(("wanted", "got"), [(1, 1), (4, 4), (1000, 12)])
+def test_any_number_of_data_sets_can_be_asked_for(make, wanted, got):
+    batch = pilot._pilot_batch(make(), wanted)
+    assert len(batch) == len(set(batch.ids)) == got
+
+
+def test_a_pilot_of_one_engine_keeps_the_figures_of_the_others(make, monkeypatch):
+    campaign = make()
+    kept = Timing(1.0, (2.0, 3.0), 2, "here")
+    note(campaign, emcee=kept, nuts=kept)
+    monkeypatch.setattr(pilot, "_run_once", lambda *arguments: (2.0, np.ones(2)))
+    said: list[str] = []
+    run_pilot(campaign, ("nuts",), 2, said.append)
+    timings = read_pilot(campaign)
+    assert timings["emcee"] == kept
+    assert timings["nuts"].seconds == (1.0, 1.0)
+    assert said == ["pilot: nuts, 2 data sets, three times"]
+    assert "up to" in timings["nuts"].note
+
+
+def test_a_pilot_that_fails_says_whose_fault_it_is_and_keeps_nothing(make, monkeypatch):
+    campaign = make()
+
+    def broken(*arguments, **keywords):
+        raise ValueError("no such line")
+
+    monkeypatch.setattr("chainsweep.execute.infer.sample", broken)
+    with pytest.raises(ChainsweepError, match=r"pilot of nuts failed on every data set: .*no such line"):
+        run_pilot(campaign, ("nuts",), 2, lambda text: None)
+    assert not campaign.paths.pilot.exists()
+
+
+@pytest.mark.parametrize(("seconds", "form"), [(0.02, "walkers"), (0.0, "datasets")])
+def test_a_slow_black_box_has_its_walkers_spread_and_a_fast_one_its_data_sets(make, seconds, form):
+    model = BLACK_BOX.format(seconds=seconds)
+    assert emcee_form(make('["emcee"]', model=model)) == form
+
+
+@pytest.mark.parametrize(("seconds", "form"), [(0.0, "walkers"), (0.02, "datasets")])
+def test_what_the_campaign_says_wins_over_the_clock(make, seconds, form):
+    model = BLACK_BOX.format(seconds=seconds)
+    assert emcee_form(make('["emcee"]', spread=form, model=model)) == form
+
+
+def test_a_numpyro_model_is_never_timed(make, monkeypatch):
+    monkeypatch.setattr(pilot, "_call_seconds", None)
+    assert emcee_form(make()) == "datasets"
