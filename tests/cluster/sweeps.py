@@ -58,8 +58,10 @@ class Sweep:
         return json.loads(self.command("status", str(self.folder), "--json").stdout)
 
     def finish(self) -> dict[str, str]:
-        """Wait until every job of this campaign has ended; their last states."""
-        ids = [job.job_id for job in sent_jobs(self.folder / "jobs.jsonl") if job.job_id is not None]
+        """Wait until every job of the last submission has ended; their last states."""
+        jobs = sent_jobs(self.folder / "jobs.jsonl")
+        last = max(job.submission for job in jobs)
+        ids = [job.job_id for job in jobs if job.job_id is not None and job.submission == last]
         return self.slurm.wait_for_jobs(*ids, timeout_s=self.timeout_s)
 
     def wait_for_state(self, engine: str = "emcee", shard: int = 0) -> Path:

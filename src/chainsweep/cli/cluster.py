@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections import Counter
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from chainsweep.campaign import Campaign
+from chainsweep.cli.planned import print_cost, print_jobs
 from chainsweep.cli.shared import AsJson, Engines, Folder, SiteFile, app, chosen_engines, out, verdict_table
 
 OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Only tasks that failed, not those never tried.")]
@@ -49,12 +47,12 @@ def plan(
         out.rule(escape(job["script"]), style="dim")
         out.print(escape(job["text"]), soft_wrap=True)
     out.rule(style="dim")
-    _print_jobs(content, sent=False)
+    print_jobs(content, sent=False)
     for number, job in enumerate(content["jobs"]):
         name = submission.jobs[number].variable
         line = " ".join(part if part.startswith("--dependency") else shlex.quote(part) for part in job["command"])
         out.print(f"{name}=$({escape(line)})", soft_wrap=True)
-    _print_cost(content["cost"])
+    print_cost(content["cost"])
 
 
 @app.command()
@@ -72,7 +70,7 @@ def submit(
             del job["text"]
         print(json.dumps(content))
         return
-    _print_jobs(content, sent=True)
+    print_jobs(content, sent=True)
     if content["jobs"]:
         out.print(f"Watch with: chainsweep status {escape(str(folder))} --watch", soft_wrap=True)
 
@@ -151,77 +149,6 @@ def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:
 
 def _ended(content: dict[str, Any]) -> bool:
     return all(not counts["pending"] for counts in content["engines"].values()) or content["queue"]["asked"]
-
-
-def _print_jobs(content: dict[str, Any], sent: bool) -> None:
-    queued = content["queued"]
-    if queued["jobs"]:
-        out.print(f"In the queue already: {queued['elements']} elements of jobs {', '.join(map(str, queued['jobs']))}")
-    if not content["jobs"]:
-        out.print("Nothing to submit: everything is done or in the queue.")
-        return
-    table = Table(box=None)
-    for heading in ("job", *(["id"] if sent else [])):
-        table.add_column(heading)
-    for heading in ("tasks", "elements", "ranks"):
-        table.add_column(heading, justify="right")
-    table.add_column("after")
-    for job in content["jobs"]:
-        number = [str(job["job_id"])] if sent else []
-        sizes = (job["tasks"], job["elements"], job["ranks"])
-        table.add_row(job["kind"], *number, *map(str, sizes), _kinds_of(job["after"]))
-    out.print(table)
-
-
-def _kinds_of(names: Sequence[str]) -> str:
-    """Jobs by kind, with their number where there are several: ``train, emcee (3)``."""
-    kinds = Counter(name.split("-")[3] for name in names)
-    return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.items())
-
-
-def _print_cost(cost: dict[str, Any]) -> None:
-    """The forecast: hours with their range, what one element takes of its walltime, and what they stand on."""
-    jobs = cost["jobs"]
-    if not jobs:
-        return
-    table = Table(box=None)
-    for heading in ("predicted", "core-hours", "GPU-hours", "one element"):
-        table.add_column(heading, justify="left" if heading == "predicted" else "right")
-    table.add_column("from")
-    for kind, entry in jobs.items():
-        if entry["hours"] is None:
-            table.add_row(kind, "?", "?", "?", entry["basis"])
-            continue
-        cells = (_hours(entry, "core_hours"), _hours(entry, "gpu_hours"), _element(entry))
-        table.add_row(kind, *cells, entry["basis"])
-    if len(jobs) > 1:
-        total = [f"{cost['total'][what]:.2g}" for what in ("core_hours", "gpu_hours")]
-        table.add_row("total", *total, "", "" if cost["complete"] else "only of what is known")
-    out.print(table)
-    for kind, entry in jobs.items():
-        if entry["note"]:
-            out.print(f"{kind}: {escape(entry['note'])}.", style="dim", soft_wrap=True)
-    if any(entry["low"] is not None for entry in jobs.values()):
-        text = "Ranges hold 90 %, if the rest is like what was timed. Not counted: merge, report, repeated work."
-        out.print(text, style="dim", soft_wrap=True)
-
-
-def _hours(entry: dict[str, Any], what: str) -> str:
-    """``1.2 (0.9 to 1.5)``; without the range where it is not known."""
-    hours = entry[what]
-    if entry["low"] is None or not hours:
-        return f"{hours:.2g}"
-    low, high = (entry[end] * hours / entry["hours"] for end in ("low", "high"))
-    return f"{hours:.2g} ({low:.2g} to {high:.2g})"
-
-
-def _element(entry: dict[str, Any]) -> str:
-    minutes = entry["element_hours"] * 60
-    return (
-        f"{minutes:.2g} of {entry['walltime_hours'] * 60:.0f} min"
-        if minutes < 100
-        else (f"{minutes / 60:.0f} of {entry['walltime_hours']:.0f} h")
-    )
 
 
 def _status_view(content: dict[str, Any]) -> Group:

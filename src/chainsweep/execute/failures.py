@@ -27,6 +27,7 @@ class Kind(enum.StrEnum):
     NODE_FAILURE = "node failure"
     BAD_DATA = "bad data"
     UNAVAILABLE = "missing device, package or service"
+    CANCELLED = "cancelled"
     KILLED = "killed"
     BUG = "bug"
 

@@ -59,8 +59,9 @@ def run_tasks(
 
 
 def exit_code(ended: Sequence[Finished]) -> int:
-    """0 when all is done, 75 when any task was stopped, else the exit code of the first that failed."""
-    if any(one.result == Result.STOPPED.name or one.exit_code == StoppedEarly.exit_code for one in ended):
+    """0 when all is done, 75 when any task was stopped or merged only a part, else that of the first that failed."""
+    partly = (Result.STOPPED.name, Result.INCOMPLETE.name)
+    if any(one.result in partly or one.exit_code == StoppedEarly.exit_code for one in ended):
         return StoppedEarly.exit_code
     return next((one.exit_code for one in ended if one.exit_code), 0)
 

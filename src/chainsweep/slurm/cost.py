@@ -32,7 +32,8 @@ def predict_cost(campaign: Campaign, site: Site, jobs: Sequence[Job]) -> dict[st
 
     ``hours`` is the work of all ranks; ``low`` and ``high`` hold it with 90 % probability, as far as the data sets
     timed stand for the others, and are null where only one was timed. ``element_hours`` is how long the first array
-    element (or the single job) runs, against the ``walltime_hours`` that the site gives it.
+    element (or the single job) runs, against the ``walltime_hours`` that the site gives it. ``total`` is of the kinds
+    that are known, ``complete`` when all are.
     """
     kinds = dict.fromkeys(job.kind for job in jobs if job.requeues)
     pilot = read_pilot(campaign)
@@ -44,12 +45,12 @@ def predict_cost(campaign: Campaign, site: Site, jobs: Sequence[Job]) -> dict[st
         timing = published or pilot.get(kind)
         content[kind] = {"units": work.units} | (work.entry(timing) if timing else _unknown())
     known = [entry for entry in content.values() if entry["hours"] is not None]
-    total = {what: sum(entry[what] for entry in known) for what in ("core_hours", "gpu_hours")}
+    total = {what: sum(entry[what] for entry in known) if known else None for what in ("core_hours", "gpu_hours")}
     return {"jobs": content, "total": total, "complete": len(known) == len(content)}
 
 
 def _unknown() -> dict[str, Any]:
-    return UNKNOWN | {"basis": "nothing timed yet: plan --pilot N", "note": ""}
+    return UNKNOWN | {"basis": "not timed: plan --pilot N", "where": None, "note": ""}
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class _Work:
             "element_hours": max(self._element_hours(job, timing.setup_s, mean) for job in self.jobs),
             "walltime_hours": settings.walltime_min / 60,
             "basis": _basis(self.kind, timing),
+            "where": timing.where or None,
             "note": "; ".join(part for part in (timing.note, self._device_note(timing)) if part),
         }
 
@@ -136,7 +138,7 @@ def _mean_error(seconds: NDArray, units: int) -> float | None:
 
 def _basis(kind: str, timing: Timing) -> str:
     what = "step" if kind == "train" else "data set"
-    how = f"timed ({timing.where})" if timing.where else "already done"
+    how = "timed" if timing.where else "already done"
     return f"{timing.units} {what}{'s' if timing.units > 1 else ''} {how}"
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,8 @@ class Submission:
     scripts: tuple[str, ...]
     wait_for: tuple[int, ...]
     queued: Queued
+    unreached: str | None = None
+    """Why the cluster could not be asked for its limits and queue, where it could not."""
 
     def commands(self) -> list[list[str]]:
         """The sbatch commands, with ``$name`` for the id of an earlier job."""
@@ -86,12 +87,12 @@ def selection(engines: tuple[str, ...], only_failed: bool) -> Selection:
 def plan_submission(campaign: Campaign, site: Site, chosen: Selection) -> Submission:
     """What a submit would do now; nothing is written and nothing is sent.
 
-    Without a cluster in reach, the limits are Slurm's defaults, and nothing counts as queued.
+    Without a cluster in reach, the limits are Slurm's defaults, and nothing counts as queued; ``unreached`` says so.
     """
-    if shutil.which("squeue") is None:
-        queued, limits = Queued(), DEFAULT_LIMITS
-    else:
-        queued, limits = queued_jobs(campaign, look_or_raise(campaign)), client.limits()
+    try:
+        limits, queued = client.limits(), queued_jobs(campaign, look_or_raise(campaign))
+    except UnavailableError as error:
+        return replace(_prepare(campaign, site, chosen, DEFAULT_LIMITS, Queued()), unreached=str(error))
     return _prepare(campaign, site, chosen, limits, queued)
 
 
@@ -278,5 +279,6 @@ def describe(submission: Submission, ids: Mapping[str, int] | None = None) -> di
             }
             for job, line, text in zip(submission.jobs, submission.commands(), submission.scripts, strict=True)
         ],
+        "unreached": submission.unreached,
         "queued": {"jobs": submission.queued.ids, "elements": submission.queued.elements},
     }

@@ -30,6 +30,7 @@ SIGNS = (
 """What Slurm writes into a job's output file, and what it means."""
 STATES = {
     "OUT_OF_MEMORY": Kind.OUT_OF_MEMORY,
+    "CANCELLED": Kind.CANCELLED,
     "TIMEOUT": Kind.TIME_LIMIT,
     "DEADLINE": Kind.TIME_LIMIT,
     "NODE_FAIL": Kind.NODE_FAILURE,
