@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from chainsweep.campaign import Campaign
 from chainsweep.cli import app, planned
-from chainsweep.errors import ChainsweepError
+from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute import pilot
 from chainsweep.execute.pilot import Timing, emcee_form, read_pilot, run_pilot
 from chainsweep.freeze import init_campaign
@@ -273,3 +273,8 @@ def test_what_the_campaign_says_wins_over_the_clock(make, seconds, form):
 def test_a_numpyro_model_is_never_timed(make, monkeypatch):
     monkeypatch.setattr(pilot, "_call_seconds", None)
     assert emcee_form(make()) == "datasets"
+
+
+def test_walkers_of_a_numpyro_model_cannot_be_shared_out(make):
+    with pytest.raises(ConfigError, match="black-box likelihoods"):
+        emcee_form(make(spread="walkers"))

@@ -21,7 +21,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Seeds, Status
 from chainsweep.engines.registry import ENGINES
-from chainsweep.errors import ChainsweepError
+from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute.attempt import ProgressSink
 from chainsweep.execute.devices import describe_device
 from chainsweep.execute.environment import prepare
@@ -54,12 +54,23 @@ class Timing:
 
 
 def emcee_form(campaign: Campaign) -> str:
-    """What MPI ranks share out: as the campaign says, or walkers where one call of a black box takes long."""
+    """What MPI ranks share out: as the campaign says, or walkers where one call of a black box takes long.
+
+    Raises
+    ------
+    ConfigError
+        The campaign wants walkers shared out, and its model is compiled for all walkers of a data set at once.
+    """
     spread = campaign.config.engines.emcee.spread
+    if not campaign.resolved.get("black_box", True):
+        if spread == "walkers":
+            raise ConfigError(
+                f"{campaign.paths.config}: [engines.emcee] spread = 'walkers' is for black-box likelihoods, and this "
+                "model is a NumPyro one, compiled for all walkers of a data set at once; use 'datasets' or 'auto'"
+            )
+        return "datasets"
     if spread != "auto":
         return spread
-    if not campaign.resolved.get("black_box", True):
-        return "datasets"
     prepare(campaign.paths.compiled)
     if campaign.problem.host_log_likelihood is None:
         return "datasets"
