@@ -3,7 +3,8 @@
     python benchmarks/faults.py FOLDER [FAULT ...]
 
 Needs Slurm's daemons and root, as the tests in `tests/cluster` do. Prints a table for `docs/faults.md`. The campaign is
-that of `jobs/gaussian_peak` (32 data sets, three engines) in shards of 8, with a shorter training.
+that of `jobs/gaussian_peak` (32 data sets, three engines) in shards of 8, with a shorter training and
+fewer rounds of importance sampling.
 """
 
 from __future__ import annotations
@@ -140,7 +141,9 @@ def frozen_campaign(folder: Path) -> Path:
     job = folder / "job"
     shutil.copytree(ROOT / "jobs" / "gaussian_peak", job)
     config = (job / "campaign.toml").read_text()
-    (job / "campaign.toml").write_text(config + "\n[shards]\nsize = 8\n\n[engines.snpe]\ntrain_steps = 300\n")
+    (job / "campaign.toml").write_text(
+        config + "\n[shards]\nsize = 8\n\n[engines.snpe]\ntrain_steps = 300\nadaptive_rounds = 2\n"
+    )
     chainsweep("init", job / "campaign.toml", "--out", folder / "frozen")
     return folder / "frozen"
 

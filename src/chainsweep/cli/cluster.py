@@ -96,7 +96,7 @@ def status(
         out.print(_status_view(content))
         return
     with Live(_status_view(content), console=out, refresh_per_second=4) as live:
-        while content["queue"]["elements"] or not _ended(content):
+        while not _ended(content):
             time.sleep(interval)
             progress.update()
             content = full_status(campaign, progress)
@@ -148,7 +148,12 @@ def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:
 
 
 def _ended(content: dict[str, Any]) -> bool:
-    return all(not counts["pending"] for counts in content["engines"].values()) or content["queue"]["asked"]
+    """Whether there is nothing left to watch: no data set is open, or nothing of what was submitted is in the queue."""
+    queue = content["queue"]
+    if queue["elements"]:
+        return False
+    nothing_open = all(not counts["pending"] for counts in content["engines"].values())
+    return nothing_open or (queue["asked"] and queue["problem"] is None)
 
 
 def _status_view(content: dict[str, Any]) -> Group:
