@@ -74,9 +74,8 @@ def kills(sweep: Sweep) -> str:
         states = sweep.slurm.squeue_states()
         if set(states.values()) <= FINISHED:
             break
-        running = [
-            job for job, state in states.items() if state == "RUNNING" and job.split("_")[0] != str(ids["merge"])
-        ]
+        final = {str(ids["merge"]), str(ids["report"])}
+        running = [job for job, state in states.items() if state == "RUNNING" and job not in final]
         if running:
             victim = rng.choice(running)
             sweep.slurm.run("scancel", "--signal=KILL", f"{victim}.0", check=False)
