@@ -98,7 +98,7 @@ def test_every_data_set_gets_a_verdict_from_every_engine(finished):
         assert status["engines"][engine]["pending"] == 0
         assert status["engines"][engine]["failed"] == 0
         assert status["engines"][engine]["converged"] >= 8
-    assert status["tasks"]["infer"] == {"total": 9, "done": 9}
+    assert status["tasks"]["infer"] == {"total": 9, "done": 9, "failed": 0}
 
 
 def exact_posterior(folder: Path, dataset_id: str) -> tuple[np.ndarray, np.ndarray]:
