@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/chainsweep run demo/gaussian_peak
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: format lint types test
 

@@ -59,6 +59,8 @@ def slurm_conf(folder: Path, ports: Sequence[int], limits: Limits) -> str:
         "ReturnToService=2",
         f"MaxArraySize={limits.max_array_size}",
         f"MaxJobCount={limits.max_job_count}",
+        # MPICH names its shared memory by job and step, and what a killed job of another private Slurm left is there.
+        f"FirstJobId={random.SystemRandom().randrange(1_000, 900_000)}",
         f"MinJobAge={limits.min_job_age_s}",
         f"KillWait={limits.kill_wait_s}",
         # Quick: schedule at every event, look again every second, and have nothing wait for accounting.

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from chainsweep.cli.shared import AsJson, Folder, app, out
+from chainsweep.cli.shared import AsJson, Folder, app, err, out
 
 Form = Literal["datasets", "walkers"]
 Device = Literal["gpu", "cpu"]
@@ -44,9 +44,13 @@ def task(
 
     attempt = None if attempts_left is None else JobAttempt(attempts_left, interrupted, taken_away.is_set)
     call = JobCall(folder, stage, tuple(indices), ranks, form, device, attempt)
-    code = run_job(call, _print_progress, stop.is_set, lambda text: out.print(escape(text), soft_wrap=True))
+    code = run_job(call, _print_progress, stop.is_set, _say)
     if code:
         raise typer.Exit(code)
+
+
+def _say(text: str, well: bool) -> None:
+    (out if well else err).print(escape(text), soft_wrap=True)
 
 
 def _print_progress(done: int, total: int, note: str) -> None:

@@ -36,8 +36,10 @@ class JobCall:
     attempt: JobAttempt | None
 
 
-def run_job(call: JobCall, report: Report, deadline: Deadline, say: Callable[[str], None]) -> int:
+def run_job(call: JobCall, report: Report, deadline: Deadline, say: Callable[[str, bool], None]) -> int:
     """Run the tasks of ``call`` on all ranks of this job; the exit code of this process.
+
+    ``say`` is told, once for each task, how it ended, and whether all went well.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def run_job(call: JobCall, report: Report, deadline: Deadline, say: Callable[[st
         code = exit_code(ended)
         if here.rank == 0:
             for one in ended:
-                say(f"{one.task.label}: {Result[one.result].value if one.result else f'failed: {one.error}'}")
+                say(f"{one.task.label}: {Result[one.result].value if one.result else f'failed: {one.error}'}", not code)
     here.leave(code)
     return code
 

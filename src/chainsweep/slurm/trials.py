@@ -165,7 +165,7 @@ def _step(
     command = [*launch, *image, interpreter(site), *arguments]
     if site.modules:
         command = ["bash", "-c", WITH_MODULES, "bash", str(len(site.modules)), *site.modules, *command]
-    environment = {**os.environ, **site.environment, "PYTHONNOUSERSITE": "1"}
+    environment = {"MPIR_CVAR_NOLOCAL": "1", **os.environ, **site.environment, "PYTHONNOUSERSITE": "1"}
     try:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=STEP_TIMEOUT_S, check=False, env=environment
