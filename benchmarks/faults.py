@@ -75,6 +75,8 @@ def kills(sweep: Sweep) -> str:
         if set(states.values()) <= FINISHED:
             break
         final = {str(ids["merge"]), str(ids["report"])}
+        if not list((sweep.folder / "models").glob("*/.state-*")):
+            final.add(str(ids["train"]))  # its first checkpoint takes longer than the time between two kills
         running = [job for job, state in states.items() if state == "RUNNING" and job not in final]
         if running:
             victim = rng.choice(running)
@@ -172,7 +174,7 @@ def main() -> None:
                 assert_same_results(campaign, folder / "reference")
                 verdict = "identical"
             except AssertionError as error:
-                verdict = f"DIFFERENT: {str(error).splitlines()[0]}"
+                verdict = f"DIFFERENT: {(str(error).splitlines() or ['other arrays'])[0]}"
             leftovers = no_leftovers(campaign)
             attempts = sweep.attempts().values()
             print(

@@ -162,7 +162,7 @@ class SnpeSettings(Section):
     """Draws of the proposal per data set and round of importance sampling."""
     adaptive_rounds: Annotated[int, Field(ge=0)] = 12
     """Most rounds of adaptive importance sampling where the network's own weights do not suffice."""
-    checkpoint_steps: Annotated[int, Field(ge=10)] = 250
+    checkpoint_steps: Annotated[int, Field(ge=10)] = 50
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of training; fixed by the campaign because the number changes the last bits of a sum."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
