@@ -56,6 +56,15 @@ def publish(
     _fsync(path.parent)
 
 
+def publish_text(path: Path, text: str) -> None:
+    """Put a file with ``text`` in UTF-8 at ``path``, as ``publish`` does."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    publish(path, write, lambda temporary: None)
+
+
 def _fsync(path: Path) -> None:
     """Force a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

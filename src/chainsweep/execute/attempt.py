@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from chainsweep.engines.base import Arrays
-from chainsweep.publish import publish
+from chainsweep.publish import publish, publish_text
 
 CHECKPOINT_SECONDS = 10.0
 """Least time between two saved states: what a killed attempt loses at most, beside the block in progress."""
@@ -57,7 +57,7 @@ def claim(target: Path) -> Attempt:
     path = _claim_path(target)
     attempt = Attempt(target, _read_claim(path)[0] + 1, secrets.token_hex(8))
     text = json.dumps({"number": attempt.number, "token": attempt.token})
-    publish(path, lambda temporary: _write_text(temporary, text), lambda temporary: None)
+    publish_text(path, text)
     return attempt
 
 
@@ -73,10 +73,6 @@ def state_path(target: Path) -> Path:
 
 def _claim_path(target: Path) -> Path:
     return target.with_name(f".attempt-{target.stem}.json")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _read_claim(path: Path) -> tuple[int, str]:

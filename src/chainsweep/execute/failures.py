@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chainsweep.diagnostics.verdict import one_line
 from chainsweep.errors import ChainsweepError, InputError, StoppedEarly, UnavailableError
-from chainsweep.publish import LostOwnership, publish
+from chainsweep.publish import LostOwnership, publish_text
 
 
 class Kind(enum.StrEnum):
@@ -73,12 +73,7 @@ def recorded(target: Path | None) -> Iterator[None]:
 def record_failure(target: Path, kind: Kind, reason: str, exit_code: int) -> None:
     """Write down that the task that should publish ``target`` failed."""
     content = {"kind": str(kind), "reason": one_line(reason), "exit_code": exit_code, "at": _now()}
-    text = json.dumps(content) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    publish(_path(target), write, lambda temporary: None)
+    publish_text(_path(target), json.dumps(content) + "\n")
 
 
 def read_failure(target: Path) -> Failure | None:

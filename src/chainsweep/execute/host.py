@@ -22,7 +22,7 @@ from chainsweep.execute.attempt import Attempt
 from chainsweep.execute.guard import Guard, GuardDied
 from chainsweep.model.host import HostAnswer, HostCall, answer
 from chainsweep.model.problem import Problem
-from chainsweep.publish import publish
+from chainsweep.publish import publish_text
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Notes:
         known = _read_known(self.known_path)
         suspects = known | {name for path in notes for name in _read_note(path)}
         if suspects - known:
-            text = json.dumps(sorted(suspects))
-            publish(self.known_path, lambda temporary: _write(temporary, text), lambda temporary: None)
+            publish_text(self.known_path, json.dumps(sorted(suspects)))
         for path in notes:
             path.unlink(missing_ok=True)
         return frozenset(suspects)
@@ -66,10 +65,6 @@ def forget_suspects(target: Path) -> None:
 
 def _known_path(target: Path) -> Path:
     return target.with_name(f".suspects-{target.stem}.json")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _read_known(path: Path) -> set[str]:

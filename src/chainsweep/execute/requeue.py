@@ -18,7 +18,7 @@ from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import state_path
 from chainsweep.execute.failures import Kind, forget_failure, record_failure, recorded
 from chainsweep.execute.tasks import Result, Task, target_of
-from chainsweep.publish import publish
+from chainsweep.publish import publish_text
 
 MAX_IDLE = 2
 """Attempts in a row without progress after which a task has failed."""
@@ -141,9 +141,4 @@ def _read(target: Path) -> _Record | None:
 
 
 def _write(target: Path, record: _Record) -> None:
-    text = json.dumps(vars(record))
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    publish(_path(target), write, lambda temporary: None)
+    publish_text(_path(target), json.dumps(vars(record)))

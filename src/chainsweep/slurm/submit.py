@@ -56,12 +56,11 @@ class Queued:
 
 @dataclass(frozen=True)
 class Submission:
-    """A planned submission: its jobs and scripts, and the jobs in the queue that merge and report wait for too."""
+    """A planned submission: its jobs and scripts, and what of the campaign is in the queue already."""
 
     number: int
     jobs: tuple[Job, ...]
     scripts: tuple[str, ...]
-    wait_for: tuple[int, ...]
     queued: Queued
     unreached: str | None = None
     """Why the cluster could not be asked for its limits and queue, where it could not."""
@@ -74,7 +73,7 @@ class Submission:
     def waits(self, job: Job) -> tuple[int, ...]:
         """Job ids of earlier submissions that ``job`` waits for: merging waits for all that may still publish."""
         if job.kind == "merge":
-            return self.wait_for
+            return tuple(self.queued.ids)
         trains = [sent.job_id for sent in self.queued.jobs.values() if sent.kind == "train" and sent.job_id is not None]
         return tuple(trains) if job.kind == "snpe" else ()
 
@@ -142,7 +141,7 @@ def _prepare(campaign: Campaign, site: Site, chosen: Selection, limits: Limits, 
     order = Order(number, missing, form, queued.elements, finish)
     jobs = plan_jobs(campaign, site, limits, order)
     scripts = tuple(render(job, campaign, site) for job in jobs)
-    return Submission(number, jobs, scripts, tuple(queued.ids), queued)
+    return Submission(number, jobs, scripts, queued)
 
 
 def missing_tasks(campaign: Campaign, chosen: Selection, queued: Queued) -> dict[str, list[Task]]:
