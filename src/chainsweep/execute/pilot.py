@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute.attempt import ProgressSink
 from chainsweep.execute.devices import describe_device
 from chainsweep.execute.environment import prepare
-from chainsweep.publish import publish
+from chainsweep.publish import publish_text
 
 COSTLY_SECONDS = 0.005
 """A likelihood that takes longer is worth a message to another rank."""
@@ -112,11 +111,7 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
         say(f"pilot: {engine}, {len(batch)} data set{'s' if len(batch) > 1 else ''}, three times")
         timings[engine] = _time_engine(campaign, engine, batch, trained if engine == "snpe" else None)
     text = json.dumps({kind: asdict(timing) for kind, timing in timings.items()}, indent=1) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    publish(campaign.paths.pilot, write, lambda temporary: None)
+    publish_text(campaign.paths.pilot, text)
 
 
 def read_pilot(campaign: Campaign) -> dict[str, Timing]:

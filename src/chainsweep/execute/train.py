@@ -15,7 +15,7 @@ from chainsweep.engines.base import Arrays, Deadline, Seeds, Sink
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
 from chainsweep.execute.devices import torch_device
-from chainsweep.publish import publish
+from chainsweep.publish import publish, publish_text
 
 if TYPE_CHECKING:
     from chainsweep.engines.snpe_trained import Trained
@@ -137,9 +137,4 @@ def _publish_history(path: Path, trained: Trained) -> None:
     columns = {name: values for name, values in trained.history.items() if np.ndim(values) == 1}
     rows = [",".join(columns)]
     rows += [",".join(f"{value:.6g}" for value in row) for row in zip(*columns.values(), strict=True)]
-    text = "\n".join(rows) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    publish(path, write, lambda temporary: None)
+    publish_text(path, "\n".join(rows) + "\n")
