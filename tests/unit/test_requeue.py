@@ -9,7 +9,7 @@ import pytest
 from chainsweep.errors import DataError, StoppedEarly
 from chainsweep.execute.attempt import state_path
 from chainsweep.execute.failures import Kind, read_failure
-from chainsweep.execute.requeue import GivenUp, JobAttempt, forgive, run_bounded
+from chainsweep.execute.requeue import GivenUp, JobAttempt, LastEnd, forgive, run_bounded
 from chainsweep.execute.tasks import Result, Task
 from chainsweep.publish import LostOwnership
 
@@ -66,14 +66,28 @@ def test_progress_in_between_starts_the_count_anew(target):
         assert run_bounded(target, TASK, stops(target, state), MANY) is Result.STOPPED
 
 
-def test_dying_twice_without_progress_ends_at_the_third_start(target):
-    for _ in range(2):
+@pytest.mark.parametrize(
+    ("last_end", "times", "match", "kind"),
+    [
+        (LastEnd.DIED, 5, "killed before saving", Kind.KILLED),
+        (LastEnd.OVERRAN, 2, "walltime is too short", Kind.TIME_LIMIT),
+    ],
+)
+def test_dying_without_progress_ends_at_the_next_start(target, last_end, times, match, kind):
+    job = JobAttempt(left=50, last_end=last_end)
+    for _ in range(times):
         with pytest.raises(Killed):
-            run_bounded(target, TASK, dies(target, None), MANY)
-    with pytest.raises(GivenUp, match="killed before saving"):
-        run_bounded(target, TASK, dies(target, "never reached"), MANY)
+            run_bounded(target, TASK, dies(target, None), job)
+    with pytest.raises(GivenUp, match=match):
+        run_bounded(target, TASK, dies(target, "never reached"), job)
     assert not state_path(target).exists()
-    assert read_failure(target).kind is Kind.KILLED
+    assert read_failure(target).kind is kind
+
+
+def test_an_attempt_that_stopped_in_time_does_not_make_the_next_death_count_twice(target):
+    job = JobAttempt(left=50, last_end=LastEnd.OVERRAN)
+    assert run_bounded(target, TASK, stops(target, None), job) is Result.STOPPED
+    assert run_bounded(target, TASK, stops(target, "new"), job) is Result.STOPPED
 
 
 def test_dying_with_progress_goes_on(target):
@@ -86,7 +100,7 @@ def test_dying_with_progress_goes_on(target):
 def test_preemption_and_lost_nodes_are_not_the_task_s_fault(target):
     for _ in range(5):
         with pytest.raises(Killed):
-            run_bounded(target, TASK, dies(target, None), JobAttempt(left=50, interrupted=True))
+            run_bounded(target, TASK, dies(target, None), JobAttempt(left=50, last_end=LastEnd.INTERRUPTED))
     taken = JobAttempt(left=50, taken_away=lambda: True)
     for _ in range(5):
         assert run_bounded(target, TASK, stops(target, None), taken) is Result.STOPPED
@@ -143,8 +157,9 @@ def test_done_forgets_everything(target):
 
 
 def test_a_task_handed_out_anew_starts_from_zero(target):
+    job = JobAttempt(left=50, last_end=LastEnd.OVERRAN)
     for _ in range(2):
         with pytest.raises(Killed):
-            run_bounded(target, TASK, dies(target, None), MANY)
+            run_bounded(target, TASK, dies(target, None), job)
     forgive(target)
     assert run_bounded(target, TASK, stops(target, None), MANY) is Result.STOPPED

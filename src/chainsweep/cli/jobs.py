@@ -16,6 +16,7 @@ from chainsweep.cli.shared import AsJson, Folder, app, err, out
 
 Form = Literal["datasets", "walkers"]
 Device = Literal["gpu", "cpu"]
+End = Literal["died", "overran", "interrupted"]
 
 
 @app.command(hidden=True)
@@ -27,7 +28,7 @@ def task(
     form: Annotated[Form, typer.Option("--form", help="What ranks share out: datasets or walkers.")] = "datasets",
     device: Annotated[Device | None, typer.Option("--device", help="gpu or cpu; default: the best one here.")] = None,
     attempts_left: Annotated[int | None, typer.Option("--attempts-left", help="Set in a job: requeues left.")] = None,
-    interrupted: Annotated[bool, typer.Option("--interrupted", help="Set in a job: cut off from outside.")] = False,
+    last_end: Annotated[End, typer.Option("--last-end", help="Set in a job: how the last attempt ended.")] = "died",
 ) -> None:
     """Run tasks of one stage: the entry point inside a job."""
     stop, taken_away = threading.Event(), threading.Event()
@@ -40,9 +41,9 @@ def task(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, on_signal)
     from chainsweep.execute.injob import JobCall, run_job
-    from chainsweep.execute.requeue import JobAttempt
+    from chainsweep.execute.requeue import JobAttempt, LastEnd
 
-    attempt = None if attempts_left is None else JobAttempt(attempts_left, interrupted, taken_away.is_set)
+    attempt = None if attempts_left is None else JobAttempt(attempts_left, LastEnd(last_end), taken_away.is_set)
     call = JobCall(folder, stage, tuple(indices), ranks, form, device, attempt)
     code = run_job(call, _print_progress, stop.is_set, _say)
     if code:

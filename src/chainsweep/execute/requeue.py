@@ -1,15 +1,17 @@
 """How often a task may be requeued: as long as its attempts make progress.
 
 Progress is a changed state file (or a published one). ``.progress-<name>.json`` holds the digest of the state that
-the last attempt started from, and how many attempts in a row left it as it was. After two, the task ends as failed:
-a walltime too short for one data set must not run for ever.
+the last attempt started from, and how many attempts in a row left it as it was. After two that ran out of time, the
+task ends as failed: a walltime too short for one data set must not run for ever. One that was killed for no reason
+known here says less, since a machine may kill twice before anything can be saved: five of those end it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from hashlib import file_digest
 from pathlib import Path
 
@@ -21,7 +23,21 @@ from chainsweep.execute.tasks import Result, Task, target_of
 from chainsweep.publish import publish_text
 
 MAX_IDLE = 2
-"""Attempts in a row without progress after which a task has failed."""
+"""Attempts in a row that ran out of time without progress, after which a task has failed."""
+
+MAX_DEATHS = 5
+"""Attempts in a row that were killed before they saved progress, after which a task has failed."""
+
+
+class LastEnd(StrEnum):
+    """How the last attempt ended, as far as the host script saw it."""
+
+    DIED = "died"
+    """By a signal that nobody announced, such as -9 when memory ran out."""
+    OVERRAN = "overran"
+    """Killed after its time limit's signal, because it did not stop."""
+    INTERRUPTED = "interrupted"
+    """Together with the script: a lost node, a preemption. Not the task's fault."""
 
 
 class GivenUp(ChainsweepError):
@@ -30,22 +46,23 @@ class GivenUp(ChainsweepError):
 
 @dataclass(frozen=True)
 class _Record:
-    """``idle`` attempts in a row left the state at ``digest``; ``open`` while the last one has not said its end."""
+    """``idle`` attempts that ran out of time and ``deaths`` in a row left the state at ``digest``.
+
+    ``open`` while the last attempt has not said its end.
+    """
 
     digest: str
-    idle: int
-    open: bool
+    idle: int = 0
+    deaths: int = 0
+    open: bool = False
 
 
 @dataclass(frozen=True)
 class JobAttempt:
-    """What the host script knows: requeues that are left, and whether the last attempt was ended from outside.
-
-    Preemption and a lost node are not the task's fault, so such an end does not count as one without progress.
-    """
+    """What the host script knows: requeues that are left, and how the last attempt ended."""
 
     left: int
-    interrupted: bool = False
+    last_end: LastEnd = LastEnd.DIED
     taken_away: Callable[[], bool] = lambda: False
     """Whether this attempt was told to stop by a cancellation or preemption (SIGTERM), not by its time limit."""
 
@@ -56,11 +73,13 @@ def run_bounded(target: Path, task: Task, run: Callable[[], Result], attempt: Jo
     Raises
     ------
     GivenUp
-        This was the second attempt in a row without progress, or the last one that the queue allows.
+        There were too many attempts in a row without progress, or this was the last one that the queue allows.
     """
-    began = _begin(target, attempt.interrupted)
+    began = _begin(target, attempt.last_end)
     if began.idle >= MAX_IDLE:
-        _give_up(target, task, Kind.KILLED, f"{began.idle} attempts in a row were killed before saving progress")
+        _give_up(target, task, Kind.TIME_LIMIT, _too_short(began.idle))
+    if began.deaths >= MAX_DEATHS:
+        _give_up(target, task, Kind.KILLED, f"{began.deaths} attempts in a row were killed before saving progress")
     try:
         with recorded(target):
             result = run()
@@ -72,15 +91,11 @@ def run_bounded(target: Path, task: Task, run: Callable[[], Result], attempt: Jo
         forgive(target)
         return result
     own_end = 0 if attempt.taken_away() else 1
-    idle = began.idle + own_end if _digest(target) == began.digest else 0
-    _write(target, _Record(_digest(target), idle, open=False))
-    if idle >= MAX_IDLE:
-        _give_up(
-            target,
-            task,
-            Kind.TIME_LIMIT,
-            f"stopped before its end {idle} times in a row without progress: the walltime is too short for it",
-        )
+    digest = _digest(target)
+    ended = _Record(digest) if digest != began.digest else replace(began, idle=began.idle + own_end, open=False)
+    _write(target, ended)
+    if ended.idle >= MAX_IDLE:
+        _give_up(target, task, Kind.TIME_LIMIT, _too_short(ended.idle))
     if attempt.left <= 0 and own_end:
         _give_up(
             target, task, Kind.TIME_LIMIT, "stopped early in the last attempt that the site's requeue_limit allows"
@@ -104,15 +119,21 @@ def forgive(target: Path) -> None:
     _path(target).unlink(missing_ok=True)
 
 
-def _begin(target: Path, interrupted: bool) -> _Record:
+def _begin(target: Path, last_end: LastEnd) -> _Record:
     """Open this attempt's record; an earlier attempt that never said its end counts by the state it left."""
     last, digest = _read(target), _digest(target)
-    idle = 0
-    if last is not None and last.digest == digest:
-        idle = last.idle + 1 if last.open and not interrupted else last.idle
-    record = _Record(digest, idle, open=True)
+    if last is None or last.digest != digest:
+        record = _Record(digest, open=True)
+    else:
+        idle = last.idle + (last.open and last_end is LastEnd.OVERRAN)
+        deaths = last.deaths + (last.open and last_end is LastEnd.DIED)
+        record = _Record(digest, idle, deaths, open=True)
     _write(target, record)
     return record
+
+
+def _too_short(times: int) -> str:
+    return f"stopped before its end {times} times in a row without progress: the walltime is too short for it"
 
 
 def _give_up(target: Path, task: Task, kind: Kind, reason: str) -> None:
