@@ -60,6 +60,11 @@ class Paths:
         return self.root / "quarantine.csv"
 
     @property
+    def frozen(self) -> tuple[Path, ...]:
+        """What ``init`` writes, and nothing changes afterwards."""
+        return self.config, self.model, self.resolved, self.data, self.quarantine
+
+    @property
     def posterior(self) -> Path:
         """The merged draws."""
         return self.root / "posterior.h5"
@@ -93,6 +98,11 @@ class Paths:
     def submissions(self) -> Path:
         """Folder of the scripts of each submission."""
         return self.root / "submit"
+
+    @property
+    def images(self) -> Path:
+        """``images.json``: the images that submissions used."""
+        return self.submissions / "images.json"
 
     def submission(self, number: int) -> Path:
         """Folder of the scripts of submission ``number``, counted from 1."""

@@ -47,6 +47,8 @@ class JobSettings(Section):
     tasks_per_element: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Shards that one array element handles, one after another (emcee: one a rank at a time). Default 1."""
     exclusive: bool = False
+    image: OneLine | None = None
+    """Apptainer image of this kind of job, instead of the site's."""
 
 
 class JobsSection(JobSettings):
@@ -71,9 +73,15 @@ class Site(Section):
     python: OneLine | None = None
     """Interpreter that has chainsweep; by default the one that submits, or ``python3`` inside an image."""
     image: OneLine | None = None
-    """Apptainer image that the jobs run in."""
+    """Apptainer image that the jobs run in, but those whose ``[job.<kind>]`` names another one."""
+    image_fingerprint: Annotated[str, Field(pattern=r"^[0-9A-Fa-f ]{40,59}$")] | None = None
+    """Images must be signed by the key with this fingerprint, which is in the keyring of whoever submits."""
+    apptainer: Annotated[tuple[OneLine, ...], Field(min_length=1)] = ("apptainer",)
+    """How Apptainer is called on the nodes, and where jobs are submitted."""
     binds: tuple[OneLine, ...] = ()
     """Further ``source[:target[:ro]]`` folders that the image sees; the campaign's folder always is."""
+    mpi_library: Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]+$")] | None = None
+    """The host's ``libmpi.so``, used inside the image instead of the image's own MPI; of MPICH's binary interface."""
     modules: tuple[Word, ...] = ()
     environment: dict[Variable, OneLine] = Field(default_factory=dict)
     mpi_launch: Annotated[tuple[OneLine, ...], Field(min_length=1)] = ("srun", "--mpi=pmi2")
@@ -97,6 +105,11 @@ class Site(Section):
         shared = self.job.model_fields_set - set(JOB_KINDS)
         values = {name: getattr(self.job, name) for name in shared}
         return JobSettings(**values | {name: getattr(own, name) for name in own.model_fields_set})
+
+    def image_of(self, kind: str) -> Path | None:
+        """The image that jobs of this kind run in."""
+        name = self.job_settings(kind).image or self.image
+        return None if name is None else Path(name)
 
     def uses_gpu(self, kind: str) -> bool:
         """Whether a job of this kind is given a GPU."""

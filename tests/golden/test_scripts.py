@@ -13,9 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from chainsweep.campaign import Paths
 from chainsweep.errors import ConfigError, UsageError
 from chainsweep.packages import versions
 from chainsweep.site import JOB_KINDS, Site, load_site
+from chainsweep.slurm.image import Image
 from chainsweep.slurm.job import STAGE_OF, Job
 from chainsweep.slurm.render import TEMPLATES, directive, render
 
@@ -25,7 +27,7 @@ FOLDER = Path('/scratch/it\'s a "sweep"; $HOME `id` #1/100% new')
 
 
 # What a script needs of a campaign.
-CAMPAIGN = SimpleNamespace(name="lines", hash="0123456789abcdef" * 4, paths=SimpleNamespace(root=FOLDER))
+CAMPAIGN = SimpleNamespace(name="lines", hash="0123456789abcdef" * 4, paths=Paths(FOLDER))
 
 
 def job_of(kind: str, site: Site) -> Job:
@@ -64,18 +66,22 @@ def test_script(kind, name):
     assert done.stderr == ""
 
 
-def test_walkers_over_ranks_and_an_image():
+@pytest.mark.parametrize("kind", ["emcee", "nuts"])
+def test_an_image_and_walkers_over_ranks(kind):
     site = Site(
         name="boxed",
-        device="cpu",
         image="/images/it's.sif",
         binds=("/data:/data:ro",),
+        mpi_library="/opt/mpich 4/lib/libmpi.so.12",
         environment={"NOTE": "it's; $(id)"},
-        job={"emcee": {"ranks": 8, "nodes": 2}},
+        job={"emcee": {"ranks": 8, "nodes": 2}, "nuts": {"image": "/images/jax.sif"}},
     )
-    job = replace(job_of("emcee", site), ranks=8, form="walkers", per_element=1)
-    text = render(job, CAMPAIGN, site).replace(versions("chainsweep")["chainsweep"], "VERSION")
-    golden = HERE / "boxed-emcee-walkers.sbatch"
+    job = job_of(kind, site)
+    if kind == "emcee":
+        job = replace(job, ranks=8, form="walkers", per_element=1)
+    image = Image(site.image_of(kind), "ab" * 32, "1000 1700000000 1700000001")
+    text = render(job, CAMPAIGN, site, image).replace(versions("chainsweep")["chainsweep"], "VERSION")
+    golden = HERE / f"boxed-{kind}.sbatch"
     if os.environ.get("CHAINSWEEP_UPDATE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()

@@ -11,7 +11,18 @@ import typer
 from rich.markup import escape
 
 from chainsweep.campaign import Campaign
-from chainsweep.cli.shared import AsJson, Engines, Folder, app, chosen_engines, err, out, print_status
+from chainsweep.cli.shared import (
+    AsJson,
+    Engines,
+    Folder,
+    MixedImages,
+    app,
+    apply_mixed_images,
+    chosen_engines,
+    err,
+    out,
+    print_status,
+)
 from chainsweep.errors import StoppedEarly
 
 
@@ -52,6 +63,7 @@ def run(
     folder: Folder,
     engine: Engines = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: all cores.")] = None,
+    mixed_images: MixedImages = False,
 ) -> None:
     """Run everything that is not done yet on this machine, then merge and report. Rerun to continue."""
     from chainsweep.execute.devices import describe_device
@@ -62,6 +74,7 @@ def run(
     campaign.verify()
     engines = chosen_engines(campaign, engine)
     _require_packages(engines)
+    apply_mixed_images(campaign, mixed_images)
     count = workers or len(os.sched_getaffinity(0))
     out.print(f"{campaign.name}: {len(campaign.collection.ids)} data sets, {describe_device()}, {count} workers")
     with RunDisplay(campaign, engines, out) as display:
@@ -80,12 +93,13 @@ def run(
 
 
 @app.command()
-def merge(folder: Folder, as_json: AsJson = False) -> None:
+def merge(folder: Folder, mixed_images: MixedImages = False, as_json: AsJson = False) -> None:
     """Merge the published shards into posterior.h5 and catalogue.parquet."""
     from chainsweep.execute.merge import merge_campaign, merge_shortfall
 
     campaign = Campaign(folder)
     campaign.verify()
+    apply_mixed_images(campaign, mixed_images)
     summary = merge_campaign(campaign)
     if as_json:
         print(json.dumps(summary))

@@ -15,7 +15,18 @@ from rich.text import Text
 
 from chainsweep.campaign import Campaign
 from chainsweep.cli.planned import print_cost, print_jobs
-from chainsweep.cli.shared import AsJson, Engines, Folder, SiteFile, app, chosen_engines, out, verdict_table
+from chainsweep.cli.shared import (
+    AsJson,
+    Engines,
+    Folder,
+    MixedImages,
+    SiteFile,
+    app,
+    apply_mixed_images,
+    chosen_engines,
+    out,
+    verdict_table,
+)
 
 OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Only tasks that failed, not those never tried.")]
 
@@ -32,13 +43,13 @@ def plan(
     """The exact scripts and commands that submit would run, with the predicted cost; submits nothing."""
     from chainsweep.execute.pilot import run_pilot
     from chainsweep.slurm.cost import predict_cost
-    from chainsweep.slurm.submit import describe, plan_submission, selection
+    from chainsweep.slurm.submit import Selection, describe, plan_submission
 
     campaign, cluster_site = _opened(folder, site)
     engines = chosen_engines(campaign, engine)
     if pilot:
         run_pilot(campaign, engines, pilot, lambda text: out.print(escape(text), style="dim") if not as_json else None)
-    submission = plan_submission(campaign, cluster_site, selection(engines, only_failed))
+    submission = plan_submission(campaign, cluster_site, Selection(engines, only_failed))
     content = describe(submission) | {"cost": predict_cost(campaign, cluster_site, submission.jobs)}
     if as_json:
         print(json.dumps(content))
@@ -57,13 +68,19 @@ def plan(
 
 @app.command()
 def submit(
-    folder: Folder, site: SiteFile, engine: Engines = None, only_failed: OnlyFailed = False, as_json: AsJson = False
+    folder: Folder,
+    site: SiteFile,
+    engine: Engines = None,
+    only_failed: OnlyFailed = False,
+    mixed_images: MixedImages = False,
+    as_json: AsJson = False,
 ) -> None:
     """Submit what is missing and not in the queue yet: training, inference, merge and report, by dependency."""
-    from chainsweep.slurm.submit import describe, selection, submit_campaign
+    from chainsweep.slurm.submit import Selection, describe, submit_campaign
 
     campaign, cluster_site = _opened(folder, site)
-    submission, ids = submit_campaign(campaign, cluster_site, selection(chosen_engines(campaign, engine), only_failed))
+    apply_mixed_images(campaign, mixed_images)
+    submission, ids = submit_campaign(campaign, cluster_site, Selection(chosen_engines(campaign, engine), only_failed))
     content = describe(submission, ids)
     if as_json:
         for job in content["jobs"]:

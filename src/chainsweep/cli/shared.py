@@ -12,20 +12,40 @@ from rich.table import Table
 from chainsweep.campaign import Campaign
 from chainsweep.config import ENGINE_NAMES
 from chainsweep.errors import UsageError
+from chainsweep.packages import versions
 
 app = typer.Typer(
     name="chainsweep",
-    help="Verified posteriors of many data sets: one NumPyro model, three engines, HDF5 chains.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"chainsweep {versions('chainsweep')['chainsweep']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Verified posteriors of many data sets: one NumPyro model, three engines, HDF5 chains."""
+
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Engines = Annotated[list[str] | None, typer.Option("--engine", help="Only this engine; repeatable.")]
+MixedImages = Annotated[
+    bool, typer.Option("--mixed-images", help="From now on an engine's shards may come from different images.")
+]
 SiteFile = Annotated[Path, typer.Option("--site", metavar="SITE.toml", help="How the cluster wants its jobs.")]
 
 VERDICT_COLUMNS = ("converged", "not_converged", "failed", "bad_data", "pending")
@@ -41,6 +61,14 @@ def chosen_engines(campaign: Campaign, names: list[str] | None) -> tuple[str, ..
         if name not in campaign.engines:
             raise UsageError(f"engine '{name}' is not in this campaign's policy ({', '.join(campaign.engines)})")
     return tuple(name for name in campaign.engines if name in names)
+
+
+def apply_mixed_images(campaign: Campaign, mixed: bool) -> None:
+    """Write down that images may differ, where the command line says so."""
+    if mixed:
+        from chainsweep.execute.tasks import mix_images
+
+        mix_images(campaign)
 
 
 def verdict_table(engines: dict[str, dict[str, int]]) -> Table:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chainsweep.diagnostics.verdict import one_line
-from chainsweep.errors import ChainsweepError, InputError, StoppedEarly, UnavailableError
+from chainsweep.errors import CampaignError, ChainsweepError, InputError, StoppedEarly, UnavailableError
 from chainsweep.publish import LostOwnership, publish_text
 
 
@@ -26,6 +26,7 @@ class Kind(enum.StrEnum):
     TIME_LIMIT = "time limit"
     NODE_FAILURE = "node failure"
     BAD_DATA = "bad data"
+    CHANGED = "changed campaign or image"
     UNAVAILABLE = "missing device, package or service"
     CANCELLED = "cancelled"
     KILLED = "killed"
@@ -46,6 +47,8 @@ def kind_of(error: BaseException) -> Kind:
     """The kind of failure that an exception stands for."""
     if isinstance(error, MemoryError):
         return Kind.OUT_OF_MEMORY
+    if isinstance(error, CampaignError):
+        return Kind.CHANGED
     if isinstance(error, InputError):
         return Kind.BAD_DATA
     return Kind.UNAVAILABLE if isinstance(error, UnavailableError) else Kind.BUG

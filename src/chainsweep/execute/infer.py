@@ -32,8 +32,8 @@ from chainsweep.execute.attempt import (
 from chainsweep.execute.devices import torch_device
 from chainsweep.execute.host import forget_suspects, guarded_calls
 from chainsweep.execute.judge import judge
+from chainsweep.execute.provenance import provenance
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.packages import versions
 from chainsweep.publish import publish
 from chainsweep.store.shard import Shard, ShardHeader, publish_shard
 
@@ -206,18 +206,8 @@ def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, atte
     columns["reason"] = [one_line(reason) for reason in columns["reason"]]
     store = campaign.config.store
     kept = chains if store.keep_raw else thinned(chains, batch.ids, store.max_draws, seeds)
-    header = ShardHeader(engine, str(chains.kind), shard, campaign.hash, attempt, _provenance())
+    header = ShardHeader(engine, str(chains.kind), shard, campaign.hash, attempt, provenance())
     return Shard(header, batch.ids, kept.posterior, kept.sample_stats, kept.n_draws, columns)
-
-
-def _provenance() -> dict[str, str | int | float | bool]:
-    import jax
-
-    device = jax.devices()[0]
-    precision = str(jax.numpy.zeros(()).dtype)
-    packages = versions("chainsweep", "numpy", "jax", "numpyro", "emcee", "sbi", "torch")
-    provenance: dict[str, str | int | float | bool] = {f"version_{name}": version for name, version in packages.items()}
-    return provenance | {"device": f"{device.platform} {device.device_kind}", "precision": precision}
 
 
 def thinned(chains: Chains, ids: tuple[str, ...], max_draws: int, seeds: Seeds) -> Chains:

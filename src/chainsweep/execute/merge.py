@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from chainsweep.campaign import Campaign
 from chainsweep.diagnostics.verdict import Verdict
 from chainsweep.errors import StoppedEarly
 from chainsweep.execute.failures import Failure, read_failure
+from chainsweep.execute.provenance import NO_IMAGE, check_same_image
 from chainsweep.store.catalogue import catalogue_table, write_catalogue
 from chainsweep.store.merged import merge
-from chainsweep.store.shard import read_summary
+from chainsweep.store.shard import ShardError, read_header, read_summary
 
 
 def merge_campaign(campaign: Campaign) -> dict[str, Any]:
@@ -24,6 +26,8 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
     ------
     StoppedEarly
         No shard at all is there yet.
+    CampaignError
+        Shards of one engine were made in different images, and the user has not said that this is all right.
     """
     listed = {
         engine: [campaign.paths.shard(engine, plan.index) for plan in campaign.shards] for engine in campaign.engines
@@ -41,6 +45,8 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
         "data_hash": campaign.resolved["data_hash"],
         **{f"version_{name}": version for name, version in campaign.resolved["versions"].items()},
     }
+    images = _images(present)
+    attributes["image"] = " ".join(sorted(set(images.values())))
     merged = merge(present, campaign.collection.ids, campaign.paths.posterior, attributes)
     valid = [path for paths in present.values() for path in paths if path not in merged.rejected]
     usable = set(valid)
@@ -62,6 +68,19 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
         "failed": {_relative(absent[block], campaign): failure.reason for block, failure in failed.items()},
         "rejected": {_relative(path, campaign): reason for path, reason in merged.rejected.items()},
     }
+
+
+def _images(present: dict[str, list[Path]]) -> dict[Path, str]:
+    """The image that each readable shard was made in; one image an engine, unless the user allowed others."""
+    found: dict[Path, str] = {}
+    for paths in present.values():
+        of_engine = {}
+        for path in paths:
+            with suppress(ShardError):  # the merge itself says what is wrong with the file
+                of_engine[path] = str(read_header(path).provenance.get("image", NO_IMAGE))
+        check_same_image(of_engine)
+        found |= of_engine
+    return found
 
 
 def _failed_rows(campaign: Campaign, engine: str, shard: int, failure: Failure) -> dict[str, NDArray]:

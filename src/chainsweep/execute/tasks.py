@@ -16,6 +16,7 @@ from chainsweep.engines.base import Deadline
 from chainsweep.errors import ChainsweepError, UsageError
 from chainsweep.execute.attempt import Report
 from chainsweep.execute.failures import forget_failure
+from chainsweep.execute.provenance import allow_mixed_images, note_image
 from chainsweep.store.shard import ShardError, validate_shard
 
 STAGES = ("train", "infer", "merge", "report")
@@ -126,19 +127,27 @@ def is_done(campaign: Campaign, task: Task) -> bool:
     return False
 
 
+def mix_images(campaign: Campaign) -> None:
+    """Allow that files of this campaign come from different images, at all its stages."""
+    tasks = tasks_of(campaign)
+    allow_mixed_images(target_of(campaign, task) for task in tasks["train"] + tasks["infer"])
+
+
 def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
     """Carry out one task; publish its file.
 
     Raises
     ------
     CampaignError
-        The campaign changed since it was frozen.
+        The campaign changed since it was frozen, or its image since the first task.
     StoppedEarly
         What the task stands on is not there yet.
     """
     campaign.verify()
     if is_done(campaign, task):
         return Result.ALREADY_DONE
+    if task.stage in ("train", "infer"):
+        note_image(target_of(campaign, task))
     result = _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
     if result is Result.DONE and task.stage in ("train", "infer"):
         forget_failure(target_of(campaign, task))

@@ -13,8 +13,10 @@ import jinja2
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import UsageError
+from chainsweep.execute.provenance import IMAGE_VARIABLE
 from chainsweep.packages import versions
 from chainsweep.site import Site
+from chainsweep.slurm.image import Image, inside
 from chainsweep.slurm.job import Job, as_ranges
 
 _PACKAGED = Path(__file__).parents[1] / "slurm_templates"
@@ -24,8 +26,8 @@ _NOT_IN_DIRECTIVES = "\n\r\0\\"
 """Line breaks end a directive; Slurm takes a backslash in a path for an escape, however it is quoted."""
 
 
-def render(job: Job, campaign: Campaign, site: Site) -> str:
-    """The whole sbatch script of ``job``.
+def render(job: Job, campaign: Campaign, site: Site, image: Image | None = None) -> str:
+    """The whole sbatch script of ``job``, whose work runs in ``image`` where one is given.
 
     Raises
     ------
@@ -39,17 +41,20 @@ def render(job: Job, campaign: Campaign, site: Site) -> str:
         want=site.job_settings(job.kind).model_dump(),
         campaign={"name": campaign.name, "hash": campaign.hash, "folder": str(campaign.paths.root)},
         version=versions("chainsweep")["chainsweep"],
-        python=interpreter(site),
+        python=interpreter(site, job.kind),
+        image=image,
+        image_variable=IMAGE_VARIABLE,
+        inside=[] if image is None else inside(site, image.path, job.gpu, campaign.paths.root, campaign.paths.frozen),
         mpi_launch=_mpi_launch(site, job),
         requeue_limit=site.requeue_limit * math.ceil(job.per_element / job.ranks),
     )
 
 
-def interpreter(site: Site) -> str:
-    """The Python of a job: as the site says, else ``python3`` of its image, else the one that runs this."""
-    if site.python is not None:
-        return site.python
-    return "python3" if site.image else sys.executable
+def interpreter(site: Site, kind: str) -> str:
+    """The Python of a job: ``python3`` of its image, else as the site says, else the one that runs this."""
+    if site.image_of(kind) is not None:
+        return "python3"
+    return site.python or sys.executable
 
 
 def _mpi_launch(site: Site, job: Job) -> list[str]:

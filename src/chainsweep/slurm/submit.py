@@ -15,10 +15,12 @@ from chainsweep.campaign import Campaign
 from chainsweep.errors import UnavailableError, UsageError
 from chainsweep.execute.failures import read_failure
 from chainsweep.execute.pilot import emcee_form
+from chainsweep.execute.provenance import NO_IMAGE, check_image
 from chainsweep.execute.requeue import forgive
 from chainsweep.execute.tasks import Task, is_done, target_of, tasks_of
 from chainsweep.site import Site
 from chainsweep.slurm import client
+from chainsweep.slurm.image import Image, images_of, read_remembered, remember
 from chainsweep.slurm.job import STAGE_OF, Job
 from chainsweep.slurm.plan import Limits, Order, command, plan_jobs, write_scripts
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
@@ -62,6 +64,7 @@ class Submission:
     jobs: tuple[Job, ...]
     scripts: tuple[str, ...]
     queued: Queued
+    images: tuple[Image, ...] = ()
     unreached: str | None = None
     """Why the cluster could not be asked for its limits and queue, where it could not."""
 
@@ -76,11 +79,6 @@ class Submission:
             return tuple(self.queued.ids)
         trains = [sent.job_id for sent in self.queued.jobs.values() if sent.kind == "train" and sent.job_id is not None]
         return tuple(trains) if job.kind == "snpe" else ()
-
-
-def selection(engines: tuple[str, ...], only_failed: bool) -> Selection:
-    """What a command line asks for."""
-    return Selection(engines, only_failed)
 
 
 def plan_submission(campaign: Campaign, site: Site, chosen: Selection) -> Submission:
@@ -140,8 +138,13 @@ def _prepare(campaign: Campaign, site: Site, chosen: Selection, limits: Limits, 
     )
     order = Order(number, missing, form, queued.elements, finish)
     jobs = plan_jobs(campaign, site, limits, order)
-    scripts = tuple(render(job, campaign, site) for job in jobs)
-    return Submission(number, jobs, scripts, queued)
+    images = images_of(site, dict.fromkeys(job.kind for job in jobs), read_remembered(campaign.paths.images))
+    for job in jobs:
+        if job.requeues:
+            image = images[job.kind].sha256 if job.kind in images else NO_IMAGE
+            check_image(target_of(campaign, missing[job.kind][0]), image)
+    scripts = tuple(render(job, campaign, site, images.get(job.kind)) for job in jobs)
+    return Submission(number, jobs, scripts, queued, tuple(images.values()))
 
 
 def missing_tasks(campaign: Campaign, chosen: Selection, queued: Queued) -> dict[str, list[Task]]:
@@ -180,6 +183,7 @@ def send(campaign: Campaign, site: Site, submission: Submission) -> dict[str, in
         return {}
     paths = campaign.paths
     paths.logs.mkdir(exist_ok=True)
+    remember(paths.images, submission.images)
     write_scripts(submission.jobs, submission.scripts, paths.submission(submission.number))
     tasks = tasks_of(campaign)
     ids: dict[str, int] = {}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from chainsweep.errors import UnavailableError
 from chainsweep.execute.doctor import JAX_PROGRAM, RANK_PROGRAM, TORCH_PROGRAM, Finding, tried
 from chainsweep.packages import versions
-from chainsweep.site import GPU_KINDS, JOB_KINDS, Site
+from chainsweep.site import JOB_KINDS, Site
 from chainsweep.slurm import client
+from chainsweep.slurm.image import examine, host_variables, inside
 from chainsweep.slurm.render import interpreter
 
 WAIT_S = 60
@@ -41,13 +42,14 @@ def examine_site(site: Site) -> list[Finding]:
     trials: list[tuple[str, Callable[[], Finding]]] = [
         ("Slurm limits", lambda: _limits(site)),
         ("partitions", lambda: _partitions(site)),
+        *((f"image {path.name}", partial(_image, path)) for path in sorted(_images(site))),
         ("a node", lambda: _node(site)),
-        ("MPI launch", lambda: _mpi_launch(site)),
+        *((what, partial(_mpi_launch, what, one)) for what, one in _mpi_ways(site)),
     ]
     if site.device == "gpu":
         trials += [
-            ("GPU by JAX", lambda: _gpu(site, "GPU by JAX", JAX_PROGRAM, ("gpu", "cuda"))),
-            ("GPU by torch", lambda: _gpu(site, "GPU by torch", TORCH_PROGRAM, ("cuda True",))),
+            ("GPU by JAX", lambda: _gpu(site, "GPU by JAX", "nuts", JAX_PROGRAM, ("gpu", "cuda"))),
+            ("GPU by torch", lambda: _gpu(site, "GPU by torch", "snpe", TORCH_PROGRAM, ("cuda True",))),
         ]
     return [controller, *(tried(what, trial) for what, trial in trials)]
 
@@ -93,7 +95,24 @@ def _minutes(limit: str) -> float:
     return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
-def _mpi_launch(site: Site) -> Finding:
+def _images(site: Site) -> set[Path]:
+    return {path for kind in JOB_KINDS if (path := site.image_of(kind)) is not None}
+
+
+def _image(path: Path) -> Finding:
+    image = examine(path, {})
+    return Finding(f"image {path.name}", "ok", f"{path.stat().st_size / 1e6:.0f} MB, SHA-256 {image.sha256}")
+
+
+def _mpi_ways(site: Site) -> list[tuple[str, Site]]:
+    """The ways to bring ranks together that there are for this site: one, or two where it names the host's MPI."""
+    if site.image_of("emcee") is None:
+        return [("MPI launch", site)]
+    own = ("MPI of the image", site.model_copy(update={"mpi_library": None}))
+    return [own] if site.mpi_library is None else [own, ("MPI of the host in the image", site)]
+
+
+def _mpi_launch(what: str, site: Site) -> Finding:
     ranks = max(2, min(site.job_settings("emcee").ranks, MOST_RANKS))
     launch = [part.replace("{ranks}", str(ranks)) for part in site.mpi_launch]
     line = " ".join(launch)
@@ -103,39 +122,39 @@ def _mpi_launch(site: Site) -> Finding:
         launch += [*options, "--kill-on-bad-exit=1"]
     else:
         launch = ["salloc", "--quiet", *options, *launch]
-    done = _step(launch, site, ["-m", "mpi4py", "-c", RANK_PROGRAM])
+    done = _step(launch, site, "emcee", ["-m", "mpi4py", "-c", RANK_PROGRAM])
     sizes = [int(size) for size in re.findall(r"size (\d+)", done.stdout)]
     if done.returncode == 0 and sizes == [ranks] * ranks:
-        return Finding("MPI launch", "ok", f"{ranks} ranks through {line}")
+        return Finding(what, "ok", f"{ranks} ranks through {line}")
     if sizes == [1] * ranks:
         found = f"each of {ranks} ranks thinks that it is alone"
     else:
         found = f"expected {ranks} ranks of {ranks}, got sizes {sizes}, exit code {done.returncode}: {_last(done)}"
     advice = "; 'srun --mpi=list' shows what this Slurm speaks" if by_srun else ""
-    return Finding("MPI launch", "broken", f"{line}: {found}; the site's key is mpi_launch{advice}")
+    return Finding(what, "broken", f"{line}: {found}; the site's key is mpi_launch{advice}")
 
 
 def _node(site: Site) -> Finding:
     """The clock and temporary folder of a node, and the chainsweep that its interpreter has."""
     before = time.time()
-    done = _step(["srun", *_options(site, "merge")], site, ["-c", NODE_PROGRAM])
+    done = _step(["srun", *_options(site, "merge")], site, "merge", ["-c", NODE_PROGRAM])
     after = time.time()
     if done.returncode != 0:
-        return Finding("a node", "broken", f"a step with {interpreter(site)} did not run: {_last(done)}")
+        return Finding("a node", "broken", f"a step with {interpreter(site, 'merge')} did not run: {_last(done)}")
     name, there, scratch, clock = json.loads(done.stdout.splitlines()[-1])
     here = versions("chainsweep")
     if there != here:
-        return Finding("a node", "broken", f"{name}: {interpreter(site)} has {there}, this is {here}")
+        return Finding("a node", "broken", f"{name}: {interpreter(site, 'merge')} has {there}, this is {here}")
     off = max(before - clock, clock - after, 0.0)
     state = "ok" if off < CLOCK_TOLERANCE_S else "broken"
     text = f"{name}: chainsweep {there['chainsweep']}, {scratch} is writable, its clock is {off:.1f} s from this one's"
     return Finding("a node", state, text)
 
 
-def _gpu(site: Site, what: str, program: str, signs: Sequence[str]) -> Finding:
+def _gpu(site: Site, what: str, kind: str, program: str, signs: Sequence[str]) -> Finding:
     number = f"{site.gpu_type}:1" if site.gpu_type else "1"
     request = f"--gres=gpu:{number}" if site.gpu_request == "gres" else f"--gpus-per-task={number}"
-    done = _step(["srun", *_options(site, GPU_KINDS[0]), request], site, ["-c", program], gpu=True)
+    done = _step(["srun", *_options(site, kind), request], site, kind, ["-c", program])
     if done.returncode != 0:
         return Finding(what, "broken", _last(done))
     seen = done.stdout.strip()
@@ -157,15 +176,16 @@ def _options(site: Site, kind: str, ranks: int = 1) -> list[str]:
     return [f"--ntasks={ranks}", f"--cpus-per-task={want.cpus}", "--time=2", f"--immediate={WAIT_S}", *options]
 
 
-def _step(
-    launch: Sequence[str], site: Site, arguments: Sequence[str], gpu: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """Run the interpreter of the jobs in a step, with the modules and the environment of the site."""
-    image = ["apptainer", "exec", "--no-home", *(["--nv"] if gpu else []), site.image] if site.image else []
-    command = [*launch, *image, interpreter(site), *arguments]
+def _step(launch: Sequence[str], site: Site, kind: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run the interpreter of a kind of job in a step, with image, modules and environment as that job has them."""
+    image = site.image_of(kind)
+    around = [] if image is None else inside(site, image, site.uses_gpu(kind))
+    command = [*launch, *around, interpreter(site, kind), *arguments]
     if site.modules:
         command = ["bash", "-c", WITH_MODULES, "bash", str(len(site.modules)), *site.modules, *command]
-    environment = {"MPIR_CVAR_NOLOCAL": "1", **os.environ, **site.environment, "PYTHONNOUSERSITE": "1"}
+    environment = {"MPIR_CVAR_NOLOCAL": "1", **host_variables(), **site.environment, "PYTHONNOUSERSITE": "1"}
+    if site.mpi_library is not None:
+        environment["MPI4PY_LIBMPI"] = site.mpi_library
     try:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=STEP_TIMEOUT_S, check=False, env=environment

@@ -26,8 +26,10 @@ SIGNS = (
     ("DUE TO TIME LIMIT", Kind.TIME_LIMIT),
     ("DUE TO NODE FAILURE", Kind.NODE_FAILURE),
     ("NODE FAIL", Kind.NODE_FAILURE),
+    (": no image: ", Kind.UNAVAILABLE),
+    (": not the image that was submitted: ", Kind.CHANGED),
 )
-"""What Slurm writes into a job's output file, and what it means."""
+"""What Slurm and the scripts write into a job's output file, and what it means."""
 STATES = {
     "OUT_OF_MEMORY": Kind.OUT_OF_MEMORY,
     "CANCELLED": Kind.CANCELLED,
@@ -87,8 +89,9 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
 
 
 def _interrupted(campaign: Campaign, progress: Progress, sent: list[SentJob], found: Queue) -> list[dict[str, Any]]:
-    """Tasks that began, are not done, did not say why they ended, and that nothing in the queue will continue.
+    """Tasks that a job had, are not done, did not say why they ended, and that nothing in the queue will continue.
 
+    A job may have ended before it began its task: then its output file alone says why.
     None while the queue cannot be asked: then they may well be running.
     """
     if found.problem is not None:
@@ -103,9 +106,14 @@ def _interrupted(campaign: Campaign, progress: Progress, sent: list[SentJob], fo
     }
     listed = []
     for task in progress.open:
-        if (task.stage, task.index) in live or not was_started(target_of(campaign, task)):
+        if (task.stage, task.index) in live:
             continue
         log = campaign.paths.log(task.stage, task.index)
+        if not was_started(target_of(campaign, task)):
+            output = _last_output(sent, task)
+            if output is None or not output.exists():
+                continue
+            log = output
         entry = {"task": task.label, "stage": task.stage, "index": task.index, "kind": str(Kind.KILLED)}
         entry |= {"log": str(log), "last_lines": last_lines(log)}
         listed.append(entry | _from_slurm(sent, found, task.stage, task.index, Kind.KILLED))
@@ -114,7 +122,7 @@ def _interrupted(campaign: Campaign, progress: Progress, sent: list[SentJob], fo
 
 def _from_slurm(sent: list[SentJob], found: Queue, stage: str, index: int, kind: Kind) -> dict[str, Any]:
     """What Slurm knows of a task's last job: its output file, and the kind of end where the task could not tell."""
-    job = next((job for job in reversed(sent) if job.stage == stage and index in job.tasks), None)
+    job = _last_job(sent, stage, index)
     if job is None or job.job_id is None:
         return {}
     output = job.output_of(index)
@@ -126,6 +134,16 @@ def _from_slurm(sent: list[SentJob], found: Queue, stage: str, index: int, kind:
         return known | {"kind": str(STATES[element.state])}
     sign = sign_in(tail(output)) if output is not None else None
     return known | ({"kind": str(sign)} if sign is not None else {})
+
+
+def _last_job(sent: list[SentJob], stage: str, index: int) -> SentJob | None:
+    return next((job for job in reversed(sent) if job.stage == stage and index in job.tasks), None)
+
+
+def _last_output(sent: list[SentJob], task: Task) -> Path | None:
+    """Slurm's output file of the last job that was to do ``task``."""
+    job = _last_job(sent, task.stage, task.index)
+    return None if job is None else job.output_of(task.index)
 
 
 def sign_in(text: str) -> Kind | None:
