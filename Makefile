@@ -5,6 +5,7 @@ STAMP := .venv/.installed
 
 # Images: each is named after its lock file. jax-cpu and torch-cpu are the GPU images' definitions, built without CUDA.
 IMAGES := cpu-mpi jax-gpu torch-gpu
+CPU_IMAGES := cpu-mpi jax-cpu torch-cpu
 LOCKS := $(IMAGES) jax-cpu torch-cpu
 EXTRAS_cpu-mpi := emcee mpich nuts report fits
 EXTRAS_jax-gpu := nuts smc gpu
@@ -13,11 +14,13 @@ EXTRAS_torch-gpu := snpe
 EXTRAS_torch-cpu := snpe
 # Folder or page with torch's CPU builds, for the lock and the wheels of torch-cpu.
 TORCH_CPU ?=
-APPTAINER ?= apptainer
-# For instance: BUILD_ARGS='--build-arg BOOTSTRAP=localimage --build-arg FROM=/shared/rootfs'
-BUILD_ARGS ?=
+APPTAINER ?= sh containers/apptainer.sh
+# A folder with a root file system to build on, where no registry is reachable; "make build/rootfs" makes one.
+BASE ?=
+DEBIAN_MIRROR ?= $(shell apt-get indextargets --format '$$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/*$$')
+SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test check format lint types clean images locks wheelhouse
+.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse
 
 install: $(STAMP)
 
@@ -47,25 +50,53 @@ types: $(STAMP)
 
 images: $(IMAGES:%=image-%)
 
-# The wheels of a wheelhouse made before are used instead of the net.
-image-%: build/wheel/.made
-	$(APPTAINER) build --force --notest $(if $(wildcard build/wheelhouse/$*),--bind $(CURDIR)/build/wheelhouse/$*:/mnt) --build-arg LOCK=$* --build-arg COMMIT=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) $(BUILD_ARGS) build/$*.sif containers/$(subst -cpu,-gpu,$*).def
-	$(APPTAINER) test --containall --no-home build/$*.sif
-	@ls -l --block-size=MB build/$*.sif
+# What a machine without a GPU can build and run: for tests.
+cpu-images: $(CPU_IMAGES:%=image-%)
 
-build/wheel/.made: pyproject.toml $(shell find src slurm -type f -not -path '*/__pycache__/*')
+# The same from a root file system and wheels that lie here, as on a machine that no registry reaches.
+test-images: build/rootfs $(CPU_IMAGES:%=build/wheelhouse/%)
+	$(MAKE) -j $(JOBS) cpu-images BASE=build/rootfs
+
+image-%: build/%.sif
+	@ls -l --block-size=MB $<
+
+# The wheels of a wheelhouse made before are used instead of the net.
+build/%.sif: containers/locks/%.txt containers/install.sh containers/selftest.py build/wheel/.made $(wildcard containers/*.def)
+	$(APPTAINER) build --force --notest --mksquashfs-args '$(SQUASHFS)' \
+	  $(if $(wildcard build/wheelhouse/$*),--bind $(CURDIR)/build/wheelhouse/$*:/mnt) \
+	  $(if $(BASE),--build-arg BOOTSTRAP=localimage --build-arg FROM=$(BASE)) \
+	  --build-arg LOCK=$* --build-arg COMMIT=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  $@.new containers/$(subst -cpu,-gpu,$*).def
+	$(APPTAINER) test --containall --no-home $@.new
+	mv $@.new $@
+
+build/wheel/.made: $(STAMP) $(shell find src slurm -type f -not -path '*/__pycache__/*')
 	rm -rf build/wheel
-	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	touch $@
 
-wheelhouse:
-	test -f 'containers/locks/$(IMAGE).txt' || { echo 'make wheelhouse IMAGE=...: one of $(LOCKS)'; exit 2; }
-	$(PYTHON) -m pip download --quiet --no-deps --require-hashes --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none $(foreach tag,28 27 26 24 17 12,--platform manylinux_2_$(tag)_x86_64) --platform manylinux2014_x86_64 --platform any $(if $(TORCH_CPU),--find-links $(TORCH_CPU)) --requirement containers/locks/$(IMAGE).txt --dest build/wheelhouse/$(IMAGE)
+build/rootfs:
+	debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm $@.new $(DEBIAN_MIRROR)
+	rm -rf $@.new/dev/* $@.new/var/cache/apt/* $@.new/var/lib/apt/lists/*
+	mv $@.new $@
+
+wheelhouse: build/wheelhouse/$(or $(IMAGE),IMAGE_IS_MISSING)
+
+build/wheelhouse/%: containers/locks/%.txt $(STAMP)
+	rm -rf $@
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --python-version 3.11 --implementation cp \
+	  --abi cp311 --abi abi3 --abi none --platform manylinux2014_x86_64 --platform any \
+	  $(foreach tag,28 27 26 24 17 12,--platform manylinux_2_$(tag)_x86_64) \
+	  $(if $(TORCH_CPU),--find-links $(TORCH_CPU)) --requirement $< --dest $@.new
+	mv $@.new $@
 
 locks: $(STAMP) $(LOCKS:%=lock-%)
 
 lock-%: $(STAMP)
-	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint constraints.txt $(if $(TORCH_CPU),$(if $(filter torch-cpu,$*),--find-links $(TORCH_CPU))) --custom-compile-command 'make locks' $(EXTRAS_$*:%=--extra %) pyproject.toml --output-file containers/locks/$*.txt
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --custom-compile-command 'make locks' \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint constraints.txt \
+	  $(if $(TORCH_CPU),$(if $(filter torch-cpu,$*),--find-links $(TORCH_CPU))) \
+	  $(EXTRAS_$*:%=--extra %) pyproject.toml --output-file containers/locks/$*.txt
 
 clean:
 	rm -rf .venv demo build dist

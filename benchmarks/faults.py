@@ -50,7 +50,7 @@ def time_limit(sweep: Sweep) -> str:
         sweep.slurm.hasten_limit(f"{ids[kind]}_0", 61)
     sweep.finish()
     saved, killed = (sweep.outputs().count(words) for words in ("ended with 75", "s after the signal: killed"))
-    return f"told by Slurm's own limit and requeued: {saved} times saved and ended with 75, {killed} times killed 45 s later"
+    return f"told by Slurm's own limit: {saved} times saved, {killed} times killed 45 s later; requeued"
 
 
 def preemption(sweep: Sweep) -> str:

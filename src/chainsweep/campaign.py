@@ -7,6 +7,7 @@ refuses when configuration, model or data are no longer what was frozen.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import file_digest, sha256
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from chainsweep.config import CampaignConfig, parse_config
 from chainsweep.data.collection import Batch, Collection
-from chainsweep.errors import CampaignError
+from chainsweep.errors import CampaignError, UnavailableError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -244,6 +245,21 @@ class Campaign:
                 f"{self.paths.root}: changed since init: {', '.join(changed)}. A campaign is frozen: restore "
                 "the file, or make a new campaign with chainsweep init"
             )
+
+    def require_writable(self) -> None:
+        """Raise before any work is done where its results could not be written.
+
+        Raises
+        ------
+        UnavailableError
+            The folder is on a read-only file system, or this user may not write there.
+        """
+        for folder in (self.paths.root, self.paths.root / "shards", self.paths.logs):
+            if folder.exists() and not os.access(folder, os.W_OK):
+                raise UnavailableError(
+                    f"{folder}: user {os.getuid()} cannot write here: a read-only file system, or no permission. "
+                    "Results and saved states go there; nothing was begun, and nothing is lost"
+                )
 
     def catalogue(self) -> pd.DataFrame:
         """The catalogue, one row per data set and engine."""

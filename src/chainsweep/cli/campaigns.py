@@ -20,6 +20,7 @@ from chainsweep.cli.shared import (
     apply_mixed_images,
     chosen_engines,
     err,
+    opened_to_write,
     out,
     print_status,
 )
@@ -70,8 +71,7 @@ def run(
     from chainsweep.execute.local import LocalRun
     from chainsweep.execute.progress import RunDisplay
 
-    campaign = Campaign(folder)
-    campaign.verify()
+    campaign = opened_to_write(folder)
     engines = chosen_engines(campaign, engine)
     _require_packages(engines)
     apply_mixed_images(campaign, mixed_images)
@@ -97,8 +97,7 @@ def merge(folder: Folder, mixed_images: MixedImages = False, as_json: AsJson = F
     """Merge the published shards into posterior.h5 and catalogue.parquet."""
     from chainsweep.execute.merge import merge_campaign, merge_shortfall
 
-    campaign = Campaign(folder)
-    campaign.verify()
+    campaign = opened_to_write(folder)
     apply_mixed_images(campaign, mixed_images)
     summary = merge_campaign(campaign)
     if as_json:
@@ -117,8 +116,7 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
     from chainsweep.execute.environment import prepare
     from chainsweep.execute.reporting import make_report
 
-    campaign = Campaign(folder)
-    campaign.verify()
+    campaign = opened_to_write(folder)
     prepare(campaign.paths.compiled)
     page = make_report(campaign)
     if as_json:

@@ -79,6 +79,7 @@ def submit(
     from chainsweep.slurm.submit import Selection, describe, submit_campaign
 
     campaign, cluster_site = _opened(folder, site)
+    campaign.require_writable()
     apply_mixed_images(campaign, mixed_images)
     submission, ids = submit_campaign(campaign, cluster_site, Selection(chosen_engines(campaign, engine), only_failed))
     content = describe(submission, ids)

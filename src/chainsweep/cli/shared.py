@@ -63,6 +63,14 @@ def chosen_engines(campaign: Campaign, names: list[str] | None) -> tuple[str, ..
     return tuple(name for name in campaign.engines if name in names)
 
 
+def opened_to_write(folder: Path) -> Campaign:
+    """The campaign, as it was frozen, where results can be written."""
+    campaign = Campaign(folder)
+    campaign.verify()
+    campaign.require_writable()
+    return campaign
+
+
 def apply_mixed_images(campaign: Campaign, mixed: bool) -> None:
     """Write down that images may differ, where the command line says so."""
     if mixed:

@@ -44,7 +44,7 @@ def run_job(call: JobCall, report: Report, deadline: Deadline, say: Callable[[st
     Raises
     ------
     UnavailableError
-        The number of ranks is not what was asked for, or the device is not here.
+        The number of ranks is not what was asked for, the device is not here, or the campaign cannot be written.
     """
     here = ranks()
     here.check_size(call.ranks, os.environ)
@@ -61,6 +61,7 @@ def run_job(call: JobCall, report: Report, deadline: Deadline, say: Callable[[st
 
 def _run(call: JobCall, here: Ranks, report: Report, deadline: Deadline) -> list[Finished]:
     campaign = Campaign(call.folder)
+    campaign.require_writable()
     tasks = [find_task(campaign, call.stage, index) for index in call.indices]
     prepare(campaign.paths.compiled)
     for engine in dict.fromkeys(task.engine for task in tasks):
