@@ -78,7 +78,10 @@ def sealed() -> None:
 
 def mpi() -> None:
     """Two ranks that this image's own launcher starts find each other."""
-    program = "import os; from mpi4py import MPI; os.write(1, b'size %d\\n' % MPI.COMM_WORLD.Get_size())"
+    program = (
+        "import os; from chainsweep.execute.mpi import start_mpi; "
+        "os.write(1, b'size %d\\n' % start_mpi().COMM_WORLD.Get_size())"
+    )
     launch = [str(PREFIX / "bin/mpiexec"), "-n", "2", sys.executable, "-c", program]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=120, check=False)
     check("MPI: 2 ranks", done.stdout == "size 2\nsize 2\n", (done.stdout + done.stderr).strip().replace("\n", ", "))

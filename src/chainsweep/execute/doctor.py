@@ -20,7 +20,10 @@ from chainsweep.packages import versions
 
 TIMEOUT_SECONDS = 120
 CLOCK_TOLERANCE_S = 5.0
-RANK_PROGRAM = "import os; from mpi4py import MPI; os.write(1, b'size %d\\n' % MPI.COMM_WORLD.Get_size())"
+RANK_PROGRAM = (
+    "import os; from chainsweep.execute.mpi import start_mpi; "
+    "os.write(1, b'size %d\\n' % start_mpi().COMM_WORLD.Get_size())"
+)
 JAX_PROGRAM = "import jax; d = jax.devices(); print(d[0].platform, len(d), d[0].device_kind)"
 TORCH_PROGRAM = "import torch; print('cuda', torch.cuda.is_available(), torch.cuda.device_count())"
 

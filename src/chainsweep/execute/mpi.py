@@ -6,6 +6,7 @@ ranks is one of two: all ranks agree and leave (``leave``), or one ends all at o
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import secrets
 import socket
@@ -20,6 +21,7 @@ from typing import Any
 
 from chainsweep.errors import ChainsweepError, UnavailableError
 from chainsweep.execute.lifeline import Lifeline, Listener, connect
+from chainsweep.packages import versions
 
 SPIN_SECONDS = 0.0005
 """A message is awaited with a busy processor for so long, then with longer and longer sleeps."""
@@ -30,6 +32,8 @@ IDLE_SLEEP = 0.02
 ABORT_SECONDS = 5.0
 """After this long an abort that MPI does not carry out is done by leaving alone."""
 LEAVE_SECONDS = 20.0
+START_SECONDS = 180.0
+"""MPI that has not started by then never will: the process ends, rather than wait until its walltime."""
 UNWATCHED_SECONDS = 1.0
 """Head start of the other ranks where rank 0 cannot see them go."""
 
@@ -203,13 +207,29 @@ def _exit_later(code: int, seconds: float) -> None:
     timer.start()
 
 
+def start_mpi() -> Any:
+    """Initialise MPI, within ``START_SECONDS`` or not at all; mpi4py's module ``MPI``.
+
+    MPICH's UCX transport tells each rank's address through a message of 4 KB that holds whatever lay in memory. In a
+    process that has worked before, that passes the 1,024 characters that Slurm's PMI reads, and all ranks wait for
+    ever (pmodels/mpich#6924): 15 of 16 starts of 4 ranks here. Addresses of the OFI transport have 16 bytes.
+    """
+    if versions("mpich") and "MPI4PY_LIBMPI" not in os.environ:
+        os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+        os.environ.setdefault("FI_PROVIDER", "tcp")
+    # not a thread of Python's: MPI's start may keep the interpreter's lock
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
+    from mpi4py import MPI
+
+    faulthandler.cancel_dump_traceback_later()
+    return MPI
+
+
 def ranks() -> Ranks:
     """The ranks of this job: one, and no MPI, unless the process was started under mpi4py."""
     if "mpi4py" not in sys.modules:
         return Ranks()
-    from mpi4py import MPI
-
-    world = MPI.COMM_WORLD
+    world = start_mpi().COMM_WORLD
     if world.Get_size() == 1:
         return Ranks()
     return Ranks(world.Get_size(), world.Get_rank(), Link(world.Dup()))

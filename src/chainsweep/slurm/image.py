@@ -22,7 +22,7 @@ from chainsweep.publish import publish_text
 from chainsweep.site import Site
 
 VERIFY_TIMEOUT_S = 600
-PASSED_ON = ("SLURM_*", "PMI*", "CUDA_VISIBLE_DEVICES", "MPI4PY_LIBMPI", "MPIR_CVAR_NOLOCAL", IMAGE_VARIABLE)
+PASSED_ON = ("SLURM_*", "PMI*", "CUDA_VISIBLE_DEVICES", "MPI4PY_LIBMPI", "MPIR_CVAR_*", IMAGE_VARIABLE)
 """Variables that the work sees inside an image, as patterns of bash; those of the site file beside them."""
 # The SIF format: a header of these fields, then descriptors of fixed length. Source: the sif project's documentation.
 _HEADER = struct.Struct("<32s10s3s3s16s8q")
