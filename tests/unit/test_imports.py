@@ -40,7 +40,7 @@ ALLOWED = {
         "report",
         "campaign",
     },
-    "slurm": {"errors", "config", "site", "packages", "store", "campaign", "execute"},
+    "slurm": {"errors", "config", "site", "packages", "publish", "store", "campaign", "execute"},
 }
 ONLY_TOP = {"cli", "__init__", "__main__"}
 

@@ -1,0 +1,80 @@
+"""What a task costs before it samples: opening the image, imports, the first compilation; inside and outside an image.
+
+    python benchmarks/startup.py IMAGE
+
+Times a NUTS task on 8 data sets of `jobs/gaussian_peak`, with an empty and with a filled cache of compiled programs:
+the difference is compiling. The share is that of a task of 20 minutes. Short steps: the median of five.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from chainsweep.campaign import Campaign
+from chainsweep.site import Site
+from chainsweep.slurm.image import inside
+
+ROOT = Path(__file__).resolve().parents[1]
+IMPORTS = "import chainsweep.execute.infer, chainsweep.engines.nuts, jax, numpyro; jax.devices()"
+TASK_S = 20 * 60
+
+
+def seconds(words: Sequence[str], times: int) -> float:
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run(words, check=True, capture_output=True)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def measure(prefix: Sequence[str], python: str, campaign: Campaign) -> dict[str, float]:
+    def task() -> float:
+        shutil.rmtree(campaign.paths.root / "shards", ignore_errors=True)
+        return seconds([*prefix, python, "-m", "chainsweep", "task", str(campaign.paths.root), "infer", "0"], 1)
+
+    opened = seconds([*prefix, "true"], 5)
+    imported = seconds([*prefix, python, "-c", IMPORTS], 5)
+    shutil.rmtree(campaign.paths.compiled, ignore_errors=True)
+    cold, warm = task(), min(task(), task())
+    return {
+        "open": opened,
+        "imports": imported - opened,
+        "compile, first task": cold - warm,
+        "cold": cold,
+        "warm": warm,
+    }
+
+
+def main() -> None:
+    image = Path(sys.argv[1]).resolve()
+    site = Site(name="startup", device="cpu", apptainer=("sh", str(ROOT / "containers" / "apptainer.sh")))
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder, "job")
+        shutil.copytree(ROOT / "jobs" / "gaussian_peak", job)
+        config = (job / "campaign.toml").read_text()
+        (job / "campaign.toml").write_text(config + '\n[shards]\nsize = 8\n\n[policy]\nengines = ["nuts"]\n')
+        frozen = Path(folder, "frozen")
+        line = [sys.executable, "-m", "chainsweep", "init", str(job / "campaign.toml"), "--out", str(frozen)]
+        subprocess.run(line, check=True, capture_output=True)
+        campaign = Campaign(frozen)
+        boxed = inside(site, image, False, frozen, campaign.paths.frozen)
+        found = {"outside": measure([], sys.executable, campaign), image.name: measure(boxed, "python3", campaign)}
+    print(f"| | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
+    for row in found["outside"]:
+        print(f"| {row} | {' | '.join(f'{times[row]:.2f} s' for times in found.values())} |")
+    first = [times["open"] + times["imports"] + times["compile, first task"] for times in found.values()]
+    later = [times["open"] + times["imports"] for times in found.values()]
+    for name, values in (("first task of a campaign", first), ("every other task", later)):
+        print(f"| {name}: share of 20 min | {' | '.join(f'{value / TASK_S:.2%}' for value in values)} |")
+
+
+if __name__ == "__main__":
+    main()
