@@ -86,7 +86,7 @@ build/wheelhouse/%: containers/locks/%.txt $(STAMP)
 	rm -rf $@
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --python-version 3.11 --implementation cp \
 	  --abi cp311 --abi abi3 --abi none --platform manylinux2014_x86_64 --platform any \
-	  $(foreach tag,28 27 26 24 17 12,--platform manylinux_2_$(tag)_x86_64) \
+	  $(foreach tag,$(shell seq 5 28),--platform manylinux_2_$(tag)_x86_64) \
 	  $(if $(TORCH_CPU),--find-links $(TORCH_CPU)) --requirement $< --dest $@.new
 	mv $@.new $@
 

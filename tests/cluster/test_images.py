@@ -267,10 +267,22 @@ def test_a_signature_is_verified_against_the_fingerprint_that_the_site_names(ima
     image, other = tmp_path / "signed.sif", tmp_path / "unsigned.sif"
     subprocess.run([*APPTAINER, "build", str(image), str(root)], capture_output=True, check=True)
     shutil.copy(image, other)
-    new = ["key", "newpair", "--name", "Builder", "--email", "b@example.org", "--password", "", "--push=false"]
+    new = [
+        "key",
+        "newpair",
+        "--name",
+        "Builder",
+        "--email",
+        "b@example.org",
+        "--comment",
+        "test",
+        "--password",
+        "",
+        "--push=false",
+    ]
     subprocess.run([*APPTAINER, *new], capture_output=True, check=True)
     listed = subprocess.run([*APPTAINER, "key", "list"], capture_output=True, text=True, check=True).stdout
-    fingerprint = next(line.split()[-1] for line in listed.splitlines() if "F:" in line)
+    fingerprint = next(line.split()[-1] for line in listed.splitlines() if "Fingerprint:" in line)
     subprocess.run([*APPTAINER, "sign", str(image)], capture_output=True, check=True)
     site = Site(name="signed", image_fingerprint=fingerprint, apptainer=APPTAINER)
     verify(image, site)
@@ -278,8 +290,9 @@ def test_a_signature_is_verified_against_the_fingerprint_that_the_site_names(ima
         verify(other, site)
     with pytest.raises(ConfigError, match=f"signed by {fingerprint}"):
         verify(image, site.model_copy(update={"image_fingerprint": "AB" * 20}))
+    inside_the_file_system = image.read_bytes().index(b"hsqs") + 8
     with image.open("r+b") as handle:
-        handle.seek(image.stat().st_size // 2)
-        handle.write(b"changed afterwards")
+        handle.seek(inside_the_file_system)
+        handle.write(b"date")
     with pytest.raises(ConfigError, match="expected an image signed by"):
         verify(image, site)

@@ -118,12 +118,12 @@ def verify(path: Path, site: Site) -> None:
         ) from error
     wanted = str(site.image_fingerprint).replace(" ", "").upper()
     signers = [key["Signer"] for key in _signer_keys(done.stdout)]
-    good = [key["Fingerprint"].upper() for key in signers if key["DataCheck"] and key["KeyCheck"]]
-    if done.returncode != 0 or wanted not in good:
+    good = {(key["Partition"], key["Fingerprint"].upper()) for key in signers if key["DataCheck"] and key["KeyCheck"]}
+    if done.returncode != 0 or not signers or not {(key["Partition"], wanted) for key in signers} <= good:
         said = (done.stderr.strip().splitlines() or ["no valid signature"])[-1]
         raise ConfigError(
             f"{path}: expected an image signed by {wanted} (image_fingerprint of site {site.name}), got: "
-            + (f"signed by {', '.join(good)}" if good else said)
+            + (f"signed by {', '.join(sorted({key for _, key in good}))}" if good else said)
         )
 
 
