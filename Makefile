@@ -76,6 +76,8 @@ build/wheel/.made: $(STAMP) $(shell find src slurm -type f -not -path '*/__pycac
 	touch $@
 
 build/rootfs:
+	mkdir -p build
+	rm -rf $@.new
 	debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm $@.new $(DEBIAN_MIRROR)
 	rm -rf $@.new/dev/* $@.new/var/cache/apt/* $@.new/var/lib/apt/lists/*
 	mv $@.new $@
@@ -83,7 +85,7 @@ build/rootfs:
 wheelhouse: build/wheelhouse/$(or $(IMAGE),IMAGE_IS_MISSING)
 
 build/wheelhouse/%: containers/locks/%.txt $(STAMP)
-	rm -rf $@
+	rm -rf $@ $@.new
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --python-version 3.11 --implementation cp \
 	  --abi cp311 --abi abi3 --abi none --platform manylinux2014_x86_64 --platform any \
 	  $(foreach tag,$(shell seq 5 28),--platform manylinux_2_$(tag)_x86_64) \
