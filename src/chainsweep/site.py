@@ -109,7 +109,7 @@ class Site(Section):
     def image_of(self, kind: str) -> Path | None:
         """The image that jobs of this kind run in."""
         name = self.job_settings(kind).image or self.image
-        return None if name is None else Path(name)
+        return None if name is None else Path(name).absolute()
 
     def uses_gpu(self, kind: str) -> bool:
         """Whether a job of this kind is given a GPU."""

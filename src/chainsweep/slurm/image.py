@@ -93,18 +93,13 @@ def images_of(site: Site, kinds: Iterable[str], remembered: Mapping[str, Image])
     UnavailableError
         A signature is to be verified, and there is no Apptainer here.
     """
-    seen = dict(remembered)
-    found = {}
-    for kind in kinds:
-        path = site.image_of(kind)
-        if path is None:
-            continue
-        if str(path) not in seen or seen[str(path)] is remembered.get(str(path)):
-            seen[str(path)] = examine(path, remembered)
-            if site.image_fingerprint is not None:
-                verify(path, site)
-        found[kind] = seen[str(path)]
-    return found
+    paths = {kind: path for kind in kinds if (path := site.image_of(kind)) is not None}
+    images = {}
+    for path in sorted(set(paths.values())):
+        images[path] = examine(path, remembered)
+        if site.image_fingerprint is not None:
+            verify(path, site)
+    return {kind: images[path] for kind, path in paths.items()}
 
 
 def verify(path: Path, site: Site) -> None:
