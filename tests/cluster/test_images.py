@@ -197,6 +197,8 @@ def test_a_missing_a_truncated_and_another_image_are_refused_and_nothing_is_lost
         return " ".join(said.split())
 
     assert "expected an Apptainer image that can be read, got: No such file" in refused(65)
+    planned = sweep.command("plan", str(campaign), "--site", str(tmp_path / "site.toml"), "--json").stdout
+    assert json.loads(planned)["absent_images"] == [str(image)]
     image.write_bytes(images["cpu-mpi"].read_bytes()[:50_000_000])
     assert "a truncated image: expected at least" in refused(65)
     image.write_text("#!/bin/sh\n")

@@ -20,6 +20,11 @@ def print_jobs(content: dict[str, Any], sent: bool) -> None:
         out.print(
             f"[yellow]No cluster in reach[/yellow] ({reason}): planned with Slurm's default limits.", soft_wrap=True
         )
+    for path in content["absent_images"]:
+        out.print(
+            f"[yellow]No image {escape(path)} here[/yellow]: the scripts lack its SHA-256; submit where it is.",
+            soft_wrap=True,
+        )
     if queued["jobs"]:
         out.print(f"In the queue already: {queued['elements']} elements of jobs {', '.join(map(str, queued['jobs']))}")
     if not content["jobs"]:

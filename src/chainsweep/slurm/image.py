@@ -22,6 +22,8 @@ from chainsweep.publish import publish_text
 from chainsweep.site import Site
 
 VERIFY_TIMEOUT_S = 600
+ABSENT = "0" * 64
+"""Stands in a plan for the SHA-256 of an image that is not here."""
 PASSED_ON = ("SLURM_*", "PMI*", "CUDA_VISIBLE_DEVICES", "MPI4PY_LIBMPI", "MPIR_CVAR_*", IMAGE_VARIABLE)
 """Variables that the work sees inside an image, as patterns of bash; those of the site file beside them."""
 # The SIF format: a header of these fields, then descriptors of fixed length. Source: the sif project's documentation.
@@ -83,8 +85,12 @@ def _check_whole(path: Path, size: int) -> None:
         )
 
 
-def images_of(site: Site, kinds: Iterable[str], remembered: Mapping[str, Image]) -> dict[str, Image]:
+def images_of(
+    site: Site, kinds: Iterable[str], remembered: Mapping[str, Image], absent_too: bool = False
+) -> dict[str, Image]:
     """The image of each kind of job that has one; a signature that the site asks for is verified.
+
+    With ``absent_too``, a file that is not here is no error: a plan may be made on another machine.
 
     Raises
     ------
@@ -96,6 +102,9 @@ def images_of(site: Site, kinds: Iterable[str], remembered: Mapping[str, Image])
     paths = {kind: path for kind in kinds if (path := site.image_of(kind)) is not None}
     images = {}
     for path in sorted(set(paths.values())):
+        if absent_too and not path.exists():
+            images[path] = Image(path, ABSENT, "")
+            continue
         images[path] = examine(path, remembered)
         if site.image_fingerprint is not None:
             verify(path, site)

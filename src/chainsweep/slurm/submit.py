@@ -20,7 +20,7 @@ from chainsweep.execute.requeue import forgive
 from chainsweep.execute.tasks import Task, is_done, target_of, tasks_of
 from chainsweep.site import Site
 from chainsweep.slurm import client
-from chainsweep.slurm.image import Image, images_of, read_remembered, remember
+from chainsweep.slurm.image import ABSENT, Image, images_of, read_remembered, remember
 from chainsweep.slurm.job import STAGE_OF, Job
 from chainsweep.slurm.plan import Limits, Order, command, plan_jobs, write_scripts
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
@@ -68,6 +68,11 @@ class Submission:
     unreached: str | None = None
     """Why the cluster could not be asked for its limits and queue, where it could not."""
 
+    @property
+    def absent_images(self) -> list[str]:
+        """Images that the site names and that are not here: a submit would refuse."""
+        return sorted({str(image.path) for image in self.images if image.sha256 == ABSENT})
+
     def commands(self) -> list[list[str]]:
         """The sbatch commands, with ``$name`` for the id of an earlier job."""
         ids = {job.name: f"${job.variable}" for job in self.jobs}
@@ -85,12 +90,13 @@ def plan_submission(campaign: Campaign, site: Site, chosen: Selection) -> Submis
     """What a submit would do now; nothing is written and nothing is sent.
 
     Without a cluster in reach, the limits are Slurm's defaults, and nothing counts as queued; ``unreached`` says so.
+    Images need not be here; ``absent_images`` says which are not.
     """
     try:
         limits, queued = client.limits(), queued_jobs(campaign, look_or_raise(campaign))
     except UnavailableError as error:
-        return replace(_prepare(campaign, site, chosen, DEFAULT_LIMITS, Queued()), unreached=str(error))
-    return _prepare(campaign, site, chosen, limits, queued)
+        return replace(_prepare(campaign, site, chosen, DEFAULT_LIMITS, Queued(), True), unreached=str(error))
+    return _prepare(campaign, site, chosen, limits, queued, True)
 
 
 def submit_campaign(campaign: Campaign, site: Site, chosen: Selection) -> tuple[Submission, dict[str, int]]:
@@ -129,7 +135,9 @@ def queued_jobs(campaign: Campaign, elements: Sequence[client.Element]) -> Queue
     return Queued(live, count, frozenset(tasks))
 
 
-def _prepare(campaign: Campaign, site: Site, chosen: Selection, limits: Limits, queued: Queued) -> Submission:
+def _prepare(
+    campaign: Campaign, site: Site, chosen: Selection, limits: Limits, queued: Queued, absent_too: bool = False
+) -> Submission:
     missing = missing_tasks(campaign, chosen, queued)
     form = emcee_form(campaign) if missing.get("emcee") and site.job_settings("emcee").ranks > 1 else "datasets"
     number = next_submission(sent_jobs(campaign.paths.jobs), campaign.paths.submissions)
@@ -138,10 +146,11 @@ def _prepare(campaign: Campaign, site: Site, chosen: Selection, limits: Limits, 
     )
     order = Order(number, missing, form, queued.elements, finish)
     jobs = plan_jobs(campaign, site, limits, order)
-    images = images_of(site, dict.fromkeys(job.kind for job in jobs), read_remembered(campaign.paths.images))
+    remembered = read_remembered(campaign.paths.images)
+    images = images_of(site, dict.fromkeys(job.kind for job in jobs), remembered, absent_too)
     for job in jobs:
-        if job.requeues:
-            image = images[job.kind].sha256 if job.kind in images else NO_IMAGE
+        image = images[job.kind].sha256 if job.kind in images else NO_IMAGE
+        if job.requeues and image != ABSENT:
             check_image(target_of(campaign, missing[job.kind][0]), image)
     scripts = tuple(render(job, campaign, site, images.get(job.kind)) for job in jobs)
     return Submission(number, jobs, scripts, queued, tuple(images.values()))
@@ -283,5 +292,6 @@ def describe(submission: Submission, ids: Mapping[str, int] | None = None) -> di
             for job, line, text in zip(submission.jobs, submission.commands(), submission.scripts, strict=True)
         ],
         "unreached": submission.unreached,
+        "absent_images": submission.absent_images,
         "queued": {"jobs": submission.queued.ids, "elements": submission.queued.elements},
     }
