@@ -22,6 +22,9 @@ SQUASHFS ?= -comp zstd -Xcompression-level 9
 
 .PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse
 
+# Images are made by a chain of rules, and Make would remove them as intermediate files.
+.SECONDARY:
+
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt

@@ -198,7 +198,7 @@ def test_a_walltime_too_short_for_one_data_set(slurm: PrivateSlurm, tmp_path):
     assert states[f"{ids['emcee']}_0"] == "FAILED", f"{states}\n{sweep.outputs()}"
     status = sweep.status()
     assert status["engines"]["emcee"] == {"converged": 0, "not_converged": 0, "failed": 1, "bad_data": 0, "pending": 0}
-    assert "2 attempts in a row" in status["failed_tasks"][0]["reason"]
+    assert "2 times in a row without progress" in status["failed_tasks"][0]["reason"]
 
 
 def test_cancel_ends_everything_and_submit_goes_on_from_there(sweep, reference):

@@ -32,6 +32,7 @@ IDLE_SLEEP = 0.02
 ABORT_SECONDS = 5.0
 """After this long an abort that MPI does not carry out is done by leaving alone."""
 LEAVE_SECONDS = 20.0
+STANDARD_ERROR = 2
 START_SECONDS = 180.0
 """MPI that has not started by then never will: the process ends, rather than wait until its walltime."""
 UNWATCHED_SECONDS = 1.0
@@ -218,7 +219,7 @@ def start_mpi() -> Any:
         os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
         os.environ.setdefault("FI_PROVIDER", "tcp")
     # not a thread of Python's: MPI's start may keep the interpreter's lock
-    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True, file=STANDARD_ERROR)
     from mpi4py import MPI
 
     faulthandler.cancel_dump_traceback_later()
