@@ -70,7 +70,8 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
     content = campaign_status(campaign, progress)
     sent = sent_jobs(campaign.paths.jobs)
     for entry in content["failed_tasks"]:
-        entry |= _from_slurm(sent, found, entry["stage"], entry["index"], Kind(entry["kind"]))
+        job = _last_job(sent, entry["stage"], entry["index"])
+        entry |= _from_slurm(job, found, entry["index"], Kind(entry["kind"]))
         entry["last_lines"] = last_lines(Path(entry["log"]))
     content["interrupted_tasks"] = _interrupted(campaign, progress, sent, found)
     live = [element for element in found.elements if element.live]
@@ -109,20 +110,20 @@ def _interrupted(campaign: Campaign, progress: Progress, sent: list[SentJob], fo
         if (task.stage, task.index) in live:
             continue
         log = campaign.paths.log(task.stage, task.index)
+        last_job = _last_job(sent, task.stage, task.index)
         if not was_started(target_of(campaign, task)):
-            output = _last_output(sent, task)
+            output = None if last_job is None else last_job.output_of(task.index)
             if output is None or not output.exists():
                 continue
             log = output
         entry = {"task": task.label, "stage": task.stage, "index": task.index, "kind": str(Kind.KILLED)}
         entry |= {"log": str(log), "last_lines": last_lines(log)}
-        listed.append(entry | _from_slurm(sent, found, task.stage, task.index, Kind.KILLED))
+        listed.append(entry | _from_slurm(last_job, found, task.index, Kind.KILLED))
     return listed
 
 
-def _from_slurm(sent: list[SentJob], found: Queue, stage: str, index: int, kind: Kind) -> dict[str, Any]:
+def _from_slurm(job: SentJob | None, found: Queue, index: int, kind: Kind) -> dict[str, Any]:
     """What Slurm knows of a task's last job: its output file, and the kind of end where the task could not tell."""
-    job = _last_job(sent, stage, index)
     if job is None or job.job_id is None:
         return {}
     output = job.output_of(index)
@@ -137,13 +138,8 @@ def _from_slurm(sent: list[SentJob], found: Queue, stage: str, index: int, kind:
 
 
 def _last_job(sent: list[SentJob], stage: str, index: int) -> SentJob | None:
+    """The last job that was to do a task."""
     return next((job for job in reversed(sent) if job.stage == stage and index in job.tasks), None)
-
-
-def _last_output(sent: list[SentJob], task: Task) -> Path | None:
-    """Slurm's output file of the last job that was to do ``task``."""
-    job = _last_job(sent, task.stage, task.index)
-    return None if job is None else job.output_of(task.index)
 
 
 def sign_in(text: str) -> Kind | None:
