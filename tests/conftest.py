@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Most of the time of the tests is JAX compiling: what one test or worker compiled, the others reuse.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 LINE_MODEL = """
 import numpyro

@@ -223,7 +223,7 @@ class Campaign:
     def problem(self) -> Problem:
         """The model; needs JAX and NumPyro."""
         fields, constants = self.dataset(self.collection.ids[0])
-        return load_model(self.paths.model, self.config, fields, constants)
+        return load_model(self.paths.model, self.config, fields, constants, self.resolved.get("structure"))
 
     def verify(self) -> None:
         """Compare every frozen file with its recorded hash.
@@ -306,8 +306,14 @@ def campaign_hash(resolved: dict[str, Any]) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def load_model(path: Path, config: CampaignConfig, fields: dict[str, NDArray], constants: dict[str, float]) -> Problem:
-    """The model file as a Problem, traced on one unpadded data set.
+def load_model(
+    path: Path,
+    config: CampaignConfig,
+    fields: dict[str, NDArray],
+    constants: dict[str, float],
+    structure: dict[str, Any] | None = None,
+) -> Problem:
+    """The model file as a Problem: traced on one unpadded data set, or with the ``structure`` that ``init`` found.
 
     Raises
     ------
@@ -318,5 +324,7 @@ def load_model(path: Path, config: CampaignConfig, fields: dict[str, NDArray], c
 
     require("jax", "numpyro", extra="model")
     from chainsweep.model.load import example_observation, load_problem
+    from chainsweep.model.problem import Structure
 
-    return load_problem(path, config, example_observation(fields, constants))
+    known = None if structure is None else Structure.from_plain(structure)
+    return load_problem(path, config, example_observation(fields, constants), known)

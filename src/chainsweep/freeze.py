@@ -97,6 +97,7 @@ def _resolve(
         "datasets": len(collection.ids),
         "quarantined": quarantined,
         "parameters": list(problem.names),
+        "structure": problem.structure.plain(),
         "black_box": problem.black_box,
         "buckets": [
             {

@@ -147,7 +147,7 @@ def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.b
     positions = np.concatenate([members, np.full(lanes - count, members[0])])
     part = _Pool(*(array[positions] for array in run.pool))
     standing, share = _standing(run.start, positions, settings, first=step == 0)
-    keys = _round_keys(run.keys[positions], step)
+    keys = np.asarray(_round_keys(run.keys[positions], step))
     fitted = _fitted(run.target, part, keys, positions, settings)
     proposal, z, log_proposal = _propose(keys[:, 2], fitted, standing, share, settings.draws)
     z = np.asarray(z)

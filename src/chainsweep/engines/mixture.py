@@ -46,6 +46,7 @@ class Mixture(NamedTuple):
     chol: Array
 
 
+@jax.jit
 def combine(*parts: tuple[float, Mixture]) -> Mixture:
     """One mixture out of several with their shares; shares are normalised, parts without weight drop out."""
     log_weight = jnp.concatenate([jnp.log(share) + part.log_weight for share, part in parts], axis=-1)

@@ -18,7 +18,7 @@ def prepare(compiled: Path, environment: MutableMapping[str, str] = os.environ) 
     """
     environment.setdefault("JAX_ENABLE_X64", "1")
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
-    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     environment.setdefault("XLA_FLAGS", XLA_FLAGS)
     for name in SINGLE_THREADED:

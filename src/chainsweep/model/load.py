@@ -27,10 +27,13 @@ PADDING_TRIAL = 8
 """Points of padding, and prior draws, of the trial whether padding changes the log density."""
 
 
-def load_problem(path: Path, config: CampaignConfig, example: Observation) -> Problem:
+def load_problem(
+    path: Path, config: CampaignConfig, example: Observation, structure: Structure | None = None
+) -> Problem:
     """Load a model file and check it against one data set.
 
-    Switches JAX to double precision. ``example`` is one data set of the campaign, unpadded.
+    Switches JAX to double precision. ``example`` is one data set of the campaign, unpadded. With ``structure``, which
+    this function found for the same file and data before, nothing is traced or checked again.
 
     Raises
     ------
@@ -42,6 +45,8 @@ def load_problem(path: Path, config: CampaignConfig, example: Observation) -> Pr
     module = load_module(path)
     function = getattr(module, config.model.function, None)
     observed = tuple(config.model.observed)
+    if callable(function) and structure is not None:
+        return Problem(function, structure, observed, config.model.curve)
     if callable(function):
         arguments = (*config.data.fields, *config.data.constants)
         _check_signature(function, path, arguments, observed)
@@ -51,7 +56,7 @@ def load_problem(path: Path, config: CampaignConfig, example: Observation) -> Pr
         if structure.paddable and not _padding_is_invisible(problem, example):
             problem = replace(problem, structure=replace(structure, paddable=False))
         return problem
-    return _black_box(module, path, config, observed)
+    return _black_box(module, path, config, observed, structure)
 
 
 def load_module(path: Path) -> ModuleType:
@@ -250,7 +255,9 @@ def _check_curve(problem: Problem, path: Path, example: Observation) -> None:
         raise ModelError(f"{path}: [model] curve = '{problem.curve_site}' must have one value a point")
 
 
-def _black_box(module: ModuleType, path: Path, config: CampaignConfig, observed: tuple[str, ...]) -> Problem:
+def _black_box(
+    module: ModuleType, path: Path, config: CampaignConfig, observed: tuple[str, ...], structure: Structure | None
+) -> Problem:
     prior = getattr(module, "prior", None)
     if prior is None:
         raise ModelError(
@@ -273,8 +280,9 @@ def _black_box(module: ModuleType, path: Path, config: CampaignConfig, observed:
         for name, distribution in prior.items():
             numpyro.sample(name, distribution)
 
-    latent = _latent_sites(_trace_once(prior_model, path, {}))
-    structure = Structure(tuple(_parameter(n, s) for n, s in latent.items()), {}, {}, paddable=True)
+    if structure is None:
+        latent = _latent_sites(_trace_once(prior_model, path, {}))
+        structure = Structure(tuple(_parameter(n, s) for n, s in latent.items()), {}, {}, paddable=True)
     return Problem(
         prior_model,
         structure,

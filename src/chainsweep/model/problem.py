@@ -12,7 +12,7 @@ All functions take a single point and a single data set and are pure JAX: engine
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +75,18 @@ class Structure:
     """Observed site to the (negative) axis of its batch shape that runs over points."""
     paddable: bool
     """False when an observed site does not factorise over points, so padding cannot be masked out."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it; ``from_plain`` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Structure:
+        """The structure that ``plain`` gave."""
+        parameters = tuple(
+            Parameter(p["name"], tuple(p["shape"]), tuple(p["unconstrained_shape"])) for p in plain["parameters"]
+        )
+        return cls(parameters, dict(plain["observed_sites"]), dict(plain["point_axes"]), plain["paddable"])
 
 
 HostLikelihood = Callable[..., float]
