@@ -15,8 +15,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,16 @@ class PrivateSlurm:
             return state in ("idle", "mixed", "allocated")
 
         self.wait_until(up, timeout_s, f"{node} up")
+
+    @contextmanager
+    def nothing_starts(self) -> Iterator[None]:
+        """Within it jobs are accepted and wait: every node is drained."""
+        nodes = f"nodename={','.join(NODES)}"
+        self.run("scontrol", "update", nodes, "state=drain", "reason=nothing starts")
+        try:
+            yield
+        finally:
+            self.run("scontrol", "update", nodes, "state=resume")
 
     def node_states(self) -> dict[str, str]:
         """The state of every node as sinfo names it, such as `idle`, `mixed` or `down*`."""

@@ -209,14 +209,9 @@ def test_a_missing_a_truncated_and_another_image_are_refused_and_nothing_is_lost
 
     # Gone, then swapped, between submit and the task.
     sweep.site = site_of(image=image).replace("[job]", "[job]\npartition = 'urgent'")
-    for node in ("n1", "n2", "n3", "n4"):
-        slurm.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
-    try:
+    with slurm.nothing_starts():
         sweep.submit()
         image.rename(tmp_path / "kept.sif")
-    finally:
-        for node in ("n1", "n2", "n3", "n4"):
-            slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
     assert "FAILED" in set(sweep.finish().values())
     told = sweep.status()["interrupted_tasks"]
     assert [(entry["task"], entry["kind"]) for entry in told] == [
@@ -225,14 +220,9 @@ def test_a_missing_a_truncated_and_another_image_are_refused_and_nothing_is_lost
     ]
     assert "no image: expected" in told[0]["last_lines"][-1]
     shutil.copy(tmp_path / "kept.sif", image)
-    for node in ("n1", "n2", "n3", "n4"):
-        slurm.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
-    try:
+    with slurm.nothing_starts():
         sweep.submit()
         shutil.copy(images["jax-cpu"], image)
-    finally:
-        for node in ("n1", "n2", "n3", "n4"):
-            slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
     sweep.finish()
     told = sweep.status()["interrupted_tasks"]
     assert {entry["kind"] for entry in told} == {"changed campaign or image"}
