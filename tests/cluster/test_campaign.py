@@ -21,11 +21,14 @@ QUICK = "array_cap = 1\n" + SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[jo
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory) -> Path:
-    """A campaign of six lines in two shards, three engines, under a path with odd characters."""
+    """A campaign of seven lines in two shards, three engines, under a path with odd characters.
+
+    The shapes are those of `contract/test_campaign.py`, so that what either compiles serves both.
+    """
     folder = tmp_path_factory.mktemp("it's a sweep")
     (folder / "model.py").write_text(LINE_MODEL)
-    (folder / "campaign.toml").write_text(LINE_CONFIG + SMALL.replace("size = 4", "size = 3"))
-    np.savez(folder / "data.npz", **line_data(6))
+    (folder / "campaign.toml").write_text(LINE_CONFIG + SMALL)
+    np.savez(folder / "data.npz", **line_data(7))
     subprocess.run(
         [sys.executable, "-m", "chainsweep", "init", folder / "campaign.toml", "--out", folder / 'camp "aign" 5%'],
         check=True,

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import chainsweep
 
 SOURCE = Path(chainsweep.__file__).parent
@@ -88,6 +90,14 @@ def test_importing_the_package_loads_no_engine_library():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["injob", "worker", "pilot", "tasks", "local", "doctor"])
+def test_a_process_tells_jax_its_settings_before_it_imports_it(module):
+    """``environment.prepare`` comes after these imports, and JAX reads its settings when it is imported."""
+    program = f"import sys, chainsweep.execute.{module}; print({{'jax', 'numpyro', 'torch'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_modules_are_of_a_readable_size():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -10,14 +12,27 @@ SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false"
 
 
+CPU_DESCRIPTION = Path("/proc/cpuinfo")
+
+
+def machine() -> str:
+    """A name for the instructions that this processor knows; programs compiled on another may crash here."""
+    described = CPU_DESCRIPTION.read_text(encoding="utf-8") if CPU_DESCRIPTION.exists() else ""
+    flags = next((line for line in described.splitlines() if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256(flags.encode()).hexdigest()[:8]}"
+
+
 def prepare(compiled: Path, environment: MutableMapping[str, str] = os.environ) -> None:
     """Double precision, one thread a worker, and a cache of compiled programs; a user's own settings win.
+
+    JAX reads its settings when it is imported, so this comes before. ``compiled`` holds a folder for each kind of
+    processor, for the nodes of a cluster may differ.
 
     One thread, because parallel sums change the last bits of a draw with the number of threads, and because
     the workers already use every core.
     """
     environment.setdefault("JAX_ENABLE_X64", "1")
-    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled / machine()))
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     environment.setdefault("XLA_FLAGS", XLA_FLAGS)

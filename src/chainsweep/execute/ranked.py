@@ -19,7 +19,6 @@ from chainsweep.engines.base import Deadline
 from chainsweep.errors import StoppedEarly
 from chainsweep.execute.logged import Finished, Run, run_logged
 from chainsweep.execute.mpi import Link, Ranks
-from chainsweep.execute.pool import run_over_walkers
 from chainsweep.execute.tasks import Result, Task
 
 Form = Literal["datasets", "walkers"]
@@ -51,6 +50,9 @@ def run_tasks(
                 break
             ended[task] = run_logged(campaign, task, partial(run, task), _speaker(ranks))
     elif form == "walkers":
+        # Not at the top: it imports JAX, which reads its settings when it is imported.
+        from chainsweep.execute.pool import run_over_walkers
+
         ended = run_over_walkers(campaign, tasks, run, deadline, ranks.link, _speaker(ranks))
         ended = _shared(ranks.link, ended)
     else:

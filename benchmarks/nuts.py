@@ -1,0 +1,397 @@
+"""NUTS over many data sets: the usual ways beside this engine, on the same data, in one process with one thread.
+
+    make bench-nuts                                      # all rows, some ten minutes; writes build/bench-nuts.json
+    python benchmarks/nuts.py --only e --datasets 256    # one row, smaller
+
+Rows: (a) a fresh NumPyro MCMC object a data set, 4 vectorised chains, 1,000 + 3,000 iterations; (b) the same object
+used again, compiled once (`jit_model_args`); (c) NumPyro's kernel vmapped over chains and data sets, 500 + 1,000;
+(d) BlackJAX, window adaptation and NUTS vmapped likewise; (e) this engine. Rows a to d get a dense metric, a target
+acceptance of 0.9 and, where vmapped, trees of depth 8 at most and the likeliest of 64 prior draws as start: better than
+their defaults here. A data set is verified when R-hat < 1.01, bulk and tail ESS > 400 and nothing diverged; (e) must
+pass its mode check as well. Seconds include start-up and compiling. Every row runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+ROWS = {"a": 6, "b": 24, "c": 256, "d": 256, "e": 2048}
+"""Data sets of each row: what it does in about a minute."""
+NAMES = {
+    "a": "fresh NumPyro MCMC each",
+    "b": "the same, compiled once",
+    "c": "NumPyro vmapped",
+    "d": "BlackJAX vmapped",
+    "e": "chainsweep",
+}
+DATA = ("visible", "broad")
+CHAINS, TARGET, DEPTH = 4, 0.9, 8
+POINTS = 40
+
+
+@dataclass
+class Row:
+    """One row of the table; rates are per second of wall time, everything included."""
+
+    name: str
+    data: str
+    datasets: int
+    seconds: float
+    compile_seconds: float
+    verified: int
+    gradients: float
+    ess_per_gradient: float
+    lanes_busy: float
+    peak_gib: float
+    wrong: int | None = None
+    """Verified data sets whose means or sds are off, where the exact posterior is known."""
+
+    @property
+    def rate(self) -> float:
+        return self.verified / self.seconds
+
+
+@dataclass
+class Draws:
+    """What a peer drew: unconstrained ``(dataset, chain, draw, n)``, and what that took."""
+
+    z: Any
+    diverging: Any
+    gradients: float
+    compile_seconds: float
+    lanes_busy: float
+
+
+def peaks(kind: str, datasets: int) -> Any:
+    """``datasets`` Gaussian peaks of a kind as a Batch; those of the stored references first."""
+    import numpy as np
+
+    from chainsweep.data.collection import Batch
+    from tests.statistical.references import peaks as stored
+
+    known, _ = stored.load()
+    half = stored.DATASETS // 2
+    rows = slice(0, half) if kind == "visible" else slice(half, None)
+    limits = (stored.VISIBLE_LOW, stored.VISIBLE_HIGH) if kind == "visible" else (stored.LOW, stored.HIGH)
+    rng = np.random.default_rng(7)
+    x = np.sort(rng.uniform(0, 1, (datasets, POINTS)), axis=1)
+    y_err = rng.uniform(0.05, 0.25, x.shape)
+    height, place, width, level, slope = rng.uniform(*limits, (datasets, 5)).T[:, :, None]
+    y = height * np.exp(-((x - place) ** 2) / (2 * width**2)) + level + slope * x + y_err * rng.standard_normal(x.shape)
+    made = {"x": x, "y_err": y_err, "y": y}
+    for name, values in made.items():
+        first = getattr(known, name)[rows][:datasets]
+        values[: len(first)] = first
+    return Batch(tuple(f"{kind}-{k:05d}" for k in range(datasets)), made, {}, np.ones(x.shape, bool))
+
+
+def model() -> tuple[Any, Any]:
+    """The broad model's function and its Problem."""
+    from chainsweep.config import parse_config
+    from chainsweep.model.load import example_observation, load_problem
+
+    fields = ("x", "y_err", "y")
+    table = {"file": "model.py", "function": "broad", "observed": ["y"]}
+    config = parse_config({"model": table, "data": {"fields": {n: n for n in fields}}}, "benchmark")
+    batch = peaks("visible", 1)
+    example = example_observation({n: batch.fields[n][0] for n in fields}, {})
+    problem = load_problem(ROOT / "jobs" / "gaussian_peak" / "model.py", config, example)
+    return problem.model, problem
+
+
+def numpyro_loop(batch: Any, fresh: bool) -> Draws:
+    import jax
+    import numpy as np
+    from numpyro.infer import MCMC, NUTS
+    from numpyro.infer.util import unconstrain_fn
+
+    function, problem = model()
+
+    def new() -> MCMC:
+        kernel = NUTS(function, dense_mass=True, target_accept_prob=TARGET)
+        options = {"num_warmup": 1000, "num_samples": 3000, "num_chains": CHAINS, "chain_method": "vectorized"}
+        return MCMC(kernel, **options, progress_bar=False, jit_model_args=not fresh)
+
+    mcmc, z, diverging, steps, first = new(), [], [], [], 0.0
+    for k in range(len(batch)):
+        began = time.perf_counter()
+        if fresh:
+            mcmc = new()
+        fields = {n: v[k] for n, v in batch.fields.items()}
+        mcmc.run(jax.random.key(k), **fields, extra_fields=("diverging", "num_steps"))
+        extra = mcmc.get_extra_fields(group_by_chain=True)
+        free = unconstrain_fn(function, (), fields, mcmc.get_samples())
+        z.append(np.stack([np.asarray(free[n]).reshape(CHAINS, -1) for n in problem.names], axis=-1))
+        diverging.append(np.asarray(extra["diverging"]))
+        steps.append(np.asarray(extra["num_steps"]))
+        first = first or time.perf_counter() - began
+    gradients = float(np.sum(steps)) * 4 / 3  # warm-up takes as many steps an iteration, and does not tell
+    busy = float(np.mean(steps) / np.mean(np.max(steps, axis=1)))
+    return Draws(np.stack(z), np.stack(diverging), gradients, first, busy)
+
+
+def starts(problem: Any, batch: Any) -> Any:
+    """``(dataset, chain, n)``: for each chain the likeliest of 64 prior draws."""
+    import numpy as np
+
+    from chainsweep.engines.base import Seeds
+    from chainsweep.engines.starts import prior_pool
+    from chainsweep.model.batched import BatchedProblem
+
+    pool = prior_pool(
+        BatchedProblem(problem, batch), Seeds(1, "peer").jax_keys(batch.ids, "start", 1)[:, 0], 64 * CHAINS
+    )
+    best = np.argmax(pool.log_likelihood.reshape(len(batch), CHAINS, 64), axis=2)
+    index = best + 64 * np.arange(CHAINS)
+    return np.take_along_axis(pool.z, index[..., None], axis=1)
+
+
+def numpyro_vmapped(batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
+    import jax
+    import numpy as np
+    from numpyro.infer.hmc import hmc
+    from numpyro.infer.hmc_util import euclidean_kinetic_energy
+
+    from chainsweep.model.batched import BatchedProblem
+
+    _, problem = model()
+    observations = BatchedProblem(problem, batch).observations
+
+    def one(z: Any, key: Any, obs: Any) -> Any:
+        init, sample = hmc(
+            potential_fn=lambda z: problem.potential(z, obs), kinetic_fn=euclidean_kinetic_energy, algo="NUTS"
+        )
+        options = {"dense_mass": True, "target_accept_prob": TARGET, "max_tree_depth": DEPTH}
+        state = init(z, warmup, **options, rng_key=key)
+
+        def step(state: Any, _: None) -> Any:
+            state = sample(state, (), {})
+            return state, (state.z, state.diverging, state.num_steps)
+
+        return jax.lax.scan(step, state, None, length=warmup + draws)[1]
+
+    return vmapped(jax.vmap(jax.vmap(one, in_axes=(0, 0, None))), problem, batch, observations, warmup, np)
+
+
+def blackjax_vmapped(batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
+    import blackjax
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from chainsweep.model.batched import BatchedProblem
+
+    _, problem = model()
+    observations = BatchedProblem(problem, batch).observations
+
+    def one(z: Any, key: Any, obs: Any) -> Any:
+        def log_density(z: Any) -> Any:
+            return -problem.potential(z, obs)
+
+        options = {"is_mass_matrix_diagonal": False, "target_acceptance_rate": TARGET, "max_num_doublings": DEPTH}
+        adapt = blackjax.window_adaptation(blackjax.nuts, log_density, **options)
+        for_warmup, for_draws = jax.random.split(key)
+        (state, parameters), info = adapt.run(for_warmup, z, num_steps=warmup)
+        kernel = blackjax.nuts(log_density, **parameters)
+
+        def step(state: Any, key: Any) -> Any:
+            state, info = kernel.step(key, state)
+            return state, (state.position, info.is_divergent, info.num_integration_steps)
+
+        _, (z, diverging, steps) = jax.lax.scan(step, state, jax.random.split(for_draws, draws))
+        before = info.info.num_integration_steps
+        return (
+            jnp.concatenate([jnp.zeros((warmup, z.shape[1])), z]),
+            jnp.concatenate([jnp.zeros(warmup, bool), diverging]),
+            jnp.concatenate([before, steps]),
+        )
+
+    return vmapped(jax.vmap(jax.vmap(one, in_axes=(0, 0, None))), problem, batch, observations, warmup, np)
+
+
+def vmapped(function: Callable, problem: Any, batch: Any, observations: Any, warmup: int, np: Any) -> Draws:
+    """Compile and run a function over chains and data sets; its outputs count iterations, warm-up included."""
+    import jax
+
+    z = starts(problem, batch)
+    keys = jax.random.split(jax.random.key(0), (len(batch), CHAINS))
+    began = time.perf_counter()
+    compiled = jax.jit(function).lower(z, keys, observations).compile()
+    took = time.perf_counter() - began
+    z, diverging, steps = (np.asarray(a) for a in compiled(z, keys, observations))
+    # Every iteration lasts as long as its deepest tree of all lanes.
+    busy = steps.mean() / steps.max(axis=(0, 1)).mean()
+    return Draws(z[:, :, warmup:], diverging[:, :, warmup:], float(steps.sum()), took, float(busy))
+
+
+def peer(row: str, batch: Any) -> tuple[Draws, Any, Any]:
+    """A peer's draws, which data sets are verified, and the least ESS of each."""
+    import numpy as np
+
+    from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
+
+    runs = {
+        "a": lambda: numpyro_loop(batch, fresh=True),
+        "b": lambda: numpyro_loop(batch, fresh=False),
+        "c": lambda: numpyro_vmapped(batch),
+        "d": lambda: blackjax_vmapped(batch),
+    }
+    draws = runs[row]()
+    series = np.moveaxis(draws.z, -1, 1)
+    rhat = np.nan_to_num(rhat_rank(series), nan=np.inf).max(axis=1)
+    ess = np.minimum(np.nan_to_num(ess_bulk(series)), np.nan_to_num(ess_tail(series))).min(axis=1)
+    return draws, (rhat < 1.01) & (ess > 400) & (draws.diverging.sum(axis=(1, 2)) == 0), ess
+
+
+def engine(batch: Any, shard: int) -> tuple[Any, Any, Any]:
+    """This engine on shards of ``shard`` data sets, judged as a campaign judges: catalogue columns and draws."""
+    import numpy as np
+
+    from chainsweep.config import parse_config
+    from chainsweep.engines import nuts
+    from chainsweep.engines.base import Seeds
+    from chainsweep.execute.attempt import ProgressSink
+    from chainsweep.execute.judge import judge
+    from chainsweep.model.batched import BatchedProblem
+
+    _, problem = model()
+    fields = {n: n for n in batch.fields}
+    config = parse_config({"model": {"file": "model.py", "observed": ["y"]}, "data": {"fields": fields}}, "benchmark")
+    seeds = Seeds(1, "nuts")
+    columns, theta = [], []
+    for start in range(0, len(batch), shard):
+        part = batch.take(np.arange(start, min(start + shard, len(batch))))
+        sink = ProgressSink(lambda *_: None)
+        outcome = nuts.run(problem, part, config.engines.nuts, seeds, sink=sink, resume=None, deadline=lambda: False)
+        columns.append(judge(outcome.chains, BatchedProblem(problem, part), config, seeds))
+        theta.append(np.asarray(problem.flatten(outcome.chains.posterior)))
+    joined = {name: np.concatenate([np.asarray(c[name]) for c in columns]) for name in columns[0]}
+    means = np.concatenate([np.nanmean(part, axis=(1, 2)) for part in theta])
+    sds = np.concatenate([np.nanstd(part, axis=(1, 2)) for part in theta])
+    return joined, means, sds
+
+
+def wrong_ones(kind: str, verified: Any, mean: Any, sd: Any) -> int:
+    """Verified data sets with an exact reference whose mean is off by 0.3 sd, or an sd by 30 %."""
+    import numpy as np
+
+    from tests.statistical.references import peaks as stored
+
+    _, reference = stored.load()
+    half = stored.DATASETS // 2
+    rows = slice(0, half) if kind == "visible" else slice(half, None)
+    exact_mean, exact_sd = reference.mean[rows][: len(mean)], reference.sd[rows][: len(mean)]
+    count = len(exact_mean)
+    shift = np.abs((mean[:count] - exact_mean) / exact_sd).max(axis=1)
+    spread = np.abs(sd[:count] / exact_sd - 1).max(axis=1)
+    return int((verified[:count] & ((shift > 0.3) | (spread > 0.3))).sum())
+
+
+def measure(row: str, kind: str, datasets: int, shard: int) -> Row:
+    """One row, in this process."""
+    began = time.perf_counter()
+    import numpy as np
+
+    batch = peaks(kind, datasets)
+    if row == "e":
+        columns, mean, sd = engine(batch, shard)
+        seconds = time.perf_counter() - began
+        verified = columns["verdict"] == "converged"
+        gradients, compiled, busy = float(np.nansum(columns["gradients"])), float("nan"), float("nan")
+        ess = np.fmin(columns["ess_bulk_min"], columns["ess_tail_min"])
+    else:
+        draws, verified, ess = peer(row, batch)
+        seconds = time.perf_counter() - began
+        gradients, compiled, busy = draws.gradients, draws.compile_seconds, draws.lanes_busy
+        _, problem = model()
+        from chainsweep.model.batched import BatchedProblem
+
+        theta = BatchedProblem(problem, batch).constrain(draws.z.reshape(len(batch), -1, draws.z.shape[-1]))
+        mean, sd = theta.mean(axis=1), theta.std(axis=1)
+    return Row(
+        name=NAMES[row],
+        data=kind,
+        datasets=datasets,
+        seconds=seconds,
+        compile_seconds=compiled,
+        verified=int(np.sum(verified)),
+        gradients=gradients,
+        ess_per_gradient=float(np.nansum(ess) / gradients),
+        lanes_busy=busy,
+        peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        wrong=wrong_ones(kind, np.asarray(verified), mean, sd),
+    )
+
+
+def in_process(row: str, kind: str, datasets: int, shard: int) -> Row:
+    """The same in a process of its own, with an empty cache of compiled programs."""
+    words = [sys.executable, __file__, "--row", row, "--data", kind, "--datasets", str(datasets), "--shard", str(shard)]
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"row {row} failed:\n{done.stderr[-3000:]}")
+    return Row(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def table(rows: list[Row]) -> str:
+    columns = (
+        "data",
+        "sets",
+        "verified",
+        "wrong",
+        "verified/s",
+        "gradients/s",
+        "ESS/gradient",
+        "busy",
+        "compile s",
+        "GiB",
+    )
+    lines = [f"| | {' | '.join(columns)} |", "|---|---|" + "---:|" * 9]
+    for row in rows:
+        numbers = [f"{row.rate:.3g}", f"{row.gradients / row.seconds:.3g}", f"{row.ess_per_gradient:.3f}"]
+        numbers += [f"{row.lanes_busy:.0%}", f"{row.compile_seconds:.1f}", f"{row.peak_gib:.2f}"]
+        share = f"{row.verified / row.datasets:.0%}"
+        lines.append(f"| {row.name} | {row.data} | {row.datasets} | {share} | {row.wrong} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows to run")
+    parser.add_argument("--kinds", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--datasets", type=int, help="data sets of each row; default: what suits it")
+    parser.add_argument("--shard", type=int, default=256, help="data sets of one call of this engine")
+    parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench-nuts.json")
+    parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
+    parser.add_argument("--data", choices=DATA, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(asdict(measure(options.row, options.data, options.datasets, options.shard))))
+        return
+    rows = []
+    for kind in options.kinds:
+        for row in options.only:
+            rows.append(in_process(row, kind, options.datasets or ROWS[row], options.shard))
+            print(table(rows[-1:]), flush=True)
+    print(table(rows))
+    options.json.parent.mkdir(exist_ok=True)
+    options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()
