@@ -20,7 +20,7 @@ BASE ?=
 DEBIAN_MIRROR ?= $(shell apt-get indextargets --format '$$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/*$$')
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse
+.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse bench-nuts
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -39,6 +39,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# NUTS over many data sets beside the usual ways; a table, and build/bench-nuts.json.
+bench-nuts: $(STAMP)
+	$(BIN)/python benchmarks/nuts.py
 
 check: format lint types test
 

@@ -30,8 +30,6 @@ NEXT_TO_NOTHING = """
 warmup = 50
 draws = 50
 attempts = 1
-prior_draws = 64
-descents = 1
 """
 
 

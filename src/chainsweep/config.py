@@ -114,8 +114,13 @@ class EmceeSettings(Section):
 
 
 class NutsSettings(Section):
-    """``[engines.nuts]``: several chains per data set, all data sets of a shard in one program."""
+    """``[engines.nuts]``: several chains per data set, many data sets in one program."""
 
+    algorithm: Literal["auto", "nuts", "hmc"] = "nuts"
+    """HMC takes ``hmc_steps`` jittered leapfrog steps; ``auto`` starts with it and goes on with NUTS where it fails."""
+    hmc_steps: Annotated[int, Field(ge=1, le=64)] = 3
+    lanes: Annotated[int, Field(ge=1)] | None = None
+    """Data sets that are advanced together; by default 64."""
     chains: Annotated[int, Field(ge=2)] = 4
     warmup: Annotated[int, Field(ge=50)] = 500
     draws: Annotated[int, Field(ge=50)] = 1000
@@ -127,7 +132,7 @@ class NutsSettings(Section):
     block: Annotated[int, Field(ge=10)] = 250
     """Iterations between two checkpoints."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
-    descents: Annotated[int, Field(ge=1)] = 16
+    descents: Annotated[int, Field(ge=1)] = 12
     """Optimiser descents per data set, started from likely prior draws."""
     target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
     """What a data set must pass or be run again; by default the thresholds of ``[verdict]``, likewise below."""

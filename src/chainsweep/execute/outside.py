@@ -13,7 +13,7 @@ from chainsweep.engines.modecheck import ModeCheck, mode_check
 from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 
-PRIOR_DRAWS = 2048
+PRIOR_DRAWS = 4096
 DESCENTS = 12
 CHAIN_DRAWS = 400
 """Draws of all chains of a data set together that the check compares with."""

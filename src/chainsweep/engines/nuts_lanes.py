@@ -1,0 +1,286 @@
+r"""One attempt at many data sets: waiting ones take the lanes of those that are done.
+
+Between two blocks of iterations a data set whose draws suffice, or whose budget is spent, leaves its lane, and the next
+one enters with its own start, metric and warm-up. Under HMC a data set first sends scouts: after ``Program.scout``
+iterations the covariance of their second half, all chains together, becomes its metric, and its chains go on from
+where the scouts stand. Which data set takes which lane depends on draws alone, never on time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.engines.base import Arrays
+from chainsweep.engines.nuts_program import Lanes, Program
+from chainsweep.model.problem import Observation
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+STATS = ("potential", "diverging", "accept_prob", "num_steps")
+TRACE_ROWS = 150
+"""Rows of the trace of the first chain, warm-up included."""
+FIRST_LOOK = 150
+"""Draws of each chain before a data set is first looked at."""
+EMPTY = -1
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The data sets of an attempt: ``observations`` and arrays with ``(dataset, ...)`` in front.
+
+    ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``z`` ``(chain, n)`` is unconstrained; ``keys`` are
+    ``(phase, chain, 2)``.
+    """
+
+    observations: Callable[[Counts], Observation]
+    center: Floats
+    factor: Floats
+    z: Floats
+    keys: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The draws of one data set.
+
+    ``z`` ``(chain, draw, n)`` unconstrained, ``stats`` ``(chain, draw)``, ``trace`` ``(step, n)`` of the first chain
+    with ``trace_burn_in`` steps of warm-up, every ``trace_thin``-th iteration; the others ``(chain,)``, ``gradients``
+    those of warm-up included. ``attempts`` counts them; ``good`` says that the diagnostics passed.
+    """
+
+    z: Floats
+    stats: Arrays
+    trace: Floats
+    trace_burn_in: int
+    trace_thin: int
+    step_size: Floats
+    acceptance: Floats
+    tree_depth_hits: Counts
+    gradients: Counts
+    attempts: int
+    good: bool
+
+
+class Batching:
+    """The lanes of one attempt and who is in them.
+
+    ``judge(z, diverging)`` takes the draws ``(dataset, chain, draw, n)`` and divergences of a few data sets and says
+    of each how much longer its chains should be, as a factor (at most 1: no longer), and whether they are good.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        starts: Starts,
+        width: int,
+        judge: Callable[[Floats, Floats], tuple[Floats, NDArray[np.bool_]]],
+        attempt: int,
+    ) -> None:
+        self.program, self.starts, self.judge, self.attempt = program, starts, judge, attempt
+        self.sampled: dict[int, Sampled] = {}
+        """What left its lane, by position in ``starts``."""
+        self.blocks = self.busy = 0
+        chains, n = starts.z.shape[1:]
+        self.thin = max(1, program.iterations // TRACE_ROWS)
+        # One row a lane; what runs there is the data set ``member`` of ``starts``, or none.
+        self.member: Counts = np.full(width, EMPTY, np.int64)
+        self.done = np.zeros(width, np.int64)
+        self.look = np.zeros(width, np.int64)
+        self.gradients = np.zeros((width, chains), np.int64)
+        self.center, self.factor = np.zeros((width, n)), np.tile(np.eye(n), (width, 1, 1))
+        self.z = np.zeros((width, chains, program.draws, n))
+        self.stats = {name: np.zeros((width, chains, program.draws)) for name in STATS}
+        self.trace = np.zeros((width, program.iterations // self.thin, n))
+        self.next = 0
+        self.kernel: Any = None
+        self._lanes: Lanes | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every data set has left."""
+        return len(self.sampled) == len(self.starts.z)
+
+    def advance(self) -> None:
+        """Fill the free lanes, advance all by a block, and let go of what is done."""
+        self._fill()
+        running = np.flatnonzero(self.member != EMPTY)
+        self.blocks, self.busy = self.blocks + 1, self.busy + running.size
+        self.kernel, outputs = self.program.advance(self.kernel, self._lanes)
+        w, *stats = (np.asarray(output, np.float64) for output in jax.device_get(outputs))
+        z = self.center[:, None, None] + np.einsum("lij,lctj->lcti", self.factor, w)
+        for lane in running:
+            self._keep(int(lane), z[lane], [values[lane] for values in stats])
+        if self.program.fixed:
+            adapted = (self.done == self.program.adapt) | (self.done == self.program.scout + self.program.adapt)
+            self.kernel = self.program.pool_step_sizes(self.kernel, jnp.asarray(adapted & (self.member != EMPTY)))
+        self._scouts_return(running)
+        self._let_go(running)
+
+    def _fill(self) -> None:
+        free = np.flatnonzero(self.member == EMPTY)
+        entering = np.arange(self.next, min(self.next + free.size, len(self.starts.z)))
+        lanes = free[: entering.size]
+        self.next += entering.size
+        self.member[lanes], self.done[lanes], self.look[lanes] = entering, 0, min(FIRST_LOOK, self.program.draws)
+        self.gradients[lanes], self.trace[lanes] = 0, np.nan
+        self.center[lanes], self.factor[lanes] = self.starts.center[entering], self.starts.factor[entering]
+        if lanes.size:
+            self._enter(lanes, self.starts.z[entering], phase=0)
+
+    def _enter(self, lanes: Counts, z: Floats, phase: int) -> None:
+        """Start the kernels of ``lanes`` at ``z`` ``(lane, chain, n)``, in the coordinates that stand in their rows."""
+        members = np.where(self.member == EMPTY, self.member.max(), self.member)
+        # Idle lanes repeat a data set: every call has one shape, and what they compute is dropped.
+        self._lanes = Lanes(self.starts.observations(members), jnp.asarray(self.center), jnp.asarray(self.factor))
+        w, keys = np.zeros((*self.z.shape[:2], z.shape[-1])), self.starts.keys[members, phase]
+        w[lanes] = np.linalg.solve(self.factor[lanes][:, None], (z - self.center[lanes][:, None])[..., None])[..., 0]
+        fresh = np.isin(np.arange(len(members)), lanes)
+        new = self.program.initialise(jnp.asarray(w), jnp.asarray(keys), self._lanes)
+        self.kernel = new if self.kernel is None else self.program.merge(self.kernel, new, jnp.asarray(fresh))
+
+    def _keep(self, lane: int, z: Floats, stats: list[Floats]) -> None:
+        """Take in a block of one lane: ``z`` ``(chain, iteration, n)``, ``stats`` ``(chain, iteration)``."""
+        block = self.program.block
+        iteration = np.arange(self.done[lane], self.done[lane] + block) + 1
+        due = iteration % self.thin == 0
+        rows = iteration[due] // self.thin - 1
+        self.trace[lane, rows[rows < self.trace.shape[1]]] = z[0, due][rows < self.trace.shape[1]]
+        self.gradients[lane] += stats[STATS.index("num_steps")].sum(axis=1).astype(np.int64)
+        start = self.done[lane] - self.program.scout - self.program.adapt
+        self.done[lane] += block
+        if start < 0:
+            # Before the first draw the rows serve as a place for the scouts, less those that adapted.
+            start = max(0, start + self.program.scout)
+        if start + block <= self.program.draws:
+            self.z[lane, :, start : start + block] = z
+            for name, values in zip(STATS, stats, strict=True):
+                self.stats[name][lane, :, start : start + block] = values
+
+    def _scouts_return(self, running: Counts) -> None:
+        """Lanes whose scouts are back take their covariance as metric and start anew from where they stand."""
+        lanes = running[self.done[running] == self.program.scout] if self.program.scout else running[:0]
+        if not lanes.size:
+            return
+        found = self.z[lanes, :, : self.program.scout - self.program.adapt]
+        cloud = found.reshape(lanes.size, -1, found.shape[-1])
+        for lane, points in zip(lanes, cloud, strict=True):
+            self.center[lane], self.factor[lane] = whitening(points, self.factor[lane])
+        self._enter(lanes, found[:, :, -1], phase=1)
+
+    def _let_go(self, running: Counts) -> None:
+        kept = self.done - self.program.scout - self.program.adapt
+        for length in np.unique(kept[running]):
+            lanes = running[
+                (kept[running] == length) & ((length >= self.look[running]) | (length >= self.program.draws))
+            ]
+            if length <= 0 or not lanes.size:
+                continue
+            factor, good = self.judge(self.z[lanes, :, :length], self.stats["diverging"][lanes, :, :length])
+            for lane, longer, passed in zip(lanes, factor, good, strict=True):
+                if longer <= 1.0 or length >= self.program.draws:
+                    self.sampled[int(self.member[lane])] = self._taken(int(lane), int(length), bool(passed))
+                    self.member[lane] = EMPTY
+                else:
+                    self.look[lane] = min(self.program.draws, max(length + 1, int(length * min(longer, 2.0))))
+
+    def _taken(self, lane: int, length: int, good: bool) -> Sampled:
+        stats = {name: values[lane, :, :length].copy() for name, values in self.stats.items()}
+        warmup = self.program.scout + self.program.adapt
+        steps = self.done[lane] // self.thin
+        limit = 2**self.program.depth - 1
+        hits = np.zeros(len(self.gradients[lane])) if self.program.fixed else (stats["num_steps"] >= limit).sum(axis=1)
+        return Sampled(
+            z=self.z[lane, :, :length].copy(),
+            stats=stats,
+            trace=self.trace[lane, :steps].copy(),
+            trace_burn_in=warmup // self.thin,
+            trace_thin=self.thin,
+            step_size=np.asarray(self.kernel.adapt_state.step_size)[lane],
+            acceptance=stats["accept_prob"].mean(axis=1),
+            tree_depth_hits=hits.astype(np.int64),
+            gradients=self.gradients[lane].copy(),
+            attempts=self.attempt + 1,
+            good=good,
+        )
+
+    def saved(self) -> Arrays:
+        """What the next attempt of the task needs to go on from here."""
+        names = ("member", "done", "look", "gradients", "center", "factor", "z", "trace")
+        state = {name: np.array(getattr(self, name)) for name in names}
+        state |= {f"stats/{name}": np.array(values) for name, values in self.stats.items()}
+        state |= {f"kernel/{k}": np.array(leaf) for k, leaf in enumerate(jax.tree.leaves(self.kernel))}
+        state["counters"] = np.array([self.next, self.blocks, self.busy])
+        return state | {f"left/{name}": values for name, values in packed(self.sampled).items()}
+
+    def restore(self, state: Arrays) -> None:
+        """Go on from what ``saved`` gave."""
+        self._fill()
+        for name in ("member", "done", "look", "gradients", "center", "factor", "z", "trace"):
+            getattr(self, name)[...] = state[name]
+        for name, values in self.stats.items():
+            values[...] = state[f"stats/{name}"]
+        leaves, structure = jax.tree.flatten(self.kernel)
+        kernel = [jnp.asarray(state[f"kernel/{k}"]) for k in range(len(leaves))]
+        members = np.where(self.member == EMPTY, self.member.max(), self.member)
+        self.kernel = jax.tree.unflatten(structure, kernel)
+        self._lanes = Lanes(
+            self.starts.observations(members.clip(0)), jnp.asarray(self.center), jnp.asarray(self.factor)
+        )
+        self.next, self.blocks, self.busy = (int(value) for value in state["counters"])
+        self.sampled = unpacked({k.removeprefix("left/"): v for k, v in state.items() if k.startswith("left/")})
+
+
+def whitening(points: Floats, fallback: Floats) -> tuple[Floats, Floats]:
+    """Mean and Cholesky factor of the covariance of ``points`` ``(draw, n)``, shrunk a little towards ``fallback``."""
+    covariance = 0.95 * np.atleast_2d(np.cov(points.T)) + 0.05 * fallback @ fallback.T
+    center = points.mean(axis=0)
+    if not (np.isfinite(covariance).all() and np.isfinite(center).all()):
+        return np.asarray(points[-1]), fallback
+    return center, np.asarray(np.linalg.cholesky(covariance), float)
+
+
+RAGGED = ("z", "trace")
+"""Fields of Sampled whose length differs between data sets, and their axis of it: joined along it."""
+
+
+def packed(sampled: dict[int, Sampled]) -> Arrays:
+    """Many data sets' draws as a few arrays."""
+    members = sorted(sampled)
+    if not members:
+        return {"members": np.zeros(0, np.int64)}
+    rows = [sampled[k] for k in members]
+    arrays: Arrays = {"members": np.array(members), "lengths": np.array([row.z.shape[1] for row in rows])}
+    arrays["trace_lengths"] = np.array([len(row.trace) for row in rows])
+    arrays["z"] = np.concatenate([row.z for row in rows], axis=1)
+    arrays["trace"] = np.concatenate([row.trace for row in rows])
+    arrays |= {f"stats/{name}": np.concatenate([row.stats[name] for row in rows], axis=1) for name in STATS}
+    plain = [f.name for f in fields(Sampled) if f.name not in (*RAGGED, "stats")]
+    return arrays | {name: np.stack([np.asarray(getattr(row, name)) for row in rows]) for name in plain}
+
+
+def unpacked(arrays: Arrays) -> dict[int, Sampled]:
+    """The inverse of ``packed``."""
+    members = arrays["members"]
+    if not members.size:
+        return {}
+    cuts, trace_cuts = np.cumsum(arrays["lengths"])[:-1], np.cumsum(arrays["trace_lengths"])[:-1]
+    z, trace = np.split(arrays["z"], cuts, axis=1), np.split(arrays["trace"], trace_cuts)
+    stats = {name: np.split(arrays[f"stats/{name}"], cuts, axis=1) for name in STATS}
+    plain = [f.name for f in fields(Sampled) if f.name not in (*RAGGED, "stats")]
+    result = {}
+    for row, member in enumerate(members):
+        values: dict[str, Any] = {name: arrays[name][row] for name in plain}
+        values |= {name: int(values[name]) for name in ("trace_burn_in", "trace_thin", "attempts")}
+        values["good"] = bool(values["good"])
+        result[int(member)] = Sampled(
+            z=z[row], trace=trace[row], stats={name: parts[row] for name, parts in stats.items()}, **values
+        )
+    return result
