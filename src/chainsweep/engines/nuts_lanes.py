@@ -137,14 +137,21 @@ class Batching:
 
     def _enter(self, lanes: Counts, z: Floats, phase: int) -> None:
         """Start the kernels of ``lanes`` at ``z`` ``(lane, chain, n)``, in the coordinates that stand in their rows."""
-        members = np.where(self.member == EMPTY, self.member.max(), self.member)
-        # Idle lanes repeat a data set: every call has one shape, and what they compute is dropped.
-        self._lanes = Lanes(self.starts.observations(members), jnp.asarray(self.center), jnp.asarray(self.factor))
+        members = self._bind()
         w, keys = np.zeros((*self.z.shape[:2], z.shape[-1])), self.starts.keys[members, phase]
         w[lanes] = np.linalg.solve(self.factor[lanes][:, None], (z - self.center[lanes][:, None])[..., None])[..., 0]
         fresh = np.isin(np.arange(len(members)), lanes)
         new = self.program.initialise(jnp.asarray(w), jnp.asarray(keys), self._lanes)
         self.kernel = new if self.kernel is None else self.program.merge(self.kernel, new, jnp.asarray(fresh))
+
+    def _bind(self) -> Counts:
+        """Hand observations and metrics of the lanes to the program; the data set of each lane.
+
+        Idle lanes repeat a data set: every call has one shape, and what they compute is dropped.
+        """
+        members = np.where(self.member == EMPTY, self.member.max(), self.member).clip(0)
+        self._lanes = Lanes(self.starts.observations(members), jnp.array(self.center), jnp.array(self.factor))
+        return members
 
     def _keep(self, lane: int, z: Floats, stats: list[Floats]) -> None:
         """Take in a block of one lane: ``z`` ``(chain, iteration, n)``, ``stats`` ``(chain, iteration)``."""
@@ -203,7 +210,7 @@ class Batching:
             trace=self.trace[lane, :steps].copy(),
             trace_burn_in=warmup // self.thin,
             trace_thin=self.thin,
-            step_size=np.asarray(self.kernel.adapt_state.step_size)[lane],
+            step_size=np.array(self.kernel.adapt_state.step_size)[lane],
             acceptance=stats["accept_prob"].mean(axis=1),
             tree_depth_hits=hits.astype(np.int64),
             gradients=self.gradients[lane].copy(),
@@ -228,12 +235,9 @@ class Batching:
         for name, values in self.stats.items():
             values[...] = state[f"stats/{name}"]
         leaves, structure = jax.tree.flatten(self.kernel)
-        kernel = [jnp.asarray(state[f"kernel/{k}"]) for k in range(len(leaves))]
-        members = np.where(self.member == EMPTY, self.member.max(), self.member)
+        kernel = [jnp.array(state[f"kernel/{k}"]) for k in range(len(leaves))]
         self.kernel = jax.tree.unflatten(structure, kernel)
-        self._lanes = Lanes(
-            self.starts.observations(members.clip(0)), jnp.asarray(self.center), jnp.asarray(self.factor)
-        )
+        self._bind()
         self.next, self.blocks, self.busy = (int(value) for value in state["counters"])
         self.sampled = unpacked({k.removeprefix("left/"): v for k, v in state.items() if k.startswith("left/")})
 
