@@ -116,7 +116,8 @@ def numpyro_loop(batch: Any, fresh: bool) -> Draws:
     import jax
     import numpy as np
     from numpyro.infer import MCMC, NUTS
-    from numpyro.infer.util import unconstrain_fn
+
+    from chainsweep.model.batched import BatchedProblem
 
     function, problem = model()
 
@@ -133,8 +134,9 @@ def numpyro_loop(batch: Any, fresh: bool) -> Draws:
         fields = {n: v[k] for n, v in batch.fields.items()}
         mcmc.run(jax.random.key(k), **fields, extra_fields=("diverging", "num_steps"))
         extra = mcmc.get_extra_fields(group_by_chain=True)
-        free = unconstrain_fn(function, (), fields, mcmc.get_samples())
-        z.append(np.stack([np.asarray(free[n]).reshape(CHAINS, -1) for n in problem.names], axis=-1))
+        theta = np.stack([np.asarray(mcmc.get_samples(group_by_chain=True)[n]) for n in problem.names], axis=-1)
+        one = BatchedProblem(problem, batch.take(np.array([k])))
+        z.append(one.unconstrain(theta.reshape(1, -1, problem.ndim)).reshape(theta.shape))
         diverging.append(np.asarray(extra["diverging"]))
         steps.append(np.asarray(extra["num_steps"]))
         first = first or time.perf_counter() - began

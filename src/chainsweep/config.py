@@ -116,9 +116,11 @@ class EmceeSettings(Section):
 class NutsSettings(Section):
     """``[engines.nuts]``: several chains per data set, many data sets in one program."""
 
-    algorithm: Literal["auto", "nuts", "hmc"] = "nuts"
+    algorithm: Literal["auto", "nuts", "hmc"] = "auto"
     """HMC takes ``hmc_steps`` jittered leapfrog steps; ``auto`` starts with it and goes on with NUTS where it fails."""
     hmc_steps: Annotated[int, Field(ge=1, le=64)] = 3
+    jumps: Annotated[int, Field(ge=0, le=16)] = 1
+    """Independence Metropolis steps after each transition, towards what importance sampling found; 0: none."""
     lanes: Annotated[int, Field(ge=1)] | None = None
     """Data sets that are advanced together; by default 64."""
     chains: Annotated[int, Field(ge=2)] = 4
@@ -127,10 +129,10 @@ class NutsSettings(Section):
     target_accept: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.9
     max_tree_depth: Annotated[int, Field(ge=2, le=12)] = 8
     dense_mass: bool = True
-    attempts: Annotated[int, Field(ge=1, le=6)] = 3
+    attempts: Annotated[int, Field(ge=1, le=6)] = 4
     """A data set that fails its diagnostics is run again, longer and with smaller steps, this often at most."""
-    block: Annotated[int, Field(ge=10)] = 250
-    """Iterations between two checkpoints."""
+    block: Annotated[int, Field(ge=10)] = 50
+    """Iterations of one compiled call: between two, data sets leave and enter lanes and state is saved."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
     descents: Annotated[int, Field(ge=1)] = 12
     """Optimiser descents per data set, started from likely prior draws."""

@@ -86,6 +86,18 @@ def draw(mixture: Mixture, keys: Array, draws: int) -> Array:
     return map_datasets(partial(_draw_one, draws=draws), (mixture, keys), draws * mixture.mean.shape[2] ** 2)
 
 
+def one_draw(mixture: Mixture, key: Array, draws: int) -> Array:
+    """Independent draws ``(draws, nz)`` from the mixture of one data set."""
+    for_component, for_noise, for_radius = jax.random.split(key, 3)
+    component = jax.random.categorical(for_component, mixture.log_weight, shape=(draws,))
+    return _around(mixture, component, for_noise, for_radius)
+
+
+def one_log_density(mixture: Mixture, z: Array) -> Array:
+    """Log density of one data set's mixture at ``z`` ``(draw, nz)``."""
+    return _log_density_one(mixture, z)
+
+
 def component_densities(mixture: Mixture, z: Array) -> tuple[Array, Array]:
     """Squared distances and log densities with weights, both ``(draw, component)``, of one data set."""
     nz = z.shape[-1]
@@ -139,6 +151,12 @@ def _draw_one(mixture: Mixture, key: Array, draws: int) -> Array:
     # A stride mixes the components, and leaves any run of consecutive draws a stratified sample.
     order = (np.arange(draws) * _stride(draws)) % draws
     component = systematic(for_component, mixture.log_weight, draws)[order]
+    return _around(mixture, component, for_noise, for_radius)
+
+
+def _around(mixture: Mixture, component: Array, for_noise: Array, for_radius: Array) -> Array:
+    """A Student-t draw of each ``component`` ``(draw,)``."""
+    draws = component.shape[0]
     noise = jax.random.normal(for_noise, (draws, mixture.mean.shape[-1]))
     uniforms = jax.random.uniform(for_radius, (2, draws), minval=np.finfo(np.float64).tiny)
     radius = jnp.sqrt(DEGREES / (-2.0 * jnp.log(uniforms[: DEGREES // 2]).sum(axis=0)))

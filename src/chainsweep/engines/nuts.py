@@ -1,10 +1,10 @@
 r"""NUTS and HMC: chains and data sets vectorised in one compiled program, NumPyro's kernels, lanes that stay full.
 
 Each data set is sampled in coordinates :math:`w` with :math:`z = \hat z + L w`, where :math:`\hat z` and
-:math:`L L^T` are the mode of largest Laplace mass and its covariance, so the mass matrix starts near the
-identity. Chains start in the modes that scattered descents find, as often as their Laplace masses say. The first
-attempt is HMC of a few jittered steps, in which lanes march in step (``algorithm = "auto"``); what fails its
-diagnostics is run again with NUTS, longer and with smaller steps, from what the attempt before drew.
+:math:`L L^T` are mean and covariance of weighted draws (``engines/guide.py``), so the mass matrix is near the
+identity from the start. The first attempts are HMC of a few jittered steps, in which lanes march in step
+(``algorithm = "auto"``); what still fails its diagnostics is run again with NUTS. Each attempt is longer and has
+smaller steps than the one before, and takes its metric from what that one drew.
 
 Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.11554 (NumPyro).
 """
@@ -20,16 +20,18 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
+from chainsweep.engines.guide import Guide, find_guide, learned
+from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
 from chainsweep.engines.nuts_program import program_of
-from chainsweep.engines.starts import Modes, find_modes, prior_pool
+from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 
-START_SPREAD = 1.0
-"""Chains start this many Laplace standard deviations around their mode."""
+SHRINK = 0.1
+"""A data set that diverged takes this much smaller steps the next time."""
 DEFAULT_LANES = 64
 """Data sets that are advanced together, by default: their arrays stay in a processor's cache."""
 
@@ -63,24 +65,28 @@ class _Run:
         self.seconds = np.zeros(len(batch))
 
     def execute(self, resume: Arrays | None) -> Outcome:
-        modes = self._search()
         attempt = 0
         if resume is not None:
             attempt, self.seconds = int(resume["attempt"]), resume["seconds"].copy()
             self.sampled = unpacked(_under("done/", resume))
+            self.guide = Guide(**_under("guide/", resume))
+            self.failures = {i: str(reason) for i, reason in enumerate(resume["failures"]) if reason}
+        else:
+            self.guide = self._search()
         while attempt < self.settings.attempts:
-            open_sets = [i for i in range(len(self.batch)) if i not in self.failures and not self._is_good(i)]
-            if not open_sets:
-                break
-            if not self._attempt(attempt, np.array(open_sets, np.int64), modes, resume):
+            open_sets = [i for i in range(len(self.batch)) if self._is_open(i, attempt)]
+            if open_sets and not self._attempt(attempt, np.array(open_sets, np.int64), resume):
                 return Outcome(Status.STOPPED)
             resume, attempt = None, attempt + 1
         return Outcome(Status.COMPLETE, self._chains())
 
-    def _is_good(self, position: int) -> bool:
-        return position in self.sampled and self.sampled[position].good
+    def _is_open(self, position: int, attempt: int) -> bool:
+        """Whether a data set takes part in an attempt; one that is not easy leaves out the first, where it may."""
+        if position in self.failures or (position in self.sampled and self.sampled[position].good):
+            return False
+        return bool(self.guide.easy[position]) or attempt > 0 or self.settings.attempts == 1
 
-    def _search(self) -> Modes:
+    def _search(self) -> Guide:
         began = time.perf_counter()
         ids = self.batch.ids
         keys = self.seeds.jax_keys(ids, "prior", 1)[:, 0]
@@ -94,14 +100,15 @@ class _Run:
                 f"none of {self.settings.prior_draws} prior draws has a finite likelihood; "
                 "check the data set's values and the prior"
             )
+        guide = find_guide(self.batched, pool, modes, self.seeds, self.settings.chains, self.settings.attempts)
         self.seconds += (time.perf_counter() - began) / len(self.batch)
-        return modes
+        return guide
 
-    def _attempt(self, attempt: int, open_sets: NDArray[np.int64], modes: Modes, resume: Arrays | None) -> bool:
+    def _attempt(self, attempt: int, open_sets: NDArray[np.int64], resume: Arrays | None) -> bool:
         """One attempt at ``open_sets``, all of which get draws; False when the deadline came first."""
         program = program_of(self.problem, self.settings, attempt)
         width = self._width(open_sets.size, attempt)
-        batching = Batching(program, self._starts(open_sets, modes, attempt), width, self._judge, attempt)
+        batching = Batching(program, self._starts(open_sets, attempt), width, self._judge, attempt)
         if resume is not None:
             batching.restore(_under("lanes/", resume))
         while not batching.finished:
@@ -125,6 +132,8 @@ class _Run:
     def _tell(self, attempt: int, open_sets: NDArray[np.int64], batching: Batching) -> None:
         """Save the state, and say how far the attempt is."""
         state = {"attempt": np.asarray(attempt), "seconds": self.seconds.copy()}
+        state |= {f"guide/{name}": values for name, values in self.guide.arrays().items()}
+        state["failures"] = np.array([self.failures.get(i, "") for i in range(len(self.batch))])
         state |= {f"done/{name}": values for name, values in packed(self.sampled).items()}
         state |= {f"lanes/{name}": values for name, values in batching.saved().items()}
         self.sink.checkpoint(state)
@@ -135,27 +144,46 @@ class _Run:
         note += f"lanes {batching.busy / (batching.blocks * batching.member.size):.0%} busy"
         self.sink.progress(done, len(self.batch), note)
 
-    def _starts(self, open_sets: NDArray[np.int64], modes: Modes, attempt: int) -> Starts:
+    def _starts(self, open_sets: NDArray[np.int64], attempt: int) -> Starts:
         """Whitening and overdispersed chain starts of each open data set."""
-        best = np.argmax(modes.log_mass[open_sets], axis=1)
-        center, covariance = modes.z[open_sets, best], modes.covariance[open_sets, best]
-        factor = np.linalg.cholesky(covariance)
-        scattered = []
+        guide = self.guide
+        center, factor = guide.center[open_sets], guide.factor[open_sets]
+        scouted = guide.trusted[open_sets]
         for row, i in enumerate(open_sets):
-            rng = self.seeds.generator(self.batch.ids[i], f"start-{attempt}")
-            scattered.append(_scattered_over_modes(modes, int(i), self.settings.chains, rng))
-            if int(i) in self.sampled:
+            if int(i) in self.sampled and not scouted[row]:
                 draws = self.sampled[int(i)].z.reshape(-1, center.shape[1])
                 center[row], factor[row] = whitening(draws, factor[row])
+        if not self.settings.dense_mass:
+            factor = np.sqrt(np.einsum("dij,dij->di", factor, factor))[..., None] * np.eye(factor.shape[-1])
         part = BatchedProblem(self.problem, self.batch.take(open_sets))
-        z = np.stack(scattered)
+        z = guide.starts[open_sets, attempt]
         z = np.where(np.isfinite(part.log_density_unconstrained(z))[..., None], z, center[:, None])
         keys = self.seeds.jax_keys(part.batch.ids, f"attempt-{attempt}", 2 * self.settings.chains)
 
         def observations(rows: NDArray[np.int64]) -> Observation:
             return BatchedProblem(self.problem, part.batch.take(rows)).observations
 
-        return Starts(observations, center, factor, z, keys.reshape(len(keys), 2, self.settings.chains, 2))
+        keys = keys.reshape(len(keys), 2, self.settings.chains, 2)
+        jumps = guide.jumps(open_sets, attempt)
+        drawn = [self.sampled[int(i)].z.reshape(-1, center.shape[1]) for i in open_sets if int(i) in self.sampled]
+        known = np.array([int(i) in self.sampled for i in open_sets])
+        if known.any() and self.settings.jumps and guide.fitted:
+            sampled = BatchedProblem(self.problem, part.batch.take(np.flatnonzero(known)))
+            before = Mixture(*(array[known] for array in jumps))
+            for whole, new in zip(jumps, learned(sampled, before, drawn, self.seeds, f"learned-{attempt}"), strict=True):
+                whole[known] = np.asarray(new)
+        return Starts(observations, center, factor, z, keys, jumps, scouted, self._step_share(open_sets))
+
+    def _step_share(self, open_sets: NDArray[np.int64]) -> Floats:
+        """1, and a tenth of it for each attempt in which a data set diverged: trajectories there meet cliffs, and jumps
+        carry the chains."""
+        share = np.ones(len(open_sets))
+        for row, i in enumerate(open_sets):
+            if int(i) in self.sampled:
+                before = self.sampled[int(i)]
+                diverged = before.stats["diverging"].sum() > self.settings.target_divergences
+                share[row] = before.step_share * (SHRINK if diverged else 1.0)
+        return share
 
     def _judge(self, z: Floats, diverging: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         """How much longer the chains should be, as a factor, and whether they pass."""
@@ -221,14 +249,3 @@ class _Run:
 
 def _under(prefix: str, state: Arrays) -> Arrays:
     return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
-
-
-def _scattered_over_modes(modes: Modes, position: int, chains: int, rng: np.random.Generator) -> Floats:
-    """Starts ``(chain, n)``: modes chosen systematically by Laplace mass, spread by their covariance."""
-    mass = modes.log_mass[position]
-    weights = np.exp(mass - mass.max())
-    edges = np.cumsum(weights / weights.sum())
-    chosen = np.minimum(np.searchsorted(edges, (np.arange(chains) + rng.uniform()) / chains), mass.size - 1)
-    factors = np.linalg.cholesky(modes.covariance[position, chosen])
-    noise = rng.standard_normal((chains, modes.z.shape[-1], 1))
-    return modes.z[position, chosen] + START_SPREAD * (factors @ noise)[..., 0]

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.engines.base import Arrays
+from chainsweep.engines.guide import whitened
+from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_program import Lanes, Program
 from chainsweep.model.problem import Observation
 
@@ -27,8 +29,10 @@ Counts = NDArray[np.int64]
 STATS = ("potential", "diverging", "accept_prob", "num_steps")
 TRACE_ROWS = 150
 """Rows of the trace of the first chain, warm-up included."""
-FIRST_LOOK = 150
+FIRST_LOOK = 200
 """Draws of each chain before a data set is first looked at."""
+HOPELESS = 3.0
+"""A data set that needs more than this times the most draws leaves at once: another attempt is cheaper."""
 EMPTY = -1
 
 
@@ -37,7 +41,8 @@ class Starts:
     """The data sets of an attempt: ``observations`` and arrays with ``(dataset, ...)`` in front.
 
     ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``z`` ``(chain, n)`` is unconstrained; ``keys`` are
-    ``(phase, chain, 2)``.
+    ``(phase, chain, 2)``; ``jumps`` is the mixture of the jumps, unconstrained. A data set with ``scouted`` has its
+    metric, and sends no scouts. ``step_share`` is the part that is taken of the adapted step size.
     """
 
     observations: Callable[[Counts], Observation]
@@ -45,6 +50,9 @@ class Starts:
     factor: Floats
     z: Floats
     keys: NDArray[np.uint32]
+    jumps: Mixture
+    scouted: NDArray[np.bool_]
+    step_share: Floats
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Sampled:
     tree_depth_hits: Counts
     gradients: Counts
     attempts: int
+    step_share: float
     good: bool
 
 
@@ -118,9 +127,11 @@ class Batching:
         z = self.center[:, None, None] + np.einsum("lij,lctj->lcti", self.factor, w)
         for lane in running:
             self._keep(int(lane), z[lane], [values[lane] for values in stats])
-        if self.program.fixed:
-            adapted = (self.done == self.program.adapt) | (self.done == self.program.scout + self.program.adapt)
-            self.kernel = self.program.pool_step_sizes(self.kernel, jnp.asarray(adapted & (self.member != EMPTY)))
+        adapted = (self.done == self.program.adapt) | (self.done == self.program.scout + self.program.adapt)
+        share = np.where(adapted, self.starts.step_share[self.member], 1.0)
+        self.kernel = self.program.pool_step_sizes(
+            self.kernel, jnp.asarray(adapted & (self.member != EMPTY)), jnp.asarray(share)
+        )
         self._scouts_return(running)
         self._let_go(running)
 
@@ -130,6 +141,7 @@ class Batching:
         lanes = free[: entering.size]
         self.next += entering.size
         self.member[lanes], self.done[lanes], self.look[lanes] = entering, 0, min(FIRST_LOOK, self.program.draws)
+        self.done[lanes[self.starts.scouted[entering]]] = self.program.scout
         self.gradients[lanes], self.trace[lanes] = 0, np.nan
         self.center[lanes], self.factor[lanes] = self.starts.center[entering], self.starts.factor[entering]
         if lanes.size:
@@ -150,7 +162,9 @@ class Batching:
         Idle lanes repeat a data set: every call has one shape, and what they compute is dropped.
         """
         members = np.where(self.member == EMPTY, self.member.max(), self.member).clip(0)
-        self._lanes = Lanes(self.starts.observations(members), jnp.array(self.center), jnp.array(self.factor))
+        jumps = Mixture(*(part[members] for part in self.starts.jumps))
+        jumps = whitened(jumps, self.center, np.linalg.inv(self.factor))
+        self._lanes = Lanes(self.starts.observations(members), jnp.array(self.center), jnp.array(self.factor), jumps)
         return members
 
     def _keep(self, lane: int, z: Floats, stats: list[Floats]) -> None:
@@ -160,7 +174,8 @@ class Batching:
         due = iteration % self.thin == 0
         rows = iteration[due] // self.thin - 1
         self.trace[lane, rows[rows < self.trace.shape[1]]] = z[0, due][rows < self.trace.shape[1]]
-        self.gradients[lane] += stats[STATS.index("num_steps")].sum(axis=1).astype(np.int64)
+        steps = stats[STATS.index("num_steps")].sum(axis=1).astype(np.int64)
+        self.gradients[lane] += steps + block * self.program.jumps
         start = self.done[lane] - self.program.scout - self.program.adapt
         self.done[lane] += block
         if start < 0:
@@ -173,7 +188,8 @@ class Batching:
 
     def _scouts_return(self, running: Counts) -> None:
         """Lanes whose scouts are back take their covariance as metric and start anew from where they stand."""
-        lanes = running[self.done[running] == self.program.scout] if self.program.scout else running[:0]
+        back = (self.done[running] == self.program.scout) & ~self.starts.scouted[self.member[running]]
+        lanes = running[back]
         if not lanes.size:
             return
         found = self.z[lanes, :, : self.program.scout - self.program.adapt]
@@ -192,7 +208,7 @@ class Batching:
                 continue
             factor, good = self.judge(self.z[lanes, :, :length], self.stats["diverging"][lanes, :, :length])
             for lane, longer, passed in zip(lanes, factor, good, strict=True):
-                if longer <= 1.0 or length >= self.program.draws:
+                if longer <= 1.0 or length >= self.program.draws or longer * length > HOPELESS * self.program.draws:
                     self.sampled[int(self.member[lane])] = self._taken(int(lane), int(length), bool(passed))
                     self.member[lane] = EMPTY
                 else:
@@ -201,20 +217,22 @@ class Batching:
     def _taken(self, lane: int, length: int, good: bool) -> Sampled:
         stats = {name: values[lane, :, :length].copy() for name, values in self.stats.items()}
         warmup = self.program.scout + self.program.adapt
+        first = self.program.scout // self.thin if self.starts.scouted[self.member[lane]] else 0
         steps = self.done[lane] // self.thin
         limit = 2**self.program.depth - 1
         hits = np.zeros(len(self.gradients[lane])) if self.program.fixed else (stats["num_steps"] >= limit).sum(axis=1)
         return Sampled(
             z=self.z[lane, :, :length].copy(),
             stats=stats,
-            trace=self.trace[lane, :steps].copy(),
-            trace_burn_in=warmup // self.thin,
+            trace=self.trace[lane, first:steps].copy(),
+            trace_burn_in=warmup // self.thin - first,
             trace_thin=self.thin,
             step_size=np.array(self.kernel.adapt_state.step_size)[lane],
             acceptance=stats["accept_prob"].mean(axis=1),
             tree_depth_hits=hits.astype(np.int64),
             gradients=self.gradients[lane].copy(),
             attempts=self.attempt + 1,
+            step_share=float(self.starts.step_share[self.member[lane]]),
             good=good,
         )
 
@@ -283,7 +301,7 @@ def unpacked(arrays: Arrays) -> dict[int, Sampled]:
     for row, member in enumerate(members):
         values: dict[str, Any] = {name: arrays[name][row] for name in plain}
         values |= {name: int(values[name]) for name in ("trace_burn_in", "trace_thin", "attempts")}
-        values["good"] = bool(values["good"])
+        values |= {"good": bool(values["good"]), "step_share": float(values["step_share"])}
         result[int(member)] = Sampled(
             z=z[row], trace=trace[row], stats={name: parts[row] for name, parts in stats.items()}, **values
         )
