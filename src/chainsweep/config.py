@@ -117,7 +117,7 @@ class NutsSettings(Section):
     """``[engines.nuts]``: several chains per data set, many data sets in one program."""
 
     algorithm: Literal["auto", "nuts", "hmc"] = "auto"
-    """HMC takes ``hmc_steps`` jittered leapfrog steps; ``auto`` starts with it and goes on with NUTS where it fails."""
+    """HMC takes ``hmc_steps`` jittered leapfrog steps. ``auto``: HMC where importance sampling guides it, else NUTS."""
     hmc_steps: Annotated[int, Field(ge=1, le=64)] = 3
     jumps: Annotated[int, Field(ge=0, le=16)] = 1
     """Independence Metropolis steps after each transition, towards what importance sampling found; 0: none."""

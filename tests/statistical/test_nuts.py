@@ -133,7 +133,8 @@ def test_a_resumed_run_from_a_changed_state_differs():
 def test_waiting_data_sets_take_the_lanes_of_those_that_are_done(algorithm):
     """Seven data sets through two lanes, stopped and resumed on the way: the draws of all seven at once."""
     batch = lines(7)
-    settings = SETTINGS.model_copy(update={"algorithm": algorithm, "lanes": 2, "attempts": 1, "block": 20})
+    changes = {"algorithm": algorithm, "lanes": 2, "attempts": 1, "block": 20, "target_ess": 700}
+    settings = SETTINGS.model_copy(update=changes)
     sink = Recorder()
     few = sample(line, batch, settings, sink=sink)
     middle = sink.states[len(sink.states) // 2]

@@ -24,7 +24,7 @@ from chainsweep.diagnostics.weights import normalised_weights, resample
 from chainsweep.engines.base import Arrays, Seeds
 from chainsweep.engines.importance import Settings, WeightedDraws, adapt
 from chainsweep.engines.importance_start import Start, Target, from_modes, from_prior, target_of
-from chainsweep.engines.mixture import Mixture, combine, draw, log_density
+from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.modecheck import PASSES
 from chainsweep.engines.starts import Modes, Pool
@@ -103,8 +103,8 @@ def find_guide(batched: BatchedProblem, pool: Pool, modes: Modes, seeds: Seeds, 
         for i in np.flatnonzero(trusted):
             center[i], factor[i] = _moments(weighted[i])
             starts[i] = _overdispersed(weighted[i], starts[i], seeds.generator(batched.batch.ids[i], "start"))
-    mixture = (np.asarray(part, float) for part in combine(*parts))
-    return Guide(*mixture, center, factor, starts, trusted, easy, np.asarray(few))
+    log_weight, mean, chol = (np.asarray(part, float) for part in combine(*parts))
+    return Guide(log_weight, mean, chol, center, factor, starts, trusted, easy, np.asarray(few))
 
 
 def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
@@ -230,7 +230,7 @@ def _cholesky(covariance: Floats) -> Floats:
 
 
 @jax.jit
-def whitened(mixture: Mixture, center: Floats, inverse: Floats) -> Mixture:
-    """A mixture of ``z`` as one of ``w`` with ``z = center + factor @ w``, given the inverse of ``factor``."""
+def whitened(mixture: Mixture, center: Floats, inverse: Floats) -> Prepared:
+    """Mixtures of ``z``, made ready in ``w`` with ``z = center + factor @ w``, given the inverse of ``factor``."""
     mean = jnp.einsum("lij,lkj->lki", inverse, mixture.mean - center[:, None])
-    return Mixture(mixture.log_weight, mean, jnp.einsum("lij,lkjm->lkim", inverse, mixture.chol))
+    return jax.vmap(prepared)(Mixture(mixture.log_weight, mean, jnp.einsum("lij,lkjm->lkim", inverse, mixture.chol)))

@@ -86,16 +86,60 @@ def draw(mixture: Mixture, keys: Array, draws: int) -> Array:
     return map_datasets(partial(_draw_one, draws=draws), (mixture, keys), draws * mixture.mean.shape[2] ** 2)
 
 
-def one_draw(mixture: Mixture, key: Array, draws: int) -> Array:
-    """Independent draws ``(draws, nz)`` from the mixture of one data set."""
-    for_component, for_noise, for_radius = jax.random.split(key, 3)
-    component = jax.random.categorical(for_component, mixture.log_weight, shape=(draws,))
-    return _around(mixture, component, for_noise, for_radius)
+class Prepared(NamedTuple):
+    """One data set's mixture, made ready for densities and draws at one point after another.
+
+    ``chol`` and ``inverse`` ``(component, nz, nz)``; ``mean`` ``(component, nz)`` and ``offset`` ``(nz, component)``,
+    the means whitened; ``height`` ``(component,)``, densities at the means, weights included, over the largest one;
+    ``cumulated`` ``(component,)`` weights.
+    """
+
+    chol: Array
+    inverse: Array
+    mean: Array
+    offset: Array
+    height: Array
+    cumulated: Array
+
+    def draw(self, key: Array) -> Array:
+        """One independent draw ``(nz,)``."""
+        for_component, for_noise, for_radius = jax.random.split(key, 3)
+        k = picked(self.cumulated, jax.random.uniform(for_component))
+        noise = jax.random.normal(for_noise, self.mean.shape[1:])
+        return self.mean[k] + self.chol[k] @ noise * _stretch(for_radius, ())
+
+    def parts(self, z: Array) -> Array:
+        """Density of each component ``(component,)`` at ``z`` ``(nz,)``, up to one factor for the whole mixture.
+
+        All are 0 in a distance of some 1e30 scales.
+        """
+        nz = z.shape[0]
+        base = 1.0 + ((jnp.einsum("kij,j->ik", self.inverse, z) - self.offset) ** 2).sum(axis=0) / DEGREES
+        return self.height / _power(base, nz)
 
 
-def one_log_density(mixture: Mixture, z: Array) -> Array:
-    """Log density of one data set's mixture at ``z`` ``(draw, nz)``."""
-    return _log_density_one(mixture, z)
+def prepared(mixture: Mixture) -> Prepared:
+    """The mixture of one data set, made ready."""
+    inverse, offset, constant = _prepared(mixture)
+    cumulated = jnp.cumsum(jax.nn.softmax(mixture.log_weight))
+    return Prepared(mixture.chol, inverse, mixture.mean, offset, jnp.exp(constant - jnp.max(constant)), cumulated)
+
+
+def picked(cumulated: Array, uniform: Array) -> Array:
+    """The index that a uniform number in 0..1 picks, given cumulated weights."""
+    return jnp.minimum(jnp.sum(cumulated <= uniform * cumulated[-1]), cumulated.shape[0] - 1)
+
+
+def _power(base: Array, nz: int) -> Array:
+    """``base ** ((DEGREES + nz) / 2)``, without a logarithm."""
+    power = jax.lax.integer_pow(base, (DEGREES + nz) // 2)
+    return power * jnp.sqrt(base) if nz % 2 else power
+
+
+def _stretch(key: Array, shape: tuple[int, ...]) -> Array:
+    """The root of ``DEGREES`` over a chi-squared number: what makes a normal step a Student-t one."""
+    uniforms = jax.random.uniform(key, (2, *shape), minval=np.finfo(np.float64).tiny)
+    return jnp.sqrt(DEGREES / (-2.0 * jnp.log(uniforms[: DEGREES // 2]).sum(axis=0)))
 
 
 def component_densities(mixture: Mixture, z: Array) -> tuple[Array, Array]:
@@ -139,11 +183,8 @@ def _log_density_one(mixture: Mixture, z: Array) -> Array:
         for j in range(i + 1):
             y = y + z[:, j : j + 1] * inverse[:, i, j]
         base = base + y * y / DEGREES
-    power = jax.lax.integer_pow(base, (DEGREES + nz) // 2)
-    if nz % 2:
-        power = power * jnp.sqrt(base)
     top = jnp.max(constant)
-    return jnp.log((1.0 / power) @ jnp.exp(constant - top)) + top
+    return jnp.log((1.0 / _power(base, nz)) @ jnp.exp(constant - top)) + top
 
 
 def _draw_one(mixture: Mixture, key: Array, draws: int) -> Array:
@@ -151,15 +192,8 @@ def _draw_one(mixture: Mixture, key: Array, draws: int) -> Array:
     # A stride mixes the components, and leaves any run of consecutive draws a stratified sample.
     order = (np.arange(draws) * _stride(draws)) % draws
     component = systematic(for_component, mixture.log_weight, draws)[order]
-    return _around(mixture, component, for_noise, for_radius)
-
-
-def _around(mixture: Mixture, component: Array, for_noise: Array, for_radius: Array) -> Array:
-    """A Student-t draw of each ``component`` ``(draw,)``."""
-    draws = component.shape[0]
     noise = jax.random.normal(for_noise, (draws, mixture.mean.shape[-1]))
-    uniforms = jax.random.uniform(for_radius, (2, draws), minval=np.finfo(np.float64).tiny)
-    radius = jnp.sqrt(DEGREES / (-2.0 * jnp.log(uniforms[: DEGREES // 2]).sum(axis=0)))
+    radius = _stretch(for_radius, (draws,))
     step = jnp.einsum("nij,nj->ni", mixture.chol[component], noise)
     return mixture.mean[component] + step * radius[:, None]
 

@@ -2,9 +2,9 @@ r"""NUTS and HMC: chains and data sets vectorised in one compiled program, NumPy
 
 Each data set is sampled in coordinates :math:`w` with :math:`z = \hat z + L w`, where :math:`\hat z` and
 :math:`L L^T` are mean and covariance of weighted draws (``engines/guide.py``), so the mass matrix is near the
-identity from the start. The first attempts are HMC of a few jittered steps, in which lanes march in step
-(``algorithm = "auto"``); what still fails its diagnostics is run again with NUTS. Each attempt is longer and has
-smaller steps than the one before, and takes its metric from what that one drew.
+identity from the start, and the mixture fitted to them proposes jumps. Such data sets are sampled with HMC of a few
+jittered steps, in which lanes march in step, the others with NUTS (``algorithm = "auto"``). Each attempt at what
+failed its diagnostics is longer and has smaller steps than the one before, and learns from what that one drew.
 
 Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.11554 (NumPyro).
 """
@@ -23,7 +23,7 @@ from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome,
 from chainsweep.engines.guide import Guide, find_guide, learned
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
-from chainsweep.engines.nuts_program import program_of
+from chainsweep.engines.nuts_program import Algorithm, Program
 from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
@@ -32,6 +32,8 @@ Floats = NDArray[np.float64]
 
 SHRINK = 0.1
 """A data set that diverged takes this much smaller steps the next time."""
+LATER_LANES = 16
+"""Lanes of later attempts: few data sets are left, and idle lanes cost as much as busy ones."""
 DEFAULT_LANES = 64
 """Data sets that are advanced together, by default: their arrays stay in a processor's cache."""
 
@@ -51,6 +53,15 @@ def run(
     return _Run(problem, batch, settings, seeds, sink, deadline).execute(resume)
 
 
+def rounds_of(settings: Settings) -> list[tuple[int, Algorithm]]:
+    """The attempts and algorithms that a run goes through, one after the other.
+
+    ``auto`` takes HMC where weighted draws guide the chains, and NUTS, which finds its own lengths, where none do.
+    """
+    algorithms: tuple[Algorithm, ...] = ("hmc", "nuts") if settings.algorithm == "auto" else (settings.algorithm,)
+    return [(attempt, algorithm) for attempt in range(settings.attempts) for algorithm in algorithms]
+
+
 class _Run:
     """One call of ``run``: attempts at the data sets that are still open."""
 
@@ -65,24 +76,27 @@ class _Run:
         self.seconds = np.zeros(len(batch))
 
     def execute(self, resume: Arrays | None) -> Outcome:
-        attempt = 0
+        now = 0
         if resume is not None:
-            attempt, self.seconds = int(resume["attempt"]), resume["seconds"].copy()
+            now, self.seconds = int(resume["round"]), resume["seconds"].copy()
             self.sampled = unpacked(_under("done/", resume))
             self.guide = Guide(**_under("guide/", resume))
             self.failures = {i: str(reason) for i, reason in enumerate(resume["failures"]) if reason}
         else:
             self.guide = self._search()
-        while attempt < self.settings.attempts:
-            open_sets = [i for i in range(len(self.batch)) if self._is_open(i, attempt)]
-            if open_sets and not self._attempt(attempt, np.array(open_sets, np.int64), resume):
+        rounds = rounds_of(self.settings)
+        while now < len(rounds):
+            open_sets = np.flatnonzero([self._is_open(i, *rounds[now]) for i in range(len(self.batch))])
+            if open_sets.size and not self._round(now, *rounds[now], open_sets, resume):
                 return Outcome(Status.STOPPED)
-            resume, attempt = None, attempt + 1
+            resume, now = None, now + 1
         return Outcome(Status.COMPLETE, self._chains())
 
-    def _is_open(self, position: int, attempt: int) -> bool:
-        """Whether a data set takes part in an attempt; one that is not easy leaves out the first, where it may."""
+    def _is_open(self, position: int, attempt: int, algorithm: Algorithm) -> bool:
+        """Whether a data set takes part in a round; one that is not easy leaves out the first attempt, where it may."""
         if position in self.failures or (position in self.sampled and self.sampled[position].good):
+            return False
+        if self.settings.algorithm == "auto" and bool(self.guide.trusted[position]) != (algorithm == "hmc"):
             return False
         return bool(self.guide.easy[position]) or attempt > 0 or self.settings.attempts == 1
 
@@ -104,9 +118,11 @@ class _Run:
         self.seconds += (time.perf_counter() - began) / len(self.batch)
         return guide
 
-    def _attempt(self, attempt: int, open_sets: NDArray[np.int64], resume: Arrays | None) -> bool:
-        """One attempt at ``open_sets``, all of which get draws; False when the deadline came first."""
-        program = program_of(self.problem, self.settings, attempt)
+    def _round(
+        self, now: int, attempt: int, algorithm: Algorithm, open_sets: NDArray[np.int64], resume: Arrays | None
+    ) -> bool:
+        """One round of ``open_sets``, all of which get draws; False when the deadline came first."""
+        program = Program(self.problem, self.settings, algorithm, attempt)
         width = self._width(open_sets.size, attempt)
         batching = Batching(program, self._starts(open_sets, attempt), width, self._judge, attempt)
         if resume is not None:
@@ -117,21 +133,21 @@ class _Run:
             began = time.perf_counter()
             inside = open_sets[batching.member[batching.member >= 0]]
             batching.advance()
-            now = open_sets[batching.member[batching.member >= 0]]
-            shared = np.union1d(inside, now) if inside.size else now
+            members = open_sets[batching.member[batching.member >= 0]]
+            shared = np.union1d(inside, members) if inside.size else members
             self.seconds[shared if shared.size else open_sets] += (time.perf_counter() - began) / max(1, shared.size)
-            self._tell(attempt, open_sets, batching)
+            self._tell(now, f"attempt {attempt + 1}, {algorithm}", open_sets, batching)
         self.sampled |= {int(open_sets[k]): found for k, found in batching.sampled.items()}
         return True
 
     def _width(self, count: int, attempt: int) -> int:
-        """Lanes of an attempt; of later ones a power of two, so that few shapes are compiled."""
+        """Lanes of a round; of later attempts and of few data sets fewer, in few shapes to compile."""
         limit = min(len(self.batch), self.settings.lanes or DEFAULT_LANES)
-        return min(limit, count) if attempt == 0 else min(limit, 1 << (count - 1).bit_length())
+        return min(limit, count) if attempt == 0 else min(limit, LATER_LANES)
 
-    def _tell(self, attempt: int, open_sets: NDArray[np.int64], batching: Batching) -> None:
-        """Save the state, and say how far the attempt is."""
-        state = {"attempt": np.asarray(attempt), "seconds": self.seconds.copy()}
+    def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching) -> None:
+        """Save the state, and say how far the round is."""
+        state = {"round": np.asarray(now), "seconds": self.seconds.copy()}
         state |= {f"guide/{name}": values for name, values in self.guide.arrays().items()}
         state["failures"] = np.array([self.failures.get(i, "") for i in range(len(self.batch))])
         state |= {f"done/{name}": values for name, values in packed(self.sampled).items()}
@@ -140,7 +156,7 @@ class _Run:
         left = len(batching.sampled)
         running = int((batching.member >= 0).sum())
         done = len(self.batch) - open_sets.size + left
-        note = f"attempt {attempt + 1}: {running} running, {open_sets.size - left - running} waiting, "
+        note = f"{name}: {running} running, {open_sets.size - left - running} waiting, "
         note += f"lanes {batching.busy / (batching.blocks * batching.member.size):.0%} busy"
         self.sink.progress(done, len(self.batch), note)
 
@@ -170,7 +186,9 @@ class _Run:
         if known.any() and self.settings.jumps and guide.fitted:
             sampled = BatchedProblem(self.problem, part.batch.take(np.flatnonzero(known)))
             before = Mixture(*(array[known] for array in jumps))
-            for whole, new in zip(jumps, learned(sampled, before, drawn, self.seeds, f"learned-{attempt}"), strict=True):
+            for whole, new in zip(
+                jumps, learned(sampled, before, drawn, self.seeds, f"learned-{attempt}"), strict=True
+            ):
                 whole[known] = np.asarray(new)
         return Starts(observations, center, factor, z, keys, jumps, scouted, self._step_share(open_sets))
 

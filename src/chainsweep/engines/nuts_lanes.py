@@ -122,14 +122,14 @@ class Batching:
         self._fill()
         running = np.flatnonzero(self.member != EMPTY)
         self.blocks, self.busy = self.blocks + 1, self.busy + running.size
-        self.kernel, outputs = self.program.advance(self.kernel, self._lanes)
+        self.kernel, outputs = self.program.kernels.advance(self.kernel, self._lanes)
         w, *stats = (np.asarray(output, np.float64) for output in jax.device_get(outputs))
         z = self.center[:, None, None] + np.einsum("lij,lctj->lcti", self.factor, w)
         for lane in running:
             self._keep(int(lane), z[lane], [values[lane] for values in stats])
         adapted = (self.done == self.program.adapt) | (self.done == self.program.scout + self.program.adapt)
         share = np.where(adapted, self.starts.step_share[self.member], 1.0)
-        self.kernel = self.program.pool_step_sizes(
+        self.kernel = self.program.kernels.pool_step_sizes(
             self.kernel, jnp.asarray(adapted & (self.member != EMPTY)), jnp.asarray(share)
         )
         self._scouts_return(running)
@@ -153,8 +153,8 @@ class Batching:
         w, keys = np.zeros((*self.z.shape[:2], z.shape[-1])), self.starts.keys[members, phase]
         w[lanes] = np.linalg.solve(self.factor[lanes][:, None], (z - self.center[lanes][:, None])[..., None])[..., 0]
         fresh = np.isin(np.arange(len(members)), lanes)
-        new = self.program.initialise(jnp.asarray(w), jnp.asarray(keys), self._lanes)
-        self.kernel = new if self.kernel is None else self.program.merge(self.kernel, new, jnp.asarray(fresh))
+        new = self.program.kernels.initialise(jnp.asarray(w), jnp.asarray(keys), self._lanes)
+        self.kernel = new if self.kernel is None else self.program.kernels.merge(self.kernel, new, jnp.asarray(fresh))
 
     def _bind(self) -> Counts:
         """Hand observations and metrics of the lanes to the program; the data set of each lane.
@@ -175,7 +175,7 @@ class Batching:
         rows = iteration[due] // self.thin - 1
         self.trace[lane, rows[rows < self.trace.shape[1]]] = z[0, due][rows < self.trace.shape[1]]
         steps = stats[STATS.index("num_steps")].sum(axis=1).astype(np.int64)
-        self.gradients[lane] += steps + block * self.program.jumps
+        self.gradients[lane] += steps + block * self.program.kernels.jumps
         start = self.done[lane] - self.program.scout - self.program.adapt
         self.done[lane] += block
         if start < 0:
@@ -219,8 +219,12 @@ class Batching:
         warmup = self.program.scout + self.program.adapt
         first = self.program.scout // self.thin if self.starts.scouted[self.member[lane]] else 0
         steps = self.done[lane] // self.thin
-        limit = 2**self.program.depth - 1
-        hits = np.zeros(len(self.gradients[lane])) if self.program.fixed else (stats["num_steps"] >= limit).sum(axis=1)
+        limit = 2**self.program.kernels.depth - 1
+        hits = (
+            np.zeros(len(self.gradients[lane]))
+            if self.program.kernels.fixed
+            else (stats["num_steps"] >= limit).sum(axis=1)
+        )
         return Sampled(
             z=self.z[lane, :, :length].copy(),
             stats=stats,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +22,14 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings
-from chainsweep.engines.mixture import Mixture, one_draw, one_log_density
+from chainsweep.engines.mixture import Prepared, picked
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
+Algorithm = Literal["hmc", "nuts"]
 
-TARGET_ACCEPT_BY_ATTEMPT = (0.0, 0.95, 0.97, 0.98, 0.99, 0.995)
-"""Least target acceptance of each attempt; the first takes the setting."""
-MOST_STEPS = 12
-"""Leapfrog steps of HMC double from attempt to attempt, up to this many (or the setting)."""
+LATER_ACCEPT, LATER_STEPS, LATER_JUMPS = 0.95, 2, 4
+"""Attempts after the first: least target acceptance, and how many times the leapfrog steps (HMC) and jumps."""
 HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
 """Share of ``warmup`` that goes to scouts where there is no metric yet; a block after them is for the step size."""
 JITTER = 0.3
@@ -38,8 +37,8 @@ JITTER = 0.3
 
 JITTER_STREAM, JUMP_STREAM = 1 << 20, 1 << 21
 """Far from the small numbers that the kernel's own ``split`` counts: folding in 1 gives the second part of a split."""
-LATER_JUMPS = 4
-"""Later attempts try this many times as many jumps after each transition."""
+LOCAL_SCALE = (np.log(0.2), np.log(2.4))
+"""Range of the log of the size of a step within a component, in its scale over the root of the dimension."""
 
 
 class Lanes(NamedTuple):
@@ -52,39 +51,45 @@ class Lanes(NamedTuple):
     observations: Observation
     center: Any
     factor: Any
-    jumps: Mixture
+    jumps: Prepared
 
 
 class Program:
     """The compiled programs of one attempt: initialise lanes, advance them by a block of iterations.
 
     ``scout`` iterations are for the metric, ``adapt`` for the step size, then come ``draws`` at most. ``block`` divides
-    all three.
+    all three. The attempts after the first differ in these numbers alone, and share what is compiled.
     """
 
-    def __init__(self, problem: Problem, settings: NutsSettings, attempt: int) -> None:
-        self.problem = problem
-        self.fixed = settings.algorithm == "hmc" or (
-            settings.algorithm == "auto" and attempt + 1 < settings.attempts
-        )
-        self.jumps = settings.jumps * (LATER_JUMPS if attempt else 1)
-        warmup = settings.warmup * 2**attempt
-        self.block = min(settings.block, warmup // 4)
-        self.adapt = self.block
-        self.scout = max(1, round((HMC_SCOUTS if self.fixed else NUTS_SCOUTS) * warmup / self.block)) * self.block
-        self.draws = -(-settings.draws * 2**attempt // self.block) * self.block
-        self.depth = settings.max_tree_depth
-        self.steps = min(settings.hmc_steps * 2**attempt, max(MOST_STEPS, settings.hmc_steps)) if self.fixed else None
-        self.target = max(settings.target_accept, TARGET_ACCEPT_BY_ATTEMPT[attempt])
-        self.initialise = jax.jit(jax.vmap(jax.vmap(self._initialise, in_axes=(0, 0, None))))
-        self.merge = jax.jit(self._merge)
-        self.pool_step_sizes = jax.jit(self._pool_step_sizes)
-        self.advance = jax.jit(jax.vmap(jax.vmap(self._advance, in_axes=(0, None))), donate_argnums=0)
+    def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, attempt: int) -> None:
+        self.kernels = kernels_of(problem, settings, algorithm, attempt > 0)
+        longer = 2 ** (attempt if algorithm == "hmc" else max(0, attempt - 1))
+        self.block = self.adapt = self.kernels.block
+        share = HMC_SCOUTS if algorithm == "hmc" else NUTS_SCOUTS
+        self.scout = max(1, round(share * settings.warmup * longer / self.block)) * self.block
+        self.draws = -(-settings.draws * longer // self.block) * self.block
 
     @property
     def iterations(self) -> int:
         """The most iterations of one data set."""
         return self.scout + self.adapt + self.draws
+
+
+class Kernels:
+    """What is compiled of an algorithm; ``later`` attempts take smaller and more steps, and more jumps."""
+
+    def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, later: bool) -> None:
+        self.problem = problem
+        self.fixed = algorithm == "hmc"
+        self.jumps = settings.jumps * (LATER_JUMPS if later else 1)
+        self.block = self.adapt = min(settings.block, settings.warmup // 4)
+        self.depth = settings.max_tree_depth
+        self.steps = settings.hmc_steps * (LATER_STEPS if later else 1) if self.fixed else None
+        self.target = max(settings.target_accept, LATER_ACCEPT if later else 0.0)
+        self.initialise = jax.jit(jax.vmap(jax.vmap(self._initialise, in_axes=(0, 0, None))))
+        self.merge = jax.jit(self._merge)
+        self.pool_step_sizes = jax.jit(self._pool_step_sizes)
+        self.advance = jax.jit(jax.vmap(jax.vmap(self._advance, in_axes=(0, None))), donate_argnums=0)
 
     def _potential(self, w: Any, lane: Lanes) -> Any:
         return self.problem.potential(lane.center + lane.factor @ w, lane.observations)
@@ -137,22 +142,52 @@ class Program:
         return jax.lax.scan(step, state, None, length=self.block)
 
     def _jump(self, state: Any, lane: Lanes) -> Any:
-        """``jumps`` Metropolis steps with proposals from the mixture, one after the other."""
-        for_draws, for_choices = jax.random.split(jax.random.fold_in(state.rng_key, JUMP_STREAM))
-        w = one_draw(lane.jumps, for_draws, self.jumps)
-        energies, gradients = jax.vmap(jax.value_and_grad(lambda point: self._potential(point, lane)))(w)
-        log_proposal = one_log_density(lane.jumps, jnp.concatenate([state.z[None], w]))
-        log_weight = jnp.concatenate([state.potential_energy[None], energies]) * -1.0 - log_proposal
-        log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
-        log_uniform = -jax.random.exponential(for_choices, (self.jumps,))
-        place, stands = jnp.asarray(0), log_weight[0]
-        for k in range(self.jumps):
-            taken = log_uniform[k] < log_weight[k + 1] - stands
-            place, stands = jnp.where(taken, k + 1, place), jnp.where(taken, log_weight[k + 1], stands)
-        there = jnp.maximum(place - 1, 0)
-        jumped = {"z": w[there], "potential_energy": energies[there], "z_grad": gradients[there]}
-        kept = {name: jnp.where(place > 0, value, getattr(state, name)) for name, value in jumped.items()}
+        """``jumps`` rounds of two Metropolis steps: one to wherever the mixture says, one within a component."""
+
+        def potential(w: Any) -> Any:
+            return self._potential(w, lane)
+
+        keys = jax.random.split(jax.random.fold_in(state.rng_key, JUMP_STREAM), self.jumps)
+        start = Standing(state.z, state.potential_energy, lane.jumps.parts(state.z))
+        end, _ = jax.lax.scan(lambda old, key: (_round(potential, lane.jumps, old, key), None), start, keys)
+        moved = jnp.any(end.w != state.z)
+        energy, gradient = jax.value_and_grad(potential)(end.w)
+        jumped = {"z": end.w, "potential_energy": energy, "z_grad": gradient}
+        kept = {name: jnp.where(moved, value, getattr(state, name)) for name, value in jumped.items()}
         return state._replace(**kept)
+
+
+class Standing(NamedTuple):
+    """Where a chain stands between jumps: ``w``, its potential, and the density of each component there."""
+
+    w: Any
+    potential: Any
+    parts: Any
+
+
+def _round(potential: Callable, mixture: Prepared, here: Standing, key: Any) -> Standing:
+    """A jump from the mixture as it is, then a step in the scale of a component that holds the chain.
+
+    The component ``k`` of the second step is drawn with its share ``r_k`` of the mixture's density here; that share
+    there stands in the acceptance: ``p(w') r_k(w') / (p(w) r_k(w))``.
+    """
+    keys = jax.random.split(key, 4)
+    choices = jax.random.uniform(keys[0], (4,))
+
+    def chosen(w: Any, log_ratio: Callable, choice: Any, here: Standing) -> Standing:
+        there = Standing(w, potential(w), mixture.parts(w))
+        ratio = here.potential - there.potential + log_ratio(there.parts)
+        taken = jnp.log(choice) < jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
+        return jax.tree.map(lambda new, old: jnp.where(taken, new, old), there, here)
+
+    total = jnp.log(here.parts.sum())
+    here = chosen(mixture.draw(keys[1]), lambda parts: total - jnp.log(parts.sum()), choices[0], here)
+    cumulated = jnp.cumsum(here.parts)
+    k = picked(cumulated, choices[1])
+    share = jnp.log(here.parts[k]) - jnp.log(cumulated[-1])
+    size = jnp.exp(LOCAL_SCALE[0] + (LOCAL_SCALE[1] - LOCAL_SCALE[0]) * choices[2]) / np.sqrt(here.w.size)
+    near = here.w + mixture.chol[k] @ jax.random.normal(keys[2], here.w.shape) * size
+    return chosen(near, lambda parts: jnp.log(parts[k]) - jnp.log(parts.sum()) - share, choices[3], here)
 
 
 def _jittered(state: Any) -> Any:
@@ -163,6 +198,6 @@ def _jittered(state: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def program_of(problem: Problem, settings: NutsSettings, attempt: int) -> Program:
-    """The one program of an attempt in this process: JAX compiles it once per shape."""
-    return Program(problem, settings, attempt)
+def kernels_of(problem: Problem, settings: NutsSettings, algorithm: Algorithm, later: bool) -> Kernels:
+    """The one compiled set of an algorithm in this process: JAX compiles it once per shape."""
+    return Kernels(problem, settings, algorithm, later)
