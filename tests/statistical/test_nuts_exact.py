@@ -1,0 +1,208 @@
+"""The NUTS engine against known answers: jumps with a bad mixture, a funnel, stored references, calibration."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+from chainsweep.config import NutsSettings, parse_config
+from chainsweep.data.collection import Batch
+from chainsweep.diagnostics.convergence import ess_bulk
+from chainsweep.engines import nuts, nuts_program
+from chainsweep.engines.base import Seeds
+from chainsweep.engines.mixture import Mixture, prepared
+from chainsweep.engines.nuts_program import Standing
+from chainsweep.execute.attempt import ProgressSink
+from chainsweep.model.load import example_observation, load_problem, trace_structure
+from chainsweep.model.problem import Problem
+from tests.conftest import ROOT
+from tests.statistical.references import peaks
+from tests.statistical.test_references import SOME, batch_of
+
+QUIET = ProgressSink(lambda *_: None)
+
+
+def run(problem, batch, settings):
+    return nuts.run(problem, batch, settings, Seeds(3, "nuts"), sink=QUIET, resume=None, deadline=lambda: False).chains
+
+
+def problem_of(model, points, kind=Problem):
+    example = example_observation({"x": np.linspace(-1, 1, points), "y": np.linspace(0, 1, points)}, {})
+    return kind(model, trace_structure(model, Path("model.py"), example, ("y",)), ("y",))
+
+
+# --- jumps alone
+
+
+def skewed(w):
+    """Minus the log of a density whose second coordinate is normal around a curve of the first, a gamma variable."""
+    return -(2.0 * w[0] - jnp.exp(w[0])) + 0.5 * ((w[1] - w[0] ** 2) / 0.4) ** 2
+
+
+def exact_draws(rng, count):
+    first = np.log(rng.gamma(2.0, size=count))
+    return np.stack([first, first**2 + 0.4 * rng.standard_normal(count)], axis=1)
+
+
+def after_jumps(mixture, rounds=60, chains=4000):
+    """Where chains that start at exact draws are after ``rounds`` of jumps: exact draws, if jumps are exact."""
+    start = exact_draws(np.random.default_rng(5), chains)
+
+    @jax.jit
+    @jax.vmap
+    def walk(w, key):
+        here = Standing(w, skewed(w), mixture.parts(w))
+        step = partial(nuts_program._round, skewed, mixture)
+        return jax.lax.scan(lambda old, k: (step(old, k), None), here, jax.random.split(key, rounds))[0].w
+
+    return start, np.asarray(walk(start, jax.random.split(jax.random.key(1), chains)))
+
+
+def poor_mixture():
+    """Three components that are off, too wide or too narrow, and of uneven weight."""
+    mean = np.array([[[0.0, 0.5], [1.0, 2.0], [-1.5, 1.0]]])
+    chol = np.stack([0.5 * np.eye(2), 1.2 * np.eye(2), np.array([[0.9, 0.0], [-0.8, 0.7]])])[None]
+    mixture = Mixture(np.log([[0.5, 0.2, 0.3]]), mean, chol)
+    return jax.tree.map(lambda array: jnp.asarray(array[0]), jax.vmap(prepared)(mixture))
+
+
+def shift(start, end):
+    """Largest change of a mean of the coordinates and their squares, in its errors."""
+    both = [np.concatenate([w, w**2], axis=1) for w in (start, end)]
+    error = np.sqrt(sum(part.var(axis=0) / len(part) for part in both))
+    return np.abs((both[1].mean(axis=0) - both[0].mean(axis=0)) / error).max()
+
+
+def test_jumps_with_a_poor_mixture_leave_the_density_as_it_is():
+    start, end = after_jumps(poor_mixture())
+    assert (start != end).any(axis=1).mean() > 0.99
+    assert shift(start, end) < 4
+
+
+def test_a_mixture_whose_density_is_not_that_of_its_draws_is_seen():
+    """The twin: heights that do not fit the weights that components are drawn with."""
+    mixture = poor_mixture()
+    start, end = after_jumps(mixture._replace(height=mixture.height * jnp.array([1.0, 3.0, 1.0])))
+    assert shift(start, end) > 6
+
+
+# --- known posteriors
+
+
+def funnel(x, y=None):
+    v = numpyro.sample("v", dist.Normal(0, 1.5))
+    numpyro.sample("u", dist.Normal(0, jnp.exp(v / 2)).expand([3]).to_event(1))
+    numpyro.sample("obs", dist.Normal(0.0 * x, 1.0), obs=y)
+
+
+def test_a_funnel_has_its_moments():
+    """Data that say nothing: the posterior is the prior, ``v ~ N(0, 1.5)`` and ``u ~ N(0, exp(v / 2))``."""
+    batch = Batch(("one", "two"), {"x": np.zeros((2, 4)), "y": np.zeros((2, 4))}, {}, np.ones((2, 4), bool))
+    chains = run(problem_of(funnel, 4), batch, NutsSettings())
+    for row, length in enumerate(chains.n_draws):
+        v, u = chains.posterior["v"][row, :, :length], chains.posterior["u"][row, :, :length]
+        for draws, exact in ((v, 0.0), (v**2, 1.5**2), (np.abs(u[..., 0]) ** 0.5, None)):
+            if exact is None:
+                exact = np.exp(1.5**2 / 2 / 16) * stats.norm.expect(lambda t: np.abs(t) ** 0.5)
+            error = draws.std() / np.sqrt(ess_bulk(draws))
+            assert abs(draws.mean() - exact) < 4 * error
+            assert error < 0.2
+
+
+def test_references_are_met_by_what_passes_its_diagnostics():
+    data, reference = peaks.load()
+    batch = batch_of(data, SOME)
+    fields = {name: values[0] for name, values in batch.fields.items()}
+    table = {"file": "model.py", "function": "broad", "observed": ["y"]}
+    config = parse_config({"model": table, "data": {"fields": {n: n for n in fields}}}, "test")
+    problem = load_problem(ROOT / "jobs" / "gaussian_peak" / "model.py", config, example_observation(fields, {}))
+    settings = config.engines.nuts.model_copy(update={"attempts": 2})
+    chains = run(problem, batch, settings)
+    theta, judged = np.asarray(problem.flatten(chains.posterior)), 0
+    for row, k in enumerate(SOME):
+        draws = theta[row, :, : chains.n_draws[row]]
+        series = np.moveaxis(draws, -1, 0)
+        ess = ess_bulk(series)
+        if ess.min() < 400 or np.nansum(chains.sample_stats["diverging"][row]):
+            continue
+        judged += 1
+        shift = np.abs(draws.mean(axis=(0, 1)) - reference.mean[k]) / reference.sd[k]
+        assert np.all(shift < 5 / np.sqrt(ess) + 5 / np.sqrt(reference.ess[k]))
+        np.testing.assert_allclose(draws.std(axis=(0, 1)), reference.sd[k], rtol=0.25)
+        other = reference.mean[SOME[(row + 1) % len(SOME)]]
+        assert np.abs(draws.mean(axis=(0, 1)) - other).max() > 5 * reference.sd[k].min() / np.sqrt(ess.min())
+    assert judged >= 4
+
+
+# --- calibration
+
+
+def scale_and_place(x, y=None):
+    place = numpyro.sample("place", dist.Uniform(-1, 1))
+    scale = numpyro.sample("scale", dist.Exponential(1.0))
+    numpyro.sample("obs", dist.Normal(place + 0 * x, scale + 0.1), obs=y)
+
+
+class WithoutJacobian(Problem):
+    """The planted error: the unconstrained density lacks its Jacobian."""
+
+    def potential(self, z, obs):
+        theta = self.constrain(z, obs)
+        return -self.log_density(theta, obs)
+
+
+def rank_pvalues(kind, datasets=500, thinned=99):
+    """P-value of each parameter that ranks of the truth among posterior draws are uniform."""
+    rng = np.random.default_rng(11)
+    place, scale = rng.uniform(-1, 1, (datasets, 1)), rng.exponential(1.0, (datasets, 1))
+    y = place + (scale + 0.1) * rng.standard_normal((datasets, 5))
+    batch = Batch(
+        tuple(f"sbc-{k}" for k in range(datasets)), {"x": np.zeros_like(y), "y": y}, {}, np.ones(y.shape, bool)
+    )
+    settings = NutsSettings(prior_draws=256, descents=4, draws=300, attempts=1)
+    chains = run(problem_of(scale_and_place, 5, kind), batch, settings)
+    assert not chains.failures
+    result = []
+    for name, truth in (("place", place), ("scale", scale)):
+        ranks = []
+        for row, length in enumerate(chains.n_draws):
+            draws = chains.posterior[name][row, :, :length].ravel()
+            draws = draws[np.linspace(0, draws.size - 1, thinned).astype(int)]
+            ranks.append(int((draws < truth[row]).sum()))
+        counts = np.histogram(ranks, bins=np.arange(0, thinned + 2, 10))[0]
+        result.append(stats.chisquare(counts).pvalue)
+    return np.array(result)
+
+
+def test_five_hundred_data_sets_are_calibrated():
+    assert rank_pvalues(Problem).min() > 0.005
+
+
+def test_a_missing_jacobian_is_caught_by_calibration():
+    assert rank_pvalues(WithoutJacobian).min() < 1e-6
+
+
+@pytest.mark.parametrize("algorithm", ["nuts", "hmc"])
+def test_without_jumps_the_posterior_is_the_same(algorithm):
+    """Plain NumPyro kernels, for those who want them."""
+    rng = np.random.default_rng(2)
+    y = 0.3 + 0.5 * rng.standard_normal((2, 20))
+    batch = Batch(("a", "b"), {"x": np.zeros_like(y), "y": y}, {}, np.ones(y.shape, bool))
+    problem = problem_of(scale_and_place, 20)
+    plain = run(problem, batch, NutsSettings(jumps=0, algorithm=algorithm, attempts=1))
+    jumping = run(problem, batch, NutsSettings(algorithm=algorithm, attempts=1))
+    for name in ("place", "scale"):
+        for row in range(2):
+            one = plain.posterior[name][row, :, : plain.n_draws[row]]
+            two = jumping.posterior[name][row, :, : jumping.n_draws[row]]
+            error = np.hypot(*(d.std() / np.sqrt(ess_bulk(d)) for d in (one, two)))
+            assert abs(one.mean() - two.mean()) < 4 * error
+            assert not np.array_equal(one[:, :50], two[:, :50])
