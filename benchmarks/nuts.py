@@ -385,9 +385,8 @@ def table(rows: list[Row]) -> str:
         numbers = [f"{row.rate:.3g}", f"{row.gradients / row.seconds:.3g}", f"{row.ess_per_gradient:.3f}"]
         numbers += [f"{row.lanes_busy:.0%}", f"{row.compile_seconds:.1f}", f"{row.peak_gib:.2f}"]
         share = f"{row.verified / row.datasets:.0%}"
-        lines.append(
-            f"| {row.name} | {row.data} | {row.datasets} | {share} | {'' if row.wrong is None else row.wrong} | {' | '.join(numbers)} |"
-        )
+        wrong = "" if row.wrong is None else row.wrong
+        lines.append(f"| {row.name} | {row.data} | {row.datasets} | {share} | {wrong} | {' | '.join(numbers)} |")
     return "\n".join(lines)
 
 
