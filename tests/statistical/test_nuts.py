@@ -175,3 +175,16 @@ def test_what_an_attempt_cannot_reach_is_given_up_at_once():
     chains = sample(line, lines(), settings).chains
     assert chains.info["attempts"].tolist() == [2, 2, 2, 2]
     assert chains.n_draws.tolist() == [200] * 4
+
+
+def test_progress_says_what_a_user_asks_for():
+    """Running, waiting, how busy the lanes are, and the pace once a data set has left."""
+    sink = Recorder()
+    notes = []
+    sink.progress = lambda done, total, note="": notes.append((done, total, note))
+    sample(line, lines(7), SETTINGS.model_copy(update={"lanes": 2, "attempts": 1}), sink=sink)
+    assert notes[0][:2] == (0, 7)
+    assert "2 running, 5 waiting" in notes[0][2]
+    assert notes[-1][:2] == (7, 7)
+    for words in ("0 running, 0 waiting", "% busy", "verified/s", "gradients/s", "0 s left"):
+        assert words in notes[-1][2]

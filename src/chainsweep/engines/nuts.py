@@ -12,6 +12,7 @@ Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,26 @@ def rounds_of(settings: Settings) -> list[tuple[int, Algorithm]]:
     """
     algorithms: tuple[Algorithm, ...] = ("hmc", "nuts") if settings.algorithm == "auto" else (settings.algorithm,)
     return [(attempt, algorithm) for attempt in range(settings.attempts) for algorithm in algorithms]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """When this process began a round, and what was done by then: data sets that had left, gradients spent."""
+
+    began: float
+    left: int
+    spent: int
+
+    def phrase(self, batching: Batching) -> str:
+        """Data sets verified and gradients per second, and the time left at this pace; nothing before any has left."""
+        seconds = time.perf_counter() - self.began
+        gone = len(batching.sampled) - self.left
+        if not gone or seconds <= 0:
+            return ""
+        good = sum(found.good for found in list(batching.sampled.values())[self.left :])
+        open_still = len(batching.starts.z) - len(batching.sampled)
+        text = f", {good / seconds:.2g} verified/s, {(batching.spent - self.spent) / seconds:.2g} gradients/s"
+        return f"{text}, {seconds * open_still / gone:.0f} s left"
 
 
 class _Run:
@@ -127,6 +148,7 @@ class _Run:
         batching = Batching(program, self._starts(open_sets, attempt), width, self._judge, attempt)
         if resume is not None:
             batching.restore(_under("lanes/", resume))
+        rates = Rates(time.perf_counter(), len(batching.sampled), batching.spent)
         while not batching.finished:
             if batching.blocks and self.deadline():
                 return False
@@ -136,7 +158,7 @@ class _Run:
             members = open_sets[batching.member[batching.member >= 0]]
             shared = np.union1d(inside, members) if inside.size else members
             self.seconds[shared if shared.size else open_sets] += (time.perf_counter() - began) / max(1, shared.size)
-            self._tell(now, f"attempt {attempt + 1}, {algorithm}", open_sets, batching)
+            self._tell(now, f"attempt {attempt + 1}, {algorithm}", open_sets, batching, rates)
         self.sampled |= {int(open_sets[k]): found for k, found in batching.sampled.items()}
         return True
 
@@ -145,7 +167,7 @@ class _Run:
         limit = min(len(self.batch), self.settings.lanes or DEFAULT_LANES)
         return min(limit, count) if attempt == 0 else min(limit, LATER_LANES)
 
-    def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching) -> None:
+    def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching, rates: Rates) -> None:
         """Save the state, and say how far the round is."""
         state = {"round": np.asarray(now), "seconds": self.seconds.copy()}
         state |= {f"guide/{name}": values for name, values in self.guide.arrays().items()}
@@ -157,7 +179,7 @@ class _Run:
         running = int((batching.member >= 0).sum())
         done = len(self.batch) - open_sets.size + left
         note = f"{name}: {running} running, {open_sets.size - left - running} waiting, "
-        note += f"lanes {batching.busy / (batching.blocks * batching.member.size):.0%} busy"
+        note += f"lanes {batching.busy / (batching.blocks * batching.member.size):.0%} busy{rates.phrase(batching)}"
         self.sink.progress(done, len(self.batch), note)
 
     def _starts(self, open_sets: NDArray[np.int64], attempt: int) -> Starts:

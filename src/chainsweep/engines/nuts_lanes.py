@@ -95,8 +95,8 @@ class Batching:
     ) -> None:
         self.program, self.starts, self.judge, self.attempt = program, starts, judge, attempt
         self.sampled: dict[int, Sampled] = {}
-        """What left its lane, by position in ``starts``."""
-        self.blocks = self.busy = 0
+        """What left its lane, by position in ``starts``; ``spent`` are the gradients of all trajectories."""
+        self.blocks = self.busy = self.spent = 0
         chains, n = starts.z.shape[1:]
         self.thin = max(1, program.iterations // TRACE_ROWS)
         # One row a lane; what runs there is the data set ``member`` of ``starts``, or none.
@@ -175,7 +175,8 @@ class Batching:
         rows = iteration[due] // self.thin - 1
         self.trace[lane, rows[rows < self.trace.shape[1]]] = z[0, due][rows < self.trace.shape[1]]
         steps = stats[STATS.index("num_steps")].sum(axis=1).astype(np.int64)
-        self.gradients[lane] += steps + block * self.program.kernels.jumps
+        self.gradients[lane] += steps + (block if self.program.kernels.jumps else 0)
+        self.spent += int(steps.sum())
         start = self.done[lane] - self.program.scout - self.program.adapt
         self.done[lane] += block
         if start < 0:
@@ -246,7 +247,7 @@ class Batching:
         state = {name: np.array(getattr(self, name)) for name in names}
         state |= {f"stats/{name}": np.array(values) for name, values in self.stats.items()}
         state |= {f"kernel/{k}": np.array(leaf) for k, leaf in enumerate(jax.tree.leaves(self.kernel))}
-        state["counters"] = np.array([self.next, self.blocks, self.busy])
+        state["counters"] = np.array([self.next, self.blocks, self.busy, self.spent])
         return state | {f"left/{name}": values for name, values in packed(self.sampled).items()}
 
     def restore(self, state: Arrays) -> None:
@@ -260,7 +261,7 @@ class Batching:
         kernel = [jnp.array(state[f"kernel/{k}"]) for k in range(len(leaves))]
         self.kernel = jax.tree.unflatten(structure, kernel)
         self._bind()
-        self.next, self.blocks, self.busy = (int(value) for value in state["counters"])
+        self.next, self.blocks, self.busy, self.spent = (int(value) for value in state["counters"])
         self.sampled = unpacked({k.removeprefix("left/"): v for k, v in state.items() if k.startswith("left/")})
 
 
