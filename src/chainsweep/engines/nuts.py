@@ -31,8 +31,8 @@ from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 
-SHRINK = 0.1
-"""A data set that diverged takes this much smaller steps the next time."""
+SHRINK = 0.02
+"""A data set that diverged takes this part of its steps the next time."""
 LATER_LANES = 16
 """Lanes of later attempts: few data sets are left, and idle lanes cost as much as busy ones."""
 DEFAULT_LANES = 64
