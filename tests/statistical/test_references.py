@@ -27,8 +27,9 @@ def batch_of(data: peaks.Peaks, members: tuple[int, ...]) -> Batch:
 
 
 def test_the_stored_data_are_those_of_the_script(stored):
+    """To rounding: NumPy's ``exp`` gives other last bits on other processors."""
     for kept, made in zip(stored[0], peaks.make_data(), strict=True):
-        np.testing.assert_array_equal(kept, made)
+        np.testing.assert_allclose(kept, made, rtol=0, atol=1e-14)
 
 
 def test_every_reference_is_exact_enough(stored):
