@@ -215,8 +215,10 @@ class _Run:
         return Starts(observations, center, factor, z, keys, jumps, scouted, self._step_share(open_sets))
 
     def _step_share(self, open_sets: NDArray[np.int64]) -> Floats:
-        """1, and a tenth of it for each attempt in which a data set diverged: trajectories there meet cliffs, and jumps
-        carry the chains."""
+        """1, times ``SHRINK`` for each attempt in which a data set diverged.
+
+        Trajectories there meet cliffs, and jumps carry the chains.
+        """
         share = np.ones(len(open_sets))
         for row, i in enumerate(open_sets):
             if int(i) in self.sampled:
