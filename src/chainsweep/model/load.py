@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
-from numpyro.distributions import Distribution, biject_to
+from numpyro.distributions import Distribution
 
 from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.problem import Observation, Parameter, Problem, Structure, observation
+from chainsweep.model.transforms import free_transform
 
 RESERVED_NAMES = ("dataset", "chain", "draw", "n_draws")
 PADDING_TRIAL = 8
@@ -175,7 +176,7 @@ def trace_structure(function: Callable, path: Path, example: Observation, observ
 
 def _parameter(name: str, site: Any) -> Parameter:
     shape = jnp.shape(site["value"])
-    free = biject_to(site["fn"].support).inverse_shape(shape)
+    free = free_transform(site["fn"].support).inverse_shape(shape)
     return Parameter(name, tuple(shape), tuple(free))
 
 

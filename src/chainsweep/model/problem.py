@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
-from numpyro.distributions import biject_to
 from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
 from chainsweep.model.handlers import MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
+from chainsweep.model.transforms import free_transform
 
 Array = Any
 
@@ -216,7 +216,7 @@ class Problem:
         trace = self._trace(params, obs)
         parts = []
         for parameter in self.parameters:
-            transform = biject_to(trace[parameter.name]["fn"].support)
+            transform = free_transform(trace[parameter.name]["fn"].support)
             parts.append(jnp.reshape(transform.inv(params[parameter.name]), (parameter.unconstrained_size,)))
         return jnp.concatenate(parts)
 
@@ -272,7 +272,7 @@ class Problem:
         def constrain_site(site: dict) -> Array | None:
             if site["name"] not in pieces:
                 return None
-            transform = biject_to(site["fn"].support)
+            transform = free_transform(site["fn"].support)
             free = pieces[site["name"]]
             value = transform(free)
             terms = transform.log_abs_det_jacobian(free, value)
