@@ -119,10 +119,10 @@ class NutsSettings(Section):
     algorithm: Literal["auto", "nuts", "hmc"] = "auto"
     """HMC takes ``hmc_steps`` jittered leapfrog steps. ``auto``: HMC where importance sampling guides it, else NUTS."""
     hmc_steps: Annotated[int, Field(ge=1, le=64)] = 3
-    jumps: Annotated[int, Field(ge=0, le=16)] = 1
+    jumps: Annotated[int, Field(ge=0, le=64)] = 16
     """Independence Metropolis steps after each transition, towards what importance sampling found; 0: none."""
     lanes: Annotated[int, Field(ge=1)] | None = None
-    """Data sets that are advanced together; by default 64."""
+    """Data sets that are advanced together; by default 32."""
     chains: Annotated[int, Field(ge=2)] = 4
     warmup: Annotated[int, Field(ge=50)] = 500
     draws: Annotated[int, Field(ge=50)] = 1000
@@ -130,7 +130,7 @@ class NutsSettings(Section):
     max_tree_depth: Annotated[int, Field(ge=2, le=12)] = 8
     dense_mass: bool = True
     attempts: Annotated[int, Field(ge=1, le=6)] = 4
-    """A data set that fails its diagnostics is run again, longer and with smaller steps, this often at most."""
+    """A data set that fails its diagnostics is run again, longer, with what its chains learnt, this often at most."""
     block: Annotated[int, Field(ge=10)] = 50
     """Iterations of one compiled call: between two, data sets leave and enter lanes and state is saved."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096

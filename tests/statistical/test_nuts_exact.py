@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,10 +15,10 @@ from scipy import stats
 from chainsweep.config import NutsSettings, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk
-from chainsweep.engines import nuts, nuts_program
+from chainsweep.engines import nuts
 from chainsweep.engines.base import Seeds
 from chainsweep.engines.mixture import Mixture, prepared
-from chainsweep.engines.nuts_program import Standing
+from chainsweep.engines.nuts_program import Standing, jumped, proposed, stepped_within
 from chainsweep.execute.attempt import ProgressSink
 from chainsweep.model.load import example_observation, load_problem, trace_structure
 from chainsweep.model.problem import Problem
@@ -56,12 +55,17 @@ def after_jumps(mixture, rounds=60, chains=4000):
     """Where chains that start at exact draws are after ``rounds`` of jumps: exact draws, if jumps are exact."""
     start = exact_draws(np.random.default_rng(5), chains)
 
+    def step(here, key):
+        for_step, for_jumps = jax.random.split(key)
+        here = stepped_within(skewed, mixture, here, for_step)
+        w = jumped(here, proposed(skewed, mixture, for_jumps, (2,)))
+        return Standing(w, skewed(w), mixture.parts(w)), None
+
     @jax.jit
     @jax.vmap
     def walk(w, key):
         here = Standing(w, skewed(w), mixture.parts(w))
-        step = partial(nuts_program._round, skewed, mixture)
-        return jax.lax.scan(lambda old, k: (step(old, k), None), here, jax.random.split(key, rounds))[0].w
+        return jax.lax.scan(step, here, jax.random.split(key, rounds))[0].w
 
     return start, np.asarray(walk(start, jax.random.split(jax.random.key(1), chains)))
 

@@ -26,7 +26,6 @@ from chainsweep.engines.importance import Settings, WeightedDraws, adapt
 from chainsweep.engines.importance_start import Start, Target, from_modes, from_prior, target_of
 from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
 from chainsweep.engines.mixture_fit import fit, place
-from chainsweep.engines.modecheck import PASSES
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.model.batched import BatchedProblem
 
@@ -34,13 +33,20 @@ Floats = NDArray[np.float64]
 
 MOST_DIMENSIONS = 20
 """Beyond, importance sampling is hopeless, and the guide is the modes' Laplace fits."""
-LEAST_ESS = 100.0
-"""Effective draws below which weights prove nothing."""
+LEAST_ESS = 30.0
+"""Effective draws below which weights guide nothing, whatever their k-hat."""
 SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
 """Parts of the mixture that proposes jumps."""
 START_POWER = 0.5
 """Chains start at draws chosen with their weights to this power."""
-QUICK, THOROUGH = PASSES
+COMPONENTS = 96
+"""Of the fitted part: chains pay for each with every jump, and more find little more."""
+PASSES = (
+    Settings(draws=1500, rounds=6, components=COMPONENTS, points=1024, effective=100.0, known_share=0.1, ess=400.0),
+    Settings(draws=4000, rounds=8, components=COMPONENTS, points=2048, effective=300.0, known_share=0.2, ess=200.0),
+)
+"""A quick search for every data set, then a thorough one where the quick one proves nothing."""
+THOROUGH = PASSES[-1]
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,8 @@ class Guide:
     """Arrays ``(dataset, ...)`` in the unconstrained space.
 
     ``log_weight`` ``(component,)``, ``mean`` ``(component, n)`` and ``chol`` ``(component, n, n)`` are the mixture of
-    the jumps, the first ``few`` components all that an ``easy`` data set has; ``center`` ``(n,)`` and ``factor``
-    ``(n, n)`` whiten; ``starts`` are ``(attempt, chain, n)``; ``trusted`` says whether the weights behind all that can
-    be believed, and ``easy`` whether a quick search was enough for that.
+    the jumps; ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``starts`` are ``(attempt, chain, n)``; ``trusted``
+    says whether there are weighted draws behind all that.
     """
 
     log_weight: Floats
@@ -60,22 +65,19 @@ class Guide:
     factor: Floats
     starts: Floats
     trusted: NDArray[np.bool_]
-    easy: NDArray[np.bool_]
-    few: NDArray[np.int64]
 
     @property
     def fitted(self) -> bool:
         """Whether there is a fitted part."""
-        return self.log_weight.shape[1] > THOROUGH.components
+        return self.log_weight.shape[1] > COMPONENTS
 
     def arrays(self) -> Arrays:
         """As a state can hold it; ``Guide(**arrays)`` is the inverse."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
-    def jumps(self, rows: NDArray[np.int64], attempt: int) -> Mixture:
-        """The mixtures of the data sets ``rows``; of a first attempt, the few components of easy data sets."""
-        count = int(self.few) if attempt == 0 else self.log_weight.shape[1]
-        return Mixture(self.log_weight[rows, :count], self.mean[rows, :count], self.chol[rows, :count])
+    def jumps(self, rows: NDArray[np.int64]) -> Mixture:
+        """The mixtures of the data sets ``rows``."""
+        return Mixture(self.log_weight[rows], self.mean[rows], self.chol[rows])
 
 
 def find_guide(batched: BatchedProblem, pool: Pool, modes: Modes, seeds: Seeds, chains: int, attempts: int) -> Guide:
@@ -93,18 +95,16 @@ def find_guide(batched: BatchedProblem, pool: Pool, modes: Modes, seeds: Seeds, 
     target, known = target_of(batched), from_modes(modes)
     start = from_prior(target, pool)
     parts = [(SHARES["broad"], start.broad), (SHARES["modes"], known)]
-    few = sum(part.log_weight.shape[1] for _, part in parts)
-    easy = trusted = np.zeros(count, bool)
+    trusted = np.zeros(count, bool)
     if center.shape[1] <= MOST_DIMENSIONS:
         keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
-        weighted, easy, trusted = _weighted_draws(target, start._replace(known=known), keys[:, 0])
-        parts.append((SHARES["fit"], _fits(target, weighted, easy, keys[:, 1])))
-        few += QUICK.components
+        weighted, trusted = _weighted_draws(target, start._replace(known=known), keys[:, 0])
+        parts.append((SHARES["fit"], _fitted(target, weighted, keys[:, 1])))
         for i in np.flatnonzero(trusted):
             center[i], factor[i] = _moments(weighted[i])
             starts[i] = _overdispersed(weighted[i], starts[i], seeds.generator(batched.batch.ids[i], "start"))
     log_weight, mean, chol = (np.asarray(part, float) for part in combine(*parts))
-    return Guide(log_weight, mean, chol, center, factor, starts, trusted, easy, np.asarray(few))
+    return Guide(log_weight, mean, chol, center, factor, starts, trusted)
 
 
 def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
@@ -121,10 +121,10 @@ def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds:
         even = found[even_indices(len(found), half)]
         again = own[resample(weights, half, np.asarray(0.5))] if np.isfinite(weights).any() else even
         clouds.append((np.concatenate([even, again]), np.zeros(len(even) + len(again))))
-    standing = jumps.log_weight.shape[1] - THOROUGH.components
+    standing = jumps.log_weight.shape[1] - COMPONENTS
     stands = Mixture(*(part[:, :standing] for part in jumps))
     fit_share = SHARES["fit"] / (1.0 - SHARES["fit"])
-    fitted = _fitted(target_of(batched), clouds, keys[:, 1], THOROUGH)
+    fitted = _fitted(target_of(batched), clouds, keys[:, 1])
     normal = stands.log_weight - logsumexp(stands.log_weight, axis=1, keepdims=True)
     return combine((1.0, stands._replace(log_weight=normal)), (fit_share, fitted))
 
@@ -133,51 +133,26 @@ Weighted = list[tuple[Floats, Floats]]
 """Draws ``(draw, n)`` and log weights ``(draw,)`` of each data set."""
 
 
-def _weighted_draws(
-    target: Target, start: Start, keys: NDArray[np.uint32]
-) -> tuple[Weighted, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Weighted draws from the first pass that can be believed, or the last; whether it was the quick one, or any."""
+def _weighted_draws(target: Target, start: Start, keys: NDArray[np.uint32]) -> tuple[Weighted, NDArray[np.bool_]]:
+    """Weighted draws from the first pass that can be believed, or the last, and whether they can guide."""
     found: Weighted = [(np.empty((0, 0)), np.empty(0))] * len(start.z)
-    easy = trusted = np.zeros(len(start.z), bool)
+    done = trusted = np.zeros(len(start.z), bool)
     for settings in PASSES:
-        left = np.flatnonzero(~trusted)
+        left = np.flatnonzero(~done)
         if not left.size:
             break
         weighted: WeightedDraws = adapt(target, start, keys, settings, left)
-        good = (weighted.khat < settings.khat) & (weighted.ess >= LEAST_ESS)
+        done = done | ((weighted.khat < settings.khat) & (weighted.ess >= settings.ess))
+        trusted = done | (weighted.ess >= LEAST_ESS)
         for i in left:
             found[i] = weighted.z[i], weighted.log_weight[i]
-        easy = good if settings is QUICK else easy
-        trusted = trusted | good
-    return found, easy, trusted
+    return found, trusted
 
 
-def _fits(target: Target, weighted: Weighted, easy: NDArray[np.bool_], keys: NDArray[np.uint32]) -> Mixture:
-    """Mixtures fitted to weighted draws: of few components where ``easy``, the rest of them without weight."""
-    n = weighted[0][0].shape[1]
-    shape = (len(weighted), THOROUGH.components)
-    result = Mixture(np.full(shape, -np.inf), np.zeros((*shape, n)), np.broadcast_to(np.eye(n), (*shape, n, n)).copy())
-    for settings, members in ((QUICK, np.flatnonzero(easy)), (THOROUGH, np.flatnonzero(~easy))):
-        if members.size:
-            clouds = [weighted[i] for i in members]
-            fitted = _fitted(_of(target, members), clouds, keys[members], settings)
-            for whole, part in zip(result, fitted, strict=True):
-                whole[members, : settings.components] = np.asarray(part)
-    return result
-
-
-def _of(target: Target, members: NDArray[np.int64]) -> Target:
-    """The target of the data sets ``members``, by their positions among themselves."""
-    hessian = target.hessian
-    return Target(
-        lambda z, rows: target.log_density(z, members[rows]),
-        None if hessian is None else lambda z, rows: hessian(z, members[rows]),
-    )
-
-
-def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settings: Settings) -> Mixture:
-    """A mixture fitted to draws of equal weight, in groups as importance sampling takes them."""
+def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32]) -> Mixture:
+    """Mixtures fitted to weighted draws, in groups as importance sampling takes them."""
     count, n = len(weighted), weighted[0][0].shape[-1]
+    settings = THOROUGH
     points = np.zeros((count, settings.draws, n))
     log_weight = np.full((count, settings.draws), -np.inf)
     for i, (z, weights) in enumerate(weighted):
@@ -191,7 +166,7 @@ def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settin
         kernels = place(keys[rows], points[rows], log_weight[rows], settings.effective, settings.components)
         precision = target.precision(np.asarray(kernels.center), rows)
         parts.append(fit(keys[rows], points[rows], log_weight[rows], kernels, precision, settings.points))
-    return Mixture(*(jnp.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)))
+    return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 
 def _moments(weighted: tuple[Floats, Floats]) -> tuple[Floats, Floats]:

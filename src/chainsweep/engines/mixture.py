@@ -89,9 +89,9 @@ def draw(mixture: Mixture, keys: Array, draws: int) -> Array:
 class Prepared(NamedTuple):
     """One data set's mixture, made ready for densities and draws at one point after another.
 
-    ``chol`` and ``inverse`` ``(component, nz, nz)``; ``mean`` ``(component, nz)`` and ``offset`` ``(nz, component)``,
-    the means whitened; ``height`` ``(component,)``, densities at the means, weights included, over the largest one;
-    ``cumulated`` ``(component,)`` weights.
+    ``chol`` ``(component, nz, nz)`` and its inverse ``(nz, nz, component)``; ``mean`` ``(component, nz)`` and
+    ``offset`` ``(nz, component)``, the means whitened; ``height`` ``(component,)``, densities at the means, weights
+    included, over the largest one, whose log is ``log_top``; ``cumulated`` ``(component,)`` weights.
     """
 
     chol: Array
@@ -100,29 +100,51 @@ class Prepared(NamedTuple):
     offset: Array
     height: Array
     cumulated: Array
+    log_top: Array
 
-    def draw(self, key: Array) -> Array:
-        """One independent draw ``(nz,)``."""
+    def draws(self, key: Array, count: int) -> Array:
+        """Independent draws ``(count, nz)``."""
         for_component, for_noise, for_radius = jax.random.split(key, 3)
-        k = picked(self.cumulated, jax.random.uniform(for_component))
-        noise = jax.random.normal(for_noise, self.mean.shape[1:])
-        return self.mean[k] + self.chol[k] @ noise * _stretch(for_radius, ())
+        uniform = jax.random.uniform(for_component, (count,))
+        k = jnp.searchsorted(self.cumulated / self.cumulated[-1], uniform, side="right")
+        k = k.clip(0, self.cumulated.shape[0] - 1)
+        noise = jax.random.normal(for_noise, (count, self.mean.shape[1]))
+        step = jnp.einsum("nij,nj->ni", self.chol[k], noise)
+        return self.mean[k] + step * _stretch(for_radius, (count,))[:, None]
+
+    def log_density(self, z: Array) -> Array:
+        """Log of the density at ``z`` ``(draw, nz)``, up to the factor of ``parts``; shape ``(draw,)``."""
+        return jnp.log((1.0 / self._power(z[:, :, None])) @ self.height)
 
     def parts(self, z: Array) -> Array:
         """Density of each component ``(component,)`` at ``z`` ``(nz,)``, up to one factor for the whole mixture.
 
         All are 0 in a distance of some 1e30 scales.
         """
-        nz = z.shape[0]
-        base = 1.0 + ((jnp.einsum("kij,j->ik", self.inverse, z) - self.offset) ** 2).sum(axis=0) / DEGREES
-        return self.height / _power(base, nz)
+        return self.height / self._power(z[None, :, None])[0]
+
+    def _power(self, z: Array) -> Array:
+        """``(1 + distance / nu) ** ((nu + nz) / 2)`` at ``z`` ``(draw, nz, 1)``, shape ``(draw, component)``."""
+        nz = z.shape[1]
+        if nz > UNROLLED_DIMENSIONS:
+            base = 1.0 + ((jnp.einsum("ijk,djl->dik", self.inverse, z) - self.offset) ** 2).sum(axis=1) / DEGREES
+            return _power(base, nz)
+        base = 1.0
+        for i in range(nz):
+            y = -self.offset[i]
+            for j in range(i + 1):
+                y = y + z[:, j] * self.inverse[i, j]
+            base = base + y * y / DEGREES
+        return _power(base, nz)
 
 
 def prepared(mixture: Mixture) -> Prepared:
     """The mixture of one data set, made ready."""
     inverse, offset, constant = _prepared(mixture)
     cumulated = jnp.cumsum(jax.nn.softmax(mixture.log_weight))
-    return Prepared(mixture.chol, inverse, mixture.mean, offset, jnp.exp(constant - jnp.max(constant)), cumulated)
+    top = jnp.max(constant)
+    inverse = jnp.moveaxis(inverse, 0, -1)
+    return Prepared(mixture.chol, inverse, mixture.mean, offset, jnp.exp(constant - top), cumulated, top)
 
 
 def picked(cumulated: Array, uniform: Array) -> Array:
@@ -176,15 +198,8 @@ def _log_density_one(mixture: Mixture, z: Array) -> Array:
     nz = z.shape[-1]
     if nz > UNROLLED_DIMENSIONS:
         return jax.nn.logsumexp(component_densities(mixture, z)[1], axis=-1)
-    inverse, offset, constant = _prepared(mixture)
-    base = 1.0
-    for i in range(nz):
-        y = -offset[i]
-        for j in range(i + 1):
-            y = y + z[:, j : j + 1] * inverse[:, i, j]
-        base = base + y * y / DEGREES
-    top = jnp.max(constant)
-    return jnp.log((1.0 / _power(base, nz)) @ jnp.exp(constant - top)) + top
+    one = prepared(mixture)
+    return one.log_density(z) + one.log_top
 
 
 def _draw_one(mixture: Mixture, key: Array, draws: int) -> Array:

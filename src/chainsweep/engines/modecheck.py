@@ -27,8 +27,10 @@ OUTSIDE_SLACK = 3.0
 """A point is outside where the chains' density is this much (in logs) below that at their loneliest draw."""
 MASS_OUTSIDE = 0.01
 """Largest share of posterior mass that may lie where no chain went."""
+SPREAD = 0.25
+"""Largest log ratio of a chain's sd and the weighted draws'."""
 ERRORS = 3.0
-"""A shift or a mass counts only beyond this many of its own Monte-Carlo errors."""
+"""A shift, a mass or a ratio counts only beyond this many of its own Monte-Carlo errors."""
 LEAST_ESS = 100.0
 """Effective draws below which a check proves nothing, whatever its k-hat."""
 
@@ -45,7 +47,8 @@ class ModeCheck:
 
     ``shift`` is the largest distance between the means of a constrained parameter, in sds of the weighted draws, and
     ``shift_se`` its Monte-Carlo error, that of the chains included. ``sd_ratio`` is the chains' sd over the weighted
-    draws' for the parameter where it is furthest from 1. ``mass_outside`` in 0..1 is the posterior mass far from
+    draws' for the parameter where it is furthest from 1 in its errors, and ``sd_se`` the error of its log.
+    ``mass_outside`` in 0..1 is the posterior mass far from
     every chain draw and ``mass_outside_se`` its error. Where the weights are unusable or a chain has no finite draw,
     all of these are NaN. Where ``conclusive`` is False (k-hat or effective draws do not suffice) they prove nothing,
     neither that a mode is missing nor that none is.
@@ -54,6 +57,7 @@ class ModeCheck:
     shift: Floats
     shift_se: Floats
     sd_ratio: Floats
+    sd_se: Floats
     mass_outside: Floats
     mass_outside_se: Floats
     khat: Floats
@@ -72,9 +76,18 @@ class ModeCheck:
         """What is left of ``mass_outside`` less ``ERRORS`` of its errors; likewise."""
         return np.where(self.conclusive, np.maximum(self.mass_outside - ERRORS * self.mass_outside_se, 0.0), 0.0)
 
-    def missing(self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE) -> NDArray[np.bool_]:
+    @property
+    def sure_spread(self) -> Floats:
+        """What is left of the absolute log of ``sd_ratio`` less ``ERRORS`` of its errors; likewise."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            excess = np.abs(np.log(self.sd_ratio)) - ERRORS * self.sd_se
+        return np.where(self.conclusive & ~np.isnan(excess), np.maximum(excess, 0.0), 0.0)
+
+    def missing(
+        self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = SPREAD
+    ) -> NDArray[np.bool_]:
         """Where the chains conclusively lack posterior mass."""
-        return (self.sure_shift > shift) | (self.sure_mass > mass)
+        return (self.sure_shift > shift) | (self.sure_mass > mass) | (self.sure_spread > spread)
 
 
 def mode_check(
@@ -128,7 +141,8 @@ def _chain(batched: BatchedProblem, target: Target, z: Floats, keys: NDArray[np.
     density = np.where(present, np.asarray(log_density(kernels, filled)), np.inf)
     moments = _moments(batched.constrain(filled), present / count[:, None])
     effective = count if ess is None else np.asarray(ess, dtype=float)
-    moments = _Moments(moments.mean, moments.sd, moments.sd / np.sqrt(effective)[:, None])
+    scale = np.sqrt(count / effective)[:, None]
+    moments = _Moments(moments.mean, moments.sd, moments.error * scale, moments.sd_error * scale)
     return _Chain(kernels, density.min(axis=1), moments, present.sum(axis=1) > 1)
 
 
@@ -141,13 +155,14 @@ def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, sett
     z = np.where(usable[:, None, None], weighted.z, 0.0)
     weights = normalised_weights(np.where(usable[:, None], weighted.log_weight, np.nan))
     exact = _moments(batched.constrain(z), weights)
-    shift, shift_se, sd_ratio = _compare(chain.moments, exact)
+    shift, shift_se, sd_ratio, sd_se = _compare(chain.moments, exact)
     outside = np.asarray(log_density(chain.kernels, z)) < chain.loneliest[:, None] - OUTSIDE_SLACK
     mass = (weights * outside).sum(axis=1)
     return ModeCheck(
         shift=np.where(usable, shift, np.nan),
         shift_se=np.where(usable, shift_se, np.nan),
         sd_ratio=np.where(usable, sd_ratio, np.nan),
+        sd_se=np.where(usable, sd_se, np.nan),
         mass_outside=mass,
         mass_outside_se=np.sqrt((weights**2 * (outside - mass[:, None]) ** 2).sum(axis=1)),
         khat=weighted.khat,
@@ -177,30 +192,35 @@ def _merged(check: ModeCheck, newer: ModeCheck, positions: NDArray[np.int64]) ->
 
 @dataclass(frozen=True)
 class _Moments:
-    """Mean, sd and error of the mean of each parameter, ``(dataset, ndim)``."""
+    """Mean, sd, error of the mean and relative error of the sd of each parameter, ``(dataset, ndim)``."""
 
     mean: Floats
     sd: Floats
     error: Floats
+    sd_error: Floats
 
 
 def _moments(theta: Floats, weights: Floats) -> _Moments:
-    """The error counts a weighted draw by its weight squared."""
+    """The errors count a weighted draw by its weight squared."""
     theta = np.where(weights[..., None] > 0.0, theta, 0.0)
     mean = np.einsum("dn,dnp->dp", weights, theta)
     squares = (theta - mean[:, None]) ** 2
-    sd = np.sqrt(np.einsum("dn,dnp->dp", weights, squares))
-    return _Moments(mean, sd, np.sqrt(np.einsum("dn,dnp->dp", weights**2, squares)))
+    variance = np.einsum("dn,dnp->dp", weights, squares)
+    error = np.sqrt(np.einsum("dn,dnp->dp", weights**2, squares))
+    of_variance = np.sqrt(np.einsum("dn,dnp->dp", weights**2, (squares - variance[:, None]) ** 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _Moments(mean, np.sqrt(variance), error, 0.5 * of_variance / variance)
 
 
-def _compare(chain: _Moments, exact: _Moments) -> tuple[Floats, Floats, Floats]:
-    """Shift and its error for the parameter with the largest, and the sd ratio furthest from 1."""
+def _compare(chain: _Moments, exact: _Moments) -> tuple[Floats, Floats, Floats, Floats]:
+    """Shift and its error for the parameter with the largest, and likewise of the sds that differ most surely."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = np.abs(exact.mean - chain.mean) / exact.sd
         error = np.hypot(exact.error, chain.error) / exact.sd
         ratio = chain.sd / exact.sd
-        extreme = np.abs(np.log(ratio))
+        ratio_error = np.hypot(exact.sd_error, chain.sd_error)
+        extreme = np.abs(np.log(ratio)) - ERRORS * ratio_error
     rows = np.arange(len(shift))
     worst = np.argmax(np.where(np.isnan(shift), -1.0, shift), axis=1)
-    furthest = np.argmax(np.where(np.isnan(extreme), -1.0, extreme), axis=1)
-    return shift[rows, worst], error[rows, worst], ratio[rows, furthest]
+    furthest = np.argmax(np.where(np.isnan(extreme), -np.inf, extreme), axis=1)
+    return shift[rows, worst], error[rows, worst], ratio[rows, furthest], ratio_error[rows, furthest]

@@ -33,9 +33,9 @@ Floats = NDArray[np.float64]
 
 SHRINK = 0.02
 """A data set that diverged takes this part of its steps the next time."""
-LATER_LANES = 16
-"""Lanes of later attempts: few data sets are left, and idle lanes cost as much as busy ones."""
-DEFAULT_LANES = 64
+FEW_LANES = 8
+"""Lanes of a round of so few data sets."""
+DEFAULT_LANES = 32
 """Data sets that are advanced together, by default: their arrays stay in a processor's cache."""
 
 
@@ -107,19 +107,17 @@ class _Run:
             self.guide = self._search()
         rounds = rounds_of(self.settings)
         while now < len(rounds):
-            open_sets = np.flatnonzero([self._is_open(i, *rounds[now]) for i in range(len(self.batch))])
+            open_sets = np.flatnonzero([self._is_open(i, rounds[now][1]) for i in range(len(self.batch))])
             if open_sets.size and not self._round(now, *rounds[now], open_sets, resume):
                 return Outcome(Status.STOPPED)
             resume, now = None, now + 1
         return Outcome(Status.COMPLETE, self._chains())
 
-    def _is_open(self, position: int, attempt: int, algorithm: Algorithm) -> bool:
-        """Whether a data set takes part in a round; one that is not easy leaves out the first attempt, where it may."""
+    def _is_open(self, position: int, algorithm: Algorithm) -> bool:
+        """Whether a data set takes part in a round."""
         if position in self.failures or (position in self.sampled and self.sampled[position].good):
             return False
-        if self.settings.algorithm == "auto" and bool(self.guide.trusted[position]) != (algorithm == "hmc"):
-            return False
-        return bool(self.guide.easy[position]) or attempt > 0 or self.settings.attempts == 1
+        return self.settings.algorithm != "auto" or bool(self.guide.trusted[position]) == (algorithm == "hmc")
 
     def _search(self) -> Guide:
         began = time.perf_counter()
@@ -144,7 +142,7 @@ class _Run:
     ) -> bool:
         """One round of ``open_sets``, all of which get draws; False when the deadline came first."""
         program = Program(self.problem, self.settings, algorithm, attempt)
-        width = self._width(open_sets.size, attempt)
+        width = self._width(open_sets.size)
         batching = Batching(program, self._starts(open_sets, attempt), width, self._judge, attempt)
         if resume is not None:
             batching.restore(_under("lanes/", resume))
@@ -162,10 +160,10 @@ class _Run:
         self.sampled |= {int(open_sets[k]): found for k, found in batching.sampled.items()}
         return True
 
-    def _width(self, count: int, attempt: int) -> int:
-        """Lanes of a round; of later attempts and of few data sets fewer, in few shapes to compile."""
+    def _width(self, count: int) -> int:
+        """Lanes of a round, in two shapes to compile: idle lanes cost as much as busy ones."""
         limit = min(len(self.batch), self.settings.lanes or DEFAULT_LANES)
-        return min(limit, count) if attempt == 0 else min(limit, LATER_LANES)
+        return limit if count > FEW_LANES else min(limit, FEW_LANES)
 
     def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching, rates: Rates) -> None:
         """Save the state, and say how far the round is."""
@@ -202,7 +200,7 @@ class _Run:
             return BatchedProblem(self.problem, part.batch.take(rows)).observations
 
         keys = keys.reshape(len(keys), 2, self.settings.chains, 2)
-        jumps = guide.jumps(open_sets, attempt)
+        jumps = guide.jumps(open_sets)
         drawn = [self.sampled[int(i)].z.reshape(-1, center.shape[1]) for i in open_sets if int(i) in self.sampled]
         known = np.array([int(i) in self.sampled for i in open_sets])
         if known.any() and self.settings.jumps and guide.fitted:

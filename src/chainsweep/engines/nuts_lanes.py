@@ -29,7 +29,7 @@ Counts = NDArray[np.int64]
 STATS = ("potential", "diverging", "accept_prob", "num_steps")
 TRACE_ROWS = 150
 """Rows of the trace of the first chain, warm-up included."""
-FIRST_LOOK = 200
+FIRST_LOOK = 400
 """Draws of each chain before a data set is first looked at."""
 HOPELESS = 3.0
 """A data set that needs more than this times the most draws leaves at once: another attempt is cheaper."""

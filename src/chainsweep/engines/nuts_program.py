@@ -22,20 +22,18 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings
-from chainsweep.engines.mixture import Prepared, picked
+from chainsweep.engines.mixture import Prepared, map_datasets, picked
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 Algorithm = Literal["hmc", "nuts"]
 
-LATER_ACCEPT, LATER_STEPS, LATER_JUMPS = 0.95, 2, 4
-"""Attempts after the first: least target acceptance, and how many times the leapfrog steps (HMC) and jumps."""
 HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
 """Share of ``warmup`` that goes to scouts where there is no metric yet; a block after them is for the step size."""
 JITTER = 0.3
 """Step sizes of HMC vary by this share, evenly, so that no trajectory closes on itself."""
 
-JITTER_STREAM, JUMP_STREAM = 1 << 20, 1 << 21
+JITTER_STREAM, JUMP_STREAM, LOCAL_STREAM = 1 << 20, 1 << 21, 1 << 22
 """Far from the small numbers that the kernel's own ``split`` counts: folding in 1 gives the second part of a split."""
 LOCAL_SCALE = (np.log(0.2), np.log(2.4))
 """Range of the log of the size of a step within a component, in its scale over the root of the dimension."""
@@ -58,11 +56,11 @@ class Program:
     """The compiled programs of one attempt: initialise lanes, advance them by a block of iterations.
 
     ``scout`` iterations are for the metric, ``adapt`` for the step size, then come ``draws`` at most. ``block`` divides
-    all three. The attempts after the first differ in these numbers alone, and share what is compiled.
+    all three. Attempts differ in these numbers alone, and share what is compiled.
     """
 
     def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, attempt: int) -> None:
-        self.kernels = kernels_of(problem, settings, algorithm, attempt > 0)
+        self.kernels = kernels_of(problem, settings, algorithm)
         longer = 2 ** (attempt if algorithm == "hmc" else max(0, attempt - 1))
         self.block = self.adapt = self.kernels.block
         share = HMC_SCOUTS if algorithm == "hmc" else NUTS_SCOUTS
@@ -76,20 +74,20 @@ class Program:
 
 
 class Kernels:
-    """What is compiled of an algorithm; ``later`` attempts take smaller and more steps, and more jumps."""
+    """What is compiled of an algorithm, for all attempts."""
 
-    def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, later: bool) -> None:
+    def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm) -> None:
         self.problem = problem
         self.fixed = algorithm == "hmc"
-        self.jumps = settings.jumps * (LATER_JUMPS if later else 1)
+        self.jumps = settings.jumps
         self.block = self.adapt = min(settings.block, settings.warmup // 4)
         self.depth = settings.max_tree_depth
-        self.steps = settings.hmc_steps * (LATER_STEPS if later else 1) if self.fixed else None
-        self.target = max(settings.target_accept, LATER_ACCEPT if later else 0.0)
+        self.steps = settings.hmc_steps if self.fixed else None
+        self.target = settings.target_accept
         self.initialise = jax.jit(jax.vmap(jax.vmap(self._initialise, in_axes=(0, 0, None))))
         self.merge = jax.jit(self._merge)
         self.pool_step_sizes = jax.jit(self._pool_step_sizes)
-        self.advance = jax.jit(jax.vmap(jax.vmap(self._advance, in_axes=(0, None))), donate_argnums=0)
+        self.advance = jax.jit(self._advance_lanes, donate_argnums=0)
 
     def _potential(self, w: Any, lane: Lanes) -> Any:
         return self.problem.potential(lane.center + lane.factor @ w, lane.observations)
@@ -124,70 +122,118 @@ class Kernels:
             adapt_state=state.adapt_state._replace(step_size=jnp.where(adapted[:, None], shared, own))
         )
 
-    def _advance(self, state: Any, lane: Lanes) -> Any:
+    def _advance_lanes(self, state: Any, lanes: Lanes) -> Any:
+        proposals = self._proposals(state.rng_key, lanes) if self.jumps else None
+        return jax.vmap(jax.vmap(self._advance, in_axes=(0, None, 0)))(state, lanes, proposals)
+
+    def _proposals(self, keys: Any, lanes: Lanes) -> Proposals:
+        """All jumps of a block, ``(lane, chain, iteration, jump)``: they depend on no chain, so they come at once."""
+
+        def of_lane(lane: Lanes, keys: Any) -> Proposals:
+            return jax.vmap(
+                lambda key: proposed(
+                    lambda w: self._potential(w, lane),
+                    lane.jumps,
+                    jax.random.fold_in(key, JUMP_STREAM),
+                    (self.block, self.jumps),
+                )
+            )(keys)
+
+        numbers = keys.shape[1] * self.block * self.jumps * lanes.jumps.height.shape[1]
+        return map_datasets(of_lane, (lanes, keys), numbers)
+
+    def _advance(self, state: Any, lane: Lanes, proposals: Proposals | None) -> Any:
         # NumPyro's sample function closes over what init was given (warm-up length, adaptation), so both are
         # made anew inside the trace; the unused initial state is dead code to the compiler.
         _, sample = self._kernel(state.z, state.rng_key, lane)
 
-        def step(old: Any, _: None) -> tuple[Any, tuple]:
+        def step(old: Any, jumps: Proposals | None) -> tuple[Any, tuple]:
             new = sample(_jittered(old) if self.fixed else old, (), {})
             if self.fixed:
                 adapting = old.i < self.adapt
                 size = jnp.where(adapting, new.adapt_state.step_size, old.adapt_state.step_size)
                 new = new._replace(adapt_state=new.adapt_state._replace(step_size=size))
-            if self.jumps:
-                new = self._jump(new, lane)
+            if jumps is not None:
+                new = self._jump(new, lane, jumps)
             return new, (new.z, new.potential_energy, new.diverging, new.accept_prob, new.num_steps)
 
-        return jax.lax.scan(step, state, None, length=self.block)
+        return jax.lax.scan(step, state, proposals, length=self.block)
 
-    def _jump(self, state: Any, lane: Lanes) -> Any:
-        """``jumps`` rounds of two Metropolis steps: one to wherever the mixture says, one within a component."""
+    def _jump(self, state: Any, lane: Lanes, jumps: Proposals) -> Any:
+        """A step within a component, then the jumps of one iteration."""
 
         def potential(w: Any) -> Any:
             return self._potential(w, lane)
 
-        keys = jax.random.split(jax.random.fold_in(state.rng_key, JUMP_STREAM), self.jumps)
-        start = Standing(state.z, state.potential_energy, lane.jumps.parts(state.z))
-        end, _ = jax.lax.scan(lambda old, key: (_round(potential, lane.jumps, old, key), None), start, keys)
-        moved = jnp.any(end.w != state.z)
-        energy, gradient = jax.value_and_grad(potential)(end.w)
-        jumped = {"z": end.w, "potential_energy": energy, "z_grad": gradient}
-        kept = {name: jnp.where(moved, value, getattr(state, name)) for name, value in jumped.items()}
-        return state._replace(**kept)
+        key = jax.random.fold_in(state.rng_key, LOCAL_STREAM)
+        here = Standing(state.z, state.potential_energy, lane.jumps.parts(state.z))
+        here = stepped_within(potential, lane.jumps, here, key)
+        w = jumped(here, jumps)
+        moved = jnp.any(w != state.z)
+        energy, gradient = jax.value_and_grad(potential)(w)
+        end = {"z": w, "potential_energy": energy, "z_grad": gradient}
+        return state._replace(**{name: jnp.where(moved, value, getattr(state, name)) for name, value in end.items()})
+
+
+class Proposals(NamedTuple):
+    """Independent draws of the mixture: ``w`` ``(..., n)``, the log of density over the mixture's there, and the log of
+    the uniform number that each is judged by, both ``(...)``."""
+
+    w: Any
+    log_weight: Any
+    log_uniform: Any
 
 
 class Standing(NamedTuple):
-    """Where a chain stands between jumps: ``w``, its potential, and the density of each component there."""
+    """Where a chain stands: ``w``, its potential, and the density of each component there."""
 
     w: Any
     potential: Any
     parts: Any
 
 
-def _round(potential: Callable, mixture: Prepared, here: Standing, key: Any) -> Standing:
-    """A jump from the mixture as it is, then a step in the scale of a component that holds the chain.
+def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int, ...]) -> Proposals:
+    """Proposals of jumps, ``shape`` of them."""
+    for_draws, for_choices = jax.random.split(key)
+    count = int(np.prod(shape))
+    w = mixture.draws(for_draws, count)
+    log_weight = -jax.vmap(potential)(w) - mixture.log_density(w)
+    log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
+    log_uniform = jnp.log(jax.random.uniform(for_choices, (count,)))
+    return Proposals(w.reshape(*shape, -1), log_weight.reshape(shape), log_uniform.reshape(shape))
 
-    The component ``k`` of the second step is drawn with its share ``r_k`` of the mixture's density here; that share
-    there stands in the acceptance: ``p(w') r_k(w') / (p(w) r_k(w))``.
+
+def jumped(here: Standing, jumps: Proposals) -> Any:
+    """Where a chain is after independence Metropolis steps ``(jump,)``, one after the other."""
+
+    def step(best: tuple[Any, Any], jump: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], None]:
+        number, log_weight, log_uniform = jump
+        taken = log_uniform < log_weight - best[1]
+        return (jnp.where(taken, number, best[0]), jnp.where(taken, log_weight, best[1])), None
+
+    numbers = jnp.arange(jumps.log_weight.shape[0])
+    start = -1, -here.potential - jnp.log(here.parts.sum())
+    (last, _), _ = jax.lax.scan(step, start, (numbers, jumps.log_weight, jumps.log_uniform))
+    return jnp.where(last < 0, here.w, jumps.w[last])
+
+
+def stepped_within(potential: Callable, mixture: Prepared, here: Standing, key: Any) -> Standing:
+    """A random-walk step in the scale of a component that holds the chain.
+
+    The component ``k`` is drawn with its share ``r_k`` of the mixture's density here; that share there stands in the
+    acceptance: ``p(w') r_k(w') / (p(w) r_k(w))``.
     """
-    keys = jax.random.split(key, 4)
-    choices = jax.random.uniform(keys[0], (4,))
-
-    def chosen(w: Any, log_ratio: Callable, choice: Any, here: Standing) -> Standing:
-        there = Standing(w, potential(w), mixture.parts(w))
-        ratio = here.potential - there.potential + log_ratio(there.parts)
-        taken = jnp.log(choice) < jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
-        return jax.tree.map(lambda new, old: jnp.where(taken, new, old), there, here)
-
-    total = jnp.log(here.parts.sum())
-    here = chosen(mixture.draw(keys[1]), lambda parts: total - jnp.log(parts.sum()), choices[0], here)
+    for_choices, for_noise = jax.random.split(key)
+    choices = jax.random.uniform(for_choices, (3,))
     cumulated = jnp.cumsum(here.parts)
-    k = picked(cumulated, choices[1])
-    share = jnp.log(here.parts[k]) - jnp.log(cumulated[-1])
-    size = jnp.exp(LOCAL_SCALE[0] + (LOCAL_SCALE[1] - LOCAL_SCALE[0]) * choices[2]) / np.sqrt(here.w.size)
-    near = here.w + mixture.chol[k] @ jax.random.normal(keys[2], here.w.shape) * size
-    return chosen(near, lambda parts: jnp.log(parts[k]) - jnp.log(parts.sum()) - share, choices[3], here)
+    k = picked(cumulated, choices[0])
+    size = jnp.exp(LOCAL_SCALE[0] + (LOCAL_SCALE[1] - LOCAL_SCALE[0]) * choices[1]) / np.sqrt(here.w.size)
+    w = here.w + mixture.chol[k] @ jax.random.normal(for_noise, here.w.shape) * size
+    there = Standing(w, potential(w), mixture.parts(w))
+    share_here, share_there = (jnp.log(s.parts[k]) - jnp.log(s.parts.sum()) for s in (here, there))
+    ratio = here.potential - there.potential + share_there - share_here
+    taken = jnp.log(choices[2]) < jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
+    return jax.tree.map(lambda new, old: jnp.where(taken, new, old), there, here)
 
 
 def _jittered(state: Any) -> Any:
@@ -198,6 +244,6 @@ def _jittered(state: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def kernels_of(problem: Problem, settings: NutsSettings, algorithm: Algorithm, later: bool) -> Kernels:
+def kernels_of(problem: Problem, settings: NutsSettings, algorithm: Algorithm) -> Kernels:
     """The one compiled set of an algorithm in this process: JAX compiles it once per shape."""
-    return Kernels(problem, settings, algorithm, later)
+    return Kernels(problem, settings, algorithm)

@@ -21,7 +21,7 @@ from chainsweep.diagnostics.verdict import (
     weighted_checks,
 )
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
-from chainsweep.engines.modecheck import MASS_OUTSIDE, ModeCheck
+from chainsweep.engines.modecheck import MASS_OUTSIDE, SPREAD, ModeCheck
 from chainsweep.execute.outside import check_chains, equal_draws
 from chainsweep.model.batched import BatchedProblem
 
@@ -147,6 +147,7 @@ def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
     return [
         below("mode check: means shift by {:.2f} sd", outside.sure_shift, config.verdict.mode_shift),
         below("{:.2%} of the mass where no chain went", outside.sure_mass, MASS_OUTSIDE),
+        below("mode check: log ratio of sds is {:.2f}", outside.sure_spread, SPREAD),
     ]
 
 
