@@ -20,7 +20,7 @@ BASE ?=
 DEBIAN_MIRROR ?= $(shell apt-get indextargets --format '$$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/*$$')
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse bench-nuts
+.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse bench-nuts bench-nuts-growth
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -43,6 +43,10 @@ test: $(STAMP)
 # NUTS over many data sets beside the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)
 	$(BIN)/python benchmarks/nuts.py
+
+# How its cost grows with data sets, points and parameters.
+bench-nuts-growth: $(STAMP)
+	$(BIN)/python benchmarks/nuts_growth.py
 
 check: format lint types test
 

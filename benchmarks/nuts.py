@@ -82,8 +82,8 @@ class Draws:
     lanes_busy: float
 
 
-def peaks(kind: str, datasets: int) -> Any:
-    """``datasets`` Gaussian peaks of a kind as a Batch; those of the stored references first."""
+def peaks(kind: str, datasets: int, points: int = POINTS) -> Any:
+    """Gaussian peaks of a kind as a Batch; with ``POINTS`` points, those of the stored references first."""
     import numpy as np
 
     from chainsweep.data.collection import Batch
@@ -96,14 +96,15 @@ def peaks(kind: str, datasets: int) -> Any:
         "broad": (stored.LOW, stored.HIGH),
     }[kind]
     rng = np.random.default_rng(7)
-    x = np.sort(rng.uniform(0, 1, (datasets, POINTS)), axis=1)
+    x = np.sort(rng.uniform(0, 1, (datasets, points)), axis=1)
     y_err = rng.uniform(0.05, 0.25, x.shape)
     height, place, width, level, slope = rng.uniform(*limits, (datasets, 5)).T[:, :, None]
     y = height * np.exp(-((x - place) ** 2) / (2 * width**2)) + level + slope * x + y_err * rng.standard_normal(x.shape)
     made = {"x": x, "y_err": y_err, "y": y}
     for name, values in made.items():
         first = getattr(known, name)[REFERENCES[kind]][:datasets]
-        values[: len(first)] = first
+        if points == POINTS:
+            values[: len(first)] = first
     return Batch(tuple(f"{kind}-{k:05d}" for k in range(datasets)), made, {}, np.ones(x.shape, bool))
 
 
@@ -273,8 +274,23 @@ def peer(row: str, batch: Any) -> tuple[Draws, Any, Any]:
     return draws, (rhat < 1.01) & (ess > 400) & (draws.diverging.sum(axis=(1, 2)) == 0), ess
 
 
-def engine(batch: Any, shard: int) -> tuple[Any, Any, Any]:
-    """This engine on shards of ``shard`` data sets, judged as a campaign judges: catalogue columns and draws."""
+def busy_share(notes: list[str]) -> float:
+    """Lanes busy over all blocks; a progress note says the share since its round began."""
+    import re
+
+    total, blocks = 0.0, 0
+    for k, note in enumerate(notes):
+        name = note.split(":")[0]
+        if k + 1 == len(notes) or notes[k + 1].split(":")[0] != name:
+            length = sum(other.split(":")[0] == name for other in notes)
+            share = re.search(r"lanes (\d+)% busy", note)
+            total, blocks = total + float(share[1]) / 100 * length if share else total, blocks + length
+    return total / max(1, blocks)
+
+
+def engine(problem: Any, batch: Any, shard: int) -> tuple[Any, Any, Any, float]:
+    """This engine on shards of ``shard`` data sets, judged as a campaign judges: catalogue columns, means and sds
+    of the draws, and the share of lanes that were busy."""
     import numpy as np
 
     from chainsweep.config import parse_config
@@ -284,21 +300,22 @@ def engine(batch: Any, shard: int) -> tuple[Any, Any, Any]:
     from chainsweep.execute.judge import judge
     from chainsweep.model.batched import BatchedProblem
 
-    _, problem = model(kind_of(batch))
     fields = {n: n for n in batch.fields}
     config = parse_config({"model": {"file": "model.py", "observed": ["y"]}, "data": {"fields": fields}}, "benchmark")
     seeds = Seeds(1, "nuts")
-    columns, theta = [], []
+    columns, means, sds, busy = [], [], [], []
     for start in range(0, len(batch), shard):
         part = batch.take(np.arange(start, min(start + shard, len(batch))))
-        sink = ProgressSink(lambda *_: None)
+        notes: list[str] = []
+        sink = ProgressSink(lambda done, total, note="", notes=notes: notes.append(note))
         outcome = nuts.run(problem, part, config.engines.nuts, seeds, sink=sink, resume=None, deadline=lambda: False)
         columns.append(judge(outcome.chains, BatchedProblem(problem, part), config, seeds))
-        theta.append(np.asarray(problem.flatten(outcome.chains.posterior)))
+        theta = np.asarray(problem.flatten(outcome.chains.posterior))
+        means.append(np.nanmean(theta, axis=(1, 2)))
+        sds.append(np.nanstd(theta, axis=(1, 2)))
+        busy.append(busy_share(notes))
     joined = {name: np.concatenate([np.asarray(c[name]) for c in columns]) for name in columns[0]}
-    means = np.concatenate([np.nanmean(part, axis=(1, 2)) for part in theta])
-    sds = np.concatenate([np.nanstd(part, axis=(1, 2)) for part in theta])
-    return joined, means, sds
+    return joined, np.concatenate(means), np.concatenate(sds), float(np.mean(busy))
 
 
 def wrong_ones(kind: str, verified: Any, mean: Any, sd: Any) -> int | None:
@@ -325,10 +342,13 @@ def measure(row: str, kind: str, datasets: int, shard: int) -> Row:
 
     batch = peaks(kind, datasets)
     if row == "e":
-        columns, mean, sd = engine(batch, shard)
+        from chainsweep.execute.provenance import compile_clock
+
+        clock = compile_clock()
+        columns, mean, sd, busy = engine(model(kind)[1], batch, shard)
         seconds = time.perf_counter() - began
         verified = columns["verdict"] == "converged"
-        gradients, compiled, busy = float(np.nansum(columns["gradients"])), float("nan"), float("nan")
+        gradients, compiled = float(np.nansum(columns["gradients"])), clock.seconds
         ess = np.fmin(columns["ess_bulk_min"], columns["ess_tail_min"])
     else:
         draws, verified, ess = peer(row, batch)
@@ -356,15 +376,20 @@ def measure(row: str, kind: str, datasets: int, shard: int) -> Row:
 
 def in_process(row: str, kind: str, datasets: int, shard: int) -> Row:
     """The same in a process of its own, with an empty cache of compiled programs."""
-    words = [sys.executable, __file__, "--row", row, "--data", kind, "--datasets", str(datasets), "--shard", str(shard)]
+    words = ["--row", row, "--data", kind, "--datasets", str(datasets), "--shard", str(shard)]
+    return Row(**answer_of([__file__, *words]))
+
+
+def answer_of(words: list[str]) -> dict[str, Any]:
+    """What a script of these words prints last, as JSON."""
     with tempfile.TemporaryDirectory() as empty:
         environment = dict(os.environ)
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         prepare(Path(empty), environment)
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"row {row} failed:\n{done.stderr[-3000:]}")
-    return Row(**json.loads(done.stdout.splitlines()[-1]))
+        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-3000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def table(rows: list[Row]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import chainsweep
+from chainsweep.store.shard import read_header
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 
 SMALL = """
@@ -148,6 +149,16 @@ def test_figures_that_an_engine_has_not_are_null(finished):
     assert catalogue.loc["emcee", "divergences"].isna().all()
     assert catalogue.loc["snpe", "rhat_max"].isna().all()
     assert catalogue.loc["snpe", "khat"].notna().all()
+
+
+def test_a_shard_says_what_it_was_computed_on(finished):
+    made = read_header(finished / "shards" / "nuts" / "00000.h5").provenance
+    assert made["device"].startswith("cpu")
+    assert made["precision"] == "float64"
+    assert made["compile_seconds"] > 0.1
+    catalogue = chainsweep.open(finished).catalogue().set_index("engine")
+    assert set(catalogue.loc["nuts", "lanes"]) <= {1, 4}
+    assert catalogue.loc["emcee", "lanes"].isna().all()
 
 
 def test_python_interface(finished):

@@ -4,7 +4,7 @@ Each data set is sampled in coordinates :math:`w` with :math:`z = \hat z + L w`,
 :math:`L L^T` are mean and covariance of weighted draws (``engines/guide.py``), so the mass matrix is near the
 identity from the start, and the mixture fitted to them proposes jumps. Such data sets are sampled with HMC of a few
 jittered steps, in which lanes march in step, the others with NUTS (``algorithm = "auto"``). Each attempt at what
-failed its diagnostics is longer and has smaller steps than the one before, and learns from what that one drew.
+failed its diagnostics is longer than the one before, and learns from what that one drew.
 
 Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.11554 (NumPyro).
 """
@@ -92,6 +92,7 @@ class _Run:
         self.problem, self.batch, self.settings = problem, batch, settings
         self.seeds, self.sink, self.deadline = seeds, sink, deadline
         self.batched = BatchedProblem(problem, batch)
+        self.lanes = min(len(batch), settings.lanes or DEFAULT_LANES)
         self.sampled: dict[int, Sampled] = {}
         self.failures: dict[int, str] = {}
         self.seconds = np.zeros(len(batch))
@@ -162,8 +163,7 @@ class _Run:
 
     def _width(self, count: int) -> int:
         """Lanes of a round, in two shapes to compile: idle lanes cost as much as busy ones."""
-        limit = min(len(self.batch), self.settings.lanes or DEFAULT_LANES)
-        return limit if count > FEW_LANES else min(limit, FEW_LANES)
+        return self.lanes if count > FEW_LANES else min(self.lanes, FEW_LANES)
 
     def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching, rates: Rates) -> None:
         """Save the state, and say how far the round is."""
@@ -247,6 +247,7 @@ class _Run:
         per_chain = ("step_size", "acceptance", "tree_depth_hits", "gradients")
         info: Arrays = {name: np.full((count, chains), np.nan) for name in per_chain}
         info["attempts"] = np.zeros(count, np.int64)
+        info["lanes"] = np.full(count, self.lanes)
         for i, sampled in self.sampled.items():
             z[i, :, : n_draws[i]] = sampled.z
             info["attempts"][i] = sampled.attempts

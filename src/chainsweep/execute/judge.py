@@ -106,6 +106,7 @@ def _markov(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arra
         "tree_depth_hits": _per_chain(chains, "tree_depth_hits").sum(axis=1),
         "gradients": _per_chain(chains, "gradients").sum(axis=1),
         "attempts": _info(chains, "attempts"),
+        "lanes": _info(chains, "lanes"),
     }
     return figures, markov_checks(
         config.verdict,
