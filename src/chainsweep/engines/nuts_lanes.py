@@ -29,8 +29,10 @@ Counts = NDArray[np.int64]
 STATS = ("potential", "diverging", "accept_prob", "num_steps")
 TRACE_ROWS = 150
 """Rows of the trace of the first chain, warm-up included."""
-FIRST_LOOK = 400
-"""Draws of each chain before a data set is first looked at."""
+FIRST_LOOK = 200
+"""Draws of each chain before a data set is first looked at: what is hopeless leaves."""
+LEAST_DRAWS = 1000
+"""Draws of each chain before a data set may pass: shorter ones can miss a tail that all of them have yet to meet."""
 HOPELESS = 3.0
 """A data set that needs more than this times the most draws leaves at once: another attempt is cheaper."""
 EMPTY = -1
@@ -208,12 +210,14 @@ class Batching:
             if length <= 0 or not lanes.size:
                 continue
             factor, good = self.judge(self.z[lanes, :, :length], self.stats["diverging"][lanes, :, :length])
-            for lane, longer, passed in zip(lanes, factor, good, strict=True):
+            least = min(LEAST_DRAWS, self.program.draws)
+            for lane, longer, passed in zip(lanes, np.where(good, least / length, factor), good, strict=True):
                 if longer <= 1.0 or length >= self.program.draws or longer * length > HOPELESS * self.program.draws:
                     self.sampled[int(self.member[lane])] = self._taken(int(lane), int(length), bool(passed))
                     self.member[lane] = EMPTY
                 else:
-                    self.look[lane] = min(self.program.draws, max(length + 1, int(length * min(longer, 2.0))))
+                    further = least if passed else int(length * min(longer, 2.0))
+                    self.look[lane] = min(self.program.draws, max(length + 1, further))
 
     def _taken(self, lane: int, length: int, good: bool) -> Sampled:
         stats = {name: values[lane, :, :length].copy() for name, values in self.stats.items()}
