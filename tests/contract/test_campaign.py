@@ -156,8 +156,9 @@ def test_a_shard_says_what_it_was_computed_on(finished):
     assert made["device"].startswith("cpu")
     assert made["precision"] == "float64"
     assert made["compile_seconds"] > 0.1
-    catalogue = chainsweep.open(finished).catalogue().set_index("engine")
-    assert set(catalogue.loc["nuts", "lanes"]) <= {1, 4}
+    campaign = chainsweep.open(finished)
+    catalogue = campaign.catalogue().set_index("engine")
+    assert catalogue.loc["nuts", "lanes"].between(1, len(campaign.collection.ids)).all()
     assert catalogue.loc["emcee", "lanes"].isna().all()
 
 
