@@ -123,6 +123,8 @@ class NutsSettings(Section):
     """Independence Metropolis steps after each transition, towards what importance sampling found; 0: none."""
     lanes: Annotated[int, Field(ge=1)] | None = None
     """Data sets that are advanced together; by default 32."""
+    precision: Literal["auto", "float32", "float64"] = "auto"
+    """Of the chains; ``auto``: float32 on GPUs. What float32 is too coarse for is sampled in float64 all the same."""
     chains: Annotated[int, Field(ge=2)] = 4
     warmup: Annotated[int, Field(ge=50)] = 500
     draws: Annotated[int, Field(ge=50)] = 1000

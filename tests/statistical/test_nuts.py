@@ -81,10 +81,12 @@ def exact(batch, row):
     return np.linalg.solve(precision, design.T @ (weights * batch.fields["y"][row])), np.linalg.inv(precision)
 
 
-def test_means_and_covariances_of_lines_are_exact():
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_means_and_covariances_of_lines_are_exact(precision):
     batch = lines()
-    chains = sample(line, batch).chains
+    chains = sample(line, batch, SETTINGS.model_copy(update={"precision": precision})).chains
     assert not chains.failures
+    assert set(chains.info["precision_bits"]) == {int(precision[-2:])}
     for row in range(len(batch)):
         draws = np.stack([chains.posterior[n][row, :, : chains.n_draws[row]].ravel() for n in ("a", "b")])
         mean, covariance = exact(batch, row)
@@ -103,16 +105,52 @@ def test_chains_visit_both_modes():
     assert np.nanstd(draws) > 2.5
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 2])
-def test_a_stopped_run_continues_with_the_same_bits(stop_after):
-    batch = lines()
-    whole = sample(line, batch).chains
+def late(x, y_err, y=None):
+    """A mean far from zero, known to a thousandth: single precision has steps of 1/256 there."""
+    level = numpyro.sample("level", dist.Normal(59_000.0, 1.0))
+    numpyro.sample("obs", dist.Normal(level + 0 * x, y_err), obs=y)
+
+
+def test_what_single_precision_is_too_coarse_for_is_sampled_in_double():
+    """The energies where chains start say so; the mean is exact all the same."""
+    rng = np.random.default_rng(4)
+    fields = {"x": np.zeros((2, 12)), "y": rng.normal(59_000.0, 1e-3, (2, 12)), "y_err": np.full((2, 12), 1e-3)}
+    batch = Batch(("late", "later"), fields, {}, np.ones((2, 12), bool))
+    chains = sample(late, batch, SETTINGS.model_copy(update={"precision": "float32"})).chains
+    assert list(chains.info["precision_bits"]) == [64, 64]
+    error = 1e-3 / np.sqrt(12)
+    for row in range(2):
+        draws = chains.posterior["level"][row, :, : chains.n_draws[row]]
+        assert abs(draws.mean() - fields["y"][row].mean()) < 0.3 * error
+        assert draws.std() == pytest.approx(error, rel=0.2)
+
+
+def test_coarse_energies_along_the_chains_are_seen(monkeypatch):
+    """With a tolerance below rounding every data set is done again in double precision, and none passes before."""
+    monkeypatch.setattr(nuts, "ENERGY_ERROR", 1e-9)
+    monkeypatch.setattr(nuts._Run, "_check_precision", lambda run: None)
+    chains = sample(line, lines(2), SETTINGS.model_copy(update={"precision": "float32"})).chains
+    assert list(chains.info["precision_bits"]) == [64, 64]
+    np.testing.assert_array_equal(chains.posterior["a"], sample(line, lines(2)).chains.posterior["a"])
+
+
+def test_an_error_that_all_points_share_is_none():
+    exact = np.array([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [0.0, 1.0, np.inf], [0.0, 1.0, 2.0]])
+    single = exact + np.array([[3.0, 3.0, 3.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, np.nan, 0.0]])
+    error = nuts.energy_error(single, exact, np.ones_like(exact, bool))
+    np.testing.assert_allclose(error, [0.0, np.sqrt(2.0), 0.0, np.inf])
+
+
+@pytest.mark.parametrize(("stop_after", "precision"), [(0, "float64"), (1, "float64"), (2, "float64"), (1, "float32")])
+def test_a_stopped_run_continues_with_the_same_bits(stop_after, precision):
+    batch, settings = lines(), SETTINGS.model_copy(update={"precision": precision})
+    whole = sample(line, batch, settings).chains
     calls = iter(range(100))
     sink = Recorder()
-    stopped = sample(line, batch, deadline=lambda: next(calls) >= stop_after, sink=sink)
+    stopped = sample(line, batch, settings, deadline=lambda: next(calls) >= stop_after, sink=sink)
     assert stopped.status is Status.STOPPED
     assert len(sink.states) == stop_after + 1
-    resumed = sample(line, batch, resume=sink.states[-1]).chains
+    resumed = sample(line, batch, settings, resume=sink.states[-1]).chains
     for name, values in whole.posterior.items():
         np.testing.assert_array_equal(values, resumed.posterior[name])
     for name, values in whole.sample_stats.items():

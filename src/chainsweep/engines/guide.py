@@ -22,11 +22,11 @@ from scipy.special import logsumexp
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.diagnostics.weights import normalised_weights, resample
 from chainsweep.engines.base import Arrays, Seeds
-from chainsweep.engines.importance import Settings, WeightedDraws, adapt
-from chainsweep.engines.importance_start import Start, Target, from_modes, from_prior, target_of
+from chainsweep.engines.importance import Settings, adapt
+from chainsweep.engines.importance_start import Target, from_modes, from_prior, target_of
 from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
 from chainsweep.engines.mixture_fit import fit, place
-from chainsweep.engines.starts import Modes, Pool
+from chainsweep.engines.starts import Modes, Pool, prior_pool
 from chainsweep.model.batched import BatchedProblem
 
 Floats = NDArray[np.float64]
@@ -39,14 +39,20 @@ SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
 """Parts of the mixture that proposes jumps."""
 START_POWER = 0.5
 """Chains start at draws chosen with their weights to this power."""
-COMPONENTS = 96
-"""Of the fitted part: chains pay for each with every jump, and more find little more."""
-PASSES = (
-    Settings(draws=1500, rounds=6, components=COMPONENTS, points=1024, effective=100.0, known_share=0.1, ess=400.0),
-    Settings(draws=4000, rounds=8, components=COMPONENTS, points=2048, effective=300.0, known_share=0.2, ess=200.0),
+COMPONENTS, DEEP_COMPONENTS = 96, 224
+"""Of the fitted part, after a quick and after a deep search: chains pay for each with every jump."""
+QUICK = Settings(draws=1500, rounds=6, components=COMPONENTS, points=1024, effective=100.0, known_share=0.1, ess=400.0)
+"""The search for every data set."""
+DEEP = Settings(
+    draws=8000, rounds=8, components=512, points=4096, effective=1000.0, known_share=0.2, ess=400.0, lanes=4
 )
-"""A quick search for every data set, then a thorough one where the quick one proves nothing."""
-THOROUGH = PASSES[-1]
+"""The search where the quick one proves nothing, or chains fail that it guided: posteriors along ridges, with parts
+that few prior draws meet. Few lanes, since idle ones cost as much."""
+DEEP_PRIOR_DRAWS = 1 << 17
+DEEP_EVALUATIONS = 1 << 23
+"""Points that the prior draws of a deep search are compared with, at most."""
+FIT_DRAWS, FIT_POINTS, FIT_EFFECTIVE = 4000, 2048, 300.0
+"""Resampled draws that the mixture of the jumps is fitted to; points and effective points of the fit."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Guide:
 
     ``log_weight`` ``(component,)``, ``mean`` ``(component, n)`` and ``chol`` ``(component, n, n)`` are the mixture of
     the jumps; ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``starts`` are ``(attempt, chain, n)``; ``trusted``
-    says whether there are weighted draws behind all that.
+    says whether there are weighted draws behind all that, ``deep`` whether a deep search found them.
     """
 
     log_weight: Floats
@@ -65,19 +71,26 @@ class Guide:
     factor: Floats
     starts: Floats
     trusted: NDArray[np.bool_]
+    deep: NDArray[np.bool_]
 
     @property
     def fitted(self) -> bool:
         """Whether there is a fitted part."""
-        return self.log_weight.shape[1] > COMPONENTS
+        return self.log_weight.shape[1] > DEEP_COMPONENTS
 
     def arrays(self) -> Arrays:
         """As a state can hold it; ``Guide(**arrays)`` is the inverse."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
+    @property
+    def standing(self) -> int:
+        """Components before the fitted ones."""
+        return self.log_weight.shape[1] - DEEP_COMPONENTS * self.fitted
+
     def jumps(self, rows: NDArray[np.int64]) -> Mixture:
-        """The mixtures of the data sets ``rows``."""
-        return Mixture(self.log_weight[rows], self.mean[rows], self.chol[rows])
+        """The mixtures of the data sets ``rows``, as few components as hold them all."""
+        used = slice(None if self.deep[rows].any() or not self.fitted else self.standing + COMPONENTS)
+        return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
 
 def find_guide(batched: BatchedProblem, pool: Pool, modes: Modes, seeds: Seeds, chains: int, attempts: int) -> Guide:
@@ -95,16 +108,64 @@ def find_guide(batched: BatchedProblem, pool: Pool, modes: Modes, seeds: Seeds, 
     target, known = target_of(batched), from_modes(modes)
     start = from_prior(target, pool)
     parts = [(SHARES["broad"], start.broad), (SHARES["modes"], known)]
-    trusted = np.zeros(count, bool)
-    if center.shape[1] <= MOST_DIMENSIONS:
-        keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
-        weighted, trusted = _weighted_draws(target, start._replace(known=known), keys[:, 0])
-        parts.append((SHARES["fit"], _fitted(target, weighted, keys[:, 1])))
-        for i in np.flatnonzero(trusted):
-            center[i], factor[i] = _moments(weighted[i])
-            starts[i] = _overdispersed(weighted[i], starts[i], seeds.generator(batched.batch.ids[i], "start"))
-    log_weight, mean, chol = (np.asarray(part, float) for part in combine(*parts))
-    return Guide(log_weight, mean, chol, center, factor, starts, trusted)
+    trusted, deep = np.zeros(count, bool), np.zeros(count, bool)
+    if center.shape[1] > MOST_DIMENSIONS:
+        return Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
+    keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
+    quick = adapt(target, start._replace(known=known), keys[:, 0], QUICK)
+    weighted: Weighted = list(zip(quick.z, quick.log_weight, strict=True))
+    parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], COMPONENTS))))
+    trusted = (quick.khat < QUICK.khat) & (quick.ess >= QUICK.ess)
+    guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
+    for i in np.flatnonzero(trusted):
+        _rely_on(guide, int(i), weighted[i], seeds.generator(batched.batch.ids[i], "start"))
+    return deepened(guide, batched, np.flatnonzero(~trusted), seeds)
+
+
+def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], seeds: Seeds) -> Guide:
+    """``guide`` with a deep search for the data sets ``rows``, of which none had one; nothing where none is fitted."""
+    new = Guide(**{name: array.copy() for name, array in guide.arrays().items()})
+    if not guide.fitted:
+        new.deep[rows] = True
+        return new
+    standing = guide.standing
+    for first in range(0, rows.size, DEEP.lanes):
+        # The last group repeats a data set: one shape, compiled once.
+        group = rows[np.minimum(np.arange(first, first + DEEP.lanes), rows.size - 1)]
+        part = BatchedProblem(batched.problem, batched.batch.take(group))
+        target, keys = target_of(part), seeds.jax_keys(part.batch.ids, "guide-deep", 3)
+        draws = min(DEEP_PRIOR_DRAWS, max(1 << 12, DEEP_EVALUATIONS // max(1, part.batch.width)))
+        known = Mixture(*(array[:, 1:standing] for array in guide.jumps(group)))
+        start = from_prior(target, prior_pool(part, keys[:, 0], draws))
+        found = adapt(target, start._replace(known=_normalised(known)), keys[:, 1], DEEP)
+        weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
+        fit = _fitted(target, weighted, keys[:, 2], DEEP_COMPONENTS)
+        for whole, fitted in zip((new.log_weight, new.mean, new.chol), fit, strict=True):
+            whole[group, standing:] = np.asarray(fitted)
+        new.log_weight[group, standing:] += np.log(SHARES["fit"])
+        for k, i in enumerate(group):
+            new.trusted[i], new.deep[i] = found.ess[k] >= LEAST_ESS, True
+            if new.trusted[i]:
+                _rely_on(new, int(i), weighted[k], seeds.generator(batched.batch.ids[i], "start-deep"))
+    return new
+
+
+def _rely_on(guide: Guide, row: int, weighted: tuple[Floats, Floats], rng: np.random.Generator) -> None:
+    """Metric and starts of one data set from its weighted draws."""
+    guide.center[row], guide.factor[row] = _moments(weighted)
+    guide.starts[row] = _overdispersed(weighted, guide.starts[row], rng)
+
+
+def _arrays(*parts: tuple[float, Mixture]) -> tuple[Floats, Floats, Floats]:
+    """One mixture, as a Guide holds it."""
+    log_weight, mean, chol = (np.array(part, float) for part in combine(*parts))
+    return log_weight, mean, chol
+
+
+def _normalised(mixture: Mixture) -> Mixture:
+    """The same with weights that sum to 1, where there are any."""
+    total = logsumexp(mixture.log_weight, axis=1, keepdims=True)
+    return mixture._replace(log_weight=np.asarray(mixture.log_weight) - np.where(np.isfinite(total), total, 0.0))
 
 
 def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
@@ -113,7 +174,7 @@ def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds:
     Chains that lingered where the mixture was thin then have kernels there.
     """
     keys = seeds.jax_keys(batched.batch.ids, purpose, 2)
-    half = THOROUGH.draws // 2
+    half = FIT_DRAWS // 2
     z = np.asarray(draw(jumps, keys[:, 0], half))
     log_weight = batched.log_density_unconstrained(z) - np.asarray(log_density(jumps, z))
     clouds = []
@@ -121,51 +182,46 @@ def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds:
         even = found[even_indices(len(found), half)]
         again = own[resample(weights, half, np.asarray(0.5))] if np.isfinite(weights).any() else even
         clouds.append((np.concatenate([even, again]), np.zeros(len(even) + len(again))))
-    standing = jumps.log_weight.shape[1] - COMPONENTS
+    standing = jumps.log_weight.shape[1] - DEEP_COMPONENTS
     stands = Mixture(*(part[:, :standing] for part in jumps))
     fit_share = SHARES["fit"] / (1.0 - SHARES["fit"])
-    fitted = _fitted(target_of(batched), clouds, keys[:, 1])
-    normal = stands.log_weight - logsumexp(stands.log_weight, axis=1, keepdims=True)
-    return combine((1.0, stands._replace(log_weight=normal)), (fit_share, fitted))
+    fitted = _fitted(target_of(batched), clouds, keys[:, 1], DEEP_COMPONENTS)
+    return combine((1.0, _normalised(stands)), (fit_share, fitted))
 
 
 Weighted = list[tuple[Floats, Floats]]
 """Draws ``(draw, n)`` and log weights ``(draw,)`` of each data set."""
 
 
-def _weighted_draws(target: Target, start: Start, keys: NDArray[np.uint32]) -> tuple[Weighted, NDArray[np.bool_]]:
-    """Weighted draws from the first pass that can be believed, or the last, and whether they can guide."""
-    found: Weighted = [(np.empty((0, 0)), np.empty(0))] * len(start.z)
-    done = trusted = np.zeros(len(start.z), bool)
-    for settings in PASSES:
-        left = np.flatnonzero(~done)
-        if not left.size:
-            break
-        weighted: WeightedDraws = adapt(target, start, keys, settings, left)
-        done = done | ((weighted.khat < settings.khat) & (weighted.ess >= settings.ess))
-        trusted = done | (weighted.ess >= LEAST_ESS)
-        for i in left:
-            found[i] = weighted.z[i], weighted.log_weight[i]
-    return found, trusted
+def _padded(mixture: Mixture) -> Mixture:
+    """The same with components without weight, up to as many as a deep search fits."""
+    missing = DEEP_COMPONENTS - mixture.log_weight.shape[1]
+    log_weight, mean, chol = (np.asarray(part) for part in mixture)
+    rest = np.broadcast_to(np.eye(mean.shape[-1]), (len(mean), missing, *chol.shape[2:]))
+    return Mixture(
+        np.pad(log_weight, ((0, 0), (0, missing)), constant_values=-np.inf),
+        np.pad(mean, ((0, 0), (0, missing), (0, 0))),
+        np.concatenate([chol, rest], axis=1),
+    )
 
 
-def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32]) -> Mixture:
+def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], components: int) -> Mixture:
     """Mixtures fitted to weighted draws, in groups as importance sampling takes them."""
     count, n = len(weighted), weighted[0][0].shape[-1]
-    settings = THOROUGH
-    points = np.zeros((count, settings.draws, n))
-    log_weight = np.full((count, settings.draws), -np.inf)
+    lanes = QUICK.lanes if components == COMPONENTS else DEEP.lanes
+    points = np.zeros((count, FIT_DRAWS, n))
+    log_weight = np.full((count, FIT_DRAWS), -np.inf)
     for i, (z, weights) in enumerate(weighted):
         if np.isfinite(weights).any():
-            points[i] = z[resample(weights, settings.draws, np.asarray(0.5))]
+            points[i] = z[resample(weights, FIT_DRAWS, np.asarray(0.5))]
             log_weight[i] = 0.0
     parts = []
-    for first in range(0, count, settings.lanes):
+    for first in range(0, count, lanes):
         # The last group repeats a data set: one shape, compiled once.
-        rows = np.minimum(np.arange(first, first + settings.lanes), count - 1)
-        kernels = place(keys[rows], points[rows], log_weight[rows], settings.effective, settings.components)
+        rows = np.minimum(np.arange(first, first + lanes), count - 1)
+        kernels = place(keys[rows], points[rows], log_weight[rows], FIT_EFFECTIVE, components)
         precision = target.precision(np.asarray(kernels.center), rows)
-        parts.append(fit(keys[rows], points[rows], log_weight[rows], kernels, precision, settings.points))
+        parts.append(fit(keys[rows], points[rows], log_weight[rows], kernels, precision, FIT_POINTS))
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 

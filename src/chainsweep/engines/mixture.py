@@ -160,7 +160,7 @@ def _power(base: Array, nz: int) -> Array:
 
 def _stretch(key: Array, shape: tuple[int, ...]) -> Array:
     """The root of ``DEGREES`` over a chi-squared number: what makes a normal step a Student-t one."""
-    uniforms = jax.random.uniform(key, (2, *shape), minval=np.finfo(np.float64).tiny)
+    uniforms = jax.random.uniform(key, (2, *shape), minval=jnp.finfo(jnp.zeros(()).dtype).tiny)
     return jnp.sqrt(DEGREES / (-2.0 * jnp.log(uniforms[: DEGREES // 2]).sum(axis=0)))
 
 

@@ -12,8 +12,10 @@ Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,16 +23,20 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.guide import Guide, find_guide, learned
+from chainsweep.engines.guide import Guide, deepened, find_guide, learned
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
-from chainsweep.engines.nuts_program import Algorithm, Program
+from chainsweep.engines.nuts_program import Algorithm, Bits, Program, kernels_of
 from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 
+ENERGY_ERROR = 0.05
+"""Largest standard deviation of the error of single-precision log densities along a data set's chains."""
+ENERGY_RANGE = 30.0
+"""Starts this far below the best one in log density say nothing about a data set's precision."""
 SHRINK = 0.02
 """A data set that diverged takes this part of its steps the next time."""
 FEW_LANES = 8
@@ -54,13 +60,41 @@ def run(
     return _Run(problem, batch, settings, seeds, sink, deadline).execute(resume)
 
 
-def rounds_of(settings: Settings) -> list[tuple[int, Algorithm]]:
-    """The attempts and algorithms that a run goes through, one after the other.
+class Round(NamedTuple):
+    """One attempt at data sets of one algorithm and precision, that had a ``deep`` search or none."""
+
+    attempt: int
+    algorithm: Algorithm
+    bits: Bits
+    deep: bool
+
+    def __str__(self) -> str:
+        single = ", float32" if self.bits == 32 else ""
+        return f"attempt {self.attempt + 1}, {self.algorithm}{single}"
+
+
+def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
+    """What a run goes through, one after the other, where data sets begin with ``bits``.
 
     ``auto`` takes HMC where weighted draws guide the chains, and NUTS, which finds its own lengths, where none do.
+    Double precision comes behind single, for what that cannot do. After a first attempt all have a deep search.
     """
     algorithms: tuple[Algorithm, ...] = ("hmc", "nuts") if settings.algorithm == "auto" else (settings.algorithm,)
-    return [(attempt, algorithm) for attempt in range(settings.attempts) for algorithm in algorithms]
+    widths: tuple[Bits, ...] = (32, 64) if bits == 32 else (64,)
+    return [
+        Round(attempt, algorithm, width, deep)
+        for attempt in range(settings.attempts)
+        for algorithm in algorithms
+        for width in widths
+        for deep in ((False, True) if attempt == 0 else (True,))
+    ]
+
+
+def bits_of(settings: Settings) -> Bits:
+    """The precision that data sets begin with: single on GPUs, unless told otherwise."""
+    if settings.precision == "auto":
+        return 32 if jax.default_backend() == "gpu" else 64
+    return 32 if settings.precision == "float32" else 64
 
 
 @dataclass(frozen=True)
@@ -83,6 +117,19 @@ class Rates:
         return f"{text}, {seconds * open_still / gone:.0f} s left"
 
 
+def energy_error(single: Floats, exact: Floats, counted: NDArray[np.bool_]) -> Floats:
+    """Standard deviation ``(dataset,)`` of ``single`` less ``exact`` ``(dataset, point)`` over the points ``counted``.
+
+    An error that all points share is none. Infinite where one of the two is no number and the other is.
+    """
+    both = counted & np.isfinite(exact)
+    difference = np.where(both, single, 0.0) - np.where(both, exact, 0.0)
+    count = np.maximum(both.sum(axis=1), 1)
+    mean = difference.sum(axis=1) / count
+    variance = (np.where(both, difference - mean[:, None], 0.0) ** 2).sum(axis=1) / count
+    return np.sqrt(np.where(np.isnan(variance), np.inf, variance))
+
+
 class _Run:
     """One call of ``run``: attempts at the data sets that are still open."""
 
@@ -96,6 +143,8 @@ class _Run:
         self.sampled: dict[int, Sampled] = {}
         self.failures: dict[int, str] = {}
         self.seconds = np.zeros(len(batch))
+        self.begun: Bits = bits_of(settings)
+        self.bits = np.full(len(batch), self.begun, np.int64)
 
     def execute(self, resume: Arrays | None) -> Outcome:
         now = 0
@@ -104,21 +153,55 @@ class _Run:
             self.sampled = unpacked(_under("done/", resume))
             self.guide = Guide(**_under("guide/", resume))
             self.failures = {i: str(reason) for i, reason in enumerate(resume["failures"]) if reason}
+            self.begun, self.bits = 32 if resume["single"] else 64, resume["bits"].copy()
         else:
             self.guide = self._search()
-        rounds = rounds_of(self.settings)
+            self._check_precision()
+        rounds = rounds_of(self.settings, self.begun)
         while now < len(rounds):
-            open_sets = np.flatnonzero([self._is_open(i, rounds[now][1]) for i in range(len(self.batch))])
-            if open_sets.size and not self._round(now, *rounds[now], open_sets, resume):
+            open_sets = np.flatnonzero([self._is_open(i, rounds[now]) for i in range(len(self.batch))])
+            if open_sets.size and not self._round(now, rounds[now], open_sets, resume):
                 return Outcome(Status.STOPPED)
             resume, now = None, now + 1
         return Outcome(Status.COMPLETE, self._chains())
 
-    def _is_open(self, position: int, algorithm: Algorithm) -> bool:
+    def _is_open(self, position: int, this: Round) -> bool:
         """Whether a data set takes part in a round."""
         if position in self.failures or (position in self.sampled and self.sampled[position].good):
             return False
-        return self.settings.algorithm != "auto" or bool(self.guide.trusted[position]) == (algorithm == "hmc")
+        if self.bits[position] != this.bits or (this.attempt == 0 and self.guide.deep[position] != this.deep):
+            return False
+        return self.settings.algorithm != "auto" or bool(self.guide.trusted[position]) == (this.algorithm == "hmc")
+
+    def _check_precision(self) -> None:
+        """Double precision for data sets whose log density is too coarse in single precision where chains start.
+
+        Offsets large against the scales of a posterior, and sums of many points, are such.
+        """
+        if self.begun == 64:
+            return
+        starts = self.guide.starts.reshape(len(self.batch), -1, self.problem.ndim_unconstrained)
+        exact = -self.batched.log_density_unconstrained(starts)
+        w = np.linalg.solve(self.guide.factor[:, None], (starts - self.guide.center[:, None])[..., None])[..., 0]
+        kernels = kernels_of(self.problem, self.settings, "hmc", 32)
+        whitening = self.guide.center, self.guide.factor
+        single = np.asarray(kernels.potentials(w, *whitening, self.batched.observations), float)
+        counted = exact <= exact.min(axis=1, keepdims=True) + ENERGY_RANGE
+        self.bits[energy_error(single, exact, counted) > ENERGY_ERROR] = 64
+
+    def _single_enough(self, found: dict[int, Sampled]) -> None:
+        """Data sets to do again in double precision: log densities of their draws ``found`` were too coarse."""
+        members = np.array(sorted(found))
+        longest = max(found[i].stats["potential"].size for i in found)
+        z = np.empty((members.size, longest, self.problem.ndim_unconstrained))
+        single = np.full((members.size, longest), np.nan)
+        for row, i in enumerate(members):
+            size = found[i].stats["potential"].size
+            z[row] = found[i].z.reshape(size, -1)[np.arange(longest) % size]
+            single[row, :size] = found[i].stats["potential"].ravel()
+        exact = -BatchedProblem(self.problem, self.batch.take(members)).log_density_unconstrained(z)
+        self.bits[members[energy_error(single, exact, np.isfinite(single)) > ENERGY_ERROR]] = 64
+        self.sampled |= {i: replace(found[i], good=found[i].good and self.bits[i] == 32) for i in found}
 
     def _search(self) -> Guide:
         began = time.perf_counter()
@@ -138,13 +221,14 @@ class _Run:
         self.seconds += (time.perf_counter() - began) / len(self.batch)
         return guide
 
-    def _round(
-        self, now: int, attempt: int, algorithm: Algorithm, open_sets: NDArray[np.int64], resume: Arrays | None
-    ) -> bool:
+    def _round(self, now: int, this: Round, open_sets: NDArray[np.int64], resume: Arrays | None) -> bool:
         """One round of ``open_sets``, all of which get draws; False when the deadline came first."""
-        program = Program(self.problem, self.settings, algorithm, attempt)
+        if this.attempt:
+            shallow = open_sets[~self.guide.deep[open_sets]]
+            self.guide = deepened(self.guide, self.batched, shallow, self.seeds)
+        program = Program(self.problem, self.settings, this.algorithm, this.attempt, this.bits)
         width = self._width(open_sets.size)
-        batching = Batching(program, self._starts(open_sets, attempt), width, self._judge, attempt)
+        batching = Batching(program, self._starts(open_sets, this.attempt), width, self._judge, this.attempt)
         if resume is not None:
             batching.restore(_under("lanes/", resume))
         rates = Rates(time.perf_counter(), len(batching.sampled), batching.spent)
@@ -157,8 +241,11 @@ class _Run:
             members = open_sets[batching.member[batching.member >= 0]]
             shared = np.union1d(inside, members) if inside.size else members
             self.seconds[shared if shared.size else open_sets] += (time.perf_counter() - began) / max(1, shared.size)
-            self._tell(now, f"attempt {attempt + 1}, {algorithm}", open_sets, batching, rates)
-        self.sampled |= {int(open_sets[k]): found for k, found in batching.sampled.items()}
+            self._tell(now, str(this), open_sets, batching, rates)
+        found = {int(open_sets[k]): sampled for k, sampled in batching.sampled.items()}
+        self.sampled |= found
+        if this.bits == 32:
+            self._single_enough(found)
         return True
 
     def _width(self, count: int) -> int:
@@ -167,7 +254,8 @@ class _Run:
 
     def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching, rates: Rates) -> None:
         """Save the state, and say how far the round is."""
-        state = {"round": np.asarray(now), "seconds": self.seconds.copy()}
+        state = {"round": np.asarray(now), "seconds": self.seconds.copy(), "bits": self.bits.copy()}
+        state["single"] = np.asarray(self.begun == 32)
         state |= {f"guide/{name}": values for name, values in self.guide.arrays().items()}
         state["failures"] = np.array([self.failures.get(i, "") for i in range(len(self.batch))])
         state |= {f"done/{name}": values for name, values in packed(self.sampled).items()}
@@ -203,7 +291,7 @@ class _Run:
         jumps = guide.jumps(open_sets)
         drawn = [self.sampled[int(i)].z.reshape(-1, center.shape[1]) for i in open_sets if int(i) in self.sampled]
         known = np.array([int(i) in self.sampled for i in open_sets])
-        if known.any() and self.settings.jumps and guide.fitted:
+        if attempt and known.any() and self.settings.jumps and guide.fitted:
             sampled = BatchedProblem(self.problem, part.batch.take(np.flatnonzero(known)))
             before = Mixture(*(array[known] for array in jumps))
             for whole, new in zip(
@@ -247,7 +335,7 @@ class _Run:
         per_chain = ("step_size", "acceptance", "tree_depth_hits", "gradients")
         info: Arrays = {name: np.full((count, chains), np.nan) for name in per_chain}
         info["attempts"] = np.zeros(count, np.int64)
-        info["lanes"] = np.full(count, self.lanes)
+        info |= {"lanes": np.full(count, self.lanes), "precision_bits": self.bits}
         for i, sampled in self.sampled.items():
             z[i, :, : n_draws[i]] = sampled.z
             info["attempts"][i] = sampled.attempts

@@ -27,6 +27,8 @@ from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 Algorithm = Literal["hmc", "nuts"]
+Bits = Literal[32, 64]
+"""Of the numbers that chains are computed with."""
 
 HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
 """Share of ``warmup`` that goes to scouts where there is no metric yet; a block after them is for the step size."""
@@ -59,8 +61,10 @@ class Program:
     all three. Attempts differ in these numbers alone, and share what is compiled.
     """
 
-    def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, attempt: int) -> None:
-        self.kernels = kernels_of(problem, settings, algorithm)
+    def __init__(
+        self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, attempt: int, bits: Bits = 64
+    ) -> None:
+        self.kernels = kernels_of(problem, settings, algorithm, bits)
         longer = 2 ** (attempt if algorithm == "hmc" else max(0, attempt - 1))
         self.block = self.adapt = self.kernels.block
         share = HMC_SCOUTS if algorithm == "hmc" else NUTS_SCOUTS
@@ -74,23 +78,39 @@ class Program:
 
 
 class Kernels:
-    """What is compiled of an algorithm, for all attempts."""
+    """What is compiled of an algorithm, for all attempts; its functions take numbers of any width."""
 
-    def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, bits: Bits) -> None:
+        self.problem, self.bits = problem, bits
         self.fixed = algorithm == "hmc"
         self.jumps = settings.jumps
         self.block = self.adapt = min(settings.block, settings.warmup // 4)
         self.depth = settings.max_tree_depth
         self.steps = settings.hmc_steps if self.fixed else None
         self.target = settings.target_accept
-        self.initialise = jax.jit(jax.vmap(jax.vmap(self._initialise, in_axes=(0, 0, None))))
-        self.merge = jax.jit(self._merge)
-        self.pool_step_sizes = jax.jit(self._pool_step_sizes)
-        self.advance = jax.jit(self._advance_lanes, donate_argnums=0)
+        self.initialise = self._compiled(jax.vmap(jax.vmap(self._initialise, in_axes=(0, 0, None))))
+        self.merge = self._compiled(self._merge)
+        self.pool_step_sizes = self._compiled(self._pool_step_sizes)
+        self.advance = self._compiled(self._advance_lanes, donate_argnums=0)
+        self.potentials = self._compiled(jax.vmap(jax.vmap(self._whitened_potential, in_axes=(0, None, None, None))))
+
+    def _compiled(self, function: Callable, **options: Any) -> Callable:
+        compiled = jax.jit(function, **options)
+        if self.bits == 64:
+            return compiled
+
+        def in_single_precision(*arrays: Any) -> Any:
+            narrow = jax.tree.map(_narrowed, arrays)
+            with jax.enable_x64(False):
+                return compiled(*narrow)
+
+        return in_single_precision
 
     def _potential(self, w: Any, lane: Lanes) -> Any:
-        return self.problem.potential(lane.center + lane.factor @ w, lane.observations)
+        return self._whitened_potential(w, lane.center, lane.factor, lane.observations)
+
+    def _whitened_potential(self, w: Any, center: Any, factor: Any, observations: Observation) -> Any:
+        return self.problem.potential(center + factor @ w, observations)
 
     def _kernel(self, w: Any, key: Any, lane: Lanes) -> tuple[Any, Callable]:
         def potential(w: Any) -> Any:
@@ -197,8 +217,10 @@ def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int,
     for_draws, for_choices = jax.random.split(key)
     count = int(np.prod(shape))
     w = mixture.draws(for_draws, count)
-    log_weight = -jax.vmap(potential)(w) - mixture.log_density(w)
-    log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
+    log_proposal = mixture.log_density(w)
+    log_weight = -jax.vmap(potential)(w) - log_proposal
+    # Where the mixture's density is too small for a number it proposes nothing.
+    log_weight = jnp.where(jnp.isnan(log_weight) | jnp.isneginf(log_proposal), -jnp.inf, log_weight)
     log_uniform = jnp.log(jax.random.uniform(for_choices, (count,)))
     return Proposals(w.reshape(*shape, -1), log_weight.reshape(shape), log_uniform.reshape(shape))
 
@@ -243,7 +265,14 @@ def _jittered(state: Any) -> Any:
     return state._replace(adapt_state=state.adapt_state._replace(step_size=factor * state.adapt_state.step_size))
 
 
+_NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
+
+
+def _narrowed(array: Any) -> Any:
+    return array.astype(_NARROW.get(array.dtype, array.dtype))
+
+
 @lru_cache(maxsize=64)
-def kernels_of(problem: Problem, settings: NutsSettings, algorithm: Algorithm) -> Kernels:
+def kernels_of(problem: Problem, settings: NutsSettings, algorithm: Algorithm, bits: Bits = 64) -> Kernels:
     """The one compiled set of an algorithm in this process: JAX compiles it once per shape."""
-    return Kernels(problem, settings, algorithm)
+    return Kernels(problem, settings, algorithm, bits)

@@ -107,6 +107,7 @@ def _markov(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arra
         "gradients": _per_chain(chains, "gradients").sum(axis=1),
         "attempts": _info(chains, "attempts"),
         "lanes": _info(chains, "lanes"),
+        "precision_bits": _info(chains, "precision_bits"),
     }
     return figures, markov_checks(
         config.verdict,
