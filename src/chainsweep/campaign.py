@@ -61,9 +61,15 @@ class Paths:
         return self.root / "quarantine.csv"
 
     @property
+    def starts(self) -> Path:
+        """Draws of another campaign that chains start from; only where the configuration names one."""
+        return self.root / "starts.h5"
+
+    @property
     def frozen(self) -> tuple[Path, ...]:
         """What ``init`` writes, and nothing changes afterwards."""
-        return self.config, self.model, self.resolved, self.data, self.quarantine
+        always = self.config, self.model, self.resolved, self.data, self.quarantine
+        return (*always, self.starts) if self.starts.exists() else always
 
     @property
     def posterior(self) -> Path:

@@ -135,6 +135,8 @@ class NutsSettings(Section):
     """A data set that fails its diagnostics is run again, longer, with what its chains learnt, this often at most."""
     block: Annotated[int, Field(ge=10)] = 50
     """Iterations of one compiled call: between two, data sets leave and enter lanes and state is saved."""
+    starts_from: str | None = None
+    """Folder of a merged campaign whose SNPE draws of the same data sets chains start from; frozen by ``init``."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
     descents: Annotated[int, Field(ge=1)] = 12
     """Optimiser descents per data set, started from likely prior draws."""

@@ -16,6 +16,7 @@ from chainsweep.data.collection import Collection, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, InputError, ModelError, UsageError
 from chainsweep.packages import versions
+from chainsweep.store.starts import freeze_starts
 
 if TYPE_CHECKING:
     from chainsweep.model.problem import Problem
@@ -75,6 +76,10 @@ def _fill(paths: Paths, config_path: Path, model: Path, config: CampaignConfig, 
             f"[engines.snpe] mode = 'sequential' serves one data set, and this campaign has "
             f"{len(collection.ids)}; use mode = 'amortised', or a source with one data set"
         )
+    if config.engines.nuts.starts_from is not None:
+        source = Paths(config_path.parent / config.engines.nuts.starts_from).posterior
+        parameters = [(parameter.name, parameter.shape) for parameter in problem.parameters]
+        freeze_starts(source, "snpe", parameters, collection.ids, paths.starts)
     resolved = _resolve(paths, config, collection, problem, data_hash, len(ingested.quarantine))
     paths.resolved.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
 
@@ -93,7 +98,7 @@ def _resolve(
         "schema": SCHEMA,
         "config": config.model_dump(mode="json"),
         "data_hash": data_hash,
-        "files": {p.name: file_hash(p) for p in (paths.config, paths.model, paths.data, paths.quarantine)},
+        "files": {path.name: file_hash(path) for path in paths.frozen if path != paths.resolved},
         "datasets": len(collection.ids),
         "quarantined": quarantined,
         "parameters": list(problem.names),

@@ -162,6 +162,37 @@ def test_a_shard_says_what_it_was_computed_on(finished):
     assert catalogue.loc["emcee", "lanes"].isna().all()
 
 
+def test_chains_start_from_another_campaigns_draws(finished, tmp_path):
+    """``init`` freezes them, so that a change over there changes nothing here."""
+    for name in ("model.py", "data.npz"):
+        shutil.copy(finished.parent / name, tmp_path)
+    named = SMALL.replace("[engines.nuts]", f"[engines.nuts]\nstarts_from = {json.dumps(str(finished))}")
+    (tmp_path / "campaign.toml").write_text(LINE_CONFIG + named + '\n[policy]\nengines = ["nuts"]\n')
+    command("init", tmp_path / "campaign.toml", "--out", tmp_path / "next")
+    made, theirs = chainsweep.open(tmp_path / "next"), chainsweep.open(finished).draws("snpe")
+    assert "starts.h5" in made.resolved["files"]
+    with h5py.File(tmp_path / "next" / "starts.h5") as file:
+        frozen = file["draws"][...]
+    for row, name in enumerate(made.collection.ids):
+        assert np.isin(frozen[row, :, 0], theirs["a"].sel(dataset=name).values.ravel()).all()
+    command("run", tmp_path / "next")
+    command("merge", tmp_path / "next")
+    assert (made.catalogue()["verdict"] == "converged").all()
+
+
+def test_draws_of_another_model_are_no_start(finished, tmp_path):
+    for name in ("model.py", "data.npz"):
+        shutil.copy(finished.parent / name, tmp_path)
+    model = (tmp_path / "model.py").read_text()
+    (tmp_path / "model.py").write_text(model.replace('sample("a"', 'sample("other"'))
+    named = SMALL.replace("[engines.nuts]", f"[engines.nuts]\nstarts_from = {json.dumps(str(finished))}")
+    (tmp_path / "campaign.toml").write_text(LINE_CONFIG + named)
+    refused = command("init", tmp_path / "campaign.toml", "--out", tmp_path / "next", check=False)
+    assert refused.returncode == 65
+    assert "'other'" in refused.stderr
+    assert not (tmp_path / "next").exists()
+
+
 def test_python_interface(finished):
     campaign = chainsweep.open(finished)
     tree = campaign.posterior(campaign.collection.ids[0], "nuts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -50,8 +51,8 @@ def two_modes(x, y=None):
 @lru_cache
 def problem_of(model):
     """One Problem a model, so that its program is compiled once for all tests."""
-    points = 8 if model is two_modes else 12
-    fields = dict.fromkeys(("x", "y") if model is two_modes else ("x", "y", "y_err"), np.ones(points))
+    points = 8 if model in (two_modes, spike) else 12
+    fields = dict.fromkeys(("x", "y") if points == 8 else ("x", "y", "y_err"), np.ones(points))
     example = example_observation({n: v * (1.0 + np.arange(points)) for n, v in fields.items()}, {})
     return Problem(model, trace_structure(model, Path("model.py"), example, ("y",)), ("y",))
 
@@ -132,6 +133,33 @@ def test_coarse_energies_along_the_chains_are_seen(monkeypatch):
     chains = sample(line, lines(2), SETTINGS.model_copy(update={"precision": "float32"})).chains
     assert list(chains.info["precision_bits"]) == [64, 64]
     np.testing.assert_array_equal(chains.posterior["a"], sample(line, lines(2)).chains.posterior["a"])
+
+
+def spike(x, y=None):
+    """What is seen is near 0 but in a window of 1e-8, which no search meets and holds all of the mass."""
+    a = numpyro.sample("a", dist.Uniform(0, 1))
+    numpyro.sample("obs", dist.Normal(3.0 * jnp.exp(-0.5 * ((a - 0.7) / 1e-8) ** 2) + 0 * x, 0.5), obs=y)
+
+
+def test_chains_go_where_given_draws_are():
+    """Draws of another engine show a mode that prior draws and descents cannot find; without them it is missed."""
+    batch = Batch(("found", "lost"), {"x": np.zeros((2, 8)), "y": np.full((2, 8), 3.0)}, {}, np.ones((2, 8), bool))
+    given = np.full((2, 64, 1), np.nan)
+    given[0, :, 0] = np.random.default_rng(0).normal(0.7, 3e-9, 64)
+    problem = problem_of(spike)
+    chains = nuts.run(
+        problem,
+        batch,
+        SETTINGS.model_copy(update={"attempts": 2}),
+        Seeds(1, "nuts"),
+        sink=Recorder(),
+        resume=None,
+        deadline=lambda: False,
+        elsewhere=lambda ids: given,
+    ).chains
+    found, lost = (chains.posterior["a"][row, :, : chains.n_draws[row]] for row in range(2))
+    assert np.abs(found - 0.7).max() < 1e-7
+    assert np.abs(lost - 0.7).min() > 1e-7
 
 
 def test_an_error_that_all_points_share_is_none():

@@ -23,7 +23,7 @@ from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.diagnostics.weights import normalised_weights, resample
 from chainsweep.engines.base import Arrays, Seeds
 from chainsweep.engines.importance import Settings, adapt
-from chainsweep.engines.importance_start import Target, from_modes, from_prior, target_of
+from chainsweep.engines.importance_start import Target, from_chains, from_modes, from_prior, target_of
 from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool, prior_pool
@@ -93,9 +93,19 @@ class Guide:
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
 
-def find_guide(batched: BatchedProblem, pool: Pool, modes: Modes, seeds: Seeds, chains: int, attempts: int) -> Guide:
-    """The guide of every data set of a batch, from its prior draws and modes."""
-    count = len(batched.batch)
+def find_guide(
+    batched: BatchedProblem,
+    pool: Pool,
+    modes: Modes,
+    seeds: Seeds,
+    shape: tuple[int, int],
+    draws: Floats | None = None,
+) -> Guide:
+    """The guide of every data set of a batch, from its prior draws and modes.
+
+    ``shape`` says chains and attempts. ``draws`` ``(dataset, draw, n)`` are of somebody else, NaN where there are none.
+    """
+    (chains, attempts), count = shape, len(batched.batch)
     best = np.argmax(modes.log_mass, axis=1)
     rows = np.arange(count)
     center, factor = modes.z[rows, best].copy(), _cholesky(modes.covariance[rows, best])
@@ -106,6 +116,15 @@ def find_guide(batched: BatchedProblem, pool: Pool, modes: Modes, seeds: Seeds, 
         ]
     )
     target, known = target_of(batched), from_modes(modes)
+    if draws is not None:
+        known = combine(
+            (0.5, known), (0.5, from_chains(target, draws, seeds.jax_keys(batched.batch.ids, "given", 1)[:, 0]))
+        )
+        for i, given in enumerate(draws):
+            given = given[np.isfinite(given).all(axis=-1)]
+            if len(given) >= chains * attempts:
+                rng = seeds.generator(batched.batch.ids[i], "start-given")
+                starts[i] = _overdispersed((given, np.zeros(len(given))), starts[i], rng)
     start = from_prior(target, pool)
     parts = [(SHARES["broad"], start.broad), (SHARES["modes"], known)]
     trusted, deep = np.zeros(count, bool), np.zeros(count, bool)
@@ -117,8 +136,8 @@ def find_guide(batched: BatchedProblem, pool: Pool, modes: Modes, seeds: Seeds, 
     parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], COMPONENTS))))
     trusted = (quick.khat < QUICK.khat) & (quick.ess >= QUICK.ess)
     guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
-    for i in np.flatnonzero(trusted):
-        _rely_on(guide, int(i), weighted[i], seeds.generator(batched.batch.ids[i], "start"))
+    for row in np.flatnonzero(trusted).tolist():
+        _rely_on(guide, row, weighted[row], seeds.generator(batched.batch.ids[row], "start"))
     return deepened(guide, batched, np.flatnonzero(~trusted), seeds)
 
 

@@ -12,6 +12,7 @@ Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -54,10 +55,18 @@ def run(
     sink: Sink,
     resume: Arrays | None,
     deadline: Deadline,
+    elsewhere: Callable[[tuple[str, ...]], Floats] | None = None,
 ) -> Outcome:
-    """Sample every data set of ``batch``; see ``chainsweep.engines.base`` for the contract."""
+    """Sample every data set of ``batch``; see ``chainsweep.engines.base`` for the contract.
+
+    ``elsewhere(ids)`` gives draws ``(dataset, draw, ndim)``, constrained, of another engine, a trained network's say,
+    NaN where there are none: chains and the search start there too, and are believed no more than prior draws.
+    """
     problem.require("nuts")
-    return _Run(problem, batch, settings, seeds, sink, deadline).execute(resume)
+    run = _Run(problem, batch, settings, seeds, sink, deadline)
+    if elsewhere is not None and resume is None:
+        run.elsewhere = elsewhere(batch.ids)
+    return run.execute(resume)
 
 
 class Round(NamedTuple):
@@ -140,6 +149,7 @@ class _Run:
         self.seeds, self.sink, self.deadline = seeds, sink, deadline
         self.batched = BatchedProblem(problem, batch)
         self.lanes = min(len(batch), settings.lanes or DEFAULT_LANES)
+        self.elsewhere: Floats | None = None
         self.sampled: dict[int, Sampled] = {}
         self.failures: dict[int, str] = {}
         self.seconds = np.zeros(len(batch))
@@ -217,7 +227,9 @@ class _Run:
                 f"none of {self.settings.prior_draws} prior draws has a finite likelihood; "
                 "check the data set's values and the prior"
             )
-        guide = find_guide(self.batched, pool, modes, self.seeds, self.settings.chains, self.settings.attempts)
+        draws = None if self.elsewhere is None else self.batched.unconstrain_padded(self.elsewhere)
+        shape = self.settings.chains, self.settings.attempts
+        guide = find_guide(self.batched, pool, modes, self.seeds, shape, draws)
         self.seconds += (time.perf_counter() - began) / len(self.batch)
         return guide
 

@@ -36,6 +36,7 @@ from chainsweep.execute.provenance import compile_clock, provenance
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.publish import publish
 from chainsweep.store.shard import Shard, ShardHeader, publish_shard
+from chainsweep.store.starts import read_starts
 
 Floats = NDArray[np.float64]
 
@@ -95,6 +96,8 @@ def sample(
     keywords: dict[str, Any] = {}
     if engine == "snpe":
         keywords = _trained(campaign) if trained is None else {"trained": trained, "device": torch_device()}
+    if engine == "nuts" and campaign.config.engines.nuts.starts_from is not None:
+        keywords = {"elsewhere": partial(_draws_elsewhere, campaign)}
     run = partial(
         ENGINES[engine].load().run,
         campaign.problem,
@@ -152,6 +155,12 @@ def _trained(campaign: Campaign) -> dict[str, Any]:
     from chainsweep.execute.train import load_trained
 
     return {"trained": load_trained(campaign), "device": torch_device()}
+
+
+def _draws_elsewhere(campaign: Campaign, ids: tuple[str, ...]) -> Floats:
+    """Draws ``(dataset, draw, ndim)`` of another campaign that ``init`` froze."""
+    positions = np.array([campaign.collection.position(name) for name in ids])
+    return read_starts(campaign.paths.starts, positions)
 
 
 def _no_draws(campaign: Campaign, engine: str, reason: str) -> Chains:

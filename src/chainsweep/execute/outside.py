@@ -40,8 +40,7 @@ def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> NDA
     """``(dataset, CHAIN_DRAWS, n)`` unconstrained draws of all chains; NaN rows are padding."""
     theta = np.asarray(batched.problem.flatten(chains.posterior), float)
     points = equal_draws(chains, theta, batched.batch.ids, CHAIN_DRAWS, seeds, "check-draws")
-    present = np.isfinite(points).all(axis=-1, keepdims=True)
-    return np.where(present, batched.unconstrain(np.where(present, points, 0.5)), np.nan)
+    return batched.unconstrain_padded(points)
 
 
 def equal_draws(

@@ -110,6 +110,12 @@ class BatchedProblem:
         """Constrained to unconstrained points."""
         return self._call("unconstrain", theta)
 
+    def unconstrain_padded(self, theta: Floats) -> Floats:
+        """The same, NaN where a row of ``theta`` is padding (NaN), or on the edge of the support."""
+        present = np.isfinite(theta).all(axis=-1, keepdims=True)
+        z = self.unconstrain(np.where(present, theta, 0.5))
+        return np.where(present & np.isfinite(z).all(axis=-1, keepdims=True), z, np.nan)
+
     def curve(self, theta: Floats) -> Floats:
         """The model's curve, shape ``(dataset, draw, point)``, padding included."""
         return self._call("curve", theta)

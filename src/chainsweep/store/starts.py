@@ -1,0 +1,93 @@
+"""``starts.h5``: draws of another campaign's data sets, frozen into this one for chains to start from.
+
+``draws`` is ``(dataset, draw, ndim)`` float64, constrained, of equal weight, in the order of this campaign's data sets;
+NaN where the other campaign has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.diagnostics.thinning import even_indices
+from chainsweep.diagnostics.weights import resample
+from chainsweep.errors import ConfigError
+
+Floats = NDArray[np.float64]
+
+DRAWS = 64
+"""Kept of a data set: enough to say where its posterior is."""
+BLOCK = 256
+"""Data sets that are read at once."""
+
+
+def freeze_starts(
+    source: Path, engine: str, parameters: Sequence[tuple[str, tuple[int, ...]]], ids: Sequence[str], path: Path
+) -> int:
+    """Take over draws of ``engine`` from the merged posterior ``source``; the number of data sets that have some.
+
+    ``parameters`` are names and shapes, in the order of the columns.
+
+    Raises
+    ------
+    ConfigError
+        The file is no merged posterior, or has not this engine, these parameters, or any of these data sets.
+    """
+    position = {name: row for row, name in enumerate(ids)}
+    columns = int(sum(np.prod(shape, dtype=int) for _, shape in parameters))
+    try:
+        with h5py.File(source, "r", locking=False) as theirs, h5py.File(path, "w") as ours:
+            if engine not in theirs:
+                raise ConfigError(f"{source}: has no draws of {engine}, which chains could start from")
+            posterior, stats = theirs[engine]["posterior"], theirs[engine]["sample_stats"]
+            for name, shape in parameters:
+                if name not in posterior or posterior[name].shape[3:] != shape:
+                    raise ConfigError(f"{source}: {engine} has no parameter {name!r} of shape {shape}: another model")
+            names = posterior["dataset"].asstr()[...]
+            draws = ours.create_dataset("draws", (len(ids), DRAWS, columns), dtype=float, fillvalue=np.nan)
+            found = 0
+            for first in range(0, len(names), BLOCK):
+                rows = [row for row in range(first, min(first + BLOCK, len(names))) if names[row] in position]
+                if not rows:
+                    continue
+                lengths = stats["n_draws"][rows]
+                blocks = [
+                    posterior[name][rows].reshape(len(rows), *posterior[name].shape[1:3], -1) for name, _ in parameters
+                ]
+                theta = np.concatenate(blocks, axis=-1).astype(float)
+                log_weight = stats["log_weight"][rows] if "log_weight" in stats else np.zeros(theta.shape[:3])
+                for k, row in enumerate(rows):
+                    own = _equal(theta[k, :, : lengths[k]], log_weight[k, :, : lengths[k]])
+                    draws[position[names[row]], : len(own)] = own
+                    found += len(own) > 0
+    except (OSError, KeyError) as error:
+        raise ConfigError(f"{source}: expected a merged posterior ({error}); run 'chainsweep merge' there") from error
+    if not found:
+        raise ConfigError(f"{source}: {engine} has draws of none of this campaign's {len(ids)} data sets")
+    return found
+
+
+def read_starts(path: Path, positions: NDArray[np.int64]) -> Floats:
+    """``(dataset, draw, ndim)`` of the data sets at ``positions``."""
+    order = np.argsort(positions, kind="stable")
+    with h5py.File(path, "r", locking=False) as file:
+        sorted_rows = file["draws"][positions[order]]
+    result = np.empty_like(sorted_rows)
+    result[order] = sorted_rows
+    return result
+
+
+def _equal(theta: Floats, log_weight: Floats) -> Floats:
+    """At most ``DRAWS`` of the draws ``(chain, draw, ndim)``, of equal weight, ``(draw, ndim)``."""
+    flat, weights = theta.reshape(-1, theta.shape[-1]), log_weight.ravel()
+    usable = np.isfinite(flat).all(axis=-1) & np.isfinite(weights)
+    flat, weights = flat[usable], weights[usable]
+    if not len(flat):
+        return flat
+    if np.ptp(weights) == 0.0:
+        return flat[even_indices(len(flat), DRAWS)]
+    return flat[resample(weights, DRAWS, np.asarray(0.5))]
