@@ -122,7 +122,7 @@ class NutsSettings(Section):
     jumps: Annotated[int, Field(ge=0, le=64)] = 16
     """Independence Metropolis steps after each transition, towards what importance sampling found; 0: none."""
     lanes: Annotated[int, Field(ge=1)] | None = None
-    """Data sets that are advanced together; by default 32."""
+    """Data sets that are advanced together; by default 32, on a GPU as many as half its memory holds."""
     precision: Literal["auto", "float32", "float64"] = "auto"
     """Of the chains; ``auto``: float32 on GPUs. What float32 is too coarse for is sampled in float64 all the same."""
     chains: Annotated[int, Field(ge=2)] = 4

@@ -276,3 +276,11 @@ def test_progress_says_what_a_user_asks_for():
     assert notes[-1][:2] == (7, 7)
     for words in ("0 running, 0 waiting", "% busy", "verified/s", "gradients/s", "0 s left"):
         assert words in notes[-1][2]
+
+
+def test_lanes_follow_the_memory_of_a_gpu():
+    """A processor takes the default; a GPU half its memory's worth, within bounds."""
+    assert nuts.lanes_that_fit(None, 1 << 20) == nuts.DEFAULT_LANES
+    assert nuts.lanes_that_fit(1 << 30, 1 << 20) == 512
+    assert nuts.lanes_that_fit(1 << 20, 1 << 20) == nuts.DEFAULT_LANES
+    assert nuts.lanes_that_fit(1 << 40, 1 << 20) == nuts.MOST_LANES

@@ -24,7 +24,7 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.guide import Guide, deepened, find_guide, learned
+from chainsweep.engines.guide import DEEP_COMPONENTS, Guide, deepened, find_guide, learned
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
 from chainsweep.engines.nuts_program import Algorithm, Bits, Program, kernels_of
@@ -42,8 +42,11 @@ SHRINK = 0.02
 """A data set that diverged takes this part of its steps the next time."""
 FEW_LANES = 8
 """Lanes of a round of so few data sets."""
-DEFAULT_LANES = 32
-"""Data sets that are advanced together, by default: their arrays stay in a processor's cache."""
+DEFAULT_LANES, MOST_LANES = 32, 2048
+"""Data sets that are advanced together: on a processor, whose cache then holds their arrays, and at most on a GPU, so
+that the draws of all fit the host's memory."""
+MEMORY_SHARE = 0.5
+"""Of a GPU's memory that lanes may take."""
 
 
 def run(
@@ -99,6 +102,19 @@ def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
     ]
 
 
+def device_memory() -> int | None:
+    """Bytes of the GPU that JAX may use; None where it computes on a processor."""
+    figures = jax.local_devices()[0].memory_stats()
+    return int(figures["bytes_limit"]) if figures and "bytes_limit" in figures else None
+
+
+def lanes_that_fit(memory: int | None, lane: int) -> int:
+    """Lanes of ``lane`` bytes each for a device of ``memory`` bytes, None where it is a processor."""
+    if memory is None:
+        return DEFAULT_LANES
+    return min(MOST_LANES, max(DEFAULT_LANES, int(MEMORY_SHARE * memory) // lane))
+
+
 def bits_of(settings: Settings) -> Bits:
     """The precision that data sets begin with: single on GPUs, unless told otherwise."""
     if settings.precision == "auto":
@@ -148,13 +164,21 @@ class _Run:
         self.problem, self.batch, self.settings = problem, batch, settings
         self.seeds, self.sink, self.deadline = seeds, sink, deadline
         self.batched = BatchedProblem(problem, batch)
-        self.lanes = min(len(batch), settings.lanes or DEFAULT_LANES)
+        self.begun: Bits = bits_of(settings)
+        self.lanes = min(len(batch), settings.lanes or lanes_that_fit(device_memory(), self._lane_bytes()))
         self.elsewhere: Floats | None = None
         self.sampled: dict[int, Sampled] = {}
         self.failures: dict[int, str] = {}
         self.seconds = np.zeros(len(batch))
-        self.begun: Bits = bits_of(settings)
         self.bits = np.full(len(batch), self.begun, np.int64)
+
+    def _lane_bytes(self) -> int:
+        """Device memory of one lane: its data, its mixture, and a block's proposals and outputs, twice."""
+        n, settings = self.problem.ndim_unconstrained, self.settings
+        data = sum(values[0].size for values in (*self.batch.fields.values(), self.batch.mask))
+        mixture = 2 * DEEP_COMPONENTS * (2 * n**2 + 3 * n + 2)
+        block = settings.chains * settings.block * (settings.jumps * (n + 2) + n + 4)
+        return self.begun // 8 * 2 * (data * (1 + settings.chains) + mixture + block)
 
     def execute(self, resume: Arrays | None) -> Outcome:
         now = 0
@@ -239,7 +263,7 @@ class _Run:
             shallow = open_sets[~self.guide.deep[open_sets]]
             self.guide = deepened(self.guide, self.batched, shallow, self.seeds)
         program = Program(self.problem, self.settings, this.algorithm, this.attempt, this.bits)
-        width = self._width(open_sets.size)
+        width = self._width(open_sets.size) if resume is None else resume["lanes/member"].size
         batching = Batching(program, self._starts(open_sets, this.attempt), width, self._judge, this.attempt)
         if resume is not None:
             batching.restore(_under("lanes/", resume))
@@ -261,7 +285,10 @@ class _Run:
         return True
 
     def _width(self, count: int) -> int:
-        """Lanes of a round, in two shapes to compile: idle lanes cost as much as busy ones."""
+        """Lanes of a round, in two shapes to compile: idle lanes cost as much as busy ones.
+
+        A resumed round has the lanes that it began with, whatever this device has room for.
+        """
         return self.lanes if count > FEW_LANES else min(self.lanes, FEW_LANES)
 
     def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching, rates: Rates) -> None:

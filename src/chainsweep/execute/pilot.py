@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +111,12 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
     for engine in engines:
         say(f"pilot: {engine}, {len(batch)} data set{'s' if len(batch) > 1 else ''}, three times")
         timings[engine] = _time_engine(campaign, engine, batch, trained if engine == "snpe" else None)
+        if engine == "nuts" and campaign.config.engines.nuts.algorithm == "auto":
+            rates = {algorithm: _ess_per_second(campaign, batch, algorithm) for algorithm in ("hmc", "nuts", "auto")}
+            compared = ", ".join(f"{algorithm} {rate:.3g}" for algorithm, rate in rates.items())
+            say(f"pilot: nuts, effective draws a second by algorithm: {compared}")
+            note = "; ".join(filter(None, (timings[engine].note, f"effective draws a second: {compared}")))
+            timings[engine] = replace(timings[engine], note=note)
     text = json.dumps({kind: asdict(timing) for kind, timing in timings.items()}, indent=1) + "\n"
     publish_text(campaign.paths.pilot, text)
 
@@ -147,7 +154,8 @@ def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object)
     _run_once(campaign, engine, batch, trained)
     jax.clear_caches()
     cold, _ = _run_once(campaign, engine, batch, trained)
-    warm, shares = _run_once(campaign, engine, batch, trained)
+    warm, summary = _run_once(campaign, engine, batch, trained)
+    shares = np.nan_to_num(np.asarray(summary["seconds"], float))
     # the engine's own shares say how unequal the data sets are; the clock says how long they took together
     seconds = shares * warm / shares.sum() if shares.sum() > 0 else np.full(len(batch), warm / len(batch))
     notes = ["with a network hardly trained, so at most"] if trained is not None else []
@@ -158,8 +166,8 @@ def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object)
     return Timing(setup, tuple(seconds.tolist()), len(batch), describe_device(), "; ".join(notes))
 
 
-def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[float, np.ndarray]:
-    """Sample and judge ``batch``: seconds by the clock, and the share of each data set as the engine counts it."""
+def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[float, dict[str, Any]]:
+    """Sample and judge ``batch``: seconds by the clock, and the catalogue columns."""
     from chainsweep.execute.infer import judged_shard, sample
 
     began = time.perf_counter()
@@ -174,7 +182,19 @@ def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) ->
         raise ChainsweepError(f"the pilot of {engine} ended early: {outcome.status.value}")
     content = judged_shard(campaign, batch, engine, 0, 1, outcome.chains)
     took = time.perf_counter() - began
-    return took, np.nan_to_num(np.asarray(content.summary["seconds"], float))
+    return took, dict(content.summary)
+
+
+def _ess_per_second(campaign: Campaign, batch: Batch, algorithm: str) -> float:
+    """Smallest bulk ESS of each data set, summed, over the seconds of a second run, in which nothing is compiled."""
+    engines = campaign.config.engines
+    nuts = engines.nuts.model_copy(update={"algorithm": algorithm})
+    config = campaign.config.model_copy(update={"engines": engines.model_copy(update={"nuts": nuts})})
+    other = Campaign(campaign.paths.root)
+    other.config = config
+    for _ in range(2):
+        took, summary = _run_once(other, "nuts", batch, None)
+    return float(np.nansum(summary["ess_bulk_min"])) / took
 
 
 def _start_seconds(engine: str) -> float:
