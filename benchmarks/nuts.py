@@ -2,6 +2,7 @@
 
     make bench-nuts                                      # all rows, some ten minutes; writes build/bench-nuts.json
     python benchmarks/nuts.py --only e --datasets 256    # one row, smaller
+    python benchmarks/nuts.py --gamma FOLDER             # and measured photopeaks (jobs/gamma_lines)
 
 Rows: (a) a fresh NumPyro MCMC object a data set, 4 vectorised chains, 1,000 + 3,000 iterations; (b) the same object
 used again, compiled once (`jit_model_args`); (c) NumPyro's kernel vmapped over chains and data sets, 500 + 1,000;
@@ -43,7 +44,7 @@ NAMES = {
 }
 DATA = ("narrow", "visible", "broad")
 """The worked example's own prior and draws of it; visible peaks, and draws of it, under the broad prior."""
-REFERENCES = {"narrow": slice(0), "visible": slice(0, 32), "broad": slice(32, 64)}
+REFERENCES = {"narrow": slice(0), "visible": slice(0, 32), "broad": slice(32, 64), "gamma": slice(0)}
 """Which of the stored reference posteriors are of a kind; the data sets of a benchmark begin with them."""
 CHAINS, TARGET, DEPTH = 4, 0.9, 8
 POINTS, DRAWS = 40, 1024
@@ -82,6 +83,18 @@ class Draws:
     lanes_busy: float
 
 
+def windows(folder: Path) -> tuple[Any, Any]:
+    """The photopeaks of a folder as ``jobs/gamma_lines`` takes them, and their Problem."""
+    import numpy as np
+
+    from chainsweep.freeze import init_campaign
+
+    with tempfile.TemporaryDirectory() as place:
+        campaign = init_campaign(ROOT / "jobs" / "gamma_lines" / "campaign.toml", Path(place) / "gamma", folder)
+        positions = np.arange(len(campaign.collection.ids))
+        return campaign.collection.batch(positions, int(campaign.collection.lengths.max())), campaign.problem
+
+
 def peaks(kind: str, datasets: int, points: int = POINTS) -> Any:
     """Gaussian peaks of a kind as a Batch; with ``POINTS`` points, those of the stored references first."""
     import numpy as np
@@ -108,13 +121,8 @@ def peaks(kind: str, datasets: int, points: int = POINTS) -> Any:
     return Batch(tuple(f"{kind}-{k:05d}" for k in range(datasets)), made, {}, np.ones(x.shape, bool))
 
 
-def kind_of(batch: Any) -> str:
-    """The kind that the ids of a batch name."""
-    return str(batch.ids[0].split("-")[0])
-
-
-def model(kind: str) -> tuple[Any, Any]:
-    """The model function of a kind and its Problem."""
+def model(kind: str) -> Any:
+    """The Problem of a kind of peaks."""
     from chainsweep.config import parse_config
     from chainsweep.model.load import example_observation, load_problem
 
@@ -123,21 +131,18 @@ def model(kind: str) -> tuple[Any, Any]:
     config = parse_config({"model": table, "data": {"fields": {n: n for n in fields}}}, "benchmark")
     batch = peaks(kind, 1)
     example = example_observation({n: batch.fields[n][0] for n in fields}, {})
-    problem = load_problem(ROOT / "jobs" / "gaussian_peak" / "model.py", config, example)
-    return problem.model, problem
+    return load_problem(ROOT / "jobs" / "gaussian_peak" / "model.py", config, example)
 
 
-def numpyro_loop(batch: Any, fresh: bool) -> Draws:
+def numpyro_loop(problem: Any, batch: Any, fresh: bool) -> Draws:
     import jax
     import numpy as np
     from numpyro.infer import MCMC, NUTS
 
     from chainsweep.model.batched import BatchedProblem
 
-    function, problem = model(kind_of(batch))
-
     def new() -> MCMC:
-        kernel = NUTS(function, dense_mass=True, target_accept_prob=TARGET)
+        kernel = NUTS(problem.model, dense_mass=True, target_accept_prob=TARGET)
         options = {"num_warmup": 1000, "num_samples": 3000, "num_chains": CHAINS, "chain_method": "vectorized"}
         return MCMC(kernel, **options, progress_bar=False, jit_model_args=not fresh)
 
@@ -146,7 +151,8 @@ def numpyro_loop(batch: Any, fresh: bool) -> Draws:
         began = time.perf_counter()
         if fresh:
             mcmc = new()
-        fields = {n: v[k] for n, v in batch.fields.items()}
+        fields = {n: v[k][batch.mask[k]] for n, v in batch.fields.items()}
+        fields |= {n: float(v[k]) for n, v in batch.constants.items()}
         start = dict(zip(problem.names, starts(problem, batch.take(np.array([k])))[0].T, strict=True))
         mcmc.run(jax.random.key(k), **fields, init_params=start, extra_fields=("diverging", "num_steps"))
         extra = mcmc.get_extra_fields(group_by_chain=True)
@@ -177,7 +183,7 @@ def starts(problem: Any, batch: Any) -> Any:
     return np.take_along_axis(pool.z, index[..., None], axis=1)
 
 
-def numpyro_vmapped(batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
+def numpyro_vmapped(problem: Any, batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
     import jax
     import numpy as np
     from numpyro.infer.hmc import hmc
@@ -185,7 +191,6 @@ def numpyro_vmapped(batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
 
     from chainsweep.model.batched import BatchedProblem
 
-    _, problem = model(kind_of(batch))
     observations = BatchedProblem(problem, batch).observations
 
     def one(z: Any, key: Any, obs: Any) -> Any:
@@ -204,7 +209,7 @@ def numpyro_vmapped(batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
     return vmapped(jax.vmap(jax.vmap(one, in_axes=(0, 0, None))), problem, batch, observations, warmup, np)
 
 
-def blackjax_vmapped(batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
+def blackjax_vmapped(problem: Any, batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
     import blackjax
     import jax
     import jax.numpy as jnp
@@ -212,7 +217,6 @@ def blackjax_vmapped(batch: Any, warmup: int = 500, draws: int = 1000) -> Draws:
 
     from chainsweep.model.batched import BatchedProblem
 
-    _, problem = model(kind_of(batch))
     observations = BatchedProblem(problem, batch).observations
 
     def one(z: Any, key: Any, obs: Any) -> Any:
@@ -255,17 +259,17 @@ def vmapped(function: Callable, problem: Any, batch: Any, observations: Any, war
     return Draws(z[:, :, warmup:], diverging[:, :, warmup:], float(steps.sum()), took, float(busy))
 
 
-def peer(row: str, batch: Any) -> tuple[Draws, Any, Any]:
+def peer(row: str, problem: Any, batch: Any) -> tuple[Draws, Any, Any]:
     """A peer's draws, which data sets are verified, and the least ESS of each."""
     import numpy as np
 
     from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 
     runs = {
-        "a": lambda: numpyro_loop(batch, fresh=True),
-        "b": lambda: numpyro_loop(batch, fresh=False),
-        "c": lambda: numpyro_vmapped(batch),
-        "d": lambda: blackjax_vmapped(batch),
+        "a": lambda: numpyro_loop(problem, batch, fresh=True),
+        "b": lambda: numpyro_loop(problem, batch, fresh=False),
+        "c": lambda: numpyro_vmapped(problem, batch),
+        "d": lambda: blackjax_vmapped(problem, batch),
     }
     draws = runs[row]()
     series = np.moveaxis(draws.z, -1, 1)
@@ -335,26 +339,31 @@ def wrong_ones(kind: str, verified: Any, mean: Any, sd: Any) -> int | None:
     return int((verified[:count] & ((shift > 0.3) | (spread > 0.3))).sum())
 
 
-def measure(row: str, kind: str, datasets: int, shard: int) -> Row:
+def measure(row: str, kind: str, datasets: int, shard: int, folder: Path | None) -> Row:
     """One row, in this process."""
     began = time.perf_counter()
     import numpy as np
 
-    batch = peaks(kind, datasets)
+    if kind == "gamma":
+        assert folder is not None
+        batch, problem = windows(folder)
+        datasets = min(datasets, len(batch))
+        batch = batch.take(np.linspace(0, len(batch) - 1, datasets).astype(int))
+    else:
+        batch, problem = peaks(kind, datasets), model(kind)
     if row == "e":
         from chainsweep.execute.provenance import compile_clock
 
         clock = compile_clock()
-        columns, mean, sd, busy = engine(model(kind)[1], batch, shard)
+        columns, mean, sd, busy = engine(problem, batch, shard)
         seconds = time.perf_counter() - began
         verified = columns["verdict"] == "converged"
         gradients, compiled = float(np.nansum(columns["gradients"])), clock.seconds
         ess = np.fmin(columns["ess_bulk_min"], columns["ess_tail_min"])
     else:
-        draws, verified, ess = peer(row, batch)
+        draws, verified, ess = peer(row, problem, batch)
         seconds = time.perf_counter() - began
         gradients, compiled, busy = draws.gradients, draws.compile_seconds, draws.lanes_busy
-        _, problem = model(kind)
         from chainsweep.model.batched import BatchedProblem
 
         theta = BatchedProblem(problem, batch).constrain(draws.z.reshape(len(batch), -1, draws.z.shape[-1]))
@@ -374,9 +383,10 @@ def measure(row: str, kind: str, datasets: int, shard: int) -> Row:
     )
 
 
-def in_process(row: str, kind: str, datasets: int, shard: int) -> Row:
+def in_process(row: str, kind: str, datasets: int, shard: int, folder: Path | None) -> Row:
     """The same in a process of its own, with an empty cache of compiled programs."""
     words = ["--row", row, "--data", kind, "--datasets", str(datasets), "--shard", str(shard)]
+    words += [] if folder is None else ["--gamma", str(folder)]
     return Row(**answer_of([__file__, *words]))
 
 
@@ -418,20 +428,21 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows to run")
-    parser.add_argument("--kinds", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--kinds", nargs="+", choices=(*DATA, "gamma"), help="default: all there are data for")
+    parser.add_argument("--gamma", type=Path, help="folder of measured photopeaks")
     parser.add_argument("--datasets", type=int, help="data sets of each row; default: what suits it")
     parser.add_argument("--shard", type=int, default=256, help="data sets of one call of this engine")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench-nuts.json")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
-    parser.add_argument("--data", choices=DATA, help=argparse.SUPPRESS)
+    parser.add_argument("--data", choices=(*DATA, "gamma"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        print(json.dumps(asdict(measure(options.row, options.data, options.datasets, options.shard))))
+        print(json.dumps(asdict(measure(options.row, options.data, options.datasets, options.shard, options.gamma))))
         return
     rows = []
-    for kind in options.kinds:
+    for kind in options.kinds or (*DATA, *(["gamma"] if options.gamma else [])):
         for row in options.only:
-            rows.append(in_process(row, kind, options.datasets or ROWS[row], options.shard))
+            rows.append(in_process(row, kind, options.datasets or ROWS[row], options.shard, options.gamma))
             print(table(rows[-1:]), flush=True)
     print(table(rows))
     options.json.parent.mkdir(exist_ok=True)

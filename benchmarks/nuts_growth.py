@@ -73,7 +73,7 @@ def measure(what: str, count: int) -> dict[str, Any]:
         problem, batch, exact = linear(count)
     else:
         batch = bench.peaks("visible", *((count,) if what == "sets" else (FEW, count)))
-        problem = bench.model("visible")[1]
+        problem = bench.model("visible")
     columns, mean, _, _ = bench.engine(problem, batch, 256)
     seconds = time.perf_counter() - began
     error = float("nan") if exact is None else float(np.abs((mean - exact[0]) / exact[1]).max())
