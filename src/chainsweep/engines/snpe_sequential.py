@@ -102,7 +102,7 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
     rows = _simulations(job, batch, state, network, resume)
     if rows is None:
         return None
-    space = fixed_space(rows.z, 1) if network else usable_designs(problem, [batch])[1][0]
+    space = fixed_space(rows.z) if network else usable_designs(problem, [batch])[1][0]
     encoder = fit_encoder(problem, [batch], [space], [rows], settings.grid)
     provider = bank_of([encode_rows(encoder, batch, space, rows)], job.seed)
     sizes = architecture_of(problem, encoder, settings)
@@ -113,7 +113,7 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
     note = f"round {state.number + 1} of {settings.rounds}"
     if not fit(trainer, job, kept={**state.arrays(), **bank_arrays([rows])}, note=note):
         return None
-    maps = {"logistic": space.logistic, "centre": space.centre, "halfwidth": space.halfwidth}
+    maps = {"sequential": np.ones((), bool), "centre": space.centre, "halfwidth": space.halfwidth}
     return finish(trainer, encoder, sizes, maps)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.engines.snpe_encoder import Encoder
-from chainsweep.engines.snpe_space import Space, working
+from chainsweep.engines.snpe_space import Space
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem, observation
 
@@ -96,9 +96,9 @@ def stacked_rows(batch: Batch, rows: Rows) -> Observation:
 
 def encode_rows(encoder: Encoder, batch: Batch, space: Space, rows: Rows) -> Pairs:
     """Training pairs of simulations."""
-    centre, halfwidth = space.centre[rows.index], space.halfwidth[rows.index]
-    packed = encoder.encode(stacked_rows(batch, rows), centre, halfwidth)
-    w = working(rows.z, centre, halfwidth, space.logistic)[0]
+    own = space.take(rows.index)
+    packed = encoder.encode(stacked_rows(batch, rows), own.centre, own.halfwidth)
+    w = own.to_working(rows.z[:, None])[0][:, 0]
     return packed, np.asarray(w, np.float32)
 
 

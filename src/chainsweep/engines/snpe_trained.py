@@ -16,7 +16,7 @@ from chainsweep.engines.snpe_features import fit_scales, layout_of
 from chainsweep.engines.snpe_flow import Architecture, Sampler, build_estimator, load_weights
 from chainsweep.engines.snpe_progress import HISTORY
 from chainsweep.engines.snpe_simulate import Rows, stacked_rows
-from chainsweep.engines.snpe_space import Space, prior_quantiles, space_of
+from chainsweep.engines.snpe_space import Space, space_of
 from chainsweep.engines.snpe_training import Trainer
 from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem, observation
@@ -43,7 +43,7 @@ class Trained:
     encoder: Arrays
     architecture: Arrays
     space: Arrays
-    """``logistic`` ``(dim,)``; after sequential rounds also the ``centre`` and ``halfwidth`` ``(1, dim)``."""
+    """``sequential``; where it is true also the ``centre`` and ``halfwidth`` ``(1, dim)``."""
     history: Arrays
     """One array a column of `snpe_training.HISTORY`, one entry a validation."""
 
@@ -78,7 +78,7 @@ class Trained:
     @property
     def sequential(self) -> bool:
         """Whether the network serves one data set only."""
-        return "centre" in self.space
+        return bool(self.space["sequential"])
 
 
 class Network:
@@ -119,10 +119,10 @@ class Network:
 def trained_space(problem: Problem, batch: Batch, trained: Trained) -> Space:
     """The maps of ``batch`` that the network was trained with."""
     if not trained.sequential:
-        return space_of(problem, batch, np.asarray(trained.space["logistic"], bool))
+        return space_of(problem, batch)
     shape = (len(batch), problem.ndim_unconstrained)
     centre, halfwidth = (np.broadcast_to(trained.space[name], shape) for name in ("centre", "halfwidth"))
-    return Space(centre, halfwidth, np.asarray(trained.space["logistic"], bool))
+    return Space(centre, halfwidth)
 
 
 def finish(trainer: Trainer, encoder: Encoder, sizes: Architecture, space: Arrays) -> Trained:
@@ -146,23 +146,22 @@ def usable_designs(problem: Problem, batches: Sequence[Batch]) -> tuple[list[Bat
     InputError
         None is left.
     """
-    kept, quantiles = [], []
+    kept, spaces = [], []
     for batch in batches:
-        centre, halfwidth, gain = prior_quantiles(problem, batch)
-        good = np.isfinite(halfwidth).all(axis=1)
+        space = space_of(problem, batch)
+        good = np.isfinite(space.halfwidth).all(axis=1)
         design = [name for name in batch.fields if name not in problem.observed]
         for values in (*(batch.fields[name] for name in design), *batch.constants.values()):
             good &= np.isfinite(values.reshape(len(batch), -1)).all(axis=1)
         if good.any():
             kept.append(batch.take(np.flatnonzero(good)))
-            quantiles.append((centre[good], halfwidth[good], gain[good]))
+            spaces.append(space.take(np.flatnonzero(good)))
     if not kept:
         raise InputError(
             "snpe: no data set has a finite design and a proper prior, so there is nothing to simulate; "
             "check the design fields, the constants and the priors that depend on them"
         )
-    logistic = np.concatenate([gain for _, _, gain in quantiles]).sum(axis=0) > 0
-    return kept, [Space(centre, halfwidth, logistic) for centre, halfwidth, _ in quantiles]
+    return kept, spaces
 
 
 def fit_encoder(
