@@ -12,9 +12,11 @@ from chainsweep.config import EmceeSettings, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.engines import emcee as engine
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Outcome, Seeds, Status
+from chainsweep.engines.moves import StretchMove
 from chainsweep.errors import ModelError
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
+from tests.statistical.calibration import problem_of, rank_pvalues, scale_and_place, simulated
 
 LINE = """
 import numpyro
@@ -294,3 +296,31 @@ def test_a_failure_within_a_block_survives_resuming(black_box, monkeypatch):
 def test_too_few_walkers_are_refused(problem):
     with pytest.raises(ModelError, match="at least twice the 2 parameters of the model, got 3"):
         sample(problem, lines(1), SHORT.model_copy(update={"walkers": 3}))
+
+
+CALIBRATED = EmceeSettings(
+    walkers=16, max_steps=2000, check_every=250, prior_draws=512, target_ess=200, target_rhat=1.05
+)
+
+
+def pvalues(datasets: int, moves: dict[str, float]) -> np.ndarray:
+    batch, truth = simulated(datasets)
+    settings = CALIBRATED.model_copy(update={"moves": moves})
+    return rank_pvalues(complete(problem_of(scale_and_place), batch, settings), truth)
+
+
+@pytest.mark.parametrize("moves", [EmceeSettings().moves, {"stretch": 1.0}], ids=["mixture", "stretch"])
+def test_five_hundred_data_sets_are_calibrated(moves):
+    assert pvalues(500, moves).min() > 0.005
+
+
+def test_a_wrong_stretch_exponent_is_caught_by_calibration(monkeypatch):
+    """The planted error: ``z ** d`` in place of ``z ** (d - 1)``."""
+    right = StretchMove.get_proposal
+
+    def wrong(move, sample, complement):
+        points, factors = right(move, sample, complement)
+        return points, factors * sample.shape[-1] / (sample.shape[-1] - 1.0)
+
+    monkeypatch.setattr(StretchMove, "get_proposal", wrong)
+    assert pvalues(500, {"stretch": 1.0}).min() < 1e-6

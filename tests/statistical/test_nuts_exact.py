@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +18,10 @@ from chainsweep.engines.base import Seeds
 from chainsweep.engines.mixture import Mixture, prepared
 from chainsweep.engines.nuts_program import Standing, jumped, proposed, stepped_within
 from chainsweep.execute.attempt import ProgressSink
-from chainsweep.model.load import example_observation, load_problem, trace_structure
+from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
 from tests.conftest import ROOT
+from tests.statistical.calibration import problem_of, rank_pvalues, scale_and_place, simulated
 from tests.statistical.references import peaks
 from tests.statistical.test_references import SOME, batch_of
 
@@ -31,11 +30,6 @@ QUIET = ProgressSink(lambda *_: None)
 
 def run(problem, batch, settings):
     return nuts.run(problem, batch, settings, Seeds(3, "nuts"), sink=QUIET, resume=None, deadline=lambda: False).chains
-
-
-def problem_of(model, points, kind=Problem):
-    example = example_observation({"x": np.linspace(-1, 1, points), "y": np.linspace(0, 1, points)}, {})
-    return kind(model, trace_structure(model, Path("model.py"), example, ("y",)), ("y",))
 
 
 # --- jumps alone
@@ -149,12 +143,6 @@ def test_references_are_met_by_what_passes_its_diagnostics():
 # --- calibration
 
 
-def scale_and_place(x, y=None):
-    place = numpyro.sample("place", dist.Uniform(-1, 1))
-    scale = numpyro.sample("scale", dist.Exponential(1.0))
-    numpyro.sample("obs", dist.Normal(place + 0 * x, scale + 0.1), obs=y)
-
-
 class WithoutJacobian(Problem):
     """The planted error: the unconstrained density lacks its Jacobian."""
 
@@ -163,35 +151,18 @@ class WithoutJacobian(Problem):
         return -self.log_density(theta, obs)
 
 
-def rank_pvalues(kind, datasets=500, thinned=99):
-    """P-value of each parameter that ranks of the truth among posterior draws are uniform."""
-    rng = np.random.default_rng(11)
-    place, scale = rng.uniform(-1, 1, (datasets, 1)), rng.exponential(1.0, (datasets, 1))
-    y = place + (scale + 0.1) * rng.standard_normal((datasets, 5))
-    batch = Batch(
-        tuple(f"sbc-{k}" for k in range(datasets)), {"x": np.zeros_like(y), "y": y}, {}, np.ones(y.shape, bool)
-    )
+def pvalues(kind, datasets=500):
+    batch, truth = simulated(datasets)
     settings = NutsSettings(prior_draws=256, descents=4, draws=300, attempts=1)
-    chains = run(problem_of(scale_and_place, 5, kind), batch, settings)
-    assert not chains.failures
-    result = []
-    for name, truth in (("place", place), ("scale", scale)):
-        ranks = []
-        for row, length in enumerate(chains.n_draws):
-            draws = chains.posterior[name][row, :, :length].ravel()
-            draws = draws[np.linspace(0, draws.size - 1, thinned).astype(int)]
-            ranks.append(int((draws < truth[row]).sum()))
-        counts = np.histogram(ranks, bins=np.arange(0, thinned + 2, 10))[0]
-        result.append(stats.chisquare(counts).pvalue)
-    return np.array(result)
+    return rank_pvalues(run(problem_of(scale_and_place, kind=kind), batch, settings), truth)
 
 
 def test_five_hundred_data_sets_are_calibrated():
-    assert rank_pvalues(Problem).min() > 0.005
+    assert pvalues(Problem).min() > 0.005
 
 
 def test_a_missing_jacobian_is_caught_by_calibration():
-    assert rank_pvalues(WithoutJacobian, datasets=100).min() < 1e-6
+    assert pvalues(WithoutJacobian, datasets=100).min() < 1e-6
 
 
 @pytest.mark.parametrize("algorithm", ["nuts", "hmc"])
