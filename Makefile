@@ -20,7 +20,7 @@ BASE ?=
 DEBIAN_MIRROR ?= $(shell apt-get indextargets --format '$$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/*$$')
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse bench-nuts bench-nuts-growth
+.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse bench-nuts bench-nuts-growth bench-emcee
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -47,6 +47,11 @@ bench-nuts: $(STAMP)
 # How its cost grows with data sets, points and parameters.
 bench-nuts-growth: $(STAMP)
 	$(BIN)/python benchmarks/nuts_growth.py
+
+# emcee over many data sets beside the usual ways, and over MPI ranks.
+bench-emcee: $(STAMP)
+	$(BIN)/python benchmarks/ensembles.py
+	$(BIN)/python benchmarks/ensembles.py --ranks
 
 check: format lint types test
 
