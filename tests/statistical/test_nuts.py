@@ -13,7 +13,7 @@ import pytest
 
 from chainsweep.config import NutsSettings
 from chainsweep.data.collection import Batch
-from chainsweep.engines import nuts
+from chainsweep.engines import nuts, nuts_rounds
 from chainsweep.engines.base import Seeds, Status
 from chainsweep.engines.nuts_lanes import FIRST_LOOK
 from chainsweep.model.load import example_observation, trace_structure
@@ -165,7 +165,7 @@ def test_chains_go_where_given_draws_are():
 def test_an_error_that_all_points_share_is_none():
     exact = np.array([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [0.0, 1.0, np.inf], [0.0, 1.0, 2.0]])
     single = exact + np.array([[3.0, 3.0, 3.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, np.nan, 0.0]])
-    error = nuts.energy_error(single, exact, np.ones_like(exact, bool))
+    error = nuts_rounds.energy_error(single, exact, np.ones_like(exact, bool))
     np.testing.assert_allclose(error, [0.0, np.sqrt(2.0), 0.0, np.inf])
 
 
@@ -280,7 +280,7 @@ def test_progress_says_what_a_user_asks_for():
 
 def test_lanes_follow_the_memory_of_a_gpu():
     """A processor takes the default; a GPU half its memory's worth, within bounds."""
-    assert nuts.lanes_that_fit(None, 1 << 20) == nuts.DEFAULT_LANES
-    assert nuts.lanes_that_fit(1 << 30, 1 << 20) == 512
-    assert nuts.lanes_that_fit(1 << 20, 1 << 20) == nuts.DEFAULT_LANES
-    assert nuts.lanes_that_fit(1 << 40, 1 << 20) == nuts.MOST_LANES
+    assert nuts_rounds.lanes_that_fit(None, 1 << 20) == nuts_rounds.DEFAULT_LANES
+    assert nuts_rounds.lanes_that_fit(1 << 30, 1 << 20) == 512
+    assert nuts_rounds.lanes_that_fit(1 << 20, 1 << 20) == nuts_rounds.DEFAULT_LANES
+    assert nuts_rounds.lanes_that_fit(1 << 40, 1 << 20) == nuts_rounds.MOST_LANES

@@ -27,7 +27,7 @@ ALLOWED = {
     "store": {"errors", "publish"},
     "report": {"errors", "config", "diagnostics"},
     "campaign": {"errors", "config", "packages", "data", "model", "store"},
-    "freeze": {"errors", "config", "packages", "data", "model", "campaign"},
+    "freeze": {"errors", "config", "packages", "data", "model", "store", "campaign"},
     "api": {"errors", "campaign", "store"},
     "execute": {
         "errors",

@@ -91,12 +91,17 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def stub(batch):
+    """A run of two seconds, shared evenly."""
+    return 2.0, {"seconds": np.ones(len(batch)), "ess_bulk_min": np.full(len(batch), 300.0)}
+
+
 def nuts_for_real(run_once):
     """SNPE's weights take a minute to compile; that they get a network is what counts here."""
 
     def run(campaign, engine, batch, trained):
         assert (trained is not None) == (engine == "snpe")
-        return run_once(campaign, engine, batch, trained) if engine == "nuts" else (2.0, np.ones(len(batch)))
+        return run_once(campaign, engine, batch, trained) if engine == "nuts" else stub(batch)
 
     return run
 
@@ -236,14 +241,19 @@ def test_a_pilot_of_one_engine_keeps_the_figures_of_the_others(make, monkeypatch
     campaign = make()
     kept = Timing(1.0, (2.0, 3.0), 2, "here")
     note(campaign, emcee=kept, nuts=kept)
-    monkeypatch.setattr(pilot, "_run_once", lambda *arguments: (2.0, np.ones(2)))
+    monkeypatch.setattr(pilot, "_run_once", lambda campaign, engine, batch, trained: stub(batch))
     said: list[str] = []
     run_pilot(campaign, ("nuts",), 2, said.append)
     timings = read_pilot(campaign)
     assert timings["emcee"] == kept
     assert timings["nuts"].seconds == (1.0, 1.0)
-    assert said == ["pilot: nuts, 2 data sets, three times"]
+    rates = "hmc 300, nuts 300, auto 300"
+    assert said == [
+        "pilot: nuts, 2 data sets, three times",
+        f"pilot: nuts, effective draws a second by algorithm: {rates}",
+    ]
     assert "up to" in timings["nuts"].note
+    assert rates in timings["nuts"].note
 
 
 def test_a_pilot_that_fails_says_whose_fault_it_is_and_keeps_nothing(make, monkeypatch):

@@ -14,9 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,26 +25,28 @@ from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome,
 from chainsweep.engines.guide import DEEP_COMPONENTS, Guide, deepened, find_guide, learned
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
-from chainsweep.engines.nuts_program import Algorithm, Bits, Program, kernels_of
+from chainsweep.engines.nuts_program import Bits, Program, kernels_of
+from chainsweep.engines.nuts_rounds import (
+    ENERGY_ERROR,
+    Round,
+    bits_of,
+    device_memory,
+    energy_error,
+    lanes_that_fit,
+    rounds_of,
+)
 from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 
-ENERGY_ERROR = 0.05
-"""Largest standard deviation of the error of single-precision log densities along a data set's chains."""
 ENERGY_RANGE = 30.0
 """Starts this far below the best one in log density say nothing about a data set's precision."""
 SHRINK = 0.02
 """A data set that diverged takes this part of its steps the next time."""
 FEW_LANES = 8
 """Lanes of a round of so few data sets."""
-DEFAULT_LANES, MOST_LANES = 32, 2048
-"""Data sets that are advanced together: on a processor, whose cache then holds their arrays, and at most on a GPU, so
-that the draws of all fit the host's memory."""
-MEMORY_SHARE = 0.5
-"""Of a GPU's memory that lanes may take."""
 
 
 def run(
@@ -72,56 +72,6 @@ def run(
     return run.execute(resume)
 
 
-class Round(NamedTuple):
-    """One attempt at data sets of one algorithm and precision, that had a ``deep`` search or none."""
-
-    attempt: int
-    algorithm: Algorithm
-    bits: Bits
-    deep: bool
-
-    def __str__(self) -> str:
-        single = ", float32" if self.bits == 32 else ""
-        return f"attempt {self.attempt + 1}, {self.algorithm}{single}"
-
-
-def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
-    """What a run goes through, one after the other, where data sets begin with ``bits``.
-
-    ``auto`` takes HMC where weighted draws guide the chains, and NUTS, which finds its own lengths, where none do.
-    Double precision comes behind single, for what that cannot do. After a first attempt all have a deep search.
-    """
-    algorithms: tuple[Algorithm, ...] = ("hmc", "nuts") if settings.algorithm == "auto" else (settings.algorithm,)
-    widths: tuple[Bits, ...] = (32, 64) if bits == 32 else (64,)
-    return [
-        Round(attempt, algorithm, width, deep)
-        for attempt in range(settings.attempts)
-        for algorithm in algorithms
-        for width in widths
-        for deep in ((False, True) if attempt == 0 else (True,))
-    ]
-
-
-def device_memory() -> int | None:
-    """Bytes of the GPU that JAX may use; None where it computes on a processor."""
-    figures = jax.local_devices()[0].memory_stats()
-    return int(figures["bytes_limit"]) if figures and "bytes_limit" in figures else None
-
-
-def lanes_that_fit(memory: int | None, lane: int) -> int:
-    """Lanes of ``lane`` bytes each for a device of ``memory`` bytes, None where it is a processor."""
-    if memory is None:
-        return DEFAULT_LANES
-    return min(MOST_LANES, max(DEFAULT_LANES, int(MEMORY_SHARE * memory) // lane))
-
-
-def bits_of(settings: Settings) -> Bits:
-    """The precision that data sets begin with: single on GPUs, unless told otherwise."""
-    if settings.precision == "auto":
-        return 32 if jax.default_backend() == "gpu" else 64
-    return 32 if settings.precision == "float32" else 64
-
-
 @dataclass(frozen=True)
 class Rates:
     """When this process began a round, and what was done by then: data sets that had left, gradients spent."""
@@ -140,19 +90,6 @@ class Rates:
         open_still = len(batching.starts.z) - len(batching.sampled)
         text = f", {good / seconds:.2g} verified/s, {(batching.spent - self.spent) / seconds:.2g} gradients/s"
         return f"{text}, {seconds * open_still / gone:.0f} s left"
-
-
-def energy_error(single: Floats, exact: Floats, counted: NDArray[np.bool_]) -> Floats:
-    """Standard deviation ``(dataset,)`` of ``single`` less ``exact`` ``(dataset, point)`` over the points ``counted``.
-
-    An error that all points share is none. Infinite where one of the two is no number and the other is.
-    """
-    both = counted & np.isfinite(exact)
-    difference = np.where(both, single, 0.0) - np.where(both, exact, 0.0)
-    count = np.maximum(both.sum(axis=1), 1)
-    mean = difference.sum(axis=1) / count
-    variance = (np.where(both, difference - mean[:, None], 0.0) ** 2).sum(axis=1) / count
-    return np.sqrt(np.where(np.isnan(variance), np.inf, variance))
 
 
 class _Run:

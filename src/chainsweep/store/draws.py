@@ -70,9 +70,7 @@ def equal_weights(draws: DatasetDraws) -> DatasetDraws:
     weights = relative_weights(draws).ravel()
     count = weights.size
     generator = np.random.default_rng(RESAMPLING_SEED)
-    edges = np.cumsum(weights) / weights.sum()
-    picks = np.searchsorted(edges, (np.arange(count) + generator.random()) / count).clip(max=count - 1)
-    picks = generator.permutation(picks)
+    picks = generator.permutation(systematic_picks(weights, count, generator.random()))
 
     def pick(array: NDArray) -> NDArray:
         return array.reshape(count, *array.shape[2:])[picks][np.newaxis]
@@ -80,6 +78,12 @@ def equal_weights(draws: DatasetDraws) -> DatasetDraws:
     stats = {name: pick(array) for name, array in draws.sample_stats.items() if name != "log_weight"}
     posterior = {name: pick(array) for name, array in draws.posterior.items()}
     return DatasetDraws(draws.dataset_id, draws.engine, draws.kind, posterior, stats)
+
+
+def systematic_picks(weights: NDArray[np.float64], count: int, uniform: float) -> NDArray[np.int64]:
+    """Systematic resampling: ``count`` ascending positions, each as often as its weight says to within one."""
+    edges = np.cumsum(weights) / weights.sum()
+    return np.searchsorted(edges, (np.arange(count) + uniform) / count).clip(max=weights.size - 1)
 
 
 def flat_columns(posterior: Mapping[str, NDArray]) -> dict[str, NDArray]:

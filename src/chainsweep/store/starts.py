@@ -13,9 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.diagnostics.thinning import even_indices
-from chainsweep.diagnostics.weights import resample
 from chainsweep.errors import ConfigError
+from chainsweep.store.draws import systematic_picks
 
 Floats = NDArray[np.float64]
 
@@ -82,12 +81,10 @@ def read_starts(path: Path, positions: NDArray[np.int64]) -> Floats:
 
 
 def _equal(theta: Floats, log_weight: Floats) -> Floats:
-    """At most ``DRAWS`` of the draws ``(chain, draw, ndim)``, of equal weight, ``(draw, ndim)``."""
+    """``DRAWS`` of the draws ``(chain, draw, ndim)``, of equal weight, ``(draw, ndim)``; none where there are none."""
     flat, weights = theta.reshape(-1, theta.shape[-1]), log_weight.ravel()
     usable = np.isfinite(flat).all(axis=-1) & np.isfinite(weights)
     flat, weights = flat[usable], weights[usable]
     if not len(flat):
         return flat
-    if np.ptp(weights) == 0.0:
-        return flat[even_indices(len(flat), DRAWS)]
-    return flat[resample(weights, DRAWS, np.asarray(0.5))]
+    return flat[systematic_picks(np.exp(weights - weights.max()), DRAWS, 0.5)]

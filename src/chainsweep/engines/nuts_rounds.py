@@ -1,0 +1,85 @@
+"""What a run of NUTS goes through: its rounds, the precision of each, and the lanes that a device has room for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config import NutsSettings as Settings
+from chainsweep.engines.nuts_program import Algorithm, Bits
+
+Floats = NDArray[np.float64]
+
+ENERGY_ERROR = 0.05
+"""Largest standard deviation of the error of single-precision log densities along a data set's chains."""
+DEFAULT_LANES, MOST_LANES = 32, 2048
+"""Data sets that are advanced together: on a processor, whose cache then holds their arrays, and at most on a GPU, so
+that the draws of all fit the host's memory."""
+MEMORY_SHARE = 0.5
+"""Of a GPU's memory that lanes may take."""
+
+
+class Round(NamedTuple):
+    """One attempt at data sets of one algorithm and precision, that had a ``deep`` search or none."""
+
+    attempt: int
+    algorithm: Algorithm
+    bits: Bits
+    deep: bool
+
+    def __str__(self) -> str:
+        single = ", float32" if self.bits == 32 else ""
+        return f"attempt {self.attempt + 1}, {self.algorithm}{single}"
+
+
+def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
+    """What a run goes through, one after the other, where data sets begin with ``bits``.
+
+    ``auto`` takes HMC where weighted draws guide the chains, and NUTS, which finds its own lengths, where none do.
+    Double precision comes behind single, for what that cannot do. After a first attempt all have a deep search.
+    """
+    algorithms: tuple[Algorithm, ...] = ("hmc", "nuts") if settings.algorithm == "auto" else (settings.algorithm,)
+    widths: tuple[Bits, ...] = (32, 64) if bits == 32 else (64,)
+    return [
+        Round(attempt, algorithm, width, deep)
+        for attempt in range(settings.attempts)
+        for algorithm in algorithms
+        for width in widths
+        for deep in ((False, True) if attempt == 0 else (True,))
+    ]
+
+
+def device_memory() -> int | None:
+    """Bytes of the GPU that JAX may use; None where it computes on a processor."""
+    figures = jax.local_devices()[0].memory_stats()
+    return int(figures["bytes_limit"]) if figures and "bytes_limit" in figures else None
+
+
+def lanes_that_fit(memory: int | None, lane: int) -> int:
+    """Lanes of ``lane`` bytes each for a device of ``memory`` bytes, None where it is a processor."""
+    if memory is None:
+        return DEFAULT_LANES
+    return min(MOST_LANES, max(DEFAULT_LANES, int(MEMORY_SHARE * memory) // lane))
+
+
+def bits_of(settings: Settings) -> Bits:
+    """The precision that data sets begin with: single on GPUs, unless told otherwise."""
+    if settings.precision == "auto":
+        return 32 if jax.default_backend() == "gpu" else 64
+    return 32 if settings.precision == "float32" else 64
+
+
+def energy_error(single: Floats, exact: Floats, counted: NDArray[np.bool_]) -> Floats:
+    """Standard deviation ``(dataset,)`` of ``single`` less ``exact`` ``(dataset, point)`` over the points ``counted``.
+
+    An error that all points share is none. Infinite where one of the two is no number and the other is.
+    """
+    both = counted & np.isfinite(exact)
+    difference = np.where(both, single, 0.0) - np.where(both, exact, 0.0)
+    count = np.maximum(both.sum(axis=1), 1)
+    mean = difference.sum(axis=1) / count
+    variance = (np.where(both, difference - mean[:, None], 0.0) ** 2).sum(axis=1) / count
+    return np.sqrt(np.where(np.isnan(variance), np.inf, variance))
