@@ -73,17 +73,7 @@ def log_likelihood(params, x, y, y_err):
     time.sleep(0.05)
     return -0.5 * np.sum(((y - params["a"] - params["b"] * x) / y_err) ** 2)
 """
-COSTLY_CAMPAIGN = """
-[campaign]
-name = "costly"
-[model]
-file = "model.py"
-observed = ["y"]
-[data]
-source = "data.npz"
-fields = { x = "x", y = "y", y_err = "y_err" }
-[policy]
-engines = ["emcee"]
+COSTLY_CAMPAIGN = f"""{CAMPAIGN.replace('function = "broad"', "")}
 [engines.emcee]
 walkers = 32
 check_every = 10
