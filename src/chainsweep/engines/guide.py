@@ -11,7 +11,7 @@ weights prove nothing (``trusted`` is False) starts in its modes, with a metric 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +39,8 @@ SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
 """Parts of the mixture that proposes jumps."""
 START_POWER = 0.5
 """Chains start at draws chosen with their weights to this power."""
-COMPONENTS, DEEP_COMPONENTS = 96, 224
-"""Of the fitted part, after a quick and after a deep search: chains pay for each with every jump."""
-QUICK = Settings(draws=1500, rounds=6, components=COMPONENTS, points=1024, effective=100.0, known_share=0.1, ess=400.0)
-"""The search for every data set."""
+QUICK = Settings(draws=1500, rounds=6, components=96, points=1024, effective=100.0, known_share=0.1, ess=400.0)
+"""The search for every data set, and the fit to what it found."""
 DEEP = Settings(
     draws=8000, rounds=8, components=512, points=4096, effective=1000.0, known_share=0.2, ess=400.0, lanes=4
 )
@@ -51,8 +49,8 @@ that few prior draws meet. Few lanes, since idle ones cost as much."""
 DEEP_PRIOR_DRAWS = 1 << 17
 DEEP_EVALUATIONS = 1 << 23
 """Points that the prior draws of a deep search are compared with, at most."""
-FIT_DRAWS, FIT_POINTS, FIT_EFFECTIVE = 4000, 2048, 300.0
-"""Resampled draws that the mixture of the jumps is fitted to; points and effective points of the fit."""
+DEEP_FIT = Settings(draws=4000, components=224, points=2048, lanes=DEEP.lanes)
+"""The fit to what a deep search found: fewer components than it needs, since chains pay for each with every jump."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Guide:
     @property
     def fitted(self) -> bool:
         """Whether there is a fitted part."""
-        return self.log_weight.shape[1] > DEEP_COMPONENTS
+        return self.log_weight.shape[1] > DEEP_FIT.components
 
     def arrays(self) -> Arrays:
         """As a state can hold it; ``Guide(**arrays)`` is the inverse."""
@@ -85,11 +83,11 @@ class Guide:
     @property
     def standing(self) -> int:
         """Components before the fitted ones."""
-        return self.log_weight.shape[1] - DEEP_COMPONENTS * self.fitted
+        return self.log_weight.shape[1] - DEEP_FIT.components * self.fitted
 
     def jumps(self, rows: NDArray[np.int64]) -> Mixture:
         """The mixtures of the data sets ``rows``, as few components as hold them all."""
-        used = slice(None if self.deep[rows].any() or not self.fitted else self.standing + COMPONENTS)
+        used = slice(None if self.deep[rows].any() or not self.fitted else self.standing + QUICK.components)
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
 
@@ -131,10 +129,11 @@ def find_guide(
     if center.shape[1] > MOST_DIMENSIONS:
         return Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
     keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
-    quick = adapt(target, start._replace(known=known), keys[:, 0], QUICK)
-    weighted: Weighted = list(zip(quick.z, quick.log_weight, strict=True))
-    parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], COMPONENTS))))
-    trusted = (quick.khat < QUICK.khat) & (quick.ess >= QUICK.ess)
+    quick = replace(QUICK, lanes=min(QUICK.lanes, count))
+    found = adapt(target, start._replace(known=known), keys[:, 0], quick)
+    weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
+    parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], quick))))
+    trusted = (found.khat < quick.khat) & (found.ess >= quick.ess)
     guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
     for row in np.flatnonzero(trusted).tolist():
         _rely_on(guide, row, weighted[row], seeds.generator(batched.batch.ids[row], "start"))
@@ -148,9 +147,8 @@ def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], see
         new.deep[rows] = True
         return new
     standing = guide.standing
-    for first in range(0, rows.size, DEEP.lanes):
-        # The last group repeats a data set: one shape, compiled once.
-        group = rows[np.minimum(np.arange(first, first + DEEP.lanes), rows.size - 1)]
+    for members in _groups(rows.size, DEEP.lanes):
+        group = rows[members]
         part = BatchedProblem(batched.problem, batched.batch.take(group))
         target, keys = target_of(part), seeds.jax_keys(part.batch.ids, "guide-deep", 3)
         draws = min(DEEP_PRIOR_DRAWS, max(1 << 12, DEEP_EVALUATIONS // max(1, part.batch.width)))
@@ -158,7 +156,7 @@ def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], see
         start = from_prior(target, prior_pool(part, keys[:, 0], draws))
         found = adapt(target, start._replace(known=_normalised(known)), keys[:, 1], DEEP)
         weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
-        fit = _fitted(target, weighted, keys[:, 2], DEEP_COMPONENTS)
+        fit = _fitted(target, weighted, keys[:, 2], DEEP_FIT)
         for whole, fitted in zip((new.log_weight, new.mean, new.chol), fit, strict=True):
             whole[group, standing:] = np.asarray(fitted)
         new.log_weight[group, standing:] += np.log(SHARES["fit"])
@@ -193,7 +191,7 @@ def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds:
     Chains that lingered where the mixture was thin then have kernels there.
     """
     keys = seeds.jax_keys(batched.batch.ids, purpose, 2)
-    half = FIT_DRAWS // 2
+    half = DEEP_FIT.draws // 2
     z = np.asarray(draw(jumps, keys[:, 0], half))
     log_weight = batched.log_density_unconstrained(z) - np.asarray(log_density(jumps, z))
     clouds = []
@@ -201,10 +199,10 @@ def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds:
         even = found[even_indices(len(found), half)]
         again = own[resample(weights, half, np.asarray(0.5))] if np.isfinite(weights).any() else even
         clouds.append((np.concatenate([even, again]), np.zeros(len(even) + len(again))))
-    standing = jumps.log_weight.shape[1] - DEEP_COMPONENTS
+    standing = jumps.log_weight.shape[1] - DEEP_FIT.components
     stands = Mixture(*(part[:, :standing] for part in jumps))
     fit_share = SHARES["fit"] / (1.0 - SHARES["fit"])
-    fitted = _fitted(target_of(batched), clouds, keys[:, 1], DEEP_COMPONENTS)
+    fitted = _fitted(target_of(batched), clouds, keys[:, 1], DEEP_FIT)
     return combine((1.0, _normalised(stands)), (fit_share, fitted))
 
 
@@ -214,7 +212,7 @@ Weighted = list[tuple[Floats, Floats]]
 
 def _padded(mixture: Mixture) -> Mixture:
     """The same with components without weight, up to as many as a deep search fits."""
-    missing = DEEP_COMPONENTS - mixture.log_weight.shape[1]
+    missing = DEEP_FIT.components - mixture.log_weight.shape[1]
     log_weight, mean, chol = (np.asarray(part) for part in mixture)
     rest = np.broadcast_to(np.eye(mean.shape[-1]), (len(mean), missing, *chol.shape[2:]))
     return Mixture(
@@ -224,23 +222,25 @@ def _padded(mixture: Mixture) -> Mixture:
     )
 
 
-def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], components: int) -> Mixture:
-    """Mixtures fitted to weighted draws, in groups as importance sampling takes them."""
+def _groups(count: int, lanes: int) -> list[NDArray[np.int64]]:
+    """Positions up to ``count``, ``lanes`` at a time; the last group repeats one, so that all are compiled once."""
+    return [np.minimum(np.arange(first, first + lanes), count - 1) for first in range(0, count, lanes)]
+
+
+def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settings: Settings) -> Mixture:
+    """Mixtures fitted to weighted draws, as ``adapt`` with ``settings`` fits its own."""
     count, n = len(weighted), weighted[0][0].shape[-1]
-    lanes = QUICK.lanes if components == COMPONENTS else DEEP.lanes
-    points = np.zeros((count, FIT_DRAWS, n))
-    log_weight = np.full((count, FIT_DRAWS), -np.inf)
+    points = np.zeros((count, settings.draws, n))
+    log_weight = np.full((count, settings.draws), -np.inf)
     for i, (z, weights) in enumerate(weighted):
         if np.isfinite(weights).any():
-            points[i] = z[resample(weights, FIT_DRAWS, np.asarray(0.5))]
+            points[i] = z[resample(weights, settings.draws, np.asarray(0.5))]
             log_weight[i] = 0.0
     parts = []
-    for first in range(0, count, lanes):
-        # The last group repeats a data set: one shape, compiled once.
-        rows = np.minimum(np.arange(first, first + lanes), count - 1)
-        kernels = place(keys[rows], points[rows], log_weight[rows], FIT_EFFECTIVE, components)
+    for rows in _groups(count, settings.lanes):
+        kernels = place(keys[rows], points[rows], log_weight[rows], settings.effective, settings.components)
         precision = target.precision(np.asarray(kernels.center), rows)
-        parts.append(fit(keys[rows], points[rows], log_weight[rows], kernels, precision, FIT_POINTS))
+        parts.append(fit(keys[rows], points[rows], log_weight[rows], kernels, precision, settings.points))
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 

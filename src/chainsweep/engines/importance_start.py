@@ -26,6 +26,8 @@ DRAWS_INFLATION = 4.0
 """Covariance of the broad component in units of another proposal's draws."""
 EVEN_SHARE = 0.5
 """Share of the known modes' weight that is even over them; the rest follows their Laplace masses."""
+CURVATURES = 32
+"""Points of one compiled call of a Hessian: every number of components is a multiple, so that one shape serves all."""
 CHAIN_COMPONENTS = 32
 CHAIN_POINTS = 512
 
@@ -47,7 +49,8 @@ class Target:
         """The Hessian, or zeros where it is not known."""
         if self.hessian is None:
             return np.zeros((*z.shape, z.shape[-1]))
-        return self.hessian(z, positions)
+        blocks = [z[:, first : first + CURVATURES] for first in range(0, z.shape[1], CURVATURES)]
+        return np.concatenate([np.asarray(self.hessian(block, positions)) for block in blocks], axis=1)
 
 
 class Start(NamedTuple):

@@ -22,7 +22,7 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.guide import DEEP_COMPONENTS, Guide, deepened, find_guide, learned
+from chainsweep.engines.guide import DEEP_FIT, Guide, deepened, find_guide, learned
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
 from chainsweep.engines.nuts_program import Bits, Program, kernels_of
@@ -113,7 +113,7 @@ class _Run:
         """Device memory of one lane: its data, its mixture, and a block's proposals and outputs, twice."""
         n, settings = self.problem.ndim_unconstrained, self.settings
         data = sum(values[0].size for values in (*self.batch.fields.values(), self.batch.mask))
-        mixture = 2 * DEEP_COMPONENTS * (2 * n**2 + 3 * n + 2)
+        mixture = 2 * DEEP_FIT.components * (2 * n**2 + 3 * n + 2)
         block = settings.chains * settings.block * (settings.jumps * (n + 2) + n + 4)
         return self.begun // 8 * 2 * (data * (1 + settings.chains) + mixture + block)
 

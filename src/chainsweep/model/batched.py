@@ -146,10 +146,14 @@ class BatchedProblem:
         return self._replica_log_likelihood(theta, simulated), self.log_likelihood(theta)
 
     def _call(self, name: str, *arrays: Any) -> Any:
-        """Evaluate in blocks of draws, so that memory stays bounded whatever the number of draws."""
+        """Evaluate in blocks of draws, so that memory stays bounded whatever the number of draws.
+
+        A block is a power of two, so that it divides such a number and one shape is compiled.
+        """
         datasets, draws = arrays[0].shape[:2]
         width = max(1, self.batch.mask.shape[1])
-        block = max(1, min(draws, MAX_POINT_EVALUATIONS // max(1, datasets * width)))
+        most = max(1, MAX_POINT_EVALUATIONS // max(1, datasets * width))
+        block = draws if draws <= most else 1 << (most.bit_length() - 1)
         function = self.compiled(name)
         parts = [
             jax.tree.map(np.asarray, function(*(a[:, i : i + block] for a in arrays), self.observations))
