@@ -105,6 +105,8 @@ class EmceeSettings(Section):
     """Steps go on until R-hat between the ensembles is below this; by default ``[verdict] rhat``."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
     """Steps go on until every parameter's effective sample size exceeds this; by default ``[verdict] ess``."""
+    stack: Annotated[int, Field(ge=1)] = 256
+    """Data sets whose ensembles are advanced together; where one is done, a waiting one enters. Changes no draw."""
     max_draws_per_chain: Annotated[int, Field(ge=100)] = 2000
     """Draws handed on of one ensemble (kept steps times walkers); more are thinned away."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096

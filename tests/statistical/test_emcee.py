@@ -199,6 +199,30 @@ def test_another_shard_changes_nothing_but_rounding(problem):
     np.testing.assert_allclose(together.posterior["a"][2], alone.posterior["a"][0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("check_every", [20, 60])
+def test_data_sets_that_wait_change_no_draw(problem, monkeypatch, check_every):
+    monkeypatch.setattr("chainsweep.engines.emcee_stack.SMALLEST_STACK", 1)
+    batch = lines(7)
+    settings = EmceeSettings(
+        walkers=8, max_steps=910, check_every=check_every, prior_draws=128, tau_factor=30, target_ess=50
+    )
+    together = complete(problem, batch, settings)
+    assert len(set(together.info["n_steps"])) > 1
+    few, sink, notes = settings.model_copy(update={"stack": 3}), Memory(), []
+    monkeypatch.setattr(sink, "progress", lambda done, total, note="": notes.append((done, note)))
+    outcome = sample(problem, batch, few, sink=sink)
+    assert notes[0] == (0, f"3 running, step {check_every}, 4 waiting")
+    assert notes[-1][0] == 7
+    # somebody entered while others went on
+    assert any(0 < done < 4 and note.startswith("3 running") for done, note in notes)
+    assert_same(outcome.chains, together)
+    stopped, calls = Memory(), iter(range(10_000))
+    monkeypatch.setattr("chainsweep.engines.emcee_stack.SECONDS_BETWEEN_LOOKS", 0.0)
+    halted = sample(problem, batch, few, sink=stopped, deadline=lambda: next(calls) == 777)
+    assert halted.status is Status.STOPPED
+    assert_same(sample(problem, batch, few, stopped.state).chains, together)
+
+
 def test_ensembles_are_not_copies_of_each_other(problem):
     chains = complete(problem, lines(3), SHORT)
     assert not np.intersect1d(chains.posterior["a"][0, 0], chains.posterior["a"][0, 1]).size
@@ -228,7 +252,7 @@ def test_stopped_within_a_block_it_resumes_bit_for_bit(problem, monkeypatch):
     sink = Memory()
     outcome = sample(problem, batch, SHORT, sink=sink, deadline=lambda: next(calls) == 77)
     assert outcome.status is Status.STOPPED
-    assert sink.state["step"] % SHORT.check_every != 0
+    assert sink.state["now"] % SHORT.check_every != 0
     assert_same(sample(problem, batch, SHORT, sink.state).chains, whole)
 
 
@@ -238,7 +262,7 @@ def test_a_killed_attempt_continues_from_its_last_checkpoint(problem):
 
     class Dying(Memory):
         def progress(self, done, total, note=""):
-            if note == "step 180":
+            if note == "3 running, step 180":
                 raise Killed
 
     sink = Dying()

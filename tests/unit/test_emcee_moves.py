@@ -208,7 +208,7 @@ def test_a_group_depends_on_its_own_key_only():
     weights = {"stretch": 1.0, "de": 1.0, "snooker": 1.0}
 
     def final(groups: list[int], shift: float = 0.0) -> np.ndarray:
-        move = ScheduledMove(weights, GroupStreams([keys[g] for g in groups], walkers), schedule_key=1)
+        move = ScheduledMove(weights, GroupStreams([keys[g] for g in groups], walkers), schedule_key=1, period=100)
         points = np.concatenate([theta[g * walkers : (g + 1) * walkers] for g in groups])
         points[walkers:] += shift
         state = emcee.State(points, log_prob=correlated(points))
@@ -238,11 +238,33 @@ def test_streams_seek_anywhere():
 
 def test_the_schedule_follows_its_weights_and_not_their_order():
     streams = GroupStreams([0], 8)
-    move = ScheduledMove({"stretch": 1.0, "de": 3.0}, streams, schedule_key=4)
-    turned = ScheduledMove({"de": 3.0, "stretch": 1.0}, streams, schedule_key=4)
+    move = ScheduledMove({"stretch": 1.0, "de": 3.0}, streams, schedule_key=4, period=500)
+    turned = ScheduledMove({"de": 3.0, "stretch": 1.0}, streams, schedule_key=4, period=500)
     chosen = [type(move.choose(step)) for step in range(4000)]
     assert chosen == [type(turned.choose(step)) for step in range(4000)]
-    assert abs(np.mean([c is DEMove for c in chosen]) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 4000)
+    assert [sum(c is DEMove for c in chosen[first : first + 500]) for first in range(0, 4000, 500)] == [375] * 8
+    assert len({tuple(chosen[first : first + 500]) for first in range(0, 4000, 500)}) == 1
+    assert chosen[:375] != [DEMove] * 375
+    rare = ScheduledMove({"de": 1.0, "snooker": 1e-9}, streams, schedule_key=4, period=100)
+    assert sum(type(rare.choose(step)) is SnookerMove for step in range(100)) == 1
+
+
+def test_groups_may_be_at_steps_of_their_own():
+    walkers, theta = 8, draw_correlated(np.random.default_rng(9), 16)
+    weights = {"stretch": 1.0, "de": 1.0, "snooker": 1.0}
+
+    def moved(keys: list[int], begun: list[int], points: np.ndarray) -> np.ndarray:
+        move = ScheduledMove(weights, GroupStreams(keys, walkers), schedule_key=1, period=100)
+        move.steps = np.array(begun)
+        state = emcee.State(points.copy(), log_prob=correlated(points))
+        for _ in range(70):
+            state, _ = move.propose(model_of(correlated), state)
+        return state.coords
+
+    both = moved([3, 5], [200, 0], theta)
+    np.testing.assert_allclose(both[:walkers], moved([3], [200], theta[:walkers]), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(both[walkers:], moved([5], [0], theta[walkers:]), rtol=1e-9, atol=1e-12)
+    assert not np.allclose(moved([5], [100], theta[walkers:]), both[walkers:])
 
 
 def test_triples_are_all_ordered_triples_once():

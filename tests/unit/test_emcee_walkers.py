@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chainsweep.config import EmceeSettings
-from chainsweep.engines.emcee_kept import CAPACITY, Thinned, assess, ensemble_tau
+from chainsweep.engines.emcee_kept import CAPACITY, Thinned, assess, ensemble_tau, packed_chains, unpacked_chains
 from chainsweep.engines.emcee_stack import stack_size
 from chainsweep.engines.emcee_walkers import choose_distinct, islands, low_walkers, rescue, temper
 
@@ -88,19 +88,23 @@ def test_an_ensemble_in_its_target_has_no_islands():
 
 
 def test_the_chain_keeps_every_stride_th_step():
-    chain, rng = Thinned.empty((2, 1, 3, 2)), np.random.default_rng(7)
-    steps = rng.normal(size=(4 * CAPACITY + 77, 2, 1, 3, 2))
+    chain, rng = Thinned.empty((2, 3, 2)), np.random.default_rng(7)
+    steps = rng.normal(size=(4 * CAPACITY + 77, 2, 3, 2))
     for number, theta in enumerate(steps, start=1):
         chain.append(number, theta, theta[..., 0])
         assert chain.count <= CAPACITY
     assert chain.stride == 8
     np.testing.assert_array_equal(chain.theta[: chain.count], steps[7::8])
-    theta, log_prob = chain.after(1000, 1)
-    np.testing.assert_array_equal(theta, steps[1007::8, 1])
-    np.testing.assert_array_equal(log_prob, steps[1007::8, 1, ..., 0])
-    saved = Thinned.from_arrays(chain.arrays())
-    saved.keep(np.array([False, True]))
-    np.testing.assert_array_equal(saved.theta[: saved.count, 0], steps[7::8, 1])
+    theta, log_prob = chain.after(1000)
+    np.testing.assert_array_equal(theta, steps[1007::8])
+    np.testing.assert_array_equal(log_prob, steps[1007::8, ..., 0])
+    short = Thinned.empty((2, 3, 2))
+    short.append(1, steps[0], steps[0, ..., 0])
+    saved = unpacked_chains(packed_chains([short, chain]))
+    assert [(each.count, each.stride) for each in saved] == [(1, 1), (chain.count, 8)]
+    np.testing.assert_array_equal(saved[0].theta[:1], steps[:1])
+    np.testing.assert_array_equal(saved[1].theta[: chain.count], steps[7::8])
+    np.testing.assert_array_equal(saved[1].log_prob[: chain.count], steps[7::8, ..., 0])
 
 
 def autoregressive(rng: np.random.Generator, shape: tuple[int, ...], rho: float) -> np.ndarray:

@@ -4,7 +4,7 @@ Every data set has at least two independent ensembles, started from prior draws 
 of steps alternate with reviews of the chains: during burn-in, stranded walkers are moved to good places of
 their own ensemble; after it a data set is done when its kept steps exceed ``tau_factor`` autocorrelation
 times, R-hat between its ensembles is small and its effective sample size large, or at ``max_steps``; then it
-leaves the stack.
+leaves the stack, and one that waits takes its place.
 """
 
 from __future__ import annotations
@@ -57,20 +57,32 @@ def run(
         state = State.from_arrays(resume)
         results.restore(resume)
     saver = _Saver(sink, state, results)
+    stack: Stack | None = None
     while len(state.positions):
-        stack = Stack(sweep, state.positions, results.failures)
-        while len(state.positions) == len(stack.positions):
-            target = (state.step // settings.check_every + 1) * settings.check_every
-            ended = stack.advance(state, min(target, settings.max_steps), lambda: saver.pause(deadline))
-            results.failures.update(stack.failures())
-            if ended:
-                _review(state, results, sweep)
-                sink.progress(results.finished, len(batch), f"step {state.step}")
-            if not ended or (len(state.positions) and deadline()):
-                saver.save()
-                return Outcome(Status.STOPPED)
+        state.admit(sweep.most, sweep.period)
+        inside = state.inside
+        if stack is None or not np.array_equal(stack.positions, state.positions[inside]):
+            stack = Stack(sweep, state.positions[inside], results.failures)
+        block_end = (state.now // settings.check_every + 1) * settings.check_every
+        budget_end = int(state.entered[inside].min()) + settings.max_steps
+        ended = stack.advance(state, min(block_end, budget_end), lambda: saver.pause(deadline))
+        results.failures.update(stack.failures())
+        if ended:
+            _review(state, results, sweep)
+            sink.progress(results.finished, len(batch), _how_far(state))
+        if not ended or (len(state.positions) and deadline()):
+            saver.save()
+            return Outcome(Status.STOPPED)
+        if len(state.positions):
             saver.save_if_due()
     return Outcome(Status.COMPLETE, results.chains(problem))
+
+
+def _how_far(state: State) -> str:
+    inside = state.inside
+    running = f"{inside.size} running, step {state.steps(inside).max(initial=0)}"
+    waiting = len(state.positions) - inside.size
+    return f"{running}, {waiting} waiting" if waiting else running
 
 
 class _Saver:
@@ -101,56 +113,65 @@ class _Saver:
 
 def _start(sweep: Sweep, results: Results) -> State:
     began = time.monotonic()
-    stack = Stack(sweep, np.arange(len(sweep.batch)), {})
-    start = start_walkers(
-        stack.problem,
-        stack.log_density,
-        sweep.seeds,
-        (sweep.settings.ensembles, sweep.walkers),
-        sweep.settings.prior_draws,
-    )
-    results.failures.update(stack.failures() | start.failures)
-    positions = np.setdiff1d(stack.positions, list(results.failures)).astype(np.int64)
-    seconds = time.monotonic() - began
-    return State.at_start(positions, start.theta[positions], start.log_prob[positions], seconds)
+    shape = sweep.settings.ensembles, sweep.walkers
+    starts = []
+    for first in range(0, len(sweep.batch), sweep.most):
+        stack = Stack(sweep, np.arange(first, min(first + sweep.most, len(sweep.batch))), {})
+        start = start_walkers(
+            stack.problem,
+            len(stack.positions),
+            stack.log_density,
+            sweep.seeds,
+            shape,
+            sweep.settings.prior_draws,
+        )
+        results.failures.update(stack.failures() | {first + row: why for row, why in start.failures.items()})
+        starts.append(start)
+    positions = np.setdiff1d(np.arange(len(sweep.batch)), list(results.failures)).astype(np.int64)
+    theta = np.concatenate([start.theta for start in starts])[positions]
+    log_prob = np.concatenate([start.log_prob for start in starts])[positions]
+    return State.at_start(positions, theta, log_prob, time.monotonic() - began)
 
 
 def _review(state: State, results: Results, sweep: Sweep) -> None:
     """After a block: move stranded walkers, and let those leave that are done or have failed."""
     settings = sweep.settings
-    last = state.step >= settings.max_steps
     stays = np.ones(len(state.positions), dtype=bool)
-    for row, position in enumerate(state.positions.tolist()):
-        if position in results.failures:
+    inside = state.inside
+    for row, step in zip(inside.tolist(), state.steps(inside).tolist(), strict=True):
+        last = step >= settings.max_steps
+        if int(state.positions[row]) in results.failures:
             stays[row] = False
+            continue
+        if step % settings.check_every and not last:
             continue
         if not state.settled[row]:
             # the second half of the budget is left to chains that no hand touches
-            moved = 0 if state.step > settings.max_steps // 2 else _rescue(state, row, sweep)
+            moved = 0 if step > settings.max_steps // 2 else _rescue(state, row, step, sweep)
             state.moved[row] += moved
             state.settled[row] = moved == 0
             if moved:
-                state.burn_in[row] = state.step
+                state.burn_in[row] = step
         if state.settled[row] or last:
-            theta, log_prob = state.chain.after(int(state.burn_in[row]), row)
+            theta, log_prob = state.chains[row].after(int(state.burn_in[row]))
             assessment = assess(theta, log_prob, settings, final=last)
             if assessment.passed or last:
-                _finish(state, results, sweep, row, assessment)
+                _finish(state, results, sweep, row, step, assessment)
                 stays[row] = False
     state.keep(stays)
 
 
-def _rescue(state: State, row: int, sweep: Sweep) -> int:
+def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:
     """Move the stranded walkers of one data set, each within its ensemble; how many there were."""
-    since = max(int(state.burn_in[row]), state.step - max(sweep.settings.check_every // 2, 1))
-    theta, log_prob = state.chain.after(since, row)
+    since = max(int(state.burn_in[row]), step - max(sweep.settings.check_every // 2, 1))
+    theta, log_prob = state.chains[row].after(since)
     if len(theta) == 0:
         return 0
     dataset_id, moved = sweep.batch.ids[state.positions[row]], 0
     for ensemble in range(theta.shape[1]):
         stranded = islands(theta[:, ensemble], log_prob[:, ensemble])
         if stranded.any():
-            rng = sweep.seeds.generator(dataset_id, f"rescue {state.step}", ensemble)
+            rng = sweep.seeds.generator(dataset_id, f"rescue {step}", ensemble)
             points, densities = rescue(theta[:, ensemble], log_prob[:, ensemble], stranded, rng)
             state.coords[row, ensemble, stranded] = points
             state.log_prob[row, ensemble, stranded] = densities
@@ -158,10 +179,11 @@ def _rescue(state: State, row: int, sweep: Sweep) -> int:
     return moved
 
 
-def _finish(state: State, results: Results, sweep: Sweep, row: int, assessment: Assessment) -> None:
+def _finish(state: State, results: Results, sweep: Sweep, row: int, step: int, assessment: Assessment) -> None:
     """Hand the draws of one data set over, thinned to about half an autocorrelation time."""
-    settings, walkers, stride = sweep.settings, sweep.walkers, state.chain.stride
-    theta, log_prob = state.chain.after(int(state.burn_in[row]), row)
+    settings, walkers, chain = sweep.settings, sweep.walkers, state.chains[row]
+    stride = chain.stride
+    theta, log_prob = chain.after(int(state.burn_in[row]))
     first = assessment.first
     longest, kept = float(assessment.tau.max()), len(theta) - first
     # chains that have not converged keep enough steps to show it
@@ -174,8 +196,8 @@ def _finish(state: State, results: Results, sweep: Sweep, row: int, assessment: 
     info = Info(
         tau=assessment.tau * stride,
         tau_max=longest * stride,
-        acceptance=state.accepted[row] / (state.step * walkers),
-        n_steps=state.step,
+        acceptance=state.accepted[row] / (step * walkers),
+        n_steps=step,
         burn_in=(int(state.burn_in[row]) // stride + first) * stride,
         thin=every * stride,
         kept_over_tau=assessment.kept_over_tau,
@@ -185,7 +207,7 @@ def _finish(state: State, results: Results, sweep: Sweep, row: int, assessment: 
         stuck_walkers=assessment.stuck,
         walkers=walkers,
         seconds=float(state.seconds[row]),
-        trace=state.chain.theta[: state.chain.count, row, 0, 0],
+        trace=chain.theta[: chain.count, 0, 0],
         trace_burn_in=int(state.burn_in[row]) // stride + first,
         trace_thin=stride,
     )

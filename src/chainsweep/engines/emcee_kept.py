@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -30,10 +31,10 @@ LEAST_STEPS = 20
 
 @dataclass
 class Thinned:
-    """Every ``stride``-th step of all chains, in at most ``CAPACITY`` steps whatever their number.
+    """Every ``stride``-th step of the chains of one data set, in at most ``CAPACITY`` steps whatever their number.
 
-    ``theta`` ``(step, dataset, ensemble, walker, ndim)`` and ``log_prob`` hold ``count`` steps in front; row
-    ``j`` is step ``(j + 1) * stride``, counted from 1.
+    ``theta`` ``(step, ensemble, walker, ndim)`` and ``log_prob`` hold ``count`` steps in front; row ``j`` is step
+    ``(j + 1) * stride``, counted from 1.
     """
 
     theta: Floats
@@ -42,8 +43,8 @@ class Thinned:
     stride: int = 1
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int, int]) -> Thinned:
-        """For ``(dataset, ensemble, walker, ndim)``; untouched pages take no memory."""
+    def empty(cls, shape: tuple[int, ...]) -> Thinned:
+        """For ``(ensemble, walker, ndim)``; untouched pages take no memory."""
         return cls(np.empty((CAPACITY, *shape)), np.empty((CAPACITY, *shape[:-1])))
 
     def append(self, step: int, theta: Floats, log_prob: Floats) -> None:
@@ -56,40 +57,36 @@ class Thinned:
 
     def _halve(self) -> None:
         half = CAPACITY // 2
-        # one by one, since source and target overlap and a copy would double the memory
-        for row in range(half):
-            self.theta[row], self.log_prob[row] = self.theta[2 * row + 1], self.log_prob[2 * row + 1]
+        self.theta[:half], self.log_prob[:half] = self.theta[1::2], self.log_prob[1::2]
         self.count, self.stride = half, 2 * self.stride
 
-    def after(self, step: int, dataset: int) -> tuple[Floats, Floats]:
-        """Kept steps behind ``step`` of one data set: ``(step, ensemble, walker, ndim)``, log densities."""
+    def after(self, step: int) -> tuple[Floats, Floats]:
+        """Kept steps behind ``step``: ``(step, ensemble, walker, ndim)``, log densities."""
         rows = slice(step // self.stride, self.count)
-        return self.theta[rows, dataset], self.log_prob[rows, dataset]
+        return self.theta[rows], self.log_prob[rows]
 
-    def keep(self, datasets: NDArray[np.bool_]) -> None:
-        """Let the other data sets leave."""
-        theta = np.empty((CAPACITY, int(datasets.sum()), *self.theta.shape[2:]))
-        log_prob = np.empty(theta.shape[:-1])
-        theta[: self.count] = self.theta[: self.count, datasets]
-        log_prob[: self.count] = self.log_prob[: self.count, datasets]
-        self.theta, self.log_prob = theta, log_prob
 
-    def arrays(self) -> Arrays:
-        """As flat arrays; ``from_arrays`` is the inverse."""
-        return {
-            "chain_theta": self.theta[: self.count],
-            "chain_log_prob": self.log_prob[: self.count],
-            "chain_stride": np.asarray(self.stride),
-        }
+def packed_chains(chains: Sequence[Thinned]) -> Arrays:
+    """Chains as flat arrays, one data set behind the other; ``unpacked_chains`` is the inverse."""
+    return {
+        "chain_theta": np.concatenate([chain.theta[: chain.count] for chain in chains]),
+        "chain_log_prob": np.concatenate([chain.log_prob[: chain.count] for chain in chains]),
+        "chain_count": np.array([chain.count for chain in chains]),
+        "chain_stride": np.array([chain.stride for chain in chains]),
+    }
 
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> Thinned:
-        """Chains that were saved."""
-        theta, log_prob = np.asarray(arrays["chain_theta"]), np.asarray(arrays["chain_log_prob"])
-        result = cls.empty(theta.shape[1:])
-        result.count, result.stride = len(theta), int(arrays["chain_stride"])
-        result.theta[: len(theta)], result.log_prob[: len(theta)] = theta, log_prob
-        return result
+
+def unpacked_chains(arrays: Arrays) -> list[Thinned]:
+    """Chains that were saved."""
+    chains, first = [], 0
+    for count, stride in zip(arrays["chain_count"].tolist(), arrays["chain_stride"].tolist(), strict=True):
+        chain = Thinned.empty(arrays["chain_theta"].shape[1:])
+        chain.count, chain.stride = count, stride
+        chain.theta[:count] = arrays["chain_theta"][first : first + count]
+        chain.log_prob[:count] = arrays["chain_log_prob"][first : first + count]
+        chains.append(chain)
+        first += count
+    return chains
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The walkers of many data sets as one vectorised ``emcee`` sampler, and the state that resumes it.
 
-A step draws on the campaign seed, the data set, the ensemble and its own number alone (``GroupStreams``), so
-the walkers, their log densities and the number of steps are all that a later attempt needs to go on bit for
-bit.
+A step draws on the campaign seed, the data set, the ensemble and its own number alone (``GroupStreams``): who else
+is in the stack changes no draw, and the walkers, their log densities and the number of steps are all that a later
+attempt needs to go on bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from chainsweep.config import EmceeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Seeds
-from chainsweep.engines.emcee_kept import Thinned
+from chainsweep.engines.emcee_kept import Thinned, packed_chains, unpacked_chains
 from chainsweep.engines.moves import GroupStreams, ScheduledMove
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
@@ -31,63 +31,94 @@ Bools = NDArray[np.bool_]
 SECONDS_BETWEEN_LOOKS = 1.0
 """Within a block of slow steps, the deadline is asked this often."""
 
+WAITING = -1
+LEAST_PERIOD = 100
+"""The moves of a schedule repeat after so many steps at least, so that rare ones have their share."""
+
 SMALLEST_STACK = 4
 """Stacks shrink by halves down to this many data sets, each size compiled once."""
 
 
 @dataclass
 class State:
-    """What the next step needs, for the data sets still in the stack.
+    """What the next step needs, for the data sets that are not done; ``now`` counts the steps of the whole stack.
 
     ``positions`` (dataset,) in the batch; ``coords`` ``(dataset, ensemble, walker, ndim)`` with ``log_prob``;
-    ``burn_in`` (dataset,): the step at which walkers were last moved by hand; ``settled`` (dataset,): none
-    will be any more; ``accepted`` ``(dataset, ensemble)`` moves; ``moved`` (dataset,) walkers; ``chain``.
+    ``entered`` (dataset,): the step of the stack at which a data set came in, ``WAITING`` before; ``burn_in``
+    (dataset,): its own step at which walkers were last moved by hand; ``settled`` (dataset,): none will be any more;
+    ``accepted`` ``(dataset, ensemble)`` moves; ``moved`` (dataset,) walkers; ``chains``, one for each data set.
     """
 
-    step: int
+    now: int
     positions: Ints
     coords: Floats
     log_prob: Floats
+    entered: Ints
     burn_in: Ints
     settled: Bools
     accepted: Ints
     moved: Ints
     seconds: Floats
-    chain: Thinned
+    chains: list[Thinned]
 
     @classmethod
     def at_start(cls, positions: Ints, coords: Floats, log_prob: Floats, seconds: float) -> State:
         """Before the first step."""
         n = len(positions)
         zeros = np.zeros(n, dtype=np.int64)
-        accepted = np.zeros(coords.shape[:2], dtype=np.int64)
-        share = np.full(n, seconds / max(n, 1))
-        chain = Thinned.empty(coords.shape)
-        settled = np.zeros(n, dtype=bool)
-        return cls(0, positions, coords, log_prob, zeros, settled, accepted, zeros.copy(), share, chain)
+        return cls(
+            now=0,
+            positions=positions,
+            coords=coords,
+            log_prob=log_prob,
+            entered=np.full(n, WAITING, dtype=np.int64),
+            burn_in=zeros,
+            settled=np.zeros(n, dtype=bool),
+            accepted=np.zeros(coords.shape[:2], dtype=np.int64),
+            moved=zeros.copy(),
+            seconds=np.full(n, seconds / max(n, 1)),
+            chains=[Thinned.empty(coords.shape[1:]) for _ in range(n)],
+        )
 
-    def keep(self, rows: Bools) -> None:
+    @property
+    def inside(self) -> Ints:
+        """Rows of the data sets in the stack."""
+        return np.flatnonzero(self.entered != WAITING)
+
+    def steps(self, rows: Ints) -> Ints:
+        """Steps that data sets in the stack have made."""
+        return self.now - self.entered[rows]
+
+    def admit(self, most: int, period: int) -> None:
+        """Let waiting data sets in, ``most`` at once, where the schedule of moves begins anew."""
+        inside, waiting = self.inside, np.flatnonzero(self.entered == WAITING)
+        if not inside.size:
+            self.now += -self.now % period
+        if self.now % period == 0:
+            self.entered[waiting[: max(0, most - inside.size)]] = self.now
+
+    def keep(self, stays: Bools) -> None:
         """Let the other data sets leave."""
-        if rows.all():
+        if stays.all():
             return
         for name in self._columns():
-            setattr(self, name, getattr(self, name)[rows])
-        self.chain.keep(rows)
+            setattr(self, name, getattr(self, name)[stays])
+        self.chains = [chain for chain, stay in zip(self.chains, stays, strict=True) if stay]
 
     def arrays(self) -> Arrays:
         """As flat arrays; ``from_arrays`` is the inverse."""
         columns = {name: getattr(self, name) for name in self._columns()}
-        return columns | self.chain.arrays() | {"step": np.asarray(self.step)}
+        return columns | packed_chains(self.chains) | {"now": np.asarray(self.now)}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> State:
         """A state that was saved."""
         columns = {name: np.array(arrays[name]) for name in cls._columns()}
-        return cls(step=int(arrays["step"]), chain=Thinned.from_arrays(arrays), **columns)
+        return cls(now=int(arrays["now"]), chains=unpacked_chains(arrays), **columns)
 
     @classmethod
     def _columns(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name not in ("step", "chain")]
+        return [field.name for field in fields(cls) if field.name not in ("now", "chains")]
 
 
 @dataclass(frozen=True)
@@ -117,6 +148,16 @@ class Sweep:
         walkers = asked if asked is not None else max(32, 4 * ndim)
         return walkers + walkers % 2
 
+    @property
+    def most(self) -> int:
+        """Data sets in the stack at once."""
+        return min(len(self.batch), self.settings.stack)
+
+    @property
+    def period(self) -> int:
+        """Steps after which the schedule of moves repeats: whole blocks, so that one may begin with it."""
+        return -(-LEAST_PERIOD // self.settings.check_every) * self.settings.check_every
+
 
 class Stack:
     """The walkers of some data sets of the batch as one ``emcee`` sampler.
@@ -126,7 +167,7 @@ class Stack:
 
     def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str]) -> None:
         self.positions = positions
-        self.slots = stack_size(len(sweep.batch), len(positions))
+        self.slots = stack_size(sweep.most, len(positions))
         filled = np.pad(positions, (0, self.slots - len(positions)), mode="edge")
         self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled))
         known = {row: failures[p] for row, p in enumerate(positions.tolist()) if p in failures}
@@ -136,7 +177,7 @@ class Stack:
         keys = [seeds.entropy(i, "moves", e) for i in ids for e in range(settings.ensembles)]
         streams = GroupStreams(keys, sweep.walkers)
         weights = {str(name): weight for name, weight in settings.moves.items()}
-        self.move = ScheduledMove(weights, streams, seeds.entropy("", "schedule"))
+        self.move = ScheduledMove(weights, streams, seeds.entropy("", "schedule"), sweep.period)
         self.sampler = emcee.EnsembleSampler(
             len(keys) * sweep.walkers,
             sweep.problem.ndim,
@@ -160,24 +201,27 @@ class Stack:
         return {int(self.positions[row]): reason for row, reason in self.problem.failures.items()}
 
     def advance(self, state: State, target: int, pause: Callable[[], bool]) -> bool:
-        """Step on to ``target``; False when ``pause``, asked about once a second, said to stop before."""
-        shape = state.coords.shape
-        self.move.step, self.move.accepted = state.step, state.accepted.ravel().copy()
-        start = emcee.State(state.coords.reshape(-1, shape[-1]), log_prob=state.log_prob.ravel())
-        steps = self.sampler.sample(start, iterations=target - state.step, store=False, skip_initial_state_check=True)
+        """Step the data sets inside on to ``target``; False when ``pause``, asked about once a second, said to stop."""
+        rows = state.inside
+        shape, ensembles = state.coords[rows].shape, state.coords.shape[1]
+        chains = [state.chains[row] for row in rows]
+        self.move.steps, self.move.accepted = np.repeat(state.steps(rows), ensembles), state.accepted[rows].ravel()
+        start = emcee.State(state.coords[rows].reshape(-1, shape[-1]), log_prob=state.log_prob[rows].ravel())
+        steps = self.sampler.sample(start, iterations=target - state.now, store=False, skip_initial_state_check=True)
         began = looked = time.monotonic()
         for current in steps:
             coords, log_prob = current.coords.reshape(shape), current.log_prob.reshape(shape[:-1])
-            state.step += 1
-            state.chain.append(state.step, coords, log_prob)
+            state.now += 1
+            for chain, step, theta, density in zip(chains, state.steps(rows).tolist(), coords, log_prob, strict=True):
+                chain.append(step, theta, density)
             now = time.monotonic()
-            if now - looked < SECONDS_BETWEEN_LOOKS and state.step < target:
+            if now - looked < SECONDS_BETWEEN_LOOKS and state.now < target:
                 continue
-            state.coords, state.log_prob = coords, log_prob
-            state.accepted = self.move.accepted.reshape(shape[:2])
-            state.seconds = state.seconds + (now - began) / shape[0]
+            state.coords[rows], state.log_prob[rows] = coords, log_prob
+            state.accepted[rows] = self.move.accepted.reshape(shape[:2])
+            state.seconds[rows] += (now - began) / shape[0]
             began = looked = now
-            if state.step < target and pause():
+            if state.now < target and pause():
                 return False
         return True
 

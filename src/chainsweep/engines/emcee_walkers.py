@@ -39,27 +39,30 @@ class Start:
 
 def start_walkers(
     problem: BatchedProblem,
+    count: int,
     log_density: Callable[[Floats], Floats],
     seeds: Seeds,
     shape: tuple[int, int],
     prior_draws: int,
 ) -> Start:
-    """Choose ``shape = (ensembles, walkers)`` of ``prior_draws`` prior draws of each data set.
+    """Choose ``shape = (ensembles, walkers)`` of ``prior_draws`` prior draws of the first ``count`` data sets.
 
-    Each ensemble chooses from draws of its own. ``log_density`` takes ``(dataset, draw, ndim)``.
+    Each ensemble chooses from draws of its own. ``log_density`` takes ``(dataset, draw, ndim)`` of those data sets.
     """
     ensembles, walkers = shape
-    ids, ndim = problem.batch.ids, problem.problem.ndim
+    ids, ndim = problem.batch.ids[:count], problem.problem.ndim
     draws = max(prior_draws // ensembles, walkers)
-    keys = seeds.jax_keys(ids, "start", ensembles)
+    keys = seeds.jax_keys(problem.batch.ids, "start", ensembles)
     theta = np.empty((len(ids), ensembles, walkers, ndim))
     log_prob = np.empty(theta.shape[:-1])
     failures: dict[int, str] = {}
     for ensemble in range(ensembles):
         points = np.array(problem.sample_prior(keys[:, ensemble], draws))
+        prior = problem.log_prior(points)[:count]
+        points = points[:count]
         density = log_density(points)
         with np.errstate(invalid="ignore"):
-            likelihood = np.where(np.isfinite(density), density - problem.log_prior(points), -np.inf)
+            likelihood = np.where(np.isfinite(density), density - prior, -np.inf)
         power = temper(likelihood, EFFECTIVE_DRAWS_PER_WALKER * walkers)
         for position, dataset_id in enumerate(ids):
             rng = seeds.generator(dataset_id, "walkers", ensemble)

@@ -80,20 +80,20 @@ class GroupStreams:
     def __init__(self, keys: Sequence[int], walkers: int) -> None:
         self.keys = tuple(keys)
         self.walkers = walkers
-        self._counter = -1
+        self._groups = np.arange(len(self.keys))
+        self._counters: Ints = np.full(len(self.keys), -1)
         shape = (len(self.keys), STEPS_PER_COUNTER, walkers, UNIFORMS_PER_WALKER)
         self._block: Floats = np.empty(shape)
         self._step: Floats = self._block[:, 0]
         self._first, self._column = 0, 1
 
-    def seek(self, step: int) -> None:
-        """Make ``step`` (counted from 0) the current one."""
-        counter, offset = divmod(step, STEPS_PER_COUNTER)
-        if counter != self._counter:
-            for key, rows in zip(self.keys, self._block, strict=True):
-                counter_uniforms(key, counter, rows)
-            self._counter = counter
-        self._step = self._block[:, offset]
+    def seek(self, steps: Ints | int) -> None:
+        """Make ``steps``, counted from 0, the current ones: one for all, or ``(group,)``."""
+        counters, offsets = np.divmod(np.broadcast_to(steps, len(self.keys)), STEPS_PER_COUNTER)
+        for group in np.flatnonzero(counters != self._counters).tolist():
+            counter_uniforms(self.keys[group], int(counters[group]), self._block[group])
+        self._counters = counters
+        self._step = self._block[self._groups, offsets]
         self._first, self._column = 0, 1
 
     def order(self, walkers: int) -> Ints:
@@ -207,35 +207,35 @@ MOVES: dict[str, type[GroupMove]] = {"stretch": StretchMove, "de": DEMove, "snoo
 
 
 class ScheduledMove(Move):
-    """A mixture of moves; the move of a step is drawn once for all groups, from the schedule's own stream.
+    """A mixture of moves in a fixed order that repeats, the same for all groups.
 
-    ``step`` is the number of steps made; ``accepted`` counts accepted moves by group.
+    A group's move depends on its own step alone, so it may begin any multiple of ``period`` steps after the others,
+    and whoever else is in the stack changes nothing. In a period each move has its share of the steps, and at least
+    one. ``steps`` ``(group,)`` are the steps made; ``accepted`` counts accepted moves by group.
     """
 
-    def __init__(self, weights: Mapping[str, float], streams: GroupStreams, schedule_key: int) -> None:
+    def __init__(self, weights: Mapping[str, float], streams: GroupStreams, schedule_key: int, period: int) -> None:
         # sorted, so that the order of keys in a file changes no draw
         names = sorted(weights)
         self.moves = [MOVES[name](streams, streams.walkers) for name in names]
-        self.edges = np.cumsum([weights[name] for name in names]) / sum(weights.values())
+        shares = np.array([weights[name] for name in names]) / sum(weights.values())
+        counts = np.maximum(1, np.round(shares * period).astype(np.int64))
+        counts[np.argmax(shares)] += period - counts.sum()
+        order = np.argsort(counter_uniforms(schedule_key, 0, np.empty(period)))
+        self.schedule: Ints = np.repeat(np.arange(len(names)), counts)[order]
         self.streams = streams
-        self.schedule_key = schedule_key
-        self.step = 0
+        self.steps: Ints = np.zeros(len(streams.keys), dtype=np.int64)
         self.accepted: Ints = np.zeros(len(streams.keys), dtype=np.int64)
-        self._choices: tuple[int, Floats] = (-1, np.empty(STEPS_PER_COUNTER))
 
     def choose(self, step: int) -> GroupMove:
         """The move of ``step``."""
-        counter, offset = divmod(step, STEPS_PER_COUNTER)
-        if self._choices[0] != counter:
-            self._choices = (counter, counter_uniforms(self.schedule_key, counter, self._choices[1]))
-        choice = int(np.searchsorted(self.edges, self._choices[1][offset], side="right"))
-        return self.moves[min(choice, len(self.moves) - 1)]
+        return self.moves[self.schedule[step % len(self.schedule)]]
 
     def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
         """One step of the scheduled move, for all groups."""
-        self.streams.seek(self.step)
-        state, accepted = self.choose(self.step).propose(model, state)
-        self.step += 1
+        self.streams.seek(self.steps)
+        state, accepted = self.choose(int(self.steps[0])).propose(model, state)
+        self.steps = self.steps + 1
         self.accepted += accepted.reshape(-1, self.streams.walkers).sum(axis=1)
         return state, accepted
 
