@@ -2,6 +2,7 @@
 
     make bench-emcee                                  # all rows, some fifteen minutes; writes build/bench-emcee.json
     python benchmarks/ensembles.py --only a e2        # some rows
+    python benchmarks/ensembles.py --only e1 --kind broad --datasets 32   # draws of the prior in place of peaks
 
 Rows: (a) the plain script, 30 walkers x 10,000 steps and a likelihood in NumPy; (b) the same likelihood over all
 walkers at once (`vectorize=True`), with the walkers, of 32 to 1,024, that give the most; (c) the plain script with
@@ -194,9 +195,9 @@ def aies(batch: Any) -> tuple[list[Floats], float]:
     return chains, len(batch) * walkers * (steps + 2000.0)
 
 
-def peer(row: str, datasets: int) -> Row:
+def peer(row: str, datasets: int, kind: str) -> Row:
     """A peer's row, in this process."""
-    began, batch, note = time.perf_counter(), peaks("visible", datasets), ""
+    began, batch, note = time.perf_counter(), peaks(kind, datasets), ""
     if row == "d":
         chains, densities = aies(batch)
     else:
@@ -210,7 +211,7 @@ def peer(row: str, datasets: int) -> Row:
     seconds = time.perf_counter() - began
     figures = [judged(chain) for chain in chains]
     verified = np.array([good for _, good, _, _ in figures])
-    wrong = wrong_ones("visible", verified, np.array([f[2] for f in figures]), np.array([f[3] for f in figures]))
+    wrong = wrong_ones(kind, verified, np.array([f[2] for f in figures]), np.array([f[3] for f in figures]))
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     ess = float(sum(f[0] for f in figures))
     return Row(NAMES[row], datasets, seconds, densities, ess, int(verified.sum()), wrong, peak_gib, note)
@@ -226,14 +227,14 @@ def best_walkers(peak: Peak) -> int:
     return max(rates, key=lambda walkers: rates[walkers])
 
 
-def campaign_of(folder: Path, datasets: int, model: str | None, text: str) -> Any:
-    """A campaign of visible peaks."""
+def campaign_of(folder: Path, datasets: int, model: str | None, text: str, kind: str = "visible") -> Any:
+    """A campaign of peaks of a kind."""
     from chainsweep.freeze import init_campaign
 
     own = (ROOT / "jobs" / "gaussian_peak" / "model.py").read_text(encoding="utf-8")
     (folder / "model.py").write_text(own if model is None else model, encoding="utf-8")
     (folder / "campaign.toml").write_text(text, encoding="utf-8")
-    np.savez(folder / "data.npz", **peaks("visible", datasets).fields)
+    np.savez(folder / "data.npz", **peaks(kind, datasets).fields)
     return init_campaign(folder / "campaign.toml", folder / "campaign", None)
 
 
@@ -250,12 +251,12 @@ def launch(campaign: Any, ranks: int, form: str) -> float:
     return time.perf_counter() - began
 
 
-def own_row(row: str, datasets: int) -> Row:
+def own_row(row: str, datasets: int, kind: str) -> Row:
     """A campaign of this package, from the launch of its ranks to its last shard."""
     from chainsweep.store.shard import read_shard, read_summary
 
     with tempfile.TemporaryDirectory() as place:
-        campaign = campaign_of(Path(place), datasets, None, CAMPAIGN)
+        campaign = campaign_of(Path(place), datasets, None, CAMPAIGN, kind)
         seconds = launch(campaign, int(row[1]), "datasets")
         ess, verified, densities, first = 0.0, [], 0.0, []
         for plan in campaign.shards:
@@ -271,7 +272,7 @@ def own_row(row: str, datasets: int) -> Row:
     sd = np.concatenate([np.stack([np.nanstd(p[n], axis=(1, 2)) for n in names], axis=1) for p in first])
     good = np.array(verified)
     peak_gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    wrong = wrong_ones("visible", good, mean, sd)
+    wrong = wrong_ones(kind, good, mean, sd)
     return Row(NAMES[row], datasets, seconds, densities, ess, int(good.sum()), wrong, peak_gib)
 
 
@@ -315,6 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows to run")
     parser.add_argument("--datasets", type=int, help="data sets of each row; default: what suits it")
+    parser.add_argument("--kind", choices=("visible", "broad"), default="visible")
     parser.add_argument("--ranks", action="store_true", help="scaling over ranks of a costly likelihood instead")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench-emcee.json")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
@@ -324,7 +326,11 @@ def main() -> None:
         return
     if options.row:
         count = options.datasets or ROWS[options.row]
-        row = own_row(options.row, count) if options.row[0] == "e" else peer(options.row, count)
+        row = (
+            own_row(options.row, count, options.kind)
+            if options.row[0] == "e"
+            else peer(options.row, count, options.kind)
+        )
         print(json.dumps(asdict(row)))
         return
     rows = []
@@ -332,7 +338,14 @@ def main() -> None:
         if row == "z" and importlib.util.find_spec("zeus") is None:
             print("zeus is not installed: pip install zeus-mcmc", file=sys.stderr)
             continue
-        words = [__file__, "--row", row, *(["--datasets", str(options.datasets)] if options.datasets else [])]
+        words = [
+            __file__,
+            "--row",
+            row,
+            "--kind",
+            options.kind,
+            *(["--datasets", str(options.datasets)] if options.datasets else []),
+        ]
         rows.append(Row(**answer_of(words)))
         print(table(rows[-1:]), flush=True)
     print(table(rows))
