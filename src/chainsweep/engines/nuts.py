@@ -160,7 +160,7 @@ class _Run:
         counted = exact <= exact.min(axis=1, keepdims=True) + ENERGY_RANGE
         self.bits[energy_error(single, exact, counted) > ENERGY_ERROR] = 64
 
-    def _single_enough(self, found: dict[int, Sampled]) -> None:
+    def _mark_too_coarse(self, found: dict[int, Sampled]) -> None:
         """Data sets to do again in double precision: log densities of their draws ``found`` were too coarse."""
         members = np.array(sorted(found))
         longest = max(found[i].stats["potential"].size for i in found)
@@ -218,7 +218,7 @@ class _Run:
         found = {int(open_sets[k]): sampled for k, sampled in batching.sampled.items()}
         self.sampled |= found
         if this.bits == 32:
-            self._single_enough(found)
+            self._mark_too_coarse(found)
         return True
 
     def _width(self, count: int) -> int:

@@ -26,8 +26,8 @@ BLOCK = 256
 
 def freeze_starts(
     source: Path, engine: str, parameters: Sequence[tuple[str, tuple[int, ...]]], ids: Sequence[str], path: Path
-) -> int:
-    """Take over draws of ``engine`` from the merged posterior ``source``; the number of data sets that have some.
+) -> None:
+    """Take over draws of ``engine`` from the merged posterior ``source``.
 
     ``parameters`` are names and shapes, in the order of the columns.
 
@@ -67,17 +67,13 @@ def freeze_starts(
         raise ConfigError(f"{source}: expected a merged posterior ({error}); run 'chainsweep merge' there") from error
     if not found:
         raise ConfigError(f"{source}: {engine} has draws of none of this campaign's {len(ids)} data sets")
-    return found
 
 
 def read_starts(path: Path, positions: NDArray[np.int64]) -> Floats:
-    """``(dataset, draw, ndim)`` of the data sets at ``positions``."""
-    order = np.argsort(positions, kind="stable")
+    """``(dataset, draw, ndim)`` of the data sets at ``positions``, which ascend."""
     with h5py.File(path, "r", locking=False) as file:
-        sorted_rows = file["draws"][positions[order]]
-    result = np.empty_like(sorted_rows)
-    result[order] = sorted_rows
-    return result
+        draws: Floats = file["draws"][positions]
+    return draws
 
 
 def _equal(theta: Floats, log_weight: Floats) -> Floats:
