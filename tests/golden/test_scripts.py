@@ -44,6 +44,7 @@ def job_of(kind: str, site: Site) -> Job:
         after=(),
         folder=FOLDER / "submit" / "3",
         logs=FOLDER / "logs",
+        why="the model's likelihood is compiled" if kind == "emcee" else "",
     )
 
 

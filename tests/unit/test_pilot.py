@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from hashlib import sha256
@@ -17,7 +18,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.cli import app, planned
 from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute import pilot
-from chainsweep.execute.pilot import Timing, emcee_form, read_pilot, run_pilot
+from chainsweep.execute.pilot import Timing, emcee_spread, read_pilot, run_pilot
 from chainsweep.freeze import init_campaign
 from chainsweep.site import Site
 from chainsweep.slurm import cost
@@ -271,20 +272,29 @@ def test_a_pilot_that_fails_says_whose_fault_it_is_and_keeps_nothing(make, monke
 @pytest.mark.parametrize(("seconds", "form"), [(0.02, "walkers"), (0.0, "datasets")])
 def test_a_slow_black_box_has_its_walkers_spread_and_a_fast_one_its_data_sets(make, seconds, form):
     model = BLACK_BOX.format(seconds=seconds)
-    assert emcee_form(make('["emcee"]', model=model)) == form
+    spread = emcee_spread(make('["emcee"]', model=model))
+    assert spread.form == form
+    milliseconds = float(
+        re.fullmatch(r"a call of log_likelihood takes ([\d.e-]+) ms, .*than 5 ms", spread.why).group(1)
+    )
+    assert (milliseconds > 5) == (form == "walkers") == ("not more" not in spread.why)
+    assert 1e3 * seconds <= milliseconds < 1e3 * seconds + 200
 
 
 @pytest.mark.parametrize(("seconds", "form"), [(0.0, "walkers"), (0.02, "datasets")])
 def test_what_the_campaign_says_wins_over_the_clock(make, seconds, form):
     model = BLACK_BOX.format(seconds=seconds)
-    assert emcee_form(make('["emcee"]', spread=form, model=model)) == form
+    spread = emcee_spread(make('["emcee"]', spread=form, model=model))
+    assert spread == (form, "[engines.emcee] spread says so")
 
 
 def test_a_numpyro_model_is_never_timed(make, monkeypatch):
     monkeypatch.setattr(pilot, "_call_seconds", None)
-    assert emcee_form(make()) == "datasets"
+    form, why = emcee_spread(make())
+    assert form == "datasets"
+    assert "compiled" in why
 
 
 def test_walkers_of_a_numpyro_model_cannot_be_shared_out(make):
     with pytest.raises(ConfigError, match="black-box likelihoods"):
-        emcee_form(make(spread="walkers"))
+        emcee_spread(make(spread="walkers"))

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,7 +53,14 @@ class Timing:
     note: str = ""
 
 
-def emcee_form(campaign: Campaign) -> str:
+class Spread(NamedTuple):
+    """What MPI ranks share out, ``"datasets"`` or ``"walkers"``, and why."""
+
+    form: str
+    why: str
+
+
+def emcee_spread(campaign: Campaign) -> Spread:
     """What MPI ranks share out: as the campaign says, or walkers where one call of a black box takes long.
 
     Raises
@@ -68,13 +75,16 @@ def emcee_form(campaign: Campaign) -> str:
                 f"{campaign.paths.config}: [engines.emcee] spread = 'walkers' is for black-box likelihoods, and this "
                 "model is a NumPyro one, compiled for all walkers of a data set at once; use 'datasets' or 'auto'"
             )
-        return "datasets"
+        return Spread("datasets", "the likelihood is compiled, and takes all walkers in one call")
     if spread != "auto":
-        return spread
+        return Spread(spread, "[engines.emcee] spread says so")
     prepare(campaign.paths.compiled)
     if campaign.problem.host_log_likelihood is None:
-        return "datasets"
-    return "walkers" if _call_seconds(campaign) > COSTLY_SECONDS else "datasets"
+        return Spread("datasets", "the model has no likelihood")
+    seconds = _call_seconds(campaign)
+    compared = "more" if seconds > COSTLY_SECONDS else "not more"
+    why = f"a call of log_likelihood takes {1e3 * seconds:.3g} ms, {compared} than {1e3 * COSTLY_SECONDS:g} ms"
+    return Spread("walkers" if seconds > COSTLY_SECONDS else "datasets", why)
 
 
 def _call_seconds(campaign: Campaign) -> float:

@@ -16,7 +16,8 @@ class Job:
     """A job of ``kind``: element ``i`` of its array handles ``per_element`` tasks from ``tasks[i * per_element]`` on.
 
     ``name`` is unique in the cluster's queue: campaign, submission, kind and part. ``after`` names the jobs of the
-    same submission that must have ended before it starts. ``form`` says what the ranks of an emcee job share out.
+    same submission that must have ended before it starts. ``form`` says what the ranks of an emcee job share out,
+    and ``why``, for its log.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Job:
     after: tuple[str, ...]
     folder: Path
     logs: Path
+    why: str = ""
 
     @property
     def stage(self) -> str:

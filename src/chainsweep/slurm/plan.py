@@ -42,6 +42,8 @@ class Order:
     queued: int = 0
     finish: bool = True
     """Whether merge and report follow."""
+    emcee_why: str = ""
+    """Why the ranks of emcee share out what they do."""
 
 
 def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: Order) -> tuple[Job, ...]:
@@ -84,9 +86,9 @@ class _Maker:
                 f"site {self.site.name}: signal_lead_s = {self.site.signal_lead_s} leaves a {kind} job of "
                 f"{settings.walltime_min} min no time to work; lower it, or raise walltime_min"
             )
-        ranks, form = 1, ""
+        ranks, form, why = 1, "", ""
         if kind == "emcee":
-            form = self.order.emcee_form
+            form, why = self.order.emcee_form, self.order.emcee_why
             ranks = settings.ranks if form == "walkers" else min(settings.ranks, per_element, len(tasks))
         return Job(
             name=f"cs-{self.campaign.hash[:10]}-{self.order.number}-{kind}-{part}",
@@ -100,6 +102,7 @@ class _Maker:
             after=after,
             folder=self.campaign.paths.submission(self.order.number),
             logs=self.campaign.paths.logs,
+            why=why,
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from chainsweep.campaign import Campaign
 from chainsweep.errors import UnavailableError, UsageError
 from chainsweep.execute.failures import read_failure
-from chainsweep.execute.pilot import emcee_form
+from chainsweep.execute.pilot import Spread, emcee_spread
 from chainsweep.execute.provenance import NO_IMAGE, check_image
 from chainsweep.execute.requeue import forgive
 from chainsweep.execute.tasks import Task, is_done, target_of, tasks_of
@@ -139,12 +139,13 @@ def _prepare(
     campaign: Campaign, site: Site, chosen: Selection, limits: Limits, queued: Queued, absent_too: bool = False
 ) -> Submission:
     missing = missing_tasks(campaign, chosen, queued)
-    form = emcee_form(campaign) if missing.get("emcee") and site.job_settings("emcee").ranks > 1 else "datasets"
+    several = missing.get("emcee") and site.job_settings("emcee").ranks > 1
+    spread = emcee_spread(campaign) if several else Spread("datasets", "")
     number = next_submission(sent_jobs(campaign.paths.jobs), campaign.paths.submissions)
     finish = any(missing[kind] for kind in missing if STAGE_OF[kind] in ("train", "infer")) or (
         not any(job.kind in ("merge", "report") for job in queued.jobs.values()) and not _is_finished(campaign)
     )
-    order = Order(number, missing, form, queued.elements, finish)
+    order = Order(number, missing, spread.form, queued.elements, finish, spread.why)
     jobs = plan_jobs(campaign, site, limits, order)
     remembered = read_remembered(campaign.paths.images)
     images = images_of(site, dict.fromkeys(job.kind for job in jobs), remembered, absent_too)
