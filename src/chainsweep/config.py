@@ -90,15 +90,13 @@ class EmceeSettings(Section):
     ensembles: Annotated[int, Field(ge=2)] = 2
     walkers: Annotated[int, Field(ge=8)] | None = None
     """Walkers of one ensemble; by default ``max(32, 4 * parameters)``, always even."""
-    moves: dict[Literal["stretch", "de", "snooker"], Annotated[float, Field(gt=0)]] = {
-        "de": 0.6,
-        "snooker": 0.1,
-        "stretch": 0.3,
-    }
+    moves: dict[Literal["stretch", "de", "snooker", "jump"], Annotated[float, Field(gt=0)]] | None = None
+    """Shares of the moves. By default half the steps of a NumPyro model are jumps towards what importance sampling
+    found, the others are those of a black box: differential evolution 0.6, stretch 0.3, snooker 0.1."""
     max_steps: Annotated[int, Field(ge=100)] = 20_000
     """Budget of steps of one data set, burn-in included."""
-    check_every: Annotated[int, Field(ge=10)] = 500
-    """Steps of one block: tau is estimated, and state saved, after each."""
+    check_every: Annotated[int, Field(ge=10)] = 100
+    """Steps of one block: data sets enter and leave, and state is saved, after each."""
     tau_factor: Annotated[float, Field(ge=10)] = 50.0
     """A chain is long enough when its kept steps exceed this many autocorrelation times."""
     target_rhat: Annotated[float, Field(gt=1.0)] = RHAT

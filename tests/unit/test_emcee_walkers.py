@@ -7,7 +7,6 @@ import pytest
 
 from chainsweep.config import EmceeSettings
 from chainsweep.engines.emcee_kept import CAPACITY, Thinned, assess, ensemble_tau, packed_chains, unpacked_chains
-from chainsweep.engines.emcee_stack import stack_size
 from chainsweep.engines.emcee_walkers import choose_distinct, islands, low_walkers, rescue, temper
 
 
@@ -148,9 +147,3 @@ def test_walkers_that_stay_apart_raise_tau():
     apart = theta + 5.0 * (np.arange(32) < 8)[:, None]
     assert ensemble_tau(theta)[0] < 6
     assert ensemble_tau(apart)[0] > 100
-
-
-def test_stacks_come_in_few_sizes():
-    assert [stack_size(32, n) for n in (32, 17, 16, 5, 4, 1)] == [32, 32, 16, 8, 4, 4]
-    assert [stack_size(1, 1), stack_size(3, 1), stack_size(100, 30)] == [1, 3, 50]
-    assert all(stack_size(n, k) >= k for n in range(1, 40) for k in range(1, n + 1))

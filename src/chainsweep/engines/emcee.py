@@ -1,25 +1,33 @@
 """Affine-invariant ensembles: the walkers of all data sets of a batch in one vectorised ``emcee`` sampler.
 
-Every data set has at least two independent ensembles, started from prior draws chosen by likelihood. Blocks
-of steps alternate with reviews of the chains: during burn-in, stranded walkers are moved to good places of
-their own ensemble; after it a data set is done when its kept steps exceed ``tau_factor`` autocorrelation
-times, R-hat between its ensembles is small and its effective sample size large, or at ``max_steps``; then it
-leaves the stack, and one that waits takes its place.
+Every data set has at least two independent ensembles. Where importance sampling guides them (``engines/guide.py``)
+they start at draws chosen with tempered weights, and half their steps are jumps (``engines/emcee_jumps.py``);
+elsewhere they start from prior draws chosen by likelihood. Blocks of steps alternate with reviews of the chains:
+during burn-in, stranded walkers are moved to good places of their own ensemble; after it a data set is done when its
+kept steps exceed ``tau_factor`` autocorrelation times, R-hat between its ensembles is small and its effective sample
+size large, or at ``max_steps``; then it leaves the stack, and one that waits takes its place.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chainsweep.config import EmceeSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status
 from chainsweep.engines.emcee_kept import LEAST_STEPS, Assessment, Info, Results, assess
-from chainsweep.engines.emcee_stack import Stack, State, Sweep
+from chainsweep.engines.emcee_stack import JUMP, Stack, State, Sweep
 from chainsweep.engines.emcee_walkers import islands, rescue, start_walkers
+from chainsweep.engines.guide import DESCENTS, Guide, joined, search
+from chainsweep.engines.starts import prior_pool
+from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
+
+Floats = NDArray[np.float64]
 
 __all__ = ["Info", "Settings", "State", "run"]
 
@@ -62,7 +70,8 @@ def run(
         state.admit(sweep.most, sweep.period)
         inside = state.inside
         if stack is None or not np.array_equal(stack.positions, state.positions[inside]):
-            stack = Stack(sweep, state.positions[inside], results.failures)
+            guide = None if state.guide is None else state.guide.take(inside)
+            stack = Stack(sweep, state.positions[inside], results.failures, guide)
         block_end = (state.now // settings.check_every + 1) * settings.check_every
         budget_end = int(state.entered[inside].min()) + settings.max_steps
         ended = stack.advance(state, min(block_end, budget_end), lambda: saver.pause(deadline))
@@ -113,24 +122,43 @@ class _Saver:
 
 def _start(sweep: Sweep, results: Results) -> State:
     began = time.monotonic()
-    shape = sweep.settings.ensembles, sweep.walkers
-    starts = []
-    for first in range(0, len(sweep.batch), sweep.most):
-        stack = Stack(sweep, np.arange(first, min(first + sweep.most, len(sweep.batch))), {})
-        start = start_walkers(
-            stack.problem,
-            len(stack.positions),
-            stack.log_density,
-            sweep.seeds,
-            shape,
-            sweep.settings.prior_draws,
-        )
-        results.failures.update(stack.failures() | {first + row: why for row, why in start.failures.items()})
-        starts.append(start)
+    parts = [
+        _begin(sweep, np.arange(first, min(first + sweep.most, len(sweep.batch))), results)
+        for first in range(0, len(sweep.batch), sweep.most)
+    ]
+    theta, log_prob = (np.concatenate(part) for part in zip(*(part[:2] for part in parts), strict=True))
+    guide = joined([part[2] for part in parts])
     positions = np.setdiff1d(np.arange(len(sweep.batch)), list(results.failures)).astype(np.int64)
-    theta = np.concatenate([start.theta for start in starts])[positions]
-    log_prob = np.concatenate([start.log_prob for start in starts])[positions]
-    return State.at_start(positions, theta, log_prob, time.monotonic() - began)
+    if guide is not None:
+        guide = guide.take(positions)
+    return State.at_start(positions, theta[positions], log_prob[positions], time.monotonic() - began, guide)
+
+
+def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Floats, Floats, Guide | None]:
+    """Walkers ``(dataset, ensemble, walker, ndim)`` of some data sets, their log densities, and what guides them."""
+    batched = BatchedProblem(sweep.problem, sweep.batch.take(rows))
+    shape = sweep.settings.ensembles, sweep.walkers
+    ids, walkers = batched.batch.ids, shape[0] * shape[1]
+    draws, guide = max(sweep.settings.prior_draws, walkers), None
+    if JUMP in sweep.moves:
+        pool, _, guide = search(batched, sweep.seeds, (walkers, 1), draws, DESCENTS)
+    else:
+        pool = prior_pool(batched, sweep.seeds.jax_keys(ids, "prior", 1)[:, 0], draws)
+    with np.errstate(invalid="ignore"):
+        density = batched.log_prior(pool.theta) + pool.log_likelihood
+    density = np.where(np.isfinite(density), density, -np.inf)
+    start = start_walkers(pool, density, ids, sweep.seeds, shape)
+    theta, log_prob, failures = start.theta, start.log_prob, start.failures
+    if guide is not None:
+        drawn = batched.constrain(guide.starts[:, 0])
+        found = batched.log_density(drawn)
+        good = guide.trusted & np.isfinite(found).all(axis=1)
+        theta[good] = drawn[good].reshape(-1, *shape, drawn.shape[-1])
+        log_prob[good] = found[good].reshape(-1, *shape)
+        failures = {row: why for row, why in failures.items() if not good[row]}
+        guide = replace(guide, starts=guide.starts[:, :0])
+    results.failures.update({int(rows[row]): why for row, why in (failures | batched.failures).items()})
+    return theta, log_prob, guide
 
 
 def _review(state: State, results: Results, sweep: Sweep) -> None:
@@ -143,7 +171,7 @@ def _review(state: State, results: Results, sweep: Sweep) -> None:
         if int(state.positions[row]) in results.failures:
             stays[row] = False
             continue
-        if step % settings.check_every and not last:
+        if not (last or is_due(step, settings.check_every)):
             continue
         if not state.settled[row]:
             # the second half of the budget is left to chains that no hand touches
@@ -159,6 +187,12 @@ def _review(state: State, results: Results, sweep: Sweep) -> None:
                 _finish(state, results, sweep, row, step, assessment)
                 stays[row] = False
     state.keep(stays)
+
+
+def is_due(step: int, block: int) -> bool:
+    """Whether chains are looked at after so many steps: after every block, later after every tenth of the steps."""
+    blocks, rest = divmod(step, block)
+    return rest == 0 and blocks % (1 << max(0, blocks.bit_length() - 4)) == 0
 
 
 def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:

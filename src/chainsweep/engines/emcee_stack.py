@@ -10,19 +10,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 import emcee
+import jax
+import jax.numpy as jnp
 import numpy as np
+from emcee.moves import Move
 from numpy.typing import NDArray
 
 from chainsweep.config import EmceeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Seeds
+from chainsweep.engines.emcee_jumps import JumpMove
 from chainsweep.engines.emcee_kept import Thinned, packed_chains, unpacked_chains
+from chainsweep.engines.guide import MOST_DIMENSIONS, Guide
 from chainsweep.engines.moves import GroupStreams, ScheduledMove
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.problem import Problem
+from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,12 +38,17 @@ Bools = NDArray[np.bool_]
 SECONDS_BETWEEN_LOOKS = 1.0
 """Within a block of slow steps, the deadline is asked this often."""
 
+JUMP = "jump"
+GUIDED_MOVES = {JUMP: 0.5, "de": 0.3, "snooker": 0.05, "stretch": 0.15}
+PLAIN_MOVES = {"de": 0.6, "snooker": 0.1, "stretch": 0.3}
+"""Moves of models that importance sampling guides, and of others."""
+
 WAITING = -1
 LEAST_PERIOD = 100
 """The moves of a schedule repeat after so many steps at least, so that rare ones have their share."""
 
-SMALLEST_STACK = 4
-"""Stacks shrink by halves down to this many data sets, each size compiled once."""
+GUIDE = "guide_"
+"""Prefix of the guide's arrays in a saved state."""
 
 
 @dataclass
@@ -46,7 +58,8 @@ class State:
     ``positions`` (dataset,) in the batch; ``coords`` ``(dataset, ensemble, walker, ndim)`` with ``log_prob``;
     ``entered`` (dataset,): the step of the stack at which a data set came in, ``WAITING`` before; ``burn_in``
     (dataset,): its own step at which walkers were last moved by hand; ``settled`` (dataset,): none will be any more;
-    ``accepted`` ``(dataset, ensemble)`` moves; ``moved`` (dataset,) walkers; ``chains``, one for each data set.
+    ``accepted`` ``(dataset, ensemble)`` moves; ``moved`` (dataset,) walkers; ``chains``, one for each data set, and
+    ``guide``, of all of them, where there are jumps.
     """
 
     now: int
@@ -60,9 +73,12 @@ class State:
     moved: Ints
     seconds: Floats
     chains: list[Thinned]
+    guide: Guide | None
 
     @classmethod
-    def at_start(cls, positions: Ints, coords: Floats, log_prob: Floats, seconds: float) -> State:
+    def at_start(
+        cls, positions: Ints, coords: Floats, log_prob: Floats, seconds: float, guide: Guide | None = None
+    ) -> State:
         """Before the first step."""
         n = len(positions)
         zeros = np.zeros(n, dtype=np.int64)
@@ -78,6 +94,7 @@ class State:
             moved=zeros.copy(),
             seconds=np.full(n, seconds / max(n, 1)),
             chains=[Thinned.empty(coords.shape[1:]) for _ in range(n)],
+            guide=guide,
         )
 
     @property
@@ -104,21 +121,30 @@ class State:
         for name in self._columns():
             setattr(self, name, getattr(self, name)[stays])
         self.chains = [chain for chain, stay in zip(self.chains, stays, strict=True) if stay]
+        if self.guide is not None:
+            self.guide = self.guide.take(np.flatnonzero(stays))
 
     def arrays(self) -> Arrays:
         """As flat arrays; ``from_arrays`` is the inverse."""
         columns = {name: getattr(self, name) for name in self._columns()}
-        return columns | packed_chains(self.chains) | {"now": np.asarray(self.now)}
+        guide = {} if self.guide is None else {f"{GUIDE}{name}": array for name, array in self.guide.arrays().items()}
+        return columns | packed_chains(self.chains) | guide | {"now": np.asarray(self.now)}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> State:
         """A state that was saved."""
         columns = {name: np.array(arrays[name]) for name in cls._columns()}
-        return cls(now=int(arrays["now"]), chains=unpacked_chains(arrays), **columns)
+        guide = {name.removeprefix(GUIDE): array for name, array in arrays.items() if name.startswith(GUIDE)}
+        return cls(
+            now=int(arrays["now"]),
+            chains=unpacked_chains(arrays),
+            guide=Guide(**guide) if guide else None,
+            **columns,
+        )
 
     @classmethod
     def _columns(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name not in ("now", "chains")]
+        return [field.name for field in fields(cls) if field.name not in ("now", "chains", "guide")]
 
 
 @dataclass(frozen=True)
@@ -149,6 +175,17 @@ class Sweep:
         return walkers + walkers % 2
 
     @property
+    def moves(self) -> dict[str, float]:
+        """Weights of the moves: as set, or those that suit the model.
+
+        By default black boxes get no jumps: the search before them calls the likelihood some 10,000 times.
+        """
+        if self.settings.moves is not None:
+            return {str(name): weight for name, weight in self.settings.moves.items()}
+        guided = self.problem.has_jax_likelihood and self.problem.ndim_unconstrained <= MOST_DIMENSIONS
+        return dict(GUIDED_MOVES if guided else PLAIN_MOVES)
+
+    @property
     def most(self) -> int:
         """Data sets in the stack at once."""
         return min(len(self.batch), self.settings.stack)
@@ -162,12 +199,12 @@ class Sweep:
 class Stack:
     """The walkers of some data sets of the batch as one ``emcee`` sampler.
 
-    The log density always sees a stack of one of a few sizes, filled up with points that are not numbers.
+    The log density always sees a full stack, of which only the data sets in front are computed.
     """
 
-    def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str]) -> None:
+    def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str], guide: Guide | None = None) -> None:
         self.positions = positions
-        self.slots = stack_size(sweep.most, len(positions))
+        self.slots = sweep.most
         filled = np.pad(positions, (0, self.slots - len(positions)), mode="edge")
         self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled))
         known = {row: failures[p] for row, p in enumerate(positions.tolist()) if p in failures}
@@ -176,8 +213,11 @@ class Stack:
         ids = [sweep.batch.ids[p] for p in positions]
         keys = [seeds.entropy(i, "moves", e) for i in ids for e in range(settings.ensembles)]
         streams = GroupStreams(keys, sweep.walkers)
-        weights = {str(name): weight for name, weight in settings.moves.items()}
-        self.move = ScheduledMove(weights, streams, seeds.entropy("", "schedule"), sweep.period)
+        more: dict[str, Move] = {}
+        if guide is not None:
+            jump_keys = seeds.jax_keys(tuple(ids), JUMP, settings.ensembles)
+            more[JUMP] = JumpMove(self.problem, guide, len(positions), jump_keys, streams)
+        self.move = ScheduledMove(sweep.moves, streams, seeds.entropy("", "schedule"), sweep.period, more)
         self.sampler = emcee.EnsembleSampler(
             len(keys) * sweep.walkers,
             sweep.problem.ndim,
@@ -188,10 +228,13 @@ class Stack:
 
     def log_density(self, theta: Floats) -> Floats:
         """Log density of ``(dataset, draw, ndim)``, -inf where it is not finite."""
-        filled = np.full((self.slots, *theta.shape[1:]), np.nan)
-        filled[: len(theta)] = theta
-        density = self.problem.log_density(filled)[: len(theta)]
-        return np.where(np.isfinite(density), density, -np.inf)
+        filled, count = np.full((self.slots, *theta.shape[1:]), np.nan), len(theta)
+        filled[:count] = theta
+        if self.problem.problem.has_jax_likelihood:
+            density = np.asarray(_log_density(self.problem.problem, self.problem.observations, filled, count))
+        else:
+            density = self.problem.log_density(filled)
+        return np.where(np.isfinite(density), density, -np.inf)[:count]
 
     def _stacked_log_density(self, points: Floats) -> Floats:
         return self.log_density(points.reshape(len(self.positions), -1, points.shape[-1])).ravel()
@@ -226,9 +269,15 @@ class Stack:
         return True
 
 
-def stack_size(most: int, active: int) -> int:
-    """The smallest of ``most``, its half, its quarter ... that holds ``active`` data sets."""
-    size = most
-    while (size + 1) // 2 >= max(active, min(SMALLEST_STACK, most)) and size > 1:
-        size = (size + 1) // 2
-    return size
+@partial(jax.jit, static_argnums=0)
+def _log_density(problem: Problem, observations: Observation, theta: Any, count: int) -> Any:
+    """``(dataset, draw)`` at ``theta`` ``(dataset, draw, ndim)``, of the first ``count`` data sets, one by one.
+
+    One data set's points stay in the cache, and whatever the number of data sets one program is compiled.
+    """
+
+    def add(i: int, density: Any) -> Any:
+        mine, obs = jax.tree.map(lambda part: part[i], (theta, observations))
+        return density.at[i].set(jax.vmap(problem.log_density, in_axes=(0, None))(mine, obs))
+
+    return jax.lax.fori_loop(0, count, add, jnp.full(theta.shape[:2], -jnp.inf))

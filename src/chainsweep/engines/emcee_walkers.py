@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from chainsweep.engines.base import Seeds
-from chainsweep.model.batched import BatchedProblem
+from chainsweep.engines.starts import Pool, temper
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -37,39 +37,27 @@ class Start:
     failures: dict[int, str]
 
 
-def start_walkers(
-    problem: BatchedProblem,
-    count: int,
-    log_density: Callable[[Floats], Floats],
-    seeds: Seeds,
-    shape: tuple[int, int],
-    prior_draws: int,
-) -> Start:
-    """Choose ``shape = (ensembles, walkers)`` of ``prior_draws`` prior draws of the first ``count`` data sets.
+def start_walkers(pool: Pool, log_density: Floats, ids: Sequence[str], seeds: Seeds, shape: tuple[int, int]) -> Start:
+    """Choose ``shape = (ensembles, walkers)`` of the prior draws of each data set, each ensemble of its own share.
 
-    Each ensemble chooses from draws of its own. ``log_density`` takes ``(dataset, draw, ndim)`` of those data sets.
+    ``log_density`` ``(dataset, draw)`` is that of the draws, -inf where it is not finite.
     """
     ensembles, walkers = shape
-    ids, ndim = problem.batch.ids[:count], problem.problem.ndim
-    draws = max(prior_draws // ensembles, walkers)
-    keys = seeds.jax_keys(problem.batch.ids, "start", ensembles)
-    theta = np.empty((len(ids), ensembles, walkers, ndim))
-    log_prob = np.empty(theta.shape[:-1])
+    ndim, draws = pool.theta.shape[-1], pool.theta.shape[1] // ensembles
+    theta = np.full((len(ids), ensembles, walkers, ndim), np.nan)
+    log_prob = np.full(theta.shape[:-1], np.nan)
     failures: dict[int, str] = {}
     for ensemble in range(ensembles):
-        points = np.array(problem.sample_prior(keys[:, ensemble], draws))
-        prior = problem.log_prior(points)[:count]
-        points = points[:count]
-        density = log_density(points)
-        with np.errstate(invalid="ignore"):
-            likelihood = np.where(np.isfinite(density), density - prior, -np.inf)
+        share = slice(ensemble * draws, (ensemble + 1) * draws)
+        points, density = pool.theta[:, share], log_density[:, share]
+        likelihood = np.where(np.isfinite(density), pool.log_likelihood[:, share], -np.inf)
         power = temper(likelihood, EFFECTIVE_DRAWS_PER_WALKER * walkers)
         for position, dataset_id in enumerate(ids):
             rng = seeds.generator(dataset_id, "walkers", ensemble)
             chosen = choose_distinct(likelihood[position], power[position], walkers, rng)
             if len(np.unique(chosen)) < min(walkers, ndim + 2):
                 finite = int(np.isfinite(density[position]).sum())
-                failures[position] = problem.failures.get(position) or (
+                failures[position] = (
                     f"no start: the log density is finite at {finite} of {draws} prior draws and at least "
                     f"{ndim + 2} are needed; check the data, or narrow the prior to where it is finite"
                 )
@@ -78,28 +66,6 @@ def start_walkers(
                 theta[position, ensemble] = points[position, chosen]
                 log_prob[position, ensemble] = density[position, chosen]
     return Start(theta, log_prob, failures)
-
-
-def temper(log_weights: Floats, effective: float) -> Floats:
-    """The largest power in [0, 1] at which weights ``(dataset, draw)`` keep this effective number.
-
-    0 where even equal weights of the finite ones do not reach it.
-    """
-    finite = np.isfinite(log_weights)
-    best = np.max(log_weights, axis=1, where=finite, initial=-np.inf, keepdims=True)
-    relative = np.where(finite, log_weights - np.where(np.isfinite(best), best, 0.0), 0.0)
-
-    def number(power: Floats) -> Floats:
-        weights = np.where(finite, np.exp(power[:, None] * relative), 0.0)
-        return weights.sum(axis=1) ** 2 / np.maximum((weights**2).sum(axis=1), np.finfo(float).tiny)
-
-    low, high = np.zeros(len(relative)), np.ones(len(relative))
-    enough = number(high) >= effective
-    for _ in range(50):
-        middle = 0.5 * (low + high)
-        reached = number(middle) >= effective
-        low, high = np.where(reached, middle, low), np.where(reached, high, middle)
-    return np.where(enough, 1.0, low)
 
 
 def choose_distinct(log_weights: Floats, power: float, n: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ weights prove nothing (``trusted`` is False) starts in its modes, with a metric 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import jax
@@ -26,13 +27,15 @@ from chainsweep.engines.importance import Settings, adapt
 from chainsweep.engines.importance_start import Target, from_chains, from_modes, from_prior, target_of
 from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
 from chainsweep.engines.mixture_fit import fit, place
-from chainsweep.engines.starts import Modes, Pool, prior_pool
+from chainsweep.engines.starts import Modes, Pool, find_modes, no_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 
 Floats = NDArray[np.float64]
 
 MOST_DIMENSIONS = 20
 """Beyond, importance sampling is hopeless, and the guide is the modes' Laplace fits."""
+DESCENTS = 12
+"""Of a data set, unless settings say otherwise."""
 LEAST_ESS = 30.0
 """Effective draws below which weights guide nothing, whatever their k-hat."""
 SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
@@ -85,10 +88,46 @@ class Guide:
         """Components before the fitted ones."""
         return self.log_weight.shape[1] - DEEP_FIT.components * self.fitted
 
-    def jumps(self, rows: NDArray[np.int64]) -> Mixture:
-        """The mixtures of the data sets ``rows``, as few components as hold them all."""
-        used = slice(None if self.deep[rows].any() or not self.fitted else self.standing + QUICK.components)
+    def jumps(self, rows: NDArray[np.int64], deep: bool | None = None) -> Mixture:
+        """The mixtures of the data sets ``rows``: by default as few components as hold them all."""
+        all_of_them = self.deep[rows].any() if deep is None else deep
+        used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
+
+    def take(self, rows: NDArray[np.int64]) -> Guide:
+        """The guide of some of the data sets."""
+        return Guide(**{name: array[rows] for name, array in self.arrays().items()})
+
+
+def joined(guides: Sequence[Guide | None]) -> Guide | None:
+    """One guide of all data sets, or none."""
+    present = [guide.arrays() for guide in guides if guide is not None]
+    return (
+        Guide(**{name: np.concatenate([arrays[name] for arrays in present]) for name in present[0]})
+        if present
+        else None
+    )
+
+
+def search(
+    batched: BatchedProblem,
+    seeds: Seeds,
+    shape: tuple[int, int],
+    prior_draws: int,
+    descents: int,
+    draws: Floats | None = None,
+) -> tuple[Pool, Modes, Guide]:
+    """Prior draws, the modes that descents from them find, and the guide of every data set of a batch.
+
+    ``shape`` says chains and attempts. ``draws`` ``(dataset, draw, n)`` are of somebody else, NaN where there are none.
+    A black box has no gradients, so no descents, and no deep search either, which would call it 100,000 times.
+    """
+    pool = prior_pool(batched, seeds.jax_keys(batched.batch.ids, "prior", 1)[:, 0], prior_draws)
+    if batched.problem.has_jax_likelihood:
+        modes = find_modes(batched, pool, descents, [seeds.generator(name, "descents") for name in batched.batch.ids])
+    else:
+        modes = no_modes(pool)
+    return pool, modes, find_guide(batched, pool, modes, seeds, shape, draws)
 
 
 def find_guide(
@@ -99,10 +138,7 @@ def find_guide(
     shape: tuple[int, int],
     draws: Floats | None = None,
 ) -> Guide:
-    """The guide of every data set of a batch, from its prior draws and modes.
-
-    ``shape`` says chains and attempts. ``draws`` ``(dataset, draw, n)`` are of somebody else, NaN where there are none.
-    """
+    """The guide of every data set of a batch, from its prior draws and modes; see ``search``."""
     (chains, attempts), count = shape, len(batched.batch)
     best = np.argmax(modes.log_mass, axis=1)
     rows = np.arange(count)
@@ -137,6 +173,8 @@ def find_guide(
     guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
     for row in np.flatnonzero(trusted).tolist():
         _rely_on(guide, row, weighted[row], seeds.generator(batched.batch.ids[row], "start"))
+    if not batched.problem.has_jax_likelihood:
+        return guide
     return deepened(guide, batched, np.flatnonzero(~trusted), seeds)
 
 

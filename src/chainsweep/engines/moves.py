@@ -80,6 +80,7 @@ class GroupStreams:
     def __init__(self, keys: Sequence[int], walkers: int) -> None:
         self.keys = tuple(keys)
         self.walkers = walkers
+        self.steps: Ints = np.zeros(len(self.keys), dtype=np.int64)
         self._groups = np.arange(len(self.keys))
         self._counters: Ints = np.full(len(self.keys), -1)
         shape = (len(self.keys), STEPS_PER_COUNTER, walkers, UNIFORMS_PER_WALKER)
@@ -89,7 +90,8 @@ class GroupStreams:
 
     def seek(self, steps: Ints | int) -> None:
         """Make ``steps``, counted from 0, the current ones: one for all, or ``(group,)``."""
-        counters, offsets = np.divmod(np.broadcast_to(steps, len(self.keys)), STEPS_PER_COUNTER)
+        self.steps = np.broadcast_to(steps, len(self.keys))
+        counters, offsets = np.divmod(self.steps, STEPS_PER_COUNTER)
         for group in np.flatnonzero(counters != self._counters).tolist():
             counter_uniforms(self.keys[group], int(counters[group]), self._block[group])
         self._counters = counters
@@ -211,13 +213,22 @@ class ScheduledMove(Move):
 
     A group's move depends on its own step alone, so it may begin any multiple of ``period`` steps after the others,
     and whoever else is in the stack changes nothing. In a period each move has its share of the steps, and at least
-    one. ``steps`` ``(group,)`` are the steps made; ``accepted`` counts accepted moves by group.
+    one. ``steps`` ``(group,)`` are the steps made; ``accepted`` counts accepted moves by group. ``more`` has moves by
+    names beyond ``MOVES``.
     """
 
-    def __init__(self, weights: Mapping[str, float], streams: GroupStreams, schedule_key: int, period: int) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        streams: GroupStreams,
+        schedule_key: int,
+        period: int,
+        more: Mapping[str, Move] | None = None,
+    ) -> None:
         # sorted, so that the order of keys in a file changes no draw
         names = sorted(weights)
-        self.moves = [MOVES[name](streams, streams.walkers) for name in names]
+        known = more or {}
+        self.moves = [known[name] if name in known else MOVES[name](streams, streams.walkers) for name in names]
         shares = np.array([weights[name] for name in names]) / sum(weights.values())
         counts = np.maximum(1, np.round(shares * period).astype(np.int64))
         counts[np.argmax(shares)] += period - counts.sum()
@@ -227,7 +238,7 @@ class ScheduledMove(Move):
         self.steps: Ints = np.zeros(len(streams.keys), dtype=np.int64)
         self.accepted: Ints = np.zeros(len(streams.keys), dtype=np.int64)
 
-    def choose(self, step: int) -> GroupMove:
+    def choose(self, step: int) -> Move:
         """The move of ``step``."""
         return self.moves[self.schedule[step % len(self.schedule)]]
 

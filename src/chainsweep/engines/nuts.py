@@ -22,7 +22,7 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.guide import DEEP_FIT, Guide, deepened, find_guide, learned
+from chainsweep.engines.guide import DEEP_FIT, Guide, deepened, learned, search
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
 from chainsweep.engines.nuts_program import Bits, Program, kernels_of
@@ -35,7 +35,6 @@ from chainsweep.engines.nuts_rounds import (
     lanes_that_fit,
     rounds_of,
 )
-from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 
@@ -176,21 +175,16 @@ class _Run:
 
     def _search(self) -> Guide:
         began = time.perf_counter()
-        ids = self.batch.ids
-        keys = self.seeds.jax_keys(ids, "prior", 1)[:, 0]
-        pool = prior_pool(self.batched, keys, self.settings.prior_draws)
-        generators = [self.seeds.generator(name, "descents") for name in ids]
-        modes = find_modes(self.batched, pool, self.settings.descents, generators)
+        draws = None if self.elsewhere is None else self.batched.unconstrain_padded(self.elsewhere)
+        settings, shape = self.settings, (self.settings.chains, self.settings.attempts)
+        pool, modes, guide = search(self.batched, self.seeds, shape, settings.prior_draws, settings.descents, draws)
         for i in np.flatnonzero(~np.isfinite(modes.log_density).any(axis=1)):
             self.failures[int(i)] = "no optimiser descent ended at a finite density; check the model there"
         for i in np.flatnonzero(~pool.any_finite):
             self.failures[int(i)] = (
-                f"none of {self.settings.prior_draws} prior draws has a finite likelihood; "
+                f"none of {settings.prior_draws} prior draws has a finite likelihood; "
                 "check the data set's values and the prior"
             )
-        draws = None if self.elsewhere is None else self.batched.unconstrain_padded(self.elsewhere)
-        shape = self.settings.chains, self.settings.attempts
-        guide = find_guide(self.batched, pool, modes, self.seeds, shape, draws)
         self.seconds += (time.perf_counter() - began) / len(self.batch)
         return guide
 

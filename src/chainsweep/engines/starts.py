@@ -120,6 +120,15 @@ def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: l
     return _merge(z, log_density, covariance)
 
 
+def no_modes(pool: Pool) -> Modes:
+    """For models that cannot be differentiated: the likeliest prior draw, without mass."""
+    best = np.argmax(pool.log_likelihood, axis=1)[:, None]
+    z = np.take_along_axis(pool.z, best[..., None], axis=1)
+    density = np.take_along_axis(pool.log_likelihood, best, axis=1)
+    n = z.shape[-1]
+    return Modes(z, density, np.full(density.shape, -np.inf), np.broadcast_to(np.eye(n), (*density.shape, n, n)))
+
+
 def _finite_median(z: Floats) -> Floats:
     return np.median(np.where(np.isfinite(z), z, 0.0), axis=1)
 

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.diagnostics.weights import resample
 from chainsweep.engines.base import Chains, Seeds
+from chainsweep.engines.guide import DESCENTS
 from chainsweep.engines.importance_start import from_modes, from_prior, target_of
 from chainsweep.engines.modecheck import ModeCheck, mode_check
 from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem
 
 PRIOR_DRAWS = 4096
-DESCENTS = 12
 CHAIN_DRAWS = 400
 """Draws of all chains of a data set together that the check compares with."""
 

@@ -207,8 +207,12 @@ class Problem:
 
     def constrain(self, z: Array, obs: Observation) -> Array:
         """Unconstrained ``z`` to constrained ``theta``."""
-        trace, _ = self._trace_unconstrained(z, obs)
-        return self.flatten({p.name: trace[p.name]["value"] for p in self.parameters})
+        return self.constrain_with_jacobian(z, obs)[0]
+
+    def constrain_with_jacobian(self, z: Array, obs: Observation) -> tuple[Array, Array]:
+        """The same, and the log of the absolute Jacobian determinant of ``theta`` by ``z``."""
+        trace, log_jacobian = self._trace_unconstrained(z, obs)
+        return self.flatten({p.name: trace[p.name]["value"] for p in self.parameters}), log_jacobian
 
     def unconstrain(self, theta: Array, obs: Observation) -> Array:
         """Constrained ``theta`` to unconstrained ``z``; infinite on the edge of the support."""
