@@ -22,7 +22,7 @@ from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Stat
 from chainsweep.engines.emcee_kept import LEAST_STEPS, Assessment, Info, Results, assess
 from chainsweep.engines.emcee_stack import JUMP, Stack, State, Sweep
 from chainsweep.engines.emcee_walkers import islands, rescue, start_walkers
-from chainsweep.engines.guide import DESCENTS, Guide, joined, search
+from chainsweep.engines.guide import DESCENTS, Guide, deepened, joined, search
 from chainsweep.engines.starts import prior_pool
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
@@ -30,6 +30,11 @@ from chainsweep.model.problem import Problem
 Floats = NDArray[np.float64]
 
 __all__ = ["Info", "Settings", "State", "run"]
+
+DEEPEN_AT = 0.25
+"""Part of the budget of steps at which a data set that is far from done gets a deep search."""
+FAR_FROM_DONE = 0.5
+"""Such a data set has less than this part of the autocorrelation times that it needs."""
 
 CHECKPOINT_SHARE = 0.05
 """Checkpoints take about this share of the time at most: a large state is saved every few blocks."""
@@ -77,7 +82,10 @@ def run(
         ended = stack.advance(state, min(block_end, budget_end), lambda: saver.pause(deadline))
         results.failures.update(stack.failures())
         if ended:
-            _review(state, results, sweep)
+            lagging = _review(state, results, sweep)
+            if lagging.size:
+                _deepen(state, lagging, sweep)
+                stack = None
             sink.progress(results.finished, len(batch), _how_far(state))
         if not ended or (len(state.positions) and deadline()):
             saver.save()
@@ -161,10 +169,13 @@ def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Flo
     return theta, log_prob, guide
 
 
-def _review(state: State, results: Results, sweep: Sweep) -> None:
-    """After a block: move stranded walkers, and let those leave that are done or have failed."""
+def _review(state: State, results: Results, sweep: Sweep) -> NDArray[np.int64]:
+    """After a block: move stranded walkers, and let those leave that are done or have failed.
+
+    Rows of those that stay are returned, whose jumps deserve a deep search.
+    """
     settings = sweep.settings
-    stays = np.ones(len(state.positions), dtype=bool)
+    stays, lags = np.ones(len(state.positions), dtype=bool), np.zeros(len(state.positions), dtype=bool)
     inside = state.inside
     for row, step in zip(inside.tolist(), state.steps(inside).tolist(), strict=True):
         last = step >= settings.max_steps
@@ -186,7 +197,20 @@ def _review(state: State, results: Results, sweep: Sweep) -> None:
             if assessment.passed or last:
                 _finish(state, results, sweep, row, step, assessment)
                 stays[row] = False
+            elif state.guide is not None and sweep.problem.has_jax_likelihood and not state.guide.deep[row]:
+                late = step >= DEEPEN_AT * settings.max_steps
+                # also where there is no ratio at all
+                lags[row] = late and not assessment.kept_over_tau > FAR_FROM_DONE * settings.tau_factor
     state.keep(stays)
+    return np.flatnonzero(lags[stays])
+
+
+def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
+    """A deep search for the data sets ``rows``, whose burn-in begins anew with other jumps."""
+    assert state.guide is not None
+    batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))
+    state.guide.put(rows, deepened(state.guide.take(rows), batched, np.arange(len(rows)), sweep.seeds))
+    state.burn_in[rows] = state.steps(rows)
 
 
 def is_due(step: int, block: int) -> bool:

@@ -43,6 +43,9 @@ GUIDED_MOVES = {JUMP: 0.5, "de": 0.3, "snooker": 0.05, "stretch": 0.15}
 PLAIN_MOVES = {"de": 0.6, "snooker": 0.1, "stretch": 0.3}
 """Moves of models that importance sampling guides, and of others."""
 
+POINTS = 32
+"""Of one data set, computed together: what a cache holds."""
+
 WAITING = -1
 LEAST_PERIOD = 100
 """The moves of a schedule repeat after so many steps at least, so that rare ones have their share."""
@@ -134,7 +137,7 @@ class State:
     def from_arrays(cls, arrays: Arrays) -> State:
         """A state that was saved."""
         columns = {name: np.array(arrays[name]) for name in cls._columns()}
-        guide = {name.removeprefix(GUIDE): array for name, array in arrays.items() if name.startswith(GUIDE)}
+        guide = {name.removeprefix(GUIDE): np.array(array) for name, array in arrays.items() if name.startswith(GUIDE)}
         return cls(
             now=int(arrays["now"]),
             chains=unpacked_chains(arrays),
@@ -216,7 +219,7 @@ class Stack:
         more: dict[str, Move] = {}
         if guide is not None:
             jump_keys = seeds.jax_keys(tuple(ids), JUMP, settings.ensembles)
-            more[JUMP] = JumpMove(self.problem, guide, len(positions), jump_keys, streams)
+            more[JUMP] = JumpMove(self.problem, guide, jump_keys, streams, self.log_density)
         self.move = ScheduledMove(sweep.moves, streams, seeds.entropy("", "schedule"), sweep.period, more)
         self.sampler = emcee.EnsembleSampler(
             len(keys) * sweep.walkers,
@@ -226,18 +229,22 @@ class Stack:
             vectorize=True,
         )
 
-    def log_density(self, theta: Floats) -> Floats:
-        """Log density of ``(dataset, draw, ndim)``, -inf where it is not finite."""
-        filled, count = np.full((self.slots, *theta.shape[1:]), np.nan), len(theta)
-        filled[:count] = theta
+    def log_density(self, theta: Floats, rows: Ints) -> Floats:
+        """Log density of points ``(row, draw, ndim)`` of the data sets ``rows``, -inf where it is not finite."""
+        filled, count = np.full((self.slots, *theta.shape[1:]), np.nan), len(rows)
         if self.problem.problem.has_jax_likelihood:
-            density = np.asarray(_log_density(self.problem.problem, self.problem.observations, filled, count))
+            filled[:count] = theta
+            places = np.pad(rows, (0, self.slots - count))
+            found = _log_density(self.problem.problem, self.problem.observations, filled, places, count)
+            density = np.asarray(found)[:count]
         else:
-            density = self.problem.log_density(filled)
-        return np.where(np.isfinite(density), density, -np.inf)[:count]
+            filled[rows] = theta
+            density = self.problem.log_density(filled)[rows]
+        return np.where(np.isfinite(density), density, -np.inf)
 
     def _stacked_log_density(self, points: Floats) -> Floats:
-        return self.log_density(points.reshape(len(self.positions), -1, points.shape[-1])).ravel()
+        every = np.arange(len(self.positions))
+        return self.log_density(points.reshape(len(every), -1, points.shape[-1]), every).ravel()
 
     def failures(self) -> dict[int, str]:
         """Position in the batch to reason, of the data sets whose own function failed."""
@@ -270,14 +277,15 @@ class Stack:
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_density(problem: Problem, observations: Observation, theta: Any, count: int) -> Any:
-    """``(dataset, draw)`` at ``theta`` ``(dataset, draw, ndim)``, of the first ``count`` data sets, one by one.
+def _log_density(problem: Problem, observations: Observation, theta: Any, rows: Any, count: int) -> Any:
+    """``(row, draw)`` at ``theta`` ``(row, draw, ndim)`` of the first ``count`` data sets of ``rows``, one by one.
 
     One data set's points stay in the cache, and whatever the number of data sets one program is compiled.
     """
 
     def add(i: int, density: Any) -> Any:
-        mine, obs = jax.tree.map(lambda part: part[i], (theta, observations))
-        return density.at[i].set(jax.vmap(problem.log_density, in_axes=(0, None))(mine, obs))
+        obs = jax.tree.map(lambda part: part[rows[i]], observations)
+        some = jax.lax.map(lambda points: problem.log_density(points, obs), theta[i], batch_size=POINTS)
+        return density.at[i].set(some)
 
     return jax.lax.fori_loop(0, count, add, jnp.full(theta.shape[:2], -jnp.inf))

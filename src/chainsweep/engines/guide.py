@@ -94,6 +94,11 @@ class Guide:
         used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
+    def put(self, rows: NDArray[np.int64], part: Guide) -> None:
+        """Set what some of the data sets have."""
+        for name, array in self.arrays().items():
+            array[rows] = getattr(part, name)
+
     def take(self, rows: NDArray[np.int64]) -> Guide:
         """The guide of some of the data sets."""
         return Guide(**{name: array[rows] for name, array in self.arrays().items()})
