@@ -5,12 +5,12 @@
     python benchmarks/nuts.py --gamma FOLDER             # and measured photopeaks (jobs/gamma_lines)
 
 Rows: (a) a fresh NumPyro MCMC object a data set, 4 vectorised chains, 1,000 + 3,000 iterations; (b) the same object
-used again, compiled once (`jit_model_args`); (c) NumPyro's kernel vmapped over chains and data sets, 500 + 1,000;
-(d) BlackJAX, window adaptation and NUTS vmapped likewise; (e) this engine. Rows a to d get a dense metric, a target
-acceptance of 0.9, a start of each chain at the likeliest of 1,024 prior draws and, where vmapped, trees of depth 8 at
-most: better than their defaults here. A data set is verified when R-hat < 1.01, bulk and tail ESS > 400 and nothing
-diverged; (e) must pass its mode check as well. Seconds include start-up and compiling. Every row runs in a process of
-its own, on one thread.
+used again, compiled once for each length (`jit_model_args`); (c) NumPyro's kernel vmapped over chains and data sets,
+500 + 1,000; (d) BlackJAX, window adaptation and NUTS vmapped likewise; (e) this engine. Rows a to d get a dense
+metric, a target acceptance of 0.9, a start of each chain at the likeliest of 1,024 prior draws and, where vmapped,
+trees of depth 8 at most: better than their defaults here. A data set is verified when R-hat < 1.01, bulk and tail ESS
+> 400 and nothing diverged; (e) must pass its mode check as well. Seconds include start-up and compiling. Every row
+runs in a process of its own, on one thread.
 """
 
 from __future__ import annotations
@@ -146,11 +146,12 @@ def numpyro_loop(problem: Any, batch: Any, fresh: bool) -> Draws:
         options = {"num_warmup": 1000, "num_samples": 3000, "num_chains": CHAINS, "chain_method": "vectorized"}
         return MCMC(kernel, **options, progress_bar=False, jit_model_args=not fresh)
 
-    mcmc, z, diverging, steps, first = new(), [], [], [], 0.0
+    by_length: dict[int, MCMC] = {}
+    z, diverging, steps, first = [], [], [], 0.0
     for k in range(len(batch)):
         began = time.perf_counter()
-        if fresh:
-            mcmc = new()
+        length = int(batch.n_points[k])
+        mcmc = new() if fresh else by_length.setdefault(length, new())
         fields = {n: v[k][batch.mask[k]] for n, v in batch.fields.items()}
         fields |= {n: float(v[k]) for n, v in batch.constants.items()}
         start = dict(zip(problem.names, starts(problem, batch.take(np.array([k])))[0].T, strict=True))

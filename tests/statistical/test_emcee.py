@@ -12,6 +12,9 @@ from chainsweep.config import EmceeSettings, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.engines import emcee as engine
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Outcome, Seeds, Status
+from chainsweep.engines.emcee_stack import GUIDED_MOVES, PLAIN_MOVES
+from chainsweep.engines.guide import Guide
+from chainsweep.engines.mixture import Mixture, Prepared
 from chainsweep.engines.moves import StretchMove
 from chainsweep.errors import ModelError
 from chainsweep.model.load import example_observation, load_problem
@@ -46,7 +49,9 @@ def log_likelihood(params, x, y_err, y):
     return float(-0.5 * np.sum(((y - params["a"] - params["b"] * x) / y_err) ** 2))
 """
 
-SHORT = EmceeSettings(walkers=8, max_steps=240, check_every=60, prior_draws=128)
+SHORT = EmceeSettings(walkers=8, max_steps=240, check_every=60, prior_draws=128, moves=PLAIN_MOVES)
+WAITING = SHORT.model_copy(update={"max_steps": 910, "tau_factor": 30.0, "target_ess": 50.0})
+"""With these data sets finish at different blocks."""
 
 
 class Memory:
@@ -201,11 +206,8 @@ def test_another_shard_changes_nothing_but_rounding(problem):
 
 @pytest.mark.parametrize("check_every", [20, 60])
 def test_data_sets_that_wait_change_no_draw(problem, monkeypatch, check_every):
-    monkeypatch.setattr("chainsweep.engines.emcee_stack.SMALLEST_STACK", 1)
     batch = lines(7)
-    settings = EmceeSettings(
-        walkers=8, max_steps=910, check_every=check_every, prior_draws=128, tau_factor=30, target_ess=50
-    )
+    settings = WAITING.model_copy(update={"check_every": check_every})
     together = complete(problem, batch, settings)
     assert len(set(together.info["n_steps"])) > 1
     few, sink, notes = settings.model_copy(update={"stack": 3}), Memory(), []
@@ -228,11 +230,9 @@ def test_ensembles_are_not_copies_of_each_other(problem):
     assert not np.intersect1d(chains.posterior["a"][0, 0], chains.posterior["a"][0, 1]).size
 
 
-def test_stopped_at_every_block_it_resumes_bit_for_bit(problem, monkeypatch):
+def test_stopped_at_every_block_it_resumes_bit_for_bit(problem):
     batch = lines(3)
-    # data sets finish at different blocks, and stacks shrink in between
-    monkeypatch.setattr("chainsweep.engines.emcee_stack.SMALLEST_STACK", 1)
-    settings = EmceeSettings(walkers=8, max_steps=900, check_every=20, prior_draws=128, tau_factor=30, target_ess=50)
+    settings = WAITING.model_copy(update={"check_every": 20})
     whole = complete(problem, batch, settings)
     assert len(set(whole.info["n_steps"])) > 1
     sink, stops = Memory(), 0
@@ -333,7 +333,11 @@ def pvalues(datasets: int, moves: dict[str, float]) -> np.ndarray:
     return rank_pvalues(complete(problem_of(scale_and_place), batch, settings), truth)
 
 
-@pytest.mark.parametrize("moves", [EmceeSettings().moves, {"stretch": 1.0}], ids=["mixture", "stretch"])
+@pytest.mark.parametrize(
+    "moves",
+    [PLAIN_MOVES, GUIDED_MOVES, {"stretch": 1.0}],
+    ids=["plain", "guided", "stretch"],
+)
 def test_five_hundred_data_sets_are_calibrated(moves):
     assert pvalues(500, moves).min() > 0.005
 
@@ -347,4 +351,76 @@ def test_a_wrong_stretch_exponent_is_caught_by_calibration(monkeypatch):
         return points, factors * sample.shape[-1] / (sample.shape[-1] - 1.0)
 
     monkeypatch.setattr(StretchMove, "get_proposal", wrong)
-    assert pvalues(500, {"stretch": 1.0}).min() < 1e-6
+    assert pvalues(1000, {"stretch": 1.0}).min() < 1e-6
+
+
+def test_jumps_from_a_poor_mixture_are_exact(monkeypatch):
+    """Shifted by a scale and twice as wide as what importance sampling found."""
+    right = Guide.jumps
+
+    def poor(guide, rows, deep=None):
+        mixture = right(guide, rows, deep)
+        return Mixture(mixture.log_weight, mixture.mean + mixture.chol.sum(axis=-1), 2.0 * mixture.chol)
+
+    monkeypatch.setattr(Guide, "jumps", poor)
+    assert pvalues(500, {"jump": 0.5, "de": 0.5}).min() > 0.005
+
+
+def test_jumps_that_leave_out_the_proposal_density_are_caught_by_calibration(monkeypatch):
+    monkeypatch.setattr(Prepared, "log_density", lambda mixture, z: 0.0 * z[:, 0])
+    assert pvalues(500, {"jump": 0.5, "de": 0.5}).min() < 1e-6
+
+
+HUMPS = """
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+def model(x, y_err, y=None):
+    a = numpyro.sample("a", dist.Uniform(-10.0, 10.0))
+    b = numpyro.sample("b", dist.Normal(0.0, 1.0))
+    numpyro.sample("obs", dist.Normal(jnp.abs(a) + b * x, y_err), obs=y)
+"""
+
+
+@pytest.mark.parametrize(("moves", "mixes"), [(None, True), (PLAIN_MOVES, False)], ids=["jumps", "plain"])
+def test_modes_that_lie_apart_are_both_met(tmp_path, moves, mixes):
+    """With plain moves a walker stays where it began, and the verdict's figures say so."""
+    batch = lines(4)
+    batch.fields["y"] += 8.0 - batch.fields["y"].mean(axis=1, keepdims=True)
+    chains = complete(load(tmp_path, HUMPS), batch, EmceeSettings(moves=moves, max_steps=1000))
+    assert ((chains.info["kept_over_tau"] > 50) & (chains.info["rhat_max"] < 1.01)).all() == mixes
+    if mixes:
+        for i in range(4):
+            left = chains.posterior["a"][i, :, : chains.n_draws[i]] < 0
+            assert abs(left.mean() - 0.5) < 4 * 0.5 / np.sqrt(chains.info["ess_min"][i])
+
+
+@pytest.mark.parametrize("stack", [2, 256])
+def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack):
+    """A deep search in between, stops at every second of its blocks, and data sets that wait."""
+    monkeypatch.setattr("chainsweep.engines.emcee.DEEPEN_AT", 0.1)
+    monkeypatch.setattr("chainsweep.engines.emcee.FAR_FROM_DONE", np.inf)
+    deep = []
+    searched = engine.deepened
+    monkeypatch.setattr(engine, "deepened", lambda *given: deep.append(len(given[2])) or searched(*given))
+    batch, settings = lines(3), WAITING.model_copy(update={"moves": None, "tau_factor": 300.0, "stack": stack})
+    whole = complete(problem, batch, settings.model_copy(update={"stack": 256}))
+    assert sum(deep) == 3
+    sink, stops = Memory(), 0
+    outcome = sample(problem, batch, settings, sink=sink, deadline=lambda: True)
+    while outcome.status is Status.STOPPED:
+        stops += 1
+        outcome = sample(problem, batch, settings, sink.state, sink, deadline=lambda: True)
+    assert stops > 5
+    assert_same(outcome.chains, whole)
+
+
+def test_a_black_box_jumps_when_told(black_box):
+    """Without gradients the search goes from prior draws alone."""
+    batch = lines(3)
+    settings = EmceeSettings(walkers=16, moves=GUIDED_MOVES, max_steps=600, prior_draws=512)
+    chains = complete(black_box, batch, settings)
+    assert (chains.info["kept_over_tau"] > 50).all()
+    assert (chains.info["tau_max"] < 8).all()
+    assert worst_z(chains, batch) < 4.5
