@@ -49,7 +49,7 @@ def log_likelihood(params, x, y_err, y):
     return float(-0.5 * np.sum(((y - params["a"] - params["b"] * x) / y_err) ** 2))
 """
 
-SHORT = EmceeSettings(walkers=8, max_steps=240, check_every=60, prior_draws=128, moves=PLAIN_MOVES)
+SHORT = EmceeSettings(walkers=8, max_steps=480, check_every=60, prior_draws=128, moves=PLAIN_MOVES)
 WAITING = SHORT.model_copy(update={"max_steps": 910, "tau_factor": 30.0, "target_ess": 50.0})
 """With these data sets finish at different blocks."""
 
@@ -424,3 +424,15 @@ def test_a_black_box_jumps_when_told(black_box):
     assert (chains.info["kept_over_tau"] > 50).all()
     assert (chains.info["tau_max"] < 8).all()
     assert worst_z(chains, batch) < 4.5
+
+
+def test_a_hopeless_data_set_gives_up_at_half_its_budget(problem, converged):
+    batch = lines(3)
+    settings = EmceeSettings(walkers=8, moves={"stretch": 1.0}, max_steps=1000, tau_factor=1000.0)
+    chains = complete(problem, batch, settings)
+    np.testing.assert_array_equal(chains.info["n_steps"], 500)
+    assert np.isfinite(chains.info["rhat_max"]).all()
+    assert (converged.info["n_steps"] < 20_000).all()
+    # one that needs its whole budget gets it
+    slow = complete(problem, batch, settings.model_copy(update={"tau_factor": 15.0, "target_ess": 1e5}))
+    np.testing.assert_array_equal(slow.info["n_steps"], 1000)

@@ -36,6 +36,9 @@ DEEPEN_AT = 0.25
 FAR_FROM_DONE = 0.5
 """Such a data set has less than this part of the autocorrelation times that it needs."""
 
+HOPELESS = 0.8
+"""In half its budget a data set gives up that by its end would have less than this part of them."""
+
 CHECKPOINT_SHARE = 0.05
 """Checkpoints take about this share of the time at most: a large state is saved every few blocks."""
 
@@ -194,6 +197,8 @@ def _review(state: State, results: Results, sweep: Sweep) -> NDArray[np.int64]:
         if state.settled[row] or last:
             theta, log_prob = state.chains[row].after(int(state.burn_in[row]))
             assessment = assess(theta, log_prob, settings, final=last)
+            if not last and _hopeless(assessment, step, int(state.burn_in[row]), settings):
+                last, assessment = True, assess(theta, log_prob, settings, final=True)
             if assessment.passed or last:
                 _finish(state, results, sweep, row, step, assessment)
                 stays[row] = False
@@ -213,10 +218,21 @@ def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
     state.burn_in[rows] = state.steps(rows)
 
 
+def _hopeless(assessment: Assessment, step: int, burn_in: int, settings: Settings) -> bool:
+    """Whether in half the budget so few autocorrelation times went by that the other half will not do.
+
+    Times of short chains are estimated too short, so this errs on the side of going on.
+    """
+    if step < settings.max_steps // 2 or not np.isfinite(assessment.kept_over_tau):
+        return False
+    in_the_end = assessment.kept_over_tau * (settings.max_steps - burn_in) / (step - burn_in)
+    return bool(in_the_end < HOPELESS * settings.tau_factor)
+
+
 def is_due(step: int, block: int) -> bool:
-    """Whether chains are looked at after so many steps: after every block, later after every tenth of the steps."""
+    """Whether chains are looked at after so many steps: from two blocks on, later after every tenth of the steps."""
     blocks, rest = divmod(step, block)
-    return rest == 0 and blocks % (1 << max(0, blocks.bit_length() - 4)) == 0
+    return rest == 0 and blocks > 1 and blocks % (1 << max(0, blocks.bit_length() - 4)) == 0
 
 
 def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:

@@ -10,7 +10,6 @@ Reference: L. Tierney, Annals of Statistics 22, 1701 (1994), section 2.3.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,10 +19,10 @@ import numpy as np
 from emcee.moves import Move
 from numpy.typing import NDArray
 
+from chainsweep.engines.emcee_density import Chunk, StackDensity, chunks
 from chainsweep.engines.guide import Guide
 from chainsweep.engines.mixture import Prepared, prepared
 from chainsweep.engines.moves import GroupStreams
-from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -41,30 +40,19 @@ class JumpMove(Move):
 
     Parameters
     ----------
-    problem
-        The data sets of the stack, and behind them what fills it up.
+    density
+        Of the data sets of the stack, and of what fills it up behind them.
     guide
         Of those in front that are real; its mixture is used.
     keys
         Raw keys ``(dataset, ensemble, 2)`` of the real ones; with the step they give all random numbers.
-    log_density
-        Of points ``(row, draw, ndim)`` of the data sets ``rows``, -inf where it is not finite.
     """
 
-    def __init__(
-        self,
-        problem: BatchedProblem,
-        guide: Guide,
-        keys: NDArray[np.uint32],
-        streams: GroupStreams,
-        log_density: Callable[[Floats, Ints], Floats],
-    ) -> None:
-        self.problem, self.streams, self.log_density = problem, streams, log_density
+    def __init__(self, density: StackDensity, guide: Guide, keys: NDArray[np.uint32], streams: GroupStreams) -> None:
+        self.density, self.problem, self.streams = density, density.problem, streams
         self.count, self.ensembles = keys.shape[:2]
-        filling = len(problem.batch) - self.count
-        self.keys = np.pad(keys, ((0, filling), (0, 0), (0, 0)))
-        self.theta = np.zeros((len(self.keys), self.ensembles * streams.walkers, problem.problem.ndim))
-        self.steps = np.zeros(len(self.keys), np.uint32)
+        filling = len(self.problem.batch) - self.count
+        self.keys = jnp.asarray(np.pad(keys, ((0, filling), (0, 0), (0, 0))))
         every = np.pad(np.arange(self.count), (0, filling), mode="edge")
         # Neighbours may not change a sum, so each data set has the components of its own kind of search.
         self.kinds = [
@@ -75,38 +63,45 @@ class JumpMove(Move):
 
     def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
         """Advance ``state`` in place by one step; also which walkers moved, ``(group * walkers,)``."""
-        self.theta[: self.count] = state.coords.reshape(self.count, *self.theta.shape[1:])
-        self.steps[: self.count] = self.streams.steps[:: self.ensembles] % FOLD
+        # contiguous, so these are views
+        coords = state.coords.reshape(self.count, -1, state.coords.shape[1])
         log_prob = state.log_prob.reshape(self.count, -1)
+        steps = (self.streams.steps[:: self.ensembles] % FOLD).astype(np.uint32)
         moved = np.zeros(log_prob.shape, bool)
         for rows, jumps, mixture in self.kinds:
-            filled = np.pad(rows, (0, len(self.keys) - len(rows)))
-            proposed = _propose(
-                self.problem.problem,
-                jumps,
-                mixture,
-                self.problem.observations,
-                self.keys,
-                self.steps,
-                self.theta,
-                filled,
-                len(rows),
-            )
-            points, after, log_q, log_uniform = (np.asarray(part)[: len(rows)] for part in proposed)
-            log_q = log_q.copy()
-            density = self.log_density(points.reshape(len(rows), -1, points.shape[-1]), rows).reshape(after.shape)
-            theta, here = self.theta[rows], log_prob[rows]
-            for jump in range(jumps):
-                with np.errstate(invalid="ignore"):
-                    odds = density[:, jump] - here - after[:, jump] + log_q
-                better = odds > log_uniform[:, jump]
-                theta[better], here[better] = points[:, jump][better], density[:, jump][better]
-                log_q[better] = after[:, jump][better]
-                moved[rows] |= better
-            self.theta[rows], log_prob[rows] = theta, here
-        state.coords[:] = self.theta[: self.count].reshape(state.coords.shape)
-        state.log_prob[:] = log_prob.ravel()
+            for some in chunks(rows):
+                theta, here = coords[some.rows], log_prob[some.rows]
+                moved[some.rows] = self._jump(some, jumps, mixture, steps, theta, here)
+                coords[some.rows], log_prob[some.rows] = theta, here
         return state, moved.ravel()
+
+    def _jump(
+        self, some: Chunk, jumps: int, mixture: Prepared, steps: NDArray[np.uint32], theta: Floats, here: Floats
+    ) -> NDArray[np.bool_]:
+        """Advance ``theta`` ``(row, walker, ndim)`` with log densities ``here``, in place; which walkers moved."""
+        places, count = some.places, len(some.rows)
+        proposed = _propose(
+            self.problem.problem,
+            jumps,
+            mixture,
+            self.problem.observations,
+            self.keys,
+            steps[places],
+            some.padded(theta),
+            places,
+            count,
+        )
+        points, after, log_q, log_uniform = (np.asarray(part)[:count] for part in proposed)
+        density = self.density(points.reshape(count, -1, points.shape[-1]), some.rows).reshape(after.shape)
+        log_q, moved = log_q.copy(), np.zeros(here.shape, bool)
+        for jump in range(jumps):
+            with np.errstate(invalid="ignore"):
+                odds = density[:, jump] - here - after[:, jump] + log_q
+            better = odds > log_uniform[:, jump]
+            theta[better], here[better] = points[:, jump][better], density[:, jump][better]
+            log_q[better] = after[:, jump][better]
+            moved |= better
+        return moved
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -121,25 +116,25 @@ def _propose(
     rows: Any,
     count: int,
 ) -> tuple[Any, ...]:
-    """Proposals for the first ``count`` of ``rows``, one data set after the other; zeros behind them.
+    """Proposals for the first ``count`` of ``rows``, whose ``theta`` and ``steps`` are given, one after the other.
 
     Points ``(row, jump, walker, ndim)`` with their log proposal densities, those of the walkers themselves
-    ``(row, walker)``, and logs of uniforms for all jumps.
+    ``(row, walker)``, and logs of uniforms for all jumps; zeros behind the first ``count``.
     """
 
-    def of(row: Any) -> tuple[Any, ...]:
-        mine = jax.tree.map(lambda part: part[row], (mixture, observations, keys, theta))
-        return _propose_one(problem, jumps, steps[row], *mine)
+    def of(i: Any) -> tuple[Any, ...]:
+        mine = jax.tree.map(lambda part: part[rows[i]], (mixture, observations, keys))
+        return _propose_one(problem, jumps, steps[i], theta[i], *mine)
 
     def add(i: int, found: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(whole.at[i].set(part) for whole, part in zip(found, of(rows[i]), strict=True))
+        return tuple(whole.at[i].set(part) for whole, part in zip(found, of(i), strict=True))
 
-    empty = tuple(jnp.zeros((len(theta), *part.shape)) for part in jax.eval_shape(of, 0))
+    empty = tuple(jnp.zeros((len(rows), *part.shape)) for part in jax.eval_shape(of, 0))
     return jax.lax.fori_loop(0, count, add, empty)
 
 
 def _propose_one(
-    problem: Problem, jumps: int, step: Any, mixture: Prepared, obs: Observation, keys: Any, theta: Any
+    problem: Problem, jumps: int, step: Any, theta: Any, mixture: Prepared, obs: Observation, keys: Any
 ) -> tuple[Any, ...]:
     """For one data set: ``keys`` ``(ensemble, 2)``, ``theta`` ``(walker, ndim)`` of one ensemble after the other."""
     ensembles = keys.shape[0]

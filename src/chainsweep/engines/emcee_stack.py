@@ -10,12 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any
 
 import emcee
-import jax
-import jax.numpy as jnp
 import numpy as np
 from emcee.moves import Move
 from numpy.typing import NDArray
@@ -23,13 +19,14 @@ from numpy.typing import NDArray
 from chainsweep.config import EmceeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Seeds
+from chainsweep.engines.emcee_density import StackDensity
 from chainsweep.engines.emcee_jumps import JumpMove
 from chainsweep.engines.emcee_kept import Thinned, packed_chains, unpacked_chains
 from chainsweep.engines.guide import MOST_DIMENSIONS, Guide
 from chainsweep.engines.moves import GroupStreams, ScheduledMove
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.problem import Observation, Problem
+from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -42,9 +39,6 @@ JUMP = "jump"
 GUIDED_MOVES = {JUMP: 0.5, "de": 0.3, "snooker": 0.05, "stretch": 0.15}
 PLAIN_MOVES = {"de": 0.6, "snooker": 0.1, "stretch": 0.3}
 """Moves of models that importance sampling guides, and of others."""
-
-POINTS = 32
-"""Of one data set, computed together: what a cache holds."""
 
 WAITING = -1
 LEAST_PERIOD = 100
@@ -200,16 +194,13 @@ class Sweep:
 
 
 class Stack:
-    """The walkers of some data sets of the batch as one ``emcee`` sampler.
-
-    The log density always sees a full stack, of which only the data sets in front are computed.
-    """
+    """The walkers of some data sets of the batch as one ``emcee`` sampler; arrays on the device are of a full stack."""
 
     def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str], guide: Guide | None = None) -> None:
         self.positions = positions
-        self.slots = sweep.most
-        filled = np.pad(positions, (0, self.slots - len(positions)), mode="edge")
+        filled = np.pad(positions, (0, sweep.most - len(positions)), mode="edge")
         self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled))
+        self.density = StackDensity(self.problem)
         known = {row: failures[p] for row, p in enumerate(positions.tolist()) if p in failures}
         self.problem.failures.update(known)
         seeds, settings = sweep.seeds, sweep.settings
@@ -219,7 +210,7 @@ class Stack:
         more: dict[str, Move] = {}
         if guide is not None:
             jump_keys = seeds.jax_keys(tuple(ids), JUMP, settings.ensembles)
-            more[JUMP] = JumpMove(self.problem, guide, jump_keys, streams, self.log_density)
+            more[JUMP] = JumpMove(self.density, guide, jump_keys, streams)
         self.move = ScheduledMove(sweep.moves, streams, seeds.entropy("", "schedule"), sweep.period, more)
         self.sampler = emcee.EnsembleSampler(
             len(keys) * sweep.walkers,
@@ -229,22 +220,9 @@ class Stack:
             vectorize=True,
         )
 
-    def log_density(self, theta: Floats, rows: Ints) -> Floats:
-        """Log density of points ``(row, draw, ndim)`` of the data sets ``rows``, -inf where it is not finite."""
-        filled, count = np.full((self.slots, *theta.shape[1:]), np.nan), len(rows)
-        if self.problem.problem.has_jax_likelihood:
-            filled[:count] = theta
-            places = np.pad(rows, (0, self.slots - count))
-            found = _log_density(self.problem.problem, self.problem.observations, filled, places, count)
-            density = np.asarray(found)[:count]
-        else:
-            filled[rows] = theta
-            density = self.problem.log_density(filled)[rows]
-        return np.where(np.isfinite(density), density, -np.inf)
-
     def _stacked_log_density(self, points: Floats) -> Floats:
         every = np.arange(len(self.positions))
-        return self.log_density(points.reshape(len(every), -1, points.shape[-1]), every).ravel()
+        return self.density(points.reshape(len(every), -1, points.shape[-1]), every).ravel()
 
     def failures(self) -> dict[int, str]:
         """Position in the batch to reason, of the data sets whose own function failed."""
@@ -274,18 +252,3 @@ class Stack:
             if state.now < target and pause():
                 return False
         return True
-
-
-@partial(jax.jit, static_argnums=0)
-def _log_density(problem: Problem, observations: Observation, theta: Any, rows: Any, count: int) -> Any:
-    """``(row, draw)`` at ``theta`` ``(row, draw, ndim)`` of the first ``count`` data sets of ``rows``, one by one.
-
-    One data set's points stay in the cache, and whatever the number of data sets one program is compiled.
-    """
-
-    def add(i: int, density: Any) -> Any:
-        obs = jax.tree.map(lambda part: part[rows[i]], observations)
-        some = jax.lax.map(lambda points: problem.log_density(points, obs), theta[i], batch_size=POINTS)
-        return density.at[i].set(some)
-
-    return jax.lax.fori_loop(0, count, add, jnp.full(theta.shape[:2], -jnp.inf))
