@@ -48,10 +48,11 @@ bench-nuts: $(STAMP)
 bench-nuts-growth: $(STAMP)
 	$(BIN)/python benchmarks/nuts_growth.py
 
-# emcee over many data sets beside the usual ways, and over MPI ranks.
+# emcee over many data sets beside the usual ways; over MPI ranks and costs of a likelihood; over numbers of data sets.
 bench-emcee: $(STAMP)
 	$(BIN)/python benchmarks/ensembles.py
-	$(BIN)/python benchmarks/ensembles.py --ranks
+	$(BIN)/python benchmarks/ensembles.py --ranks 1 2 4 8
+	$(BIN)/python benchmarks/ensembles.py --growth
 
 check: format lint types test
 

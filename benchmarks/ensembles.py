@@ -13,7 +13,8 @@ data set is verified when its kept steps exceed 50 tau, ESS 400, and R-hat betwe
 1.01; this engine's when its campaign says `converged`, which needs the mode check as well. Seconds include start-up
 and compiling.
 
-`--ranks 1 2 4 8` instead: walkers over ranks for a likelihood of 50 ms.
+`--ranks 1 2 4 8` instead: likelihoods of 1 microsecond to 1 s, data sets or walkers over ranks.
+`--growth` instead: row e1 over 16 to 4,096 data sets.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ NAMES = {
     "e1": "chainsweep, 1 rank",
     "e2": "chainsweep, 2 ranks",
 }
+GROWTH = [16, 64, 256, 1024, 4096]
 LOW, HIGH = np.array([-2, -2, 0, -2, -2.0]), np.array([2.0, 2, 2, 2, 2])
 NDIM = 5
 CAMPAIGN = """
@@ -65,25 +67,40 @@ engines = ["emcee"]
 """
 COSTLY = """
 import os
+import struct
 import time
 import numpy as np
 import numpyro.distributions as dist
 
 prior = {"a": dist.Normal(0, 2), "b": dist.Normal(0, 2)}
+cost = float(os.environ["BENCH_COST"])
+tally = os.open(os.environ["BENCH_CALLS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+calls, told = 0, time.time()
 
 def log_likelihood(params, x, y, y_err):
-    time.sleep(0.05)
-    with open(os.environ["BENCH_CALLS"], "ab", buffering=0) as calls:
-        calls.write(b".")
+    global calls, told
+    if cost > 0.001:
+        time.sleep(cost)
+    else:
+        end = time.perf_counter() + cost
+        while time.perf_counter() < end:
+            pass
+    calls += 1
+    now = time.time()
+    if now - told > 0.1:
+        os.write(tally, struct.pack("dd", now, calls))
+        calls, told = 0, now
     return -0.5 * np.sum(((y - params["a"] - params["b"] * x) / y_err) ** 2)
 """
 COSTLY_CAMPAIGN = f"""{CAMPAIGN.replace('function = "broad"', "")}
 [engines.emcee]
 walkers = 32
-check_every = 10
-max_steps = 100
+max_steps = 1000000
+tau_factor = 1000000
 prior_draws = 64
 """
+COSTS = {1e-6: 20.0, 1e-4: 20.0, 1e-3: 20.0, 0.05: 20.0, 1.0: 60.0}
+"""Seconds of a likelihood, and for how long its calls are counted."""
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
@@ -241,16 +258,19 @@ def campaign_of(folder: Path, datasets: int, model: str | None, text: str, kind:
     return init_campaign(folder / "campaign.toml", folder / "campaign", None)
 
 
-def launch(campaign: Any, ranks: int, form: str) -> float:
-    """Run all its tasks on MPI ranks; seconds."""
+def command(campaign: Any, ranks: int, form: str) -> list[str]:
+    """What runs all tasks of a campaign on MPI ranks."""
     tasks = [str(plan.index) for plan in campaign.shards]
     words = [sys.executable, "-m", "mpi4py", "-m", "chainsweep", "task", str(campaign.paths.root), "infer", *tasks]
+    return [str(MPIEXEC), "-n", str(ranks), *words, "--form", form]
+
+
+def launch(campaign: Any, ranks: int, form: str) -> float:
+    """Run all its tasks on MPI ranks; seconds."""
     began = time.perf_counter()
-    done = subprocess.run(
-        [str(MPIEXEC), "-n", str(ranks), *words, "--form", form], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command(campaign, ranks, form), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{' '.join(done.args)} failed:\n{done.stderr[-3000:]}")
     return time.perf_counter() - began
 
 
@@ -279,21 +299,58 @@ def own_row(row: str, datasets: int, kind: str) -> Row:
     return Row(NAMES[row], datasets, seconds, densities, ess, int(good.sum()), wrong, peak_gib)
 
 
-def rank_table(counts: list[int]) -> str:
-    """Walkers over ranks for a likelihood of 50 ms, its mode check included: calls a second, and the share of its time.
+def steady(cost: float, ranks: int, form: str) -> float:
+    """Calls a second of a likelihood that takes ``cost`` seconds, in mid-chain.
 
     32 walkers in 2 ensembles move by halves of 32 points, which 1 to 8 ranks divide: halves cost nothing.
     """
-    lines = ["| ranks | seconds | calls | calls/s | ranks' time within calls |", "|---:|---:|---:|---:|---:|"]
-    for ranks in counts:
-        with tempfile.TemporaryDirectory() as place:
-            campaign = campaign_of(Path(place), 1, COSTLY, COSTLY_CAMPAIGN)
-            tally = Path(place) / "calls"
-            os.environ["BENCH_CALLS"] = str(tally)
-            seconds = launch(campaign, ranks, "walkers")
-            calls = tally.stat().st_size
-        share = 0.05 * calls / (ranks * seconds)
-        lines.append(f"| {ranks} | {seconds:.0f} | {calls} | {calls / seconds:.1f} | {share:.0%} |")
+    with tempfile.TemporaryDirectory() as place:
+        tally = Path(place) / "calls"
+        os.environ.update({"BENCH_CALLS": str(tally), "BENCH_COST": str(cost)})
+        # each rank has a task where they share out data sets
+        count = 1 if form == "walkers" else ranks
+        shards = "" if form == "walkers" else "\n[shards]\nsize = 1\n"
+        campaign = campaign_of(Path(place), count, COSTLY, COSTLY_CAMPAIGN + shards)
+        running = subprocess.Popen(command(campaign, ranks, form), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            # the prior draws are over when each rank has made its part of a few halves
+            wait_for(lambda: calls_of(tally, 0.0) > 64 + 128 * count, running)
+            begun, ending = time.time() + 1.0, time.time() + 1.0 + COSTS[cost]
+            wait_for(lambda: time.time() > ending, running)
+            return (calls_of(tally, begun) - calls_of(tally, ending)) / (ending - begun)
+        finally:
+            running.terminate()
+            running.wait()
+
+
+def calls_of(tally: Path, since: float) -> float:
+    """Calls that were told of since a time."""
+    if not tally.exists():
+        return 0.0
+    records = np.frombuffer(tally.read_bytes(), float).reshape(-1, 2)
+    return float(records[records[:, 0] >= since, 1].sum())
+
+
+def wait_for(condition: Callable[[], bool], running: subprocess.Popen) -> None:
+    while not condition():
+        if running.poll() is not None:
+            assert running.stderr is not None
+            raise SystemExit(f"the ranks ended early:\n{running.stderr.read().decode()[-3000:]}")
+        time.sleep(0.05)
+
+
+def rank_table(counts: list[int]) -> str:
+    """Calls a second over ranks and costs of a likelihood, and the share of the ranks' time that they take."""
+    lines = ["| a call takes | ranks share out | ranks | calls/s | of the ranks' time |", "|---:|---|---:|---:|---:|"]
+    for cost in COSTS:
+        for form in ("datasets", "walkers"):
+            # more ranks than cores compute no faster; they sleep through a costly call
+            for ranks in [n for n in counts if cost > 0.001 or n <= 2]:
+                if ranks == 1 and form == "walkers":
+                    continue
+                rate = steady(cost, ranks, form)
+                lines.append(f"| {cost:g} s | {form} | {ranks} | {rate:.4g} | {rate * cost / ranks:.0%} |")
+                print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
@@ -320,6 +377,7 @@ def main() -> None:
     parser.add_argument("--datasets", type=int, help="data sets of each row; default: what suits it")
     parser.add_argument("--kind", choices=("visible", "broad"), default="visible")
     parser.add_argument("--ranks", nargs="+", type=int, help="scaling of a costly likelihood over these instead")
+    parser.add_argument("--growth", action="store_true", help="row e1 over numbers of data sets instead")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench-emcee.json")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -335,8 +393,9 @@ def main() -> None:
         )
         print(json.dumps(asdict(row)))
         return
+    sizes = GROWTH if options.growth else [options.datasets]
     rows = []
-    for row in options.only:
+    for row, size in [(row, size) for row in (["e1"] if options.growth else options.only) for size in sizes]:
         if row == "z" and importlib.util.find_spec("zeus") is None:
             print("zeus is not installed: pip install zeus-mcmc", file=sys.stderr)
             continue
@@ -346,7 +405,7 @@ def main() -> None:
             row,
             "--kind",
             options.kind,
-            *(["--datasets", str(options.datasets)] if options.datasets else []),
+            *(["--datasets", str(size)] if size else []),
         ]
         rows.append(Row(**answer_of(words)))
         print(table(rows[-1:]), flush=True)

@@ -150,8 +150,7 @@ class HostCalls:
         """Answer for the attempt of ``notes`` from now on."""
         self.close()
         self.notes, self.suspects = notes, suspects
-        if self.elsewhere is None:
-            self._note = Note(notes.path(self.rank))
+        self._note = Note(notes.path(self.rank))
 
     def close(self) -> None:
         """Forget the attempt and end its guard; what was noted stays."""

@@ -25,7 +25,7 @@ from chainsweep.packages import versions
 
 SPIN_SECONDS = 0.0005
 """A message is awaited with a busy processor for so long, then with longer and longer sleeps."""
-LONGEST_SLEEP = 0.005
+LONGEST_SLEEP = 0.001
 IDLE_SECONDS = 2.0
 IDLE_SLEEP = 0.02
 """Whoever has waited for ``IDLE_SECONDS`` looks at every ``IDLE_SLEEP`` only."""

@@ -1,4 +1,4 @@
-"""Walkers over ranks: rank 0 runs the engine, the other ranks call the user's costly likelihood.
+"""Walkers over ranks: rank 0 runs the engine, and all ranks call the user's costly likelihood.
 
 Only parameters travel, in messages that hold some milliseconds of work: every rank has read campaign and data for
 itself. Answers, failures among them, come back as values, so schwimmbad's pool never sees an exception.
@@ -6,10 +6,13 @@ itself. Answers, failures among them, come back as values, so schwimmbad's pool 
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,9 @@ from chainsweep.model.problem import Problem
 MESSAGE_SECONDS = 0.005
 """Least work in a message, which itself costs some tenths of a millisecond."""
 MESSAGES_PER_RANK = 4
-"""Messages of one map for each rank, where there is work enough: a slow point then holds up only a few others."""
+"""Messages of one map for each rank, before a call was timed."""
+SWITCH_SECONDS = 0.0005
+"""While rank 0 calls the likelihood, the thread that serves the other ranks waits for Python's lock at most so long."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class PoolMap:
 
     def __init__(self, pool: Any, log: Path) -> None:
         self.pool, self.log = pool, log
+        self.ranks: int = pool.size + 1
         self.seconds_per_row: float | None = None
 
     def __call__(self, host: HostCalls, problem: Problem, calls: Sequence[HostCall]) -> list[HostAnswer]:
@@ -140,8 +146,12 @@ class PoolMap:
             return []
         total = sum(len(call.theta) for call in calls)
         owners, messages = cut(calls, self._rows(total))
-        orders = [Order(self.log, host.notes, host.suspects, dict(host.dead), parts) for parts in messages]
-        replies: list[Reply] = self.pool.map(serve, orders)
+        mine, orders = len(messages) // self.ranks, []
+        for parts in messages[mine:]:
+            orders.append(Order(self.log, host.notes, host.suspects, dict(host.dead), parts))
+        with quick_switches(), ThreadPoolExecutor(1) as beside:
+            theirs = beside.submit(self.pool.map, serve, orders)
+            replies = [own_reply(host, problem, calls, owners, messages[:mine]), *theirs.result()]
         for reply in replies:
             if reply.error:
                 raise ChainsweepError(f"a rank could not evaluate the likelihood: {reply.error}")
@@ -154,16 +164,36 @@ class PoolMap:
         return [combined(parts) for parts in gathered]
 
     def _rows(self, total: int) -> int:
-        """Rows of one message."""
-        even = -(-total // (self.pool.size * MESSAGES_PER_RANK))
+        """Rows of one message: as few as are worth one, so that a slow point holds up few others."""
         if self.seconds_per_row is None:
-            return even
+            return -(-total // (self.ranks * MESSAGES_PER_RANK))
         worthwhile = int(np.ceil(MESSAGE_SECONDS / max(self.seconds_per_row, 1e-9)))
-        return min(max(even, worthwhile), -(-total // self.pool.size))
+        return min(worthwhile, -(-total // self.ranks))
 
     def _learn(self, seconds_per_row: float) -> None:
         before = self.seconds_per_row
         self.seconds_per_row = seconds_per_row if before is None else 0.8 * before + 0.2 * seconds_per_row
+
+
+@contextmanager
+def quick_switches() -> Iterator[None]:
+    """Python's threads take turns every ``SWITCH_SECONDS``."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def own_reply(
+    host: HostCalls, problem: Problem, calls: Sequence[HostCall], owners: Sequence[int], messages: Sequence[tuple]
+) -> Reply:
+    """What this rank answers to the first messages; ``owners`` says which call each of their parts belongs to."""
+    began = time.perf_counter()
+    parts = [part for message in messages for part in message]
+    asked = [replace(calls[owner], theta=part.theta) for owner, part in zip(owners, parts, strict=False)]
+    return Reply(tuple(host.answer(problem, call) for call in asked), seconds=time.perf_counter() - began)
 
 
 def cut(calls: Sequence[HostCall], rows: int) -> tuple[list[int], list[tuple[Part, ...]]]:
