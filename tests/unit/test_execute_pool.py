@@ -59,26 +59,42 @@ class FakePool:
         return [Reply(each, seconds=1e-6 * sum(self.sizes), error=self.error) for each in answers]
 
 
+class Here(HostCalls):
+    """Rank 0's own part, evaluated alike; notes how many rows that was."""
+
+    rows = 0
+
+    def answer(self, problem: object, call: HostCall) -> HostAnswer:
+        self.rows += len(call.theta)
+        return HostAnswer(call.theta.sum(axis=1))
+
+
 def test_answers_come_back_to_their_calls():
-    mapped = PoolMap(FakePool(), Path("log"))
-    answers = mapped(HostCalls(Path()), None, calls(5, 1, 4))  # type: ignore[arg-type]
+    here, pool = Here(Path()), FakePool()
+    answers = PoolMap(pool, Path("log"))(here, None, calls(5, 1, 4))  # type: ignore[arg-type]
     assert [answer.values.tolist() for answer in answers] == [[0.0] * 5, [2.0], [4.0] * 4]
+    assert here.rows == 2
+    assert sum(pool.sizes) == 8
 
 
-def test_cheap_calls_travel_in_larger_messages():
-    pool = FakePool()
+def test_messages_are_as_small_as_are_worth_one_and_rank_0_takes_its_share():
+    pool, here = FakePool(), Here(Path())
     mapped = PoolMap(pool, Path("log"))
-    mapped(HostCalls(Path()), None, calls(600))  # type: ignore[arg-type]
+    mapped(here, None, calls(600))  # type: ignore[arg-type]
     assert len(pool.sizes) == 3 * pooling.MESSAGES_PER_RANK
+    assert here.rows == 600 - sum(pool.sizes)
     mapped.seconds_per_row = 1e-6
-    mapped(HostCalls(Path()), None, calls(600))  # type: ignore[arg-type]
-    assert pool.sizes == [200, 200, 200]
+    mapped(here, None, calls(600))  # type: ignore[arg-type]
+    assert pool.sizes == [150, 150, 150]
+    mapped.seconds_per_row = 1.0
+    mapped(here, None, calls(3, 5))  # type: ignore[arg-type]
+    assert pool.sizes == [1] * 6
 
 
 def test_a_rank_that_cannot_serve_is_an_error():
     mapped = PoolMap(FakePool("rank 2: no model file"), Path("log"))
     with pytest.raises(ChainsweepError, match="rank 2: no model file"):
-        mapped(HostCalls(Path()), None, calls(5))  # type: ignore[arg-type]
+        mapped(Here(Path()), None, calls(5))  # type: ignore[arg-type]
 
 
 def test_notes_of_a_dead_attempt_make_suspects_until_the_shard_is_published(tmp_path):
