@@ -31,13 +31,13 @@ Floats = NDArray[np.float64]
 
 __all__ = ["Info", "Settings", "State", "run"]
 
-DEEPEN_AT = 0.25
+DEEPEN_AT = 0.05
 """Part of the budget of steps at which a data set that is far from done gets a deep search."""
-FAR_FROM_DONE = 0.5
+FAR_FROM_DONE = 0.2
 """Such a data set has less than this part of the autocorrelation times that it needs."""
 
 HOPELESS = 0.8
-"""In half its budget a data set gives up that by its end would have less than this part of them."""
+"""From a quarter of its budget on a data set gives up that by its end would have less than this part of them."""
 
 CHECKPOINT_SHARE = 0.05
 """Checkpoints take about this share of the time at most: a large state is saved every few blocks."""
@@ -219,11 +219,11 @@ def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
 
 
 def _hopeless(assessment: Assessment, step: int, burn_in: int, settings: Settings) -> bool:
-    """Whether in half the budget so few autocorrelation times went by that the other half will not do.
+    """Whether in a quarter of the budget so few autocorrelation times went by that the rest will not do.
 
     Times of short chains are estimated too short, so this errs on the side of going on.
     """
-    if step < settings.max_steps // 2 or not np.isfinite(assessment.kept_over_tau):
+    if step < settings.max_steps // 4 or not np.isfinite(assessment.kept_over_tau):
         return False
     in_the_end = assessment.kept_over_tau * (settings.max_steps - burn_in) / (step - burn_in)
     return bool(in_the_end < HOPELESS * settings.tau_factor)

@@ -12,7 +12,7 @@ weights prove nothing (``trusted`` is False) starts in its modes, with a metric 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from scipy.special import logsumexp
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.diagnostics.weights import normalised_weights, resample
 from chainsweep.engines.base import Arrays, Seeds
-from chainsweep.engines.importance import Settings, adapt
+from chainsweep.engines.importance import Settings, adapt, lanes_here
 from chainsweep.engines.importance_start import Target, from_chains, from_modes, from_prior, target_of
 from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
 from chainsweep.engines.mixture_fit import fit, place
@@ -171,11 +171,10 @@ def find_guide(
     if center.shape[1] > MOST_DIMENSIONS:
         return Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
     keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
-    quick = replace(QUICK, lanes=min(QUICK.lanes, count))
-    found = adapt(target, start._replace(known=known), keys[:, 0], quick)
+    found = adapt(target, start._replace(known=known), keys[:, 0], QUICK)
     weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
-    parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], quick))))
-    trusted = (found.khat < quick.khat) & (found.ess >= quick.ess)
+    parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], QUICK))))
+    trusted = (found.khat < QUICK.khat) & (found.ess >= QUICK.ess)
     guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
     for row in np.flatnonzero(trusted).tolist():
         _rely_on(guide, row, weighted[row], seeds.generator(batched.batch.ids[row], "start"))
@@ -191,7 +190,7 @@ def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], see
         new.deep[rows] = True
         return new
     standing = guide.standing
-    for members in _groups(rows.size, DEEP.lanes):
+    for members in _groups(rows.size, lanes_here(DEEP)):
         group = rows[members]
         part = BatchedProblem(batched.problem, batched.batch.take(group))
         target, keys = target_of(part), seeds.jax_keys(part.batch.ids, "guide-deep", 3)
@@ -281,7 +280,7 @@ def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settin
             points[i] = z[resample(weights, settings.draws, np.asarray(0.5))]
             log_weight[i] = 0.0
     parts = []
-    for rows in _groups(count, settings.lanes):
+    for rows in _groups(count, min(count, lanes_here(settings))):
         kernels = place(keys[rows], points[rows], log_weight[rows], settings.effective, settings.components)
         precision = target.precision(np.asarray(kernels.center), rows)
         parts.append(fit(keys[rows], points[rows], log_weight[rows], kernels, precision, settings.points))

@@ -60,7 +60,7 @@ class Settings:
     agreement: float = 4.0
     """Two rounds agree when their log evidences differ by less than this many standard errors."""
     lanes: int = 16
-    """Data sets of one compiled call: one shape however many are still at work."""
+    """Data sets of one compiled call on an accelerator: one shape however many are still at work."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,11 @@ def settings_for(nz: int, **changes: Any) -> Settings:
     return replace(Settings(components=32, points=1024, effective=10.0 * nz), **changes)
 
 
+def lanes_here(settings: Settings) -> int:
+    """Data sets of one call on this device: a CPU goes through them one by one, and idle lanes are only a waste."""
+    return settings.lanes if jax.default_backend() != "cpu" else max(1, settings.lanes // 4)
+
+
 def adapt(
     target: Target, start: Start, keys: NDArray[np.uint32], settings: Settings, members: Positions | None = None
 ) -> WeightedDraws:
@@ -132,7 +137,7 @@ def adapt(
     pool = _Pool(*strongest(start, settings.draws))
     run = _Run(target, start, keys, settings, pool, _empty(datasets, settings.draws, nz))
     active = np.arange(datasets, dtype=np.int64) if members is None else np.asarray(members, dtype=np.int64)
-    lanes = max(1, min(settings.lanes, datasets))
+    lanes = max(1, min(lanes_here(settings), datasets))
     for step in range(settings.rounds):
         groups = [active[i : i + lanes] for i in range(0, len(active), lanes)]
         done = [_round(run, step, group, lanes) for group in groups]
