@@ -426,13 +426,12 @@ def test_a_black_box_jumps_when_told(black_box):
     assert worst_z(chains, batch) < 4.5
 
 
-def test_a_hopeless_data_set_gives_up_at_half_its_budget(problem, converged):
+def test_a_hopeless_data_set_gives_up_early(problem):
     batch = lines(3)
-    settings = EmceeSettings(walkers=8, moves={"stretch": 1.0}, max_steps=1000, tau_factor=1000.0)
+    settings = EmceeSettings(walkers=8, moves={"stretch": 1.0}, max_steps=8000, tau_factor=5000.0)
     chains = complete(problem, batch, settings)
-    np.testing.assert_array_equal(chains.info["n_steps"], 500)
+    np.testing.assert_array_equal(chains.info["n_steps"], 1200)
     assert np.isfinite(chains.info["rhat_max"]).all()
-    assert (converged.info["n_steps"] < 20_000).all()
     # one that needs its whole budget gets it
     slow = complete(problem, batch, settings.model_copy(update={"tau_factor": 15.0, "target_ess": 1e5}))
-    np.testing.assert_array_equal(slow.info["n_steps"], 1000)
+    np.testing.assert_array_equal(slow.info["n_steps"], 8000)

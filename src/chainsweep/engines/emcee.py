@@ -36,8 +36,10 @@ DEEPEN_AT = 0.05
 FAR_FROM_DONE = 0.2
 """Such a data set has less than this part of the autocorrelation times that it needs."""
 
+HOPELESS_STEPS, HOPELESS_AT = 1000, 0.15
 HOPELESS = 0.8
-"""From a quarter of its budget on a data set gives up that by its end would have less than this part of them."""
+"""From so many steps, and this part of its budget, on a data set gives up that by its end would have less than this
+part of them."""
 
 CHECKPOINT_SHARE = 0.05
 """Checkpoints take about this share of the time at most: a large state is saved every few blocks."""
@@ -219,11 +221,11 @@ def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
 
 
 def _hopeless(assessment: Assessment, step: int, burn_in: int, settings: Settings) -> bool:
-    """Whether in a quarter of the budget so few autocorrelation times went by that the rest will not do.
+    """Whether so few autocorrelation times have gone by that the rest of the budget will not do.
 
     Times of short chains are estimated too short, so this errs on the side of going on.
     """
-    if step < settings.max_steps // 4 or not np.isfinite(assessment.kept_over_tau):
+    if step < max(HOPELESS_STEPS, HOPELESS_AT * settings.max_steps) or not np.isfinite(assessment.kept_over_tau):
         return False
     in_the_end = assessment.kept_over_tau * (settings.max_steps - burn_in) / (step - burn_in)
     return bool(in_the_end < HOPELESS * settings.tau_factor)

@@ -98,8 +98,9 @@ class JumpMove(Move):
             with np.errstate(invalid="ignore"):
                 odds = density[:, jump] - here - after[:, jump] + log_q
             better = odds > log_uniform[:, jump]
-            theta[better], here[better] = points[:, jump][better], density[:, jump][better]
-            log_q[better] = after[:, jump][better]
+            np.copyto(theta, points[:, jump], where=better[..., None])
+            np.copyto(here, density[:, jump], where=better)
+            np.copyto(log_q, after[:, jump], where=better)
             moved |= better
         return moved
 
