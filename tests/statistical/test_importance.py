@@ -26,7 +26,7 @@ from chainsweep.model.load import example_observation, load_problem
 MODEL = Path(__file__).parents[2] / "jobs" / "gaussian_peak" / "model.py"
 SEEDS = Seeds(1, "importance-test")
 PARAMETERS = 5
-QUICK = Settings(components=128, points=1024, effective=200.0, lanes=4)
+QUICK = Settings(components=128, points=1024, effective=200.0, lanes=16)
 """One shape for all tests here, so that one compilation serves them."""
 
 

@@ -31,7 +31,7 @@ from chainsweep.errors import ChainsweepError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
 
-SMALL = Settings(draws=500, rounds=6, components=8, points=256, effective=50.0, ess=150.0, lanes=4)
+SMALL = Settings(draws=500, rounds=6, components=8, points=256, effective=50.0, ess=150.0, lanes=16)
 
 
 def keys(datasets: int, seed: int = 0) -> np.ndarray:
