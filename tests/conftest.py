@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # Most of the time of the tests is JAX compiling: what one test or worker compiled, the others reuse.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_one_module() -> Iterator[None]:
+    """A process that keeps the programs of all modules grows to gigabytes, and XLA has crashed in one."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+
 
 LINE_MODEL = """
 import numpyro
