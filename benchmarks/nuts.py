@@ -151,7 +151,9 @@ def numpyro_loop(problem: Any, batch: Any, fresh: bool) -> Draws:
     for k in range(len(batch)):
         began = time.perf_counter()
         length = int(batch.n_points[k])
-        mcmc = new() if fresh else by_length.setdefault(length, new())
+        if fresh or length not in by_length:
+            by_length[length] = new()
+        mcmc = by_length[length]
         fields = {n: v[k][batch.mask[k]] for n, v in batch.fields.items()}
         fields |= {n: float(v[k]) for n, v in batch.constants.items()}
         start = dict(zip(problem.names, starts(problem, batch.take(np.array([k])))[0].T, strict=True))

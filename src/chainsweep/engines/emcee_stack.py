@@ -36,9 +36,9 @@ SECONDS_BETWEEN_LOOKS = 1.0
 """Within a block of slow steps, the deadline is asked this often."""
 
 JUMP = "jump"
-GUIDED_MOVES = {JUMP: 0.5, "de": 0.3, "snooker": 0.05, "stretch": 0.15}
 PLAIN_MOVES = {"de": 0.6, "snooker": 0.1, "stretch": 0.3}
-"""Moves of models that importance sampling guides, and of others."""
+GUIDED_MOVES = {JUMP: 0.5} | {name: 0.5 * share for name, share in PLAIN_MOVES.items()}
+"""Moves of models that importance sampling guides: half of them jumps, the others as without a guide."""
 
 WAITING = -1
 LEAST_PERIOD = 100

@@ -146,9 +146,8 @@ class PoolMap:
             return []
         total = sum(len(call.theta) for call in calls)
         owners, messages = cut(calls, self._rows(total))
-        mine, orders = len(messages) // self.ranks, []
-        for parts in messages[mine:]:
-            orders.append(Order(self.log, host.notes, host.suspects, dict(host.dead), parts))
+        mine = len(messages) // self.ranks
+        orders = [Order(self.log, host.notes, host.suspects, dict(host.dead), parts) for parts in messages[mine:]]
         with quick_switches(), ThreadPoolExecutor(1) as beside:
             theirs = beside.submit(self.pool.map, serve, orders)
             replies = [own_reply(host, problem, calls, owners, messages[:mine]), *theirs.result()]
