@@ -11,7 +11,7 @@ weights prove nothing (``trusted`` is False) starts in its modes, with a metric 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import jax
@@ -233,6 +233,16 @@ def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds:
 
     Chains that lingered where the mixture was thin then have kernels there.
     """
+
+    def of(rows: NDArray[np.int64]) -> Mixture:
+        part = BatchedProblem(batched.problem, batched.batch.take(rows))
+        some = Mixture(*(np.asarray(array)[rows] for array in jumps))
+        return _learned(part, some, [draws[row] for row in rows], seeds, purpose)
+
+    return _by_groups(of, len(draws), lanes_here(DEEP_FIT))
+
+
+def _learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
     keys = seeds.jax_keys(batched.batch.ids, purpose, 2)
     half = DEEP_FIT.draws // 2
     z = np.asarray(draw(jumps, keys[:, 0], half))
@@ -270,6 +280,12 @@ def _groups(count: int, lanes: int) -> list[NDArray[np.int64]]:
     return [np.minimum(np.arange(first, first + lanes), count - 1) for first in range(0, count, lanes)]
 
 
+def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
+    """The mixtures that ``function`` gives of rows up to ``count``, ``lanes`` of them at a time."""
+    parts = [function(rows) for rows in _groups(count, lanes)]
+    return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
+
+
 def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settings: Settings) -> Mixture:
     """Mixtures fitted to weighted draws, as ``adapt`` with ``settings`` fits its own."""
     count, n = len(weighted), weighted[0][0].shape[-1]
@@ -279,12 +295,13 @@ def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settin
         if np.isfinite(weights).any():
             points[i] = z[resample(weights, settings.draws, np.asarray(0.5))]
             log_weight[i] = 0.0
-    parts = []
-    for rows in _groups(count, min(count, lanes_here(settings))):
+
+    def of(rows: NDArray[np.int64]) -> Mixture:
         kernels = place(keys[rows], points[rows], log_weight[rows], settings.effective, settings.components)
         precision = target.precision(np.asarray(kernels.center), rows)
-        parts.append(fit(keys[rows], points[rows], log_weight[rows], kernels, precision, settings.points))
-    return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
+        return fit(keys[rows], points[rows], log_weight[rows], kernels, precision, settings.points)
+
+    return _by_groups(of, count, min(count, lanes_here(settings)))
 
 
 def _moments(weighted: tuple[Floats, Floats]) -> tuple[Floats, Floats]:

@@ -44,8 +44,6 @@ ENERGY_RANGE = 30.0
 """Starts this far below the best one in log density say nothing about a data set's precision."""
 SHRINK = 0.02
 """A data set that diverged takes this part of its steps the next time."""
-FEW_LANES = 8
-"""Lanes of a round of so few data sets."""
 
 
 def run(
@@ -194,7 +192,8 @@ class _Run:
             shallow = open_sets[~self.guide.deep[open_sets]]
             self.guide = deepened(self.guide, self.batched, shallow, self.seeds)
         program = Program(self.problem, self.settings, this.algorithm, this.attempt, this.bits)
-        width = self._width(open_sets.size) if resume is None else resume["lanes/member"].size
+        # A resumed round has the lanes that it began with, whatever this device has room for.
+        width = self.lanes if resume is None else resume["lanes/member"].size
         batching = Batching(program, self._starts(open_sets, this.attempt), width, self._judge, this.attempt)
         if resume is not None:
             batching.restore(_under("lanes/", resume))
@@ -215,13 +214,6 @@ class _Run:
             self._mark_too_coarse(found)
         return True
 
-    def _width(self, count: int) -> int:
-        """Lanes of a round, in two shapes to compile: idle lanes cost as much as busy ones.
-
-        A resumed round has the lanes that it began with, whatever this device has room for.
-        """
-        return self.lanes if count > FEW_LANES else min(self.lanes, FEW_LANES)
-
     def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching, rates: Rates) -> None:
         """Save the state, and say how far the round is."""
         state = {"round": np.asarray(now), "seconds": self.seconds.copy(), "bits": self.bits.copy()}
@@ -235,7 +227,7 @@ class _Run:
         running = int((batching.member >= 0).sum())
         done = len(self.batch) - open_sets.size + left
         note = f"{name}: {running} running, {open_sets.size - left - running} waiting, "
-        note += f"lanes {batching.busy / (batching.blocks * batching.member.size):.0%} busy{rates.phrase(batching)}"
+        note += f"lanes {batching.busy / batching.computed:.0%} busy{rates.phrase(batching)}"
         self.sink.progress(done, len(self.batch), note)
 
     def _starts(self, open_sets: NDArray[np.int64], attempt: int) -> Starts:
@@ -249,20 +241,21 @@ class _Run:
                 center[row], factor[row] = whitening(draws, factor[row])
         if not self.settings.dense_mass:
             factor = np.sqrt(np.einsum("dij,dij->di", factor, factor))[..., None] * np.eye(factor.shape[-1])
-        part = BatchedProblem(self.problem, self.batch.take(open_sets))
-        z = guide.starts[open_sets, attempt]
-        z = np.where(np.isfinite(part.log_density_unconstrained(z))[..., None], z, center[:, None])
-        keys = self.seeds.jax_keys(part.batch.ids, f"attempt-{attempt}", 2 * self.settings.chains)
+        # Of all data sets, so that one shape is compiled.
+        possible = np.isfinite(self.batched.log_density_unconstrained(guide.starts[:, attempt]))[open_sets]
+        z = np.where(possible[..., None], guide.starts[open_sets, attempt], center[:, None])
+        part = self.batch.take(open_sets)
+        keys = self.seeds.jax_keys(part.ids, f"attempt-{attempt}", 2 * self.settings.chains)
 
         def observations(rows: NDArray[np.int64]) -> Observation:
-            return BatchedProblem(self.problem, part.batch.take(rows)).observations
+            return BatchedProblem(self.problem, part.take(rows)).observations
 
         keys = keys.reshape(len(keys), 2, self.settings.chains, 2)
         jumps = guide.jumps(open_sets)
         drawn = [self.sampled[int(i)].z.reshape(-1, center.shape[1]) for i in open_sets if int(i) in self.sampled]
         known = np.array([int(i) in self.sampled for i in open_sets])
         if attempt and known.any() and self.settings.jumps and guide.fitted:
-            sampled = BatchedProblem(self.problem, part.batch.take(np.flatnonzero(known)))
+            sampled = BatchedProblem(self.problem, part.take(np.flatnonzero(known)))
             before = Mixture(*(array[known] for array in jumps))
             for whole, new in zip(
                 jumps, learned(sampled, before, drawn, self.seeds, f"learned-{attempt}"), strict=True

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from chainsweep.engines.base import Arrays
 from chainsweep.engines.guide import whitened
 from chainsweep.engines.mixture import Mixture
-from chainsweep.engines.nuts_program import Lanes, Program
+from chainsweep.engines.nuts_program import Lanes, Program, lanes_computed
 from chainsweep.model.problem import Observation
 
 Floats = NDArray[np.float64]
@@ -98,7 +98,7 @@ class Batching:
         self.program, self.starts, self.judge, self.attempt = program, starts, judge, attempt
         self.sampled: dict[int, Sampled] = {}
         """What left its lane, by position in ``starts``; ``spent`` are the gradients of all trajectories."""
-        self.blocks = self.busy = self.spent = 0
+        self.blocks = self.busy = self.computed = self.spent = 0
         chains, n = starts.z.shape[1:]
         self.thin = max(1, program.iterations // TRACE_ROWS)
         # One row a lane; what runs there is the data set ``member`` of ``starts``, or none.
@@ -124,7 +124,8 @@ class Batching:
         self._fill()
         running = np.flatnonzero(self.member != EMPTY)
         self.blocks, self.busy = self.blocks + 1, self.busy + running.size
-        self.kernel, outputs = self.program.kernels.advance(self.kernel, self._lanes)
+        self.computed += lanes_computed(running.size, len(self.member))
+        self.kernel, outputs = self.program.kernels.advance(self.kernel, self._lanes, *self._rows(running))
         w, *stats = (np.asarray(output, np.float64) for output in jax.device_get(outputs))
         z = self.center[:, None, None] + np.einsum("lij,lctj->lcti", self.factor, w)
         for lane in running:
@@ -154,9 +155,14 @@ class Batching:
         members = self._bind()
         w, keys = np.zeros((*self.z.shape[:2], z.shape[-1])), self.starts.keys[members, phase]
         w[lanes] = np.linalg.solve(self.factor[lanes][:, None], (z - self.center[lanes][:, None])[..., None])[..., 0]
-        fresh = np.isin(np.arange(len(members)), lanes)
-        new = self.program.kernels.initialise(jnp.asarray(w), jnp.asarray(keys), self._lanes)
-        self.kernel = new if self.kernel is None else self.program.kernels.merge(self.kernel, new, jnp.asarray(fresh))
+        kernels, rows = self.program.kernels, self._rows(lanes)
+        if self.kernel is None:
+            self.kernel = kernels.blank(w, keys, self._lanes)
+        self.kernel = kernels.initialise(self.kernel, w, keys, self._lanes, *rows)
+
+    def _rows(self, lanes: Counts) -> tuple[Counts, Counts]:
+        """``lanes`` as compiled functions take them: as many numbers as there are lanes, and how many of them count."""
+        return np.pad(lanes, (0, len(self.member) - lanes.size)), np.asarray(lanes.size)
 
     def _bind(self) -> Counts:
         """Hand observations and metrics of the lanes to the program; the data set of each lane.
@@ -251,7 +257,7 @@ class Batching:
         state = {name: np.array(getattr(self, name)) for name in names}
         state |= {f"stats/{name}": np.array(values) for name, values in self.stats.items()}
         state |= {f"kernel/{k}": np.array(leaf) for k, leaf in enumerate(jax.tree.leaves(self.kernel))}
-        state["counters"] = np.array([self.next, self.blocks, self.busy, self.spent])
+        state["counters"] = np.array([self.next, self.blocks, self.busy, self.computed, self.spent])
         return state | {f"left/{name}": values for name, values in packed(self.sampled).items()}
 
     def restore(self, state: Arrays) -> None:
@@ -265,7 +271,7 @@ class Batching:
         kernel = [jnp.array(state[f"kernel/{k}"]) for k in range(len(leaves))]
         self.kernel = jax.tree.unflatten(structure, kernel)
         self._bind()
-        self.next, self.blocks, self.busy, self.spent = (int(value) for value in state["counters"])
+        self.next, self.blocks, self.busy, self.computed, self.spent = (int(value) for value in state["counters"])
         self.sampled = unpacked({k.removeprefix("left/"): v for k, v in state.items() if k.startswith("left/")})
 
 

@@ -22,7 +22,7 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings
-from chainsweep.engines.mixture import Prepared, map_datasets, picked
+from chainsweep.engines.mixture import Prepared, picked
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -34,6 +34,9 @@ HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
 """Share of ``warmup`` that goes to scouts where there is no metric yet; a block after them is for the step size."""
 JITTER = 0.3
 """Step sizes of HMC vary by this share, evenly, so that no trajectory closes on itself."""
+
+TOGETHER = 512
+"""Lanes that an accelerator advances together."""
 
 JITTER_STREAM, JUMP_STREAM, LOCAL_STREAM = 1 << 20, 1 << 21, 1 << 22
 """Far from the small numbers that the kernel's own ``split`` counts: folding in 1 gives the second part of a split."""
@@ -88,8 +91,8 @@ class Kernels:
         self.depth = settings.max_tree_depth
         self.steps = settings.hmc_steps if self.fixed else None
         self.target = settings.target_accept
-        self.initialise = self._compiled(jax.vmap(jax.vmap(self._initialise, in_axes=(0, 0, None))))
-        self.merge = self._compiled(self._merge)
+        self.blank = self._compiled(self._blank)
+        self.initialise = self._compiled(self._initialise_lanes, donate_argnums=0)
         self.pool_step_sizes = self._compiled(self._pool_step_sizes)
         self.advance = self._compiled(self._advance_lanes, donate_argnums=0)
         self.potentials = self._compiled(jax.vmap(jax.vmap(self._whitened_potential, in_axes=(0, None, None, None))))
@@ -125,13 +128,16 @@ class Kernels:
         state = init(w, self.adapt, adapt_mass_matrix=False, target_accept_prob=self.target, rng_key=key, **algorithm)
         return state, sample
 
-    def _initialise(self, w: Any, key: Any, lane: Lanes) -> Any:
-        return self._kernel(w, key, lane)[0]
+    def _blank(self, w: Any, keys: Any, lanes: Lanes) -> Any:
+        """The state of lanes in which nobody is yet, for starts of this shape."""
+        return zeros_like_result(jax.vmap(self._initialise), w, keys, lanes)
 
-    @staticmethod
-    def _merge(state: Any, new: Any, fresh: Any) -> Any:
-        """``new`` where ``fresh`` ``(lane,)``, else ``state``."""
-        return jax.tree.map(lambda a, b: jnp.where(fresh.reshape(-1, *(1,) * (a.ndim - 1)), b, a), state, new)
+    def _initialise(self, w: Any, keys: Any, lane: Lanes) -> Any:
+        return jax.vmap(lambda w, key: self._kernel(w, key, lane)[0])(w, keys)
+
+    def _initialise_lanes(self, state: Any, w: Any, keys: Any, lanes: Lanes, rows: Any, count: Any) -> Any:
+        """``state`` with new chains in the first ``count`` of the lanes ``rows``, at ``w`` ``(lane, chain, n)``."""
+        return of_lanes(self._initialise, (w, keys, lanes), rows, count, state)
 
     @staticmethod
     def _pool_step_sizes(state: Any, adapted: Any, share: Any) -> Any:
@@ -142,25 +148,27 @@ class Kernels:
             adapt_state=state.adapt_state._replace(step_size=jnp.where(adapted[:, None], shared, own))
         )
 
-    def _advance_lanes(self, state: Any, lanes: Lanes) -> Any:
-        proposals = self._proposals(state.rng_key, lanes) if self.jumps else None
-        return jax.vmap(jax.vmap(self._advance, in_axes=(0, None, 0)))(state, lanes, proposals)
+    def _advance_lanes(self, state: Any, lanes: Lanes, rows: Any, count: Any) -> tuple[Any, Any]:
+        """The first ``count`` of the lanes ``rows`` a block further, and what they met on the way; zeros elsewhere."""
+        _, met = zeros_like_result(jax.vmap(self._advance_lane), state, lanes)
+        return of_lanes(self._advance_lane, (state, lanes), rows, count, (state, met))
 
-    def _proposals(self, keys: Any, lanes: Lanes) -> Proposals:
-        """All jumps of a block, ``(lane, chain, iteration, jump)``: they depend on no chain, so they come at once."""
+    def _advance_lane(self, state: Any, lane: Lanes) -> tuple[Any, Any]:
+        proposals = self._proposals(state.rng_key, lane) if self.jumps else None
+        return jax.vmap(self._advance, in_axes=(0, None, 0))(state, lane, proposals)
 
-        def of_lane(lane: Lanes, keys: Any) -> Proposals:
-            return jax.vmap(
-                lambda key: proposed(
-                    lambda w: self._potential(w, lane),
-                    lane.jumps,
-                    jax.random.fold_in(key, JUMP_STREAM),
-                    (self.block, self.jumps),
-                )
-            )(keys)
+    def _proposals(self, keys: Any, lane: Lanes) -> Proposals:
+        """All jumps of a block, ``(chain, iteration, jump)``: they depend on no chain, so they come at once."""
 
-        numbers = keys.shape[1] * self.block * self.jumps * lanes.jumps.height.shape[1]
-        return map_datasets(of_lane, (lanes, keys), numbers)
+        def of_chain(key: Any) -> Proposals:
+            return proposed(
+                lambda w: self._potential(w, lane),
+                lane.jumps,
+                jax.random.fold_in(key, JUMP_STREAM),
+                (self.block, self.jumps),
+            )
+
+        return jax.vmap(of_chain)(keys)
 
     def _advance(self, state: Any, lane: Lanes, proposals: Proposals | None) -> Any:
         # NumPyro's sample function closes over what init was given (warm-up length, adaptation), so both are
@@ -193,6 +201,41 @@ class Kernels:
         energy, gradient = jax.value_and_grad(potential)(w)
         end = {"z": w, "potential_energy": energy, "z_grad": gradient}
         return state._replace(**{name: jnp.where(moved, value, getattr(state, name)) for name, value in end.items()})
+
+
+def zeros_like_result(function: Callable, *arrays: Any) -> Any:
+    """Zeros of the shapes that ``function`` gives; nothing is computed."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arrays))
+
+
+def of_lanes(function: Callable, arrays: Any, rows: Any, count: Any, result: Any) -> Any:
+    """``result`` with ``function`` of the first ``count`` of the lanes ``rows`` in their places.
+
+    ``arrays`` and ``result`` have lanes in front. A processor takes one lane after the other, so an idle one costs
+    nothing and none waits for the trajectories of another; an accelerator takes ``TOGETHER``.
+    """
+    width = rows.shape[0]
+    together = _together(width)
+    over_lanes = jax.vmap(function)
+
+    def some(k: Any, result: Any) -> Any:
+        places = k * together + jnp.arange(together)
+        inside = rows[jnp.minimum(places, count - 1)]
+        found = over_lanes(*jax.tree.map(lambda array: array[inside], arrays))
+        targets = jnp.where(places < count, inside, width)
+        return jax.tree.map(lambda whole, part: whole.at[targets].set(part, mode="drop"), result, found)
+
+    return jax.lax.fori_loop(0, (count + together - 1) // together, some, result)
+
+
+def lanes_computed(count: int, width: int) -> int:
+    """How many of ``width`` lanes cost time where ``count`` are busy."""
+    together = _together(width)
+    return -(-count // together) * together
+
+
+def _together(width: int) -> int:
+    return 1 if jax.default_backend() == "cpu" else min(width, TOGETHER)
 
 
 class Proposals(NamedTuple):

@@ -148,20 +148,21 @@ class BatchedProblem:
     def _call(self, name: str, *arrays: Any) -> Any:
         """Evaluate in blocks of draws, so that memory stays bounded whatever the number of draws.
 
-        A block is a power of two, so that it divides such a number and one shape is compiled.
+        All blocks have one shape, a power of two, and are compiled once: the last one repeats its last draw.
         """
         datasets, draws = arrays[0].shape[:2]
         width = max(1, self.batch.mask.shape[1])
         most = max(1, MAX_POINT_EVALUATIONS // max(1, datasets * width))
         block = draws if draws <= most else 1 << (most.bit_length() - 1)
         function = self.compiled(name)
+        if draws <= block:
+            return jax.tree.map(np.asarray, function(*arrays, self.observations))
+        places = [np.minimum(np.arange(i, i + block), draws - 1) for i in range(0, draws, block)]
         parts = [
-            jax.tree.map(np.asarray, function(*(a[:, i : i + block] for a in arrays), self.observations))
-            for i in range(0, draws, block)
+            jax.tree.map(np.asarray, function(*(np.asarray(a)[:, p] for a in arrays), self.observations))
+            for p in places
         ]
-        if len(parts) == 1:
-            return parts[0]
-        return jax.tree.map(lambda *pieces: np.concatenate(pieces, axis=1), *parts)
+        return jax.tree.map(lambda *pieces: np.concatenate(pieces, axis=1)[:, :draws], *parts)
 
     def _unpadded(self, position: int, names: tuple[str, ...]) -> dict[str, Any]:
         length = int(self.batch.n_points[position])
