@@ -13,7 +13,7 @@ import pytest
 
 from chainsweep.config import NutsSettings
 from chainsweep.data.collection import Batch
-from chainsweep.engines import nuts, nuts_rounds
+from chainsweep.engines import nuts, nuts_program, nuts_rounds
 from chainsweep.engines.base import Seeds, Status
 from chainsweep.engines.nuts_lanes import FIRST_LOOK
 from chainsweep.model.load import example_observation, trace_structure
@@ -225,6 +225,24 @@ def test_waiting_data_sets_take_the_lanes_of_those_that_are_done(algorithm):
         draws = np.stack([few.chains.posterior[n][row, :, : few.chains.n_draws[row]].ravel() for n in ("a", "b")])
         mean, covariance = exact(batch, row)
         assert np.all(np.abs(draws.mean(axis=1) - mean) < 5 * np.sqrt(np.diag(covariance) / 150))
+
+
+def test_lanes_that_go_together_draw_what_each_draws_alone(monkeypatch):
+    """As on an accelerator, two at a time, of three lanes, the last of them behind a repeated one."""
+    batch = lines(5)
+    settings = SETTINGS.model_copy(update={"lanes": 3, "attempts": 1, "target_ess": 800})
+    alone = sample(line, batch, settings).chains
+    nuts_program.kernels_of.cache_clear()
+    monkeypatch.setattr(nuts_program, "_together", lambda width: 2)
+    sink = Recorder()
+    notes = []
+    sink.progress = lambda done, total, note="": notes.append(note)
+    together = sample(line, batch, settings, sink=sink).chains
+    nuts_program.kernels_of.cache_clear()
+    np.testing.assert_array_equal(together.n_draws, alone.n_draws)
+    for name, values in together.posterior.items():
+        np.testing.assert_allclose(values, alone.posterior[name], rtol=1e-6)
+    assert "75% busy" in notes[0], "of three lanes two groups of two are computed"
 
 
 def test_a_data_set_that_cannot_be_sampled_fails_alone():
