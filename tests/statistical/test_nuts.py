@@ -13,7 +13,7 @@ import pytest
 
 from chainsweep.config import NutsSettings
 from chainsweep.data.collection import Batch
-from chainsweep.engines import nuts, nuts_program, nuts_rounds
+from chainsweep.engines import loops, nuts, nuts_program, nuts_rounds
 from chainsweep.engines.base import Seeds, Status
 from chainsweep.engines.nuts_lanes import FIRST_LOOK
 from chainsweep.model.load import example_observation, trace_structure
@@ -233,7 +233,7 @@ def test_lanes_that_go_together_draw_what_each_draws_alone(monkeypatch):
     settings = SETTINGS.model_copy(update={"lanes": 3, "attempts": 1, "target_ess": 800})
     alone = sample(line, batch, settings).chains
     nuts_program.kernels_of.cache_clear()
-    monkeypatch.setattr(nuts_program, "_together", lambda width: 2)
+    monkeypatch.setattr(loops, "_together", lambda width: 2)
     sink = Recorder()
     notes = []
     sink.progress = lambda done, total, note="": notes.append(note)

@@ -135,10 +135,11 @@ class _Saver:
 
 def _start(sweep: Sweep, results: Results) -> State:
     began = time.monotonic()
-    parts = [
-        _begin(sweep, np.arange(first, min(first + sweep.most, len(sweep.batch))), results)
-        for first in range(0, len(sweep.batch), sweep.most)
-    ]
+    # Groups of one size are compiled once, and their numbers are those of any other size; the last one repeats one.
+    count = len(sweep.batch)
+    size = -(-count // -(-count // sweep.most))
+    groups = [np.minimum(np.arange(first, first + size), count - 1) for first in range(0, count, size)]
+    parts = [_begin(sweep, group, results) for group in groups]
     theta, log_prob = (np.concatenate(part) for part in zip(*(part[:2] for part in parts), strict=True))
     guide = joined([part[2] for part in parts])
     positions = np.setdiff1d(np.arange(len(sweep.batch)), list(results.failures)).astype(np.int64)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.engines.loops import one_by_one
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 
@@ -57,27 +58,27 @@ class StackDensity:
     def __call__(self, theta: Floats, rows: Ints) -> Floats:
         """At points ``(row, draw, ndim)`` of the data sets ``rows``, -inf where it is not finite."""
         problem = self.problem.problem
-        density = np.empty(theta.shape[:2])
         if problem.has_jax_likelihood:
+            density = np.empty(theta.shape[:2])
             for some in chunks(rows):
                 points = some.padded(theta[some.part])
                 found = _log_density(problem, self.problem.observations, points, some.places, len(some.rows))
                 density[some.part] = np.asarray(found)[: len(some.rows)]
-        else:
-            # one shape is compiled for the prior, and points that are not numbers are not handed on
-            filled = np.full((len(self.problem.batch), *theta.shape[1:]), np.nan)
-            filled[rows] = theta
-            density = self.problem.log_density(filled)[rows]
+            return density
+        # one shape is compiled for the prior, and points that are not numbers are not handed on
+        filled = np.full((len(self.problem.batch), *theta.shape[1:]), np.nan)
+        filled[rows] = theta
+        density = self.problem.log_density(filled)[rows]
         return np.where(np.isfinite(density), density, -np.inf)
 
 
 @partial(jax.jit, static_argnums=0)
 def _log_density(problem: Problem, observations: Observation, theta: Any, rows: Any, count: int) -> Any:
-    """``(row, draw)`` at ``theta`` ``(row, draw, ndim)`` of the first ``count`` data sets of ``rows``, one by one."""
+    """``(row, draw)`` at ``theta`` ``(row, draw, ndim)`` of the first ``count`` data sets of ``rows``."""
+    return one_by_one(partial(log_density_one, problem), rows, count, (theta,), (observations,))
 
-    def add(i: int, density: Any) -> Any:
-        obs = jax.tree.map(lambda part: part[rows[i]], observations)
-        some = jax.lax.map(lambda points: problem.log_density(points, obs), theta[i], batch_size=POINTS)
-        return density.at[i].set(some)
 
-    return jax.lax.fori_loop(0, count, add, jnp.full(theta.shape[:2], -jnp.inf))
+def log_density_one(problem: Problem, theta: Any, obs: Observation) -> Any:
+    """Of one data set at ``theta`` ``(draw, ndim)``, -inf where it is not finite."""
+    density = jax.lax.map(lambda points: problem.log_density(points, obs), theta, batch_size=POINTS)
+    return jnp.where(jnp.isfinite(density), density, -jnp.inf)

@@ -11,7 +11,7 @@ Reference: L. Tierney, Annals of Statistics 22, 1701 (1994), section 2.3.3.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,9 @@ import numpy as np
 from emcee.moves import Move
 from numpy.typing import NDArray
 
-from chainsweep.engines.emcee_density import Chunk, StackDensity, chunks
+from chainsweep.engines.emcee_density import Chunk, StackDensity, chunks, log_density_one
 from chainsweep.engines.guide import Guide
+from chainsweep.engines.loops import one_by_one
 from chainsweep.engines.mixture import Prepared, prepared
 from chainsweep.engines.moves import GroupStreams
 from chainsweep.model.problem import Observation, Problem
@@ -68,75 +69,74 @@ class JumpMove(Move):
         log_prob = state.log_prob.reshape(self.count, -1)
         steps = (self.streams.steps[:: self.ensembles] % FOLD).astype(np.uint32)
         moved = np.zeros(log_prob.shape, bool)
+        advance = self._jump if self.problem.problem.has_jax_likelihood else self._jump_on_host
         for rows, jumps, mixture in self.kinds:
             for some in chunks(rows):
-                theta, here = coords[some.rows], log_prob[some.rows]
-                moved[some.rows] = self._jump(some, jumps, mixture, steps, theta, here)
-                coords[some.rows], log_prob[some.rows] = theta, here
+                theta, here = some.padded(coords[some.rows]), some.padded(log_prob[some.rows])
+                at = Places(some.places, steps[some.places], np.asarray(len(some.rows)))
+                found = advance(some, jumps, mixture, at, theta, here)
+                for whole, part in zip((coords, log_prob, moved), found, strict=True):
+                    whole[some.rows] = np.asarray(part)[: len(some.rows)]
         return state, moved.ravel()
 
-    def _jump(
-        self, some: Chunk, jumps: int, mixture: Prepared, steps: NDArray[np.uint32], theta: Floats, here: Floats
-    ) -> NDArray[np.bool_]:
-        """Advance ``theta`` ``(row, walker, ndim)`` with log densities ``here``, in place; which walkers moved."""
-        places, count = some.places, len(some.rows)
-        proposed = _propose(
-            self.problem.problem,
-            jumps,
-            mixture,
-            self.problem.observations,
-            self.keys,
-            steps[places],
-            some.padded(theta),
-            places,
-            count,
-        )
-        points, after, log_q, log_uniform = (np.asarray(part)[:count] for part in proposed)
-        density = self.density(points.reshape(count, -1, points.shape[-1]), some.rows).reshape(after.shape)
-        log_q, moved = log_q.copy(), np.zeros(here.shape, bool)
-        for jump in range(jumps):
-            with np.errstate(invalid="ignore"):
-                odds = density[:, jump] - here - after[:, jump] + log_q
-            better = odds > log_uniform[:, jump]
-            np.copyto(theta, points[:, jump], where=better[..., None])
-            np.copyto(here, density[:, jump], where=better)
-            np.copyto(log_q, after[:, jump], where=better)
-            moved |= better
-        return moved
+    def _jump(self, some: Chunk, jumps: int, mixture: Prepared, at: Places, theta: Floats, here: Floats) -> Any:
+        """``theta`` ``(row, walker, ndim)`` and its log densities after a step, and which walkers moved."""
+        return _jump(self.problem.problem, jumps, mixture, self.problem.observations, self.keys, at, theta, here)
+
+    def _jump_on_host(self, some: Chunk, jumps: int, mixture: Prepared, at: Places, theta: Floats, here: Floats) -> Any:
+        """The same, where the likelihood is not compiled."""
+        problem = self.problem
+        proposed = _propose(problem.problem, jumps, mixture, problem.observations, self.keys, at, theta)
+        count = len(some.rows)
+        points = np.asarray(proposed.points)[:count]
+        density = some.padded(self.density(points.reshape(count, -1, points.shape[-1]), some.rows))
+        return _accept(theta, here, proposed, density.reshape(proposed.log_q.shape))
+
+
+class Places(NamedTuple):
+    """Data sets of a chunk: their ``rows`` in the stack and their ``steps``, of which the first ``count`` are real."""
+
+    rows: Any
+    steps: Any
+    count: Any
+
+
+class Proposals(NamedTuple):
+    """Of a step: ``points`` ``(jump, walker, ndim)`` with their log proposal densities ``log_q`` and logs of uniforms,
+    ``(jump, walker)``; ``log_q_here`` ``(walker,)`` of where the walkers stand."""
+
+    points: Any
+    log_q: Any
+    log_uniform: Any
+    log_q_here: Any
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _jump(
+    problem: Problem, jumps: int, mixture: Prepared, observations: Observation, keys: Any, at: Places, *walkers: Any
+) -> Any:
+    """Of each of ``at``: ``theta`` ``(row, walker, ndim)``, log densities, and which walkers moved; zeros elsewhere."""
+
+    def one(step: Any, theta: Any, here: Any, mixture: Prepared, obs: Observation, keys: Any) -> Any:
+        proposed = _proposals(problem, jumps, step, theta, mixture, obs, keys)
+        density = log_density_one(problem, proposed.points.reshape(-1, theta.shape[1]), obs)
+        return _accepted(theta, here, proposed, density.reshape(proposed.log_q.shape))
+
+    return one_by_one(one, at.rows, at.count, (at.steps, *walkers), (mixture, observations, keys))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _propose(
-    problem: Problem,
-    jumps: int,
-    mixture: Prepared,
-    observations: Observation,
-    keys: Any,
-    steps: Any,
-    theta: Any,
-    rows: Any,
-    count: int,
-) -> tuple[Any, ...]:
-    """Proposals for the first ``count`` of ``rows``, whose ``theta`` and ``steps`` are given, one after the other.
-
-    Points ``(row, jump, walker, ndim)`` with their log proposal densities, those of the walkers themselves
-    ``(row, walker)``, and logs of uniforms for all jumps; zeros behind the first ``count``.
-    """
-
-    def of(i: Any) -> tuple[Any, ...]:
-        mine = jax.tree.map(lambda part: part[rows[i]], (mixture, observations, keys))
-        return _propose_one(problem, jumps, steps[i], theta[i], *mine)
-
-    def add(i: int, found: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(whole.at[i].set(part) for whole, part in zip(found, of(i), strict=True))
-
-    empty = tuple(jnp.zeros((len(rows), *part.shape)) for part in jax.eval_shape(of, 0))
-    return jax.lax.fori_loop(0, count, add, empty)
+    problem: Problem, jumps: int, mixture: Prepared, observations: Observation, keys: Any, at: Places, theta: Any
+) -> Proposals:
+    """``Proposals`` for each of ``at``; zeros elsewhere."""
+    datasets = mixture, observations, keys
+    return one_by_one(partial(_proposals, problem, jumps), at.rows, at.count, (at.steps, theta), datasets)
 
 
-def _propose_one(
+def _proposals(
     problem: Problem, jumps: int, step: Any, theta: Any, mixture: Prepared, obs: Observation, keys: Any
-) -> tuple[Any, ...]:
+) -> Proposals:
     """For one data set: ``keys`` ``(ensemble, 2)``, ``theta`` ``(walker, ndim)`` of one ensemble after the other."""
     ensembles = keys.shape[0]
     walkers, ndim = theta.shape[0] // ensembles, theta.shape[1]
@@ -154,4 +154,26 @@ def _propose_one(
     points, after = log_proposal(z.reshape(-1, z.shape[-1]))
     _, before = log_proposal(jax.vmap(problem.unconstrain, in_axes=(0, None))(theta, obs))
     shape = jumps, ensembles * walkers
-    return points.reshape(*shape, ndim), after.reshape(shape), before, log_uniform.reshape(shape)
+    return Proposals(points.reshape(*shape, ndim), after.reshape(shape), log_uniform.reshape(shape), before)
+
+
+def _accepted(theta: Any, here: Any, proposed: Proposals, density: Any) -> tuple[Any, Any, Any]:
+    """Walkers of one data set after Metropolis steps to the proposals, one after the other, whose ``density`` is given.
+
+    A point of no density is never taken; a walker whose place the mixture cannot have proposed stays.
+    """
+
+    def jump(now: tuple[Any, ...], to: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
+        theta, here, log_q, moved = now
+        point, there, log_q_there, log_uniform = to
+        better = there - here - log_q_there + log_q > log_uniform
+        taken = jnp.where(better[:, None], point, theta), jnp.where(better, there, here)
+        return (*taken, jnp.where(better, log_q_there, log_q), moved | better), None
+
+    start = theta, here, proposed.log_q_here, jnp.zeros(here.shape, bool)
+    offered = proposed.points, density, proposed.log_q, proposed.log_uniform
+    (theta, here, _, moved), _ = jax.lax.scan(jump, start, offered)
+    return theta, here, moved
+
+
+_accept = jax.jit(jax.vmap(_accepted))

@@ -14,7 +14,6 @@ Reference: Cappe, Douc, Guillin, Marin, Robert 2008, Statistics and Computing 18
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from chainsweep.engines.loops import map_datasets
 from chainsweep.errors import ChainsweepError
 
 Array = Any
@@ -30,8 +30,6 @@ DEGREES = 4
 """Degrees of freedom: chi-squared is then the log of a product of two uniforms, powers are whole or half."""
 UNROLLED_DIMENSIONS = 8
 """Up to here densities go by a fused loop three times as fast, in which ratios of densities may not underflow."""
-MAX_BLOCK = 1 << 24
-"""Numbers in the largest intermediate array of data sets that an accelerator takes together."""
 
 
 class Mixture(NamedTuple):
@@ -59,14 +57,6 @@ def require_float64() -> None:
     """Raise ChainsweepError where JAX computes in single precision: narrow components would be noise."""
     if not jax.config.read("jax_enable_x64"):
         raise ChainsweepError("importance sampling needs float64: set jax_enable_x64 before the first array")
-
-
-def map_datasets(function: Callable, arrays: Any, numbers: int) -> Any:
-    """``function`` of one data set over the leading axis of ``arrays``; ``numbers`` is its largest array."""
-    if jax.default_backend() == "cpu":
-        # One data set's arrays stay in the cache: twice as fast as all together.
-        return jax.lax.map(lambda one: function(*one), arrays)
-    return jax.lax.map(lambda one: function(*one), arrays, batch_size=max(1, MAX_BLOCK // max(1, numbers)))
 
 
 @jax.jit

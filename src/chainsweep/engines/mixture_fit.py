@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chainsweep.engines.mixture import DEGREES, Mixture, component_densities, map_datasets, systematic
+from chainsweep.engines.loops import map_datasets
+from chainsweep.engines.mixture import DEGREES, Mixture, component_densities, systematic
 
 Array = Any
 

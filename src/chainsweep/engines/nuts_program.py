@@ -22,6 +22,7 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings
+from chainsweep.engines.loops import of_lanes, zeros_like_result
 from chainsweep.engines.mixture import Prepared, picked
 from chainsweep.model.problem import Observation, Problem
 
@@ -34,9 +35,6 @@ HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
 """Share of ``warmup`` that goes to scouts where there is no metric yet; a block after them is for the step size."""
 JITTER = 0.3
 """Step sizes of HMC vary by this share, evenly, so that no trajectory closes on itself."""
-
-TOGETHER = 512
-"""Lanes that an accelerator advances together."""
 
 JITTER_STREAM, JUMP_STREAM, LOCAL_STREAM = 1 << 20, 1 << 21, 1 << 22
 """Far from the small numbers that the kernel's own ``split`` counts: folding in 1 gives the second part of a split."""
@@ -201,41 +199,6 @@ class Kernels:
         energy, gradient = jax.value_and_grad(potential)(w)
         end = {"z": w, "potential_energy": energy, "z_grad": gradient}
         return state._replace(**{name: jnp.where(moved, value, getattr(state, name)) for name, value in end.items()})
-
-
-def zeros_like_result(function: Callable, *arrays: Any) -> Any:
-    """Zeros of the shapes that ``function`` gives; nothing is computed."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arrays))
-
-
-def of_lanes(function: Callable, arrays: Any, rows: Any, count: Any, result: Any) -> Any:
-    """``result`` with ``function`` of the first ``count`` of the lanes ``rows`` in their places.
-
-    ``arrays`` and ``result`` have lanes in front. A processor takes one lane after the other, so an idle one costs
-    nothing and none waits for the trajectories of another; an accelerator takes ``TOGETHER``.
-    """
-    width = rows.shape[0]
-    together = _together(width)
-    over_lanes = jax.vmap(function)
-
-    def some(k: Any, result: Any) -> Any:
-        places = k * together + jnp.arange(together)
-        inside = rows[jnp.minimum(places, count - 1)]
-        found = over_lanes(*jax.tree.map(lambda array: array[inside], arrays))
-        targets = jnp.where(places < count, inside, width)
-        return jax.tree.map(lambda whole, part: whole.at[targets].set(part, mode="drop"), result, found)
-
-    return jax.lax.fori_loop(0, (count + together - 1) // together, some, result)
-
-
-def lanes_computed(count: int, width: int) -> int:
-    """How many of ``width`` lanes cost time where ``count`` are busy."""
-    together = _together(width)
-    return -(-count // together) * together
-
-
-def _together(width: int) -> int:
-    return 1 if jax.default_backend() == "cpu" else min(width, TOGETHER)
 
 
 class Proposals(NamedTuple):

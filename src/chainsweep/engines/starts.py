@@ -19,12 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.engines.loops import map_datasets
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 
 DESCENT_STEPS = 60
+DECREMENT = 1e-9
+"""A descent ends where a Newton step would gain less than this in log density."""
+HALVINGS = 20
+"""Steps of a bisection for the power that tempers weights: to within a millionth."""
 SAME_MODE_DISTANCE = 0.5
 """Two descents ended in one mode when they lie closer than this many Laplace standard deviations."""
 LEAST_CURVATURE = 0.1
@@ -86,7 +91,7 @@ def temper(log_weights: Floats, effective: float) -> Floats:
     lower = np.zeros(log_weights.shape[0])
     upper = np.ones(log_weights.shape[0])
     enough = _effective_size(log_weights, upper) >= effective
-    for _ in range(40):
+    for _ in range(HALVINGS):
         middle = 0.5 * (lower + upper)
         good = _effective_size(log_weights, middle) >= effective
         lower, upper = np.where(good, middle, lower), np.where(good, upper, middle)
@@ -143,8 +148,9 @@ def _finite_spread(z: Floats) -> Floats:
 def _descend(
     problem: Problem, start: Floats, center: Floats, scale: Floats, observations: Observation
 ) -> tuple[Floats, Floats, Floats]:
-    one = partial(_descend_one, problem)
-    return jax.vmap(jax.vmap(one, in_axes=(0, None, None, None)))(start, center, scale, observations)
+    over_starts = jax.vmap(partial(_descend_one, problem), in_axes=(0, None, None, None))
+    n = start.shape[2]
+    return map_datasets(over_starts, (start, center, scale, observations), start.shape[1] * n * n)
 
 
 def _descend_one(
@@ -153,13 +159,17 @@ def _descend_one(
     def potential(u: Floats) -> Floats:
         return problem.potential(center + scale * u, obs)
 
-    value_and_grad, hessian = jax.value_and_grad(potential), jax.hessian(potential)
+    gradient_of, hessian = jax.grad(potential), jax.hessian(potential)
 
-    def step(_: int, carry: tuple) -> tuple:
-        u, value, damping = carry
-        _, gradient = value_and_grad(u)
+    def still(carry: tuple) -> Any:
+        _, _, _, count, decrement = carry
+        return (count < DESCENT_STEPS) & (decrement > DECREMENT)
+
+    def step(carry: tuple) -> tuple:
+        u, value, damping, count, _ = carry
         curvature, axes = jnp.linalg.eigh(_finite(hessian(u)))
-        move = axes @ (axes.T @ _finite(gradient) / (jnp.abs(curvature) + damping))
+        slope = axes.T @ _finite(gradient_of(u))
+        move = axes @ (slope / (jnp.abs(curvature) + damping))
         length = jnp.linalg.norm(move)
         trial = u - move * jnp.minimum(1.0, 4.0 / jnp.maximum(length, 1e-12))
         trial_value = potential(trial)
@@ -168,10 +178,13 @@ def _descend_one(
             jnp.where(better, trial, u),
             jnp.where(better, trial_value, value),
             jnp.clip(jnp.where(better, damping / 5, damping * 6), 1e-9, 1e9),
+            count + 1,
+            0.5 * jnp.sum(slope**2 / jnp.maximum(jnp.abs(curvature), 1e-12)),
         )
 
     u = (start - center) / scale
-    u, value, _ = jax.lax.fori_loop(0, DESCENT_STEPS, step, (u, potential(u), jnp.asarray(1e-2)))
+    begin = (u, potential(u), jnp.asarray(1e-2), jnp.asarray(0), jnp.asarray(jnp.inf))
+    u, value, *_ = jax.lax.while_loop(still, step, begin)
     curvature, axes = jnp.linalg.eigh(_finite(hessian(u)))
     covariance = (axes / jnp.maximum(curvature, LEAST_CURVATURE)) @ axes.T
     return center + scale * u, -value, covariance * scale[:, None] * scale[None, :]

@@ -1,0 +1,74 @@
+"""Compiled loops over data sets.
+
+A processor takes one data set after another: its arrays stay in the cache, none waits for another, and what is not
+asked for costs nothing. An accelerator takes many at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+MAX_BLOCK = 1 << 24
+"""Numbers in the largest intermediate array of data sets that an accelerator takes together."""
+TOGETHER = 512
+"""Lanes that an accelerator advances together."""
+
+
+def map_datasets(function: Callable, arrays: tuple[Any, ...], numbers: int) -> Any:
+    """``function`` of each data set, which is the leading axis of ``arrays``; ``numbers`` is its largest array."""
+    together = {} if jax.default_backend() == "cpu" else {"batch_size": max(1, MAX_BLOCK // max(1, numbers))}
+    return jax.lax.map(lambda one: function(*one), arrays, **together)
+
+
+def one_by_one(function: Callable, rows: Any, count: Any, given: tuple[Any, ...], datasets: tuple[Any, ...]) -> Any:
+    """``function`` of what is ``given`` ``(row, ...)`` and of the ``datasets`` ``(dataset, ...)`` that ``rows`` name.
+
+    The first ``count`` rows are gone through one after the other; zeros elsewhere.
+    """
+
+    def of(i: Any) -> Any:
+        return function(*jax.tree.map(lambda p: p[i], given), *jax.tree.map(lambda p: p[rows[i]], datasets))
+
+    def add(i: int, found: Any) -> Any:
+        return jax.tree.map(lambda whole, part: whole.at[i].set(part), found, of(i))
+
+    empty = zeros_like_result(jax.vmap(of), jnp.arange(len(rows)))
+    return jax.lax.fori_loop(0, count, add, empty)
+
+
+def of_lanes(function: Callable, arrays: Any, rows: Any, count: Any, result: Any) -> Any:
+    """``result`` with ``function`` of the first ``count`` of the lanes ``rows`` in their places.
+
+    ``arrays`` and ``result`` have lanes in front. An accelerator takes ``TOGETHER`` of them at once.
+    """
+    width = rows.shape[0]
+    together = _together(width)
+    over_lanes = jax.vmap(function)
+
+    def some(k: Any, result: Any) -> Any:
+        places = k * together + jnp.arange(together)
+        inside = rows[jnp.minimum(places, count - 1)]
+        found = over_lanes(*jax.tree.map(lambda array: array[inside], arrays))
+        targets = jnp.where(places < count, inside, width)
+        return jax.tree.map(lambda whole, part: whole.at[targets].set(part, mode="drop"), result, found)
+
+    return jax.lax.fori_loop(0, (count + together - 1) // together, some, result)
+
+
+def lanes_computed(count: int, width: int) -> int:
+    """How many of ``width`` lanes cost time where ``count`` are busy."""
+    together = _together(width)
+    return -(-count // together) * together
+
+
+def zeros_like_result(function: Callable, *arrays: Any) -> Any:
+    """Zeros of the shapes that ``function`` gives; nothing is computed."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arrays))
+
+
+def _together(width: int) -> int:
+    return 1 if jax.default_backend() == "cpu" else min(width, TOGETHER)
