@@ -377,7 +377,7 @@ def main() -> None:
     parser.add_argument("--datasets", type=int, help="data sets of each row; default: what suits it")
     parser.add_argument("--kind", choices=("visible", "broad"), default="visible")
     parser.add_argument("--ranks", nargs="+", type=int, help="scaling of a costly likelihood over these instead")
-    parser.add_argument("--growth", action="store_true", help="row e1 over numbers of data sets instead")
+    parser.add_argument("--growth", action="store_true", help="row e2 over numbers of data sets instead")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench-emcee.json")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -395,7 +395,7 @@ def main() -> None:
         return
     sizes = GROWTH if options.growth else [options.datasets]
     rows = []
-    for row, size in [(row, size) for row in (["e1"] if options.growth else options.only) for size in sizes]:
+    for row, size in [(row, size) for row in (["e2"] if options.growth else options.only) for size in sizes]:
         if row == "z" and importlib.util.find_spec("zeus") is None:
             print("zeus is not installed: pip install zeus-mcmc", file=sys.stderr)
             continue

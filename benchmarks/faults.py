@@ -1,14 +1,15 @@
 """The worked example on a private Slurm, with every fault in turn: what happened, and whether the results are the same.
 
-    python benchmarks/faults.py FOLDER [FAULT ...]
+    python benchmarks/faults.py FOLDER [FAULT ...] [--ensembles DATASETS]
 
 Needs Slurm's daemons and root, as the tests in `tests/cluster` do. Prints a table for `docs/faults.md`. The campaign is
 that of `jobs/gaussian_peak` (32 data sets, three engines) in shards of 8, with a shorter training and
-fewer rounds of importance sampling.
+fewer rounds of importance sampling. With `--ensembles`, emcee alone on so many visible peaks, in four shards.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import random
@@ -21,15 +22,43 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.nuts import peaks  # noqa: E402 (the folder of the project comes first)
 from tests.cluster.private_slurm import FINISHED, PrivateSlurm  # noqa: E402 (the checkout's tests are no installed package)
 from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment  # noqa: E402
 
 RANKS = SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
 ONE_BY_ONE = "array_cap = 1\n" + RANKS
 KILLS, LEAST_PAUSE_S, MOST_PAUSE_S = 20, 5, 12
+
+
+PEAKS = """
+[campaign]
+name = "peaks"
+seed = 5
+
+[model]
+file = "model.py"
+function = "broad"
+observed = ["y"]
+x = "x"
+
+[data]
+source = "data.npz"
+fields = { x = "x", y = "y", y_err = "y_err" }
+
+[policy]
+engines = ["emcee"]
+"""
+
+
+def longest(ids: dict[str, int]) -> tuple[str, int]:
+    """The engine in whose chains a fault is made, and the number of its first task."""
+    return ("nuts", 4) if "nuts" in ids else ("emcee", 0)
 
 
 def chainsweep(*arguments: str | Path) -> None:
@@ -45,7 +74,7 @@ def none(sweep: Sweep) -> str:
 
 def time_limit(sweep: Sweep) -> str:
     ids = sweep.submit()
-    for kind in ("emcee", "nuts"):
+    for kind in ids.keys() & {"emcee", "nuts"}:
         sweep.wait_for_state(kind)
         sweep.slurm.hasten_limit(f"{ids[kind]}_0", 61)
     sweep.finish()
@@ -54,8 +83,7 @@ def time_limit(sweep: Sweep) -> str:
 
 
 def preemption(sweep: Sweep) -> str:
-    sweep.submit()
-    sweep.wait_for_state("nuts")
+    sweep.wait_for_state(longest(sweep.submit())[0])
     urgent = ["--partition=urgent", "--nodes=4", "--exclusive", "--mem=100", "--output=/dev/null"]
     sweep.slurm.sbatch(*urgent, "--wrap", "sleep 5")
     sweep.slurm.wait_until(lambda: "DUE TO PREEMPTION" in sweep.outputs(), 60, "preempted")
@@ -75,7 +103,7 @@ def kills(sweep: Sweep) -> str:
             break
         final = {str(ids["merge"]), str(ids["report"])}
         if not list((sweep.folder / "models").glob("*/.state-*")):
-            final.add(str(ids["train"]))  # its first checkpoint takes longer than the time between two kills
+            final.add(str(ids.get("train")))  # its first checkpoint takes longer than the time between two kills
         running = [job for job, state in states.items() if state == "RUNNING" and job not in final]
         if running:
             victim = rng.choice(running)
@@ -88,16 +116,17 @@ def kills(sweep: Sweep) -> str:
 
 def lost_node(sweep: Sweep) -> str:
     ids = sweep.submit()
-    sweep.wait_for_state("nuts")
-    element = f"{ids['nuts']}_0"
+    engine, task = longest(ids)
+    sweep.wait_for_state(engine)
+    element = f"{ids[engine]}_0"
     node = sweep.slurm.job(element)["NodeList"]
     sweep.slurm.node_freeze(node)
-    shard = sweep.folder / "shards" / "nuts" / "00000.h5"
+    shard = sweep.folder / "shards" / engine / "00000.h5"
     try:
         sweep.slurm.wait_until(lambda: sweep.slurm.hasten_requeues() or shard.exists(), 300, "published elsewhere")
         before = hashlib.sha256(shard.read_bytes()).hexdigest()
         sweep.slurm.thaw_tasks(node)
-        log = sweep.folder / "logs" / "infer-00004.log"
+        log = sweep.folder / "logs" / f"infer-{task:05d}.log"
         sweep.slurm.wait_until(lambda: "not published" in log.read_text(), 300, "the old process is refused")
     finally:
         sweep.slurm.node_up(node)
@@ -107,8 +136,7 @@ def lost_node(sweep: Sweep) -> str:
 
 
 def controller(sweep: Sweep) -> str:
-    sweep.submit()
-    sweep.wait_for_state("nuts")
+    sweep.wait_for_state(longest(sweep.submit())[0])
     sweep.slurm.restart_controller(down_s=10)
     sweep.finish()
     return "slurmctld away for 10 s in mid-run"
@@ -137,9 +165,14 @@ FAULTS: dict[str, tuple[Callable[[Sweep], str], str]] = {
 }
 
 
-def frozen_campaign(folder: Path) -> Path:
+def frozen_campaign(folder: Path, ensembles: int | None) -> Path:
     job = folder / "job"
     shutil.copytree(ROOT / "jobs" / "gaussian_peak", job)
+    if ensembles is not None:
+        np.savez(job / "data.npz", **peaks("visible", ensembles).fields)
+        (job / "campaign.toml").write_text(f"{PEAKS}\n[shards]\nsize = {-(-ensembles // 4)}\n")
+        chainsweep("init", job / "campaign.toml", "--out", folder / "frozen")
+        return folder / "frozen"
     config = (job / "campaign.toml").read_text()
     (job / "campaign.toml").write_text(
         config + "\n[shards]\nsize = 8\n\n[engines.snpe]\ntrain_steps = 300\nadaptive_rounds = 2\n"
@@ -149,11 +182,16 @@ def frozen_campaign(folder: Path) -> Path:
 
 
 def main() -> None:
-    folder, chosen = Path(sys.argv[1]), sys.argv[2:] or list(FAULTS)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("faults", nargs="*", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
+    parser.add_argument("--ensembles", type=int, metavar="DATASETS", help="emcee alone on so many visible peaks")
+    options = parser.parse_args()
+    folder, chosen = options.folder, options.faults
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
     if not (folder / "reference").exists():
         folder.mkdir(parents=True)
-        frozen = frozen_campaign(folder)
+        frozen = frozen_campaign(folder, options.ensembles)
         shutil.copytree(frozen, folder / "reference")
         began = time.monotonic()
         chainsweep("run", folder / "reference", "--workers", "2")
