@@ -184,10 +184,12 @@ def frozen_campaign(folder: Path, ensembles: int | None) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("faults", nargs="*", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"of {', '.join(FAULTS)}; default: all")
     parser.add_argument("--ensembles", type=int, metavar="DATASETS", help="emcee alone on so many visible peaks")
     options = parser.parse_args()
-    folder, chosen = options.folder, options.faults
+    folder, chosen = options.folder, options.faults or list(FAULTS)
+    if unknown := set(chosen) - set(FAULTS):
+        parser.error(f"no fault {', '.join(sorted(unknown))}; there are: {', '.join(FAULTS)}")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
     if not (folder / "reference").exists():
         folder.mkdir(parents=True)

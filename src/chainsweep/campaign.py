@@ -66,10 +66,15 @@ class Paths:
         return self.root / "starts.h5"
 
     @property
+    def network(self) -> Path:
+        """A trained network of another campaign; only where the configuration names one."""
+        return self.root / "network.safetensors"
+
+    @property
     def frozen(self) -> tuple[Path, ...]:
         """What ``init`` writes, and nothing changes afterwards."""
         always = self.config, self.model, self.resolved, self.data, self.quarantine
-        return (*always, self.starts) if self.starts.exists() else always
+        return (*always, *(path for path in (self.starts, self.network) if path.exists()))
 
     @property
     def posterior(self) -> Path:

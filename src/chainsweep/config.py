@@ -150,6 +150,9 @@ class SnpeSettings(Section):
     """``[engines.snpe]``: one conditional flow for all data sets, then exact importance weights."""
 
     mode: Literal["amortised", "sequential"] = "amortised"
+    model: str | None = None
+    """Folder of a campaign whose trained network serves this one, or of one network in its ``models``; frozen by
+    ``init``. Nothing is trained; data sets that it was not trained for are ``failed`` and say why."""
     rounds: Annotated[int, Field(ge=2)] = 4
     """Rounds of ``mode = "sequential"``."""
     simulations_per_round: Annotated[int, Field(ge=200)] = 5_000

@@ -16,6 +16,7 @@ from chainsweep.data.collection import Collection, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, InputError, ModelError, UsageError
 from chainsweep.packages import versions
+from chainsweep.store.network import freeze_network, model_key
 from chainsweep.store.starts import freeze_starts
 
 if TYPE_CHECKING:
@@ -80,6 +81,17 @@ def _fill(paths: Paths, config_path: Path, model: Path, config: CampaignConfig, 
         source = Paths(config_path.parent / config.engines.nuts.starts_from).posterior
         parameters = [(parameter.name, parameter.shape) for parameter in problem.parameters]
         freeze_starts(source, "snpe", parameters, collection.ids, paths.starts)
+    if config.engines.snpe.model is not None and "snpe" in config.policy.engines:
+        if config.engines.snpe.mode == "sequential":
+            raise ConfigError(
+                f"{config_path}: [engines.snpe] model is a network for many data sets, and mode = 'sequential' trains "
+                "one for a single data set; leave one of them out"
+            )
+        from chainsweep.engines.snpe_coverage import figure_names
+
+        needed = figure_names(problem, ingested.fields, ingested.constants)
+        own = None if problem.has_likelihood else model_key(file_hash(paths.model), config.model.function)
+        freeze_network(config_path.parent / config.engines.snpe.model, needed, own, paths.network)
     resolved = _resolve(paths, config, collection, problem, data_hash, len(ingested.quarantine))
     paths.resolved.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
 

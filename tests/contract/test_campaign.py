@@ -180,6 +180,78 @@ def test_chains_start_from_another_campaigns_draws(finished, tmp_path):
     assert (made.catalogue()["verdict"] == "converged").all()
 
 
+def served(finished: Path, folder: Path, data: dict[str, np.ndarray], model: str = LINE_MODEL) -> Path:
+    """A campaign of SNPE alone whose network is that of ``finished``."""
+    (folder / "model.py").write_text(model)
+    np.savez(folder / "data.npz", **data)
+    named = SMALL.replace("[engines.snpe]", f"[engines.snpe]\nmodel = {json.dumps(str(finished))}")
+    (folder / "campaign.toml").write_text(LINE_CONFIG + named + '\n[policy]\nengines = ["snpe"]\n')
+    return folder / "next"
+
+
+def test_a_trained_network_serves_another_campaign(finished, tmp_path):
+    """Nothing is trained; data sets unlike those it was trained for have no draws, and say why."""
+    data = line_data(6, seed=5)
+    data["y_err"][2] *= 10.0
+    data["x"][4] += 7.0
+    campaign = served(finished, tmp_path, data)
+    command("init", tmp_path / "campaign.toml", "--out", campaign)
+    assert "network.safetensors" in chainsweep.open(campaign).resolved["files"]
+    command("run", campaign)
+    status = json.loads(command("status", campaign, "--json").stdout)
+    assert "train" not in status["tasks"] or status["tasks"]["train"]["total"] == 0
+    assert not (campaign / "models").exists()
+    catalogue = chainsweep.open(campaign).catalogue().set_index("dataset_id")
+    ids = chainsweep.open(campaign).collection.ids
+    for row, name in enumerate(ids):
+        verdict, reason = catalogue.loc[name, ["verdict", "reason"]]
+        if row in (2, 4):
+            assert verdict == "failed"
+            assert f"not trained for it: design {'y_err' if row == 2 else 'x'} is" in reason
+        else:
+            assert verdict == "converged"
+            mean, sd = exact_posterior(campaign, name)
+            assert np.all(np.abs(catalogue.loc[name, ["mean_a", "mean_b"]] - mean) < 0.25 * sd)
+
+
+def test_a_network_of_another_prior_serves_no_data_set(finished, tmp_path):
+    campaign = served(
+        finished, tmp_path, line_data(3), LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.Normal(0, 4)')
+    )
+    command("init", tmp_path / "campaign.toml", "--out", campaign)
+    command("run", campaign)
+    catalogue = chainsweep.open(campaign).catalogue()
+    assert (catalogue["verdict"] == "failed").all()
+    assert catalogue["reason"].str.contains("prior b is").all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace('sample("a"', 'sample("other"'), "prior other"),
+        (lambda text: text.replace("x, y_err, y=None", "x, y_err, offset, y=None"), "constant offset"),
+    ],
+)
+def test_a_network_of_another_model_is_refused_at_once(finished, tmp_path, change, words):
+    data = line_data(3)
+    campaign = served(finished, tmp_path, data, change(LINE_MODEL))
+    if "constant" in words:
+        np.savez(tmp_path / "data.npz", **data, offset=np.ones(3))
+        text = (tmp_path / "campaign.toml").read_text()
+        (tmp_path / "campaign.toml").write_text(text.replace("[data]", '[data]\nconstants = ["offset"]'))
+    refused = command("init", tmp_path / "campaign.toml", "--out", campaign, check=False)
+    assert refused.returncode == 65
+    assert words in refused.stderr
+    assert not campaign.exists()
+
+
+def test_a_folder_without_a_network_is_named(finished, tmp_path):
+    campaign = served(tmp_path / "nowhere", tmp_path, line_data(3))
+    refused = command("init", tmp_path / "campaign.toml", "--out", campaign, check=False)
+    assert refused.returncode == 65
+    assert "nowhere: expected one trained network" in refused.stderr
+
+
 def test_draws_of_another_model_are_no_start(finished, tmp_path):
     for name in ("model.py", "data.npz"):
         shutil.copy(finished.parent / name, tmp_path)

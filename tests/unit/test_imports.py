@@ -24,10 +24,10 @@ ALLOWED = {
     "model": {"errors", "config", "data"},
     "diagnostics": {"errors", "config"},
     "engines": {"errors", "config", "data", "model", "diagnostics"},
-    "store": {"errors", "publish"},
+    "store": {"errors", "packages", "publish"},
     "report": {"errors", "config", "diagnostics"},
     "campaign": {"errors", "config", "packages", "data", "model", "store"},
-    "freeze": {"errors", "config", "packages", "data", "model", "store", "campaign"},
+    "freeze": {"errors", "config", "packages", "data", "model", "engines", "store", "campaign"},
     "api": {"errors", "campaign", "store"},
     "execute": {
         "errors",

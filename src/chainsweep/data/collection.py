@@ -42,6 +42,11 @@ class Batch:
         """Points of each row, padding included."""
         return self.mask.shape[1]
 
+    def cut(self, width: int) -> Batch:
+        """The same, of at most ``width`` points: data sets that have more lose some."""
+        fields = {name: values[:, :width] for name, values in self.fields.items()}
+        return Batch(self.ids, fields, self.constants, self.mask[:, :width])
+
     @property
     def n_points(self) -> NDArray[np.int64]:
         """Real points of each data set, shape ``(dataset,)``."""

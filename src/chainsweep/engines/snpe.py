@@ -26,6 +26,7 @@ from chainsweep.config import SnpeSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status
 from chainsweep.engines.snpe_amortised import train_amortised
+from chainsweep.engines.snpe_coverage import outside
 from chainsweep.engines.snpe_sequential import train_sequential
 from chainsweep.engines.snpe_trained import Network, Trained, prefixed, under
 from chainsweep.engines.snpe_training import Job
@@ -145,7 +146,10 @@ def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: St
             return False
         positions = np.arange(state.done, min(state.done + GROUP, len(batch)))
         part = batch.take(positions)
-        network = Network(job.problem, trained, part, job.settings.grid, job.device)
+        refused = outside(job.problem, part, trained.coverage) if job.settings.model is not None else {}
+        if refused:
+            part = part.cut(trained.width)
+        network = Network(job.problem, trained, part, job.device, refused)
         state.store(positions, weigh(BatchedProblem(job.problem, part, compiled), network, job.settings, seeds))
         job.sink.progress(state.done, len(batch), "weighing")
         if time.monotonic() - saved > CHECKPOINT_SECONDS:

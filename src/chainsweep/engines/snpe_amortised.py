@@ -61,7 +61,7 @@ def train_amortised(job: Job, designs: Sequence[Batch], resume: Mapping[str, NDA
         trainer.restore(resume)
     if not fit(trainer, job, kept=bank_arrays(bank or [])):
         return None
-    return finish(trainer, encoder, sizes, {"sequential": np.zeros((), bool)})
+    return finish(trainer, encoder, sizes, {"sequential": np.zeros((), bool)}, problem, batches)
 
 
 def bank_of(parts: Sequence[Pairs], seed: int) -> Bank:

@@ -98,7 +98,7 @@ def train_sequential(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> T
 
 def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArray]) -> Trained | None:
     problem, settings = job.problem, job.settings
-    network = Network(problem, state.previous, batch, settings.grid, job.device) if state.previous else None
+    network = Network(problem, state.previous, batch, job.device) if state.previous else None
     rows = _simulations(job, batch, state, network, resume)
     if rows is None:
         return None
@@ -114,7 +114,7 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
     if not fit(trainer, job, kept={**state.arrays(), **bank_arrays([rows])}, note=note):
         return None
     maps = {"sequential": np.ones((), bool), "centre": space.centre, "halfwidth": space.halfwidth}
-    return finish(trainer, encoder, sizes, maps)
+    return finish(trainer, encoder, sizes, maps, problem, [batch])
 
 
 def _round_schedule(settings: SnpeSettings) -> SnpeSettings:

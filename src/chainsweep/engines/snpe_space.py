@@ -8,6 +8,7 @@ the median and half-width (16 % to 84 %) of its prior for the design of one data
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,23 +55,25 @@ def space_of(problem: Problem, batch: Batch) -> Space:
 
     NaN where the prior of a data set is no number (a constant out of range).
     """
+    low, centre, high = prior_quantiles(problem, batch, problem.unconstrain)
+    return Space(centre, np.where(high > low, (high - low) / 2, np.nan))
+
+
+def prior_quantiles(problem: Problem, batch: Batch, of: Callable[[Any, Any], Any]) -> Floats:
+    """``NORMAL_QUANTILES`` of ``of(theta, observations)`` over prior draws: ``(quantile, dataset, dim)``."""
+
+    def one(key: Any, obs: Any) -> Any:
+        return of(problem.sample_prior(key, obs), obs)
+
     keys = jax.random.split(jax.random.key(0), PRIOR_DRAWS)
     stacked = observation(batch.fields, batch.constants, batch.mask)
-    draws = _prior_draws(problem)
+    draws = jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, None)), in_axes=(None, 0)))
     parts = []
     for start in range(0, len(batch), DESIGN_BLOCK):
         block = slice(start, start + DESIGN_BLOCK)
-        z = np.asarray(draws(keys, jax.tree.map(lambda values, block=block: values[block], stacked)))
-        low, centre, high = np.quantile(z, NORMAL_QUANTILES, axis=1)
-        parts.append((centre, np.where(high > low, (high - low) / 2, np.nan)))
-    return Space(*(np.concatenate(pieces) for pieces in zip(*parts, strict=True)))
-
-
-def _prior_draws(problem: Problem) -> Any:
-    def one(key: Any, obs: Any) -> Any:
-        return problem.unconstrain(problem.sample_prior(key, obs), obs)
-
-    return jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, None)), in_axes=(None, 0)))
+        values = np.asarray(draws(keys, jax.tree.map(lambda values, block=block: values[block], stacked)))
+        parts.append(np.quantile(values, NORMAL_QUANTILES, axis=1))
+    return np.concatenate(parts, axis=1)
 
 
 def fixed_space(z: Floats) -> Space:

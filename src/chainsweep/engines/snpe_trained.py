@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays
+from chainsweep.engines.snpe_coverage import coverage_of
 from chainsweep.engines.snpe_encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe_features import fit_scales, layout_of
 from chainsweep.engines.snpe_flow import Architecture, Sampler, build_estimator, load_weights
@@ -22,6 +24,8 @@ from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem, observation
 
 Floats = NDArray[np.float64]
+
+GRID = "grid"
 
 
 def prefixed(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
@@ -44,6 +48,8 @@ class Trained:
     architecture: Arrays
     space: Arrays
     """``sequential``; where it is true also the ``centre`` and ``halfwidth`` ``(1, dim)``."""
+    coverage: Arrays
+    """What it was trained for, see `snpe_coverage`, and the ``grid`` of its features."""
     history: Arrays
     """One array a column of `snpe_training.HISTORY`, one entry a validation."""
 
@@ -54,6 +60,7 @@ class Trained:
             **prefixed("encoder", self.encoder),
             **prefixed("architecture", self.architecture),
             **prefixed("space", self.space),
+            **prefixed("coverage", self.coverage),
             **prefixed("history", self.history),
         }
 
@@ -76,15 +83,31 @@ class Trained:
         return cls(**groups)
 
     @property
+    def width(self) -> int:
+        """The most points of a data set."""
+        return Architecture.from_arrays(self.architecture).width
+
+    @property
     def sequential(self) -> bool:
         """Whether the network serves one data set only."""
         return bool(self.space["sequential"])
 
 
 class Network:
-    """A trained network bound to a model: data sets in, working-space draws and densities out."""
+    """A trained network bound to a model: data sets in, working-space draws and densities out.
 
-    def __init__(self, problem: Problem, trained: Trained, batch: Batch, grid: int, device: str) -> None:
+    ``refused`` says by position why a data set is not to be served.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        trained: Trained,
+        batch: Batch,
+        device: str,
+        refused: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        self.refused = dict(refused)
         sizes = Architecture.from_arrays(trained.architecture)
         if batch.width > sizes.width or problem.ndim_unconstrained != sizes.parameters:
             raise InputError(
@@ -95,15 +118,17 @@ class Network:
         estimator = build_estimator(sizes, seed=0)
         load_weights(estimator, trained.weights)
         self.sampler = Sampler(estimator, device)
-        encoder = encoder_from_arrays(layout_of(problem, batch, grid), trained.encoder)
+        encoder = encoder_from_arrays(layout_of(problem, batch, int(trained.coverage[GRID])), trained.encoder)
         self.space = trained_space(problem, batch, trained)
         stacked = observation(batch.fields, batch.constants, batch.mask)
         self.packed = encoder.encode(stacked, self.space.centre, self.space.halfwidth)
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """``(dataset,)``: whether the features of a data set are all finite."""
-        return np.asarray(np.isfinite(self.packed).all(axis=1))
+        """``(dataset,)``: whether a data set is to be served, and its features are all finite."""
+        wanted = np.ones(len(self.packed), bool)
+        wanted[list(self.refused)] = False
+        return wanted & np.isfinite(self.packed).all(axis=1)
 
     def draw(self, base: Floats) -> tuple[Floats, Floats]:
         """Normal ``base`` ``(dataset, draw, dim)`` to unconstrained draws and their log density there.
@@ -125,8 +150,10 @@ def trained_space(problem: Problem, batch: Batch, trained: Trained) -> Space:
     return Space(centre, halfwidth)
 
 
-def finish(trainer: Trainer, encoder: Encoder, sizes: Architecture, space: Arrays) -> Trained:
-    """What a finished `Trainer` learnt."""
+def finish(
+    trainer: Trainer, encoder: Encoder, sizes: Architecture, space: Arrays, problem: Problem, batches: Sequence[Batch]
+) -> Trained:
+    """What a finished `Trainer` learnt of simulations of ``batches``."""
     columns = np.array(trainer.progress.history, dtype=np.float64).reshape(-1, len(HISTORY))
     history: Arrays = {name: columns[:, i].copy() for i, name in enumerate(HISTORY)}
     return Trained(
@@ -134,6 +161,7 @@ def finish(trainer: Trainer, encoder: Encoder, sizes: Architecture, space: Array
         encoder=encoder.arrays(),
         architecture=sizes.arrays(),
         space=space,
+        coverage=coverage_of(problem, batches) | {GRID: np.array(encoder.features.layout.grid)},
         history=history | {"skipped": np.array(trainer.progress.skipped)},
     )
 

@@ -126,7 +126,7 @@ def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, see
     info = Info.empty(len(ids))
     exact = batched.problem.has_likelihood
     info.exact_weights[:], info.rounds[:] = float(exact), 0.0
-    failures = dict.fromkeys(np.flatnonzero(~network.usable).tolist(), NOT_FINITE)
+    failures = dict.fromkeys(np.flatnonzero(~network.usable).tolist(), NOT_FINITE) | network.refused
     if exact:
         log_weight = _density(batched, z) - log_q
         _note_proposal(info, log_weight)

@@ -66,8 +66,9 @@ def tasks_of(campaign: Campaign) -> dict[str, list[Task]]:
 
 
 def needs_training(campaign: Campaign) -> bool:
-    """Whether the campaign trains an amortised network."""
-    return "snpe" in campaign.engines and campaign.config.engines.snpe.mode == "amortised"
+    """Whether the campaign trains an amortised network of its own."""
+    own = campaign.config.engines.snpe
+    return "snpe" in campaign.engines and own.mode == "amortised" and own.model is None
 
 
 def find_task(campaign: Campaign, stage: str, index: int) -> Task:

@@ -16,6 +16,7 @@ from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
 from chainsweep.execute.devices import torch_device
 from chainsweep.publish import publish, publish_text
+from chainsweep.store.network import MODEL, NETWORK, model_key
 
 if TYPE_CHECKING:
     from chainsweep.engines.snpe_trained import Trained
@@ -26,7 +27,7 @@ CAMPAIGN_HASH = "campaign_hash"
 
 
 def network_key(campaign: Campaign) -> str:
-    """Hash of model, data, seed and settings: what decides the trained network."""
+    """Hash of model, data, seed and settings: what decides the network that the campaign trains."""
     parts = {
         "model": campaign.resolved["files"][campaign.paths.model.name],
         "function": campaign.config.model.function,
@@ -38,8 +39,10 @@ def network_key(campaign: Campaign) -> str:
 
 
 def weights_path(campaign: Campaign) -> Path:
-    """The published network."""
-    return campaign.paths.model_folder("snpe", network_key(campaign)) / "network.safetensors"
+    """The published network, or the one that ``init`` froze."""
+    if campaign.config.engines.snpe.model is not None:
+        return campaign.paths.network
+    return campaign.paths.model_folder("snpe", network_key(campaign)) / NETWORK
 
 
 def is_trained(campaign: Campaign) -> bool:
@@ -49,6 +52,8 @@ def is_trained(campaign: Campaign) -> bool:
     path = weights_path(campaign)
     if not path.exists():
         return False
+    if path == campaign.paths.network:
+        return True
     try:
         with safe_open(path, framework="numpy") as content:
             return (content.metadata() or {}).get("key") == network_key(campaign)
@@ -65,7 +70,9 @@ def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
     if trained is None:
         sink.flush()
         return False
-    _publish(target, trained, network_key(campaign), attempt.still_owner)
+    simulated = model_key(campaign.resolved["files"][campaign.paths.model.name], campaign.config.model.function)
+    made_of = {"key": network_key(campaign), MODEL: simulated}
+    _publish(target, trained, made_of, attempt.still_owner)
     _publish_history(target.with_name("history.csv"), trained)
     attempt.finish()
     return True
@@ -120,7 +127,7 @@ def _designs(campaign: Campaign) -> list[Any]:
     return [campaign.collection.batch(members, width) for width, members in kept.items() if members.size]
 
 
-def _publish(path: Path, trained: Trained, key: str, still_owner: Any) -> None:
+def _publish(path: Path, trained: Trained, made_of: dict[str, str], still_owner: Any) -> None:
     from safetensors.numpy import load_file, save_file
 
     arrays: Arrays = {name: np.array(value, order="C") for name, value in trained.arrays().items()}
@@ -130,7 +137,7 @@ def _publish(path: Path, trained: Trained, key: str, still_owner: Any) -> None:
         if back.keys() != arrays.keys() or any(not np.array_equal(back[n], arrays[n], equal_nan=True) for n in back):
             raise ChainsweepError(f"{temporary}: the network read back is not the one written; is the disk full?")
 
-    publish(path, lambda temporary: save_file(arrays, temporary, metadata={"key": key}), check, still_owner)
+    publish(path, lambda temporary: save_file(arrays, temporary, metadata=made_of), check, still_owner)
 
 
 def _publish_history(path: Path, trained: Trained) -> None:

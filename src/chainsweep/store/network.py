@@ -1,0 +1,76 @@
+"""A trained network that ``init`` freezes into another campaign."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Set
+from pathlib import Path
+
+from chainsweep.errors import ConfigError
+from chainsweep.packages import require
+
+NETWORK = "network.safetensors"
+COVERAGE = "coverage/"
+"""Prefix of the names of what it was trained for; ``grid`` is a figure of the network alone."""
+MODEL = "model"
+"""Entry of the file's metadata: which model file and function made the simulations."""
+
+
+def model_key(file_hash: str, function: str) -> str:
+    """What says that two campaigns simulate with one model."""
+    return f"{file_hash}:{function}"
+
+
+def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path) -> None:
+    """Copy the network in ``source``, a campaign's folder or that of one network, to ``path``.
+
+    ``needed`` are the figures that it has to know; ``model`` is the ``model_key`` that it must come from, or None
+    where exact weights show a network of another model.
+
+    Raises
+    ------
+    ConfigError
+        There is no network or several, or it is one of other parameters, fields or constants, or of another model.
+    UnavailableError
+        Networks cannot be read here.
+    """
+    require("safetensors", extra="snpe")
+    from safetensors import SafetensorError, safe_open
+
+    found = _found(source)
+    try:
+        with safe_open(found, framework="numpy") as content:
+            entries: list[str] = list(content.keys())
+            made_of = (content.metadata() or {}).get(MODEL)
+            single = bool(content.get_tensor("space/sequential"))
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{found}: expected a trained network ({error}); run the 'train' stage there") from error
+    if single:
+        raise ConfigError(f"{found}: trained in sequential rounds for one data set; it serves no other")
+    known = {name.removeprefix(COVERAGE) for name in entries if name.startswith(COVERAGE)} - {"grid"}
+    if known != needed:
+        lacks, more = (", ".join(sorted(group)) or "nothing" for group in (needed - known, known - needed))
+        raise ConfigError(
+            f"{found}: trained for another kind of data sets or another model: this campaign also has {lacks}; "
+            f"the network also expects {more}. Train one for this campaign: leave out [engines.snpe] model"
+        )
+    if model is not None and made_of != model:
+        raise ConfigError(
+            f"{found}: simulated with another model file or function, and this model has no likelihood whose weights "
+            "could correct that; leave out [engines.snpe] model, or use the file that it was trained with"
+        )
+    shutil.copyfile(found, path)
+
+
+def _found(source: Path) -> Path:
+    """The one network in ``source``."""
+    if (source / NETWORK).is_file():
+        return source / NETWORK
+    networks = sorted(source.glob(f"models/snpe-*/{NETWORK}"))
+    if len(networks) != 1:
+        several = ", ".join(str(path.parent) for path in networks)
+        raise ConfigError(
+            f"{source}: expected one trained network in models/, found {len(networks)}; [engines.snpe] model names "
+            + (f"one of {several}" if several else "a campaign whose 'train' stage is done")
+        )
+    return networks[0]
