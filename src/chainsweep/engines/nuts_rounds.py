@@ -16,8 +16,7 @@ Floats = NDArray[np.float64]
 ENERGY_ERROR = 0.05
 """Largest standard deviation of the error of single-precision log densities along a data set's chains."""
 DEFAULT_LANES, MOST_LANES = 32, 2048
-"""Data sets that are advanced together: on a processor, whose cache then holds their arrays, and at most on a GPU, so
-that the draws of all fit the host's memory."""
+"""Data sets in lanes: on a processor, and at most on a GPU, so that the draws of all fit the host's memory."""
 MEMORY_SHARE = 0.5
 """Of a GPU's memory that lanes may take."""
 
