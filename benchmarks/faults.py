@@ -34,7 +34,7 @@ from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers,
 RANKS = SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
 ONE_BY_ONE = "array_cap = 1\n" + RANKS
 KILLS = 20
-PAUSES_S = {"nuts": (5, 12), "emcee": (15, 45)}
+PAUSES_S = {"nuts": (5, 12), "emcee": (20, 60)}
 """Between two kills, by the engine of `longest`: five in a row before anything is saved end a task."""
 
 

@@ -75,6 +75,9 @@ def run(
         state = State.from_arrays(resume)
         results.restore(resume)
     saver = _Saver(sink, state, results)
+    if resume is None and len(state.positions):
+        # What the search found is not lost with the first block of steps.
+        saver.save()
     stack: Stack | None = None
     while len(state.positions):
         state.admit(sweep.most, sweep.period)
