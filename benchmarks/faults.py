@@ -27,6 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.ensembles import CAMPAIGN  # noqa: E402 (the folder of the project comes first)
 from benchmarks.nuts import peaks  # noqa: E402 (the folder of the project comes first)
 from tests.cluster.private_slurm import FINISHED, PrivateSlurm  # noqa: E402 (the checkout's tests are no installed package)
 from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment  # noqa: E402
@@ -36,26 +37,6 @@ ONE_BY_ONE = "array_cap = 1\n" + RANKS
 KILLS = 20
 PAUSES_S = {"nuts": (5, 12), "emcee": (20, 60)}
 """Between two kills, by the engine of `longest`: five in a row before anything is saved end a task."""
-
-
-PEAKS = """
-[campaign]
-name = "peaks"
-seed = 5
-
-[model]
-file = "model.py"
-function = "broad"
-observed = ["y"]
-x = "x"
-
-[data]
-source = "data.npz"
-fields = { x = "x", y = "y", y_err = "y_err" }
-
-[policy]
-engines = ["emcee"]
-"""
 
 
 def longest(ids: dict[str, int]) -> tuple[str, int]:
@@ -76,7 +57,7 @@ def none(sweep: Sweep) -> str:
 
 def time_limit(sweep: Sweep) -> str:
     ids = sweep.submit()
-    for kind in ids.keys() & {"emcee", "nuts"}:
+    for kind in sorted(ids.keys() & {"emcee", "nuts"}):
         sweep.wait_for_state(kind)
         sweep.slurm.hasten_limit(f"{ids[kind]}_0", 61)
     sweep.finish()
@@ -172,7 +153,7 @@ def frozen_campaign(folder: Path, ensembles: int | None) -> Path:
     shutil.copytree(ROOT / "jobs" / "gaussian_peak", job)
     if ensembles is not None:
         np.savez(job / "data.npz", **peaks("visible", ensembles).fields)
-        (job / "campaign.toml").write_text(f"{PEAKS}\n[shards]\nsize = {-(-ensembles // 4)}\n")
+        (job / "campaign.toml").write_text(f"{CAMPAIGN}\n[shards]\nsize = {-(-ensembles // 4)}\n")
         chainsweep("init", job / "campaign.toml", "--out", folder / "frozen")
         return folder / "frozen"
     config = (job / "campaign.toml").read_text()
