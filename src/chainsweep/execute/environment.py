@@ -8,7 +8,8 @@ import platform
 from collections.abc import MutableMapping
 from pathlib import Path
 
-SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
+"""``NPROC`` is XLA's: the threads that it computes with, by default one a core that the process may use."""
 XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false"
 QUICK_COMPILING = "--xla_backend_optimization_level=1"
 """Where there is no GPU: a third less compiling, and programs as fast. It would hold for a GPU's kernels too."""
