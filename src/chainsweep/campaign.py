@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from chainsweep.config import CampaignConfig, parse_config
 from chainsweep.data.collection import Batch, Collection
 from chainsweep.errors import CampaignError, UnavailableError
+from chainsweep.store.network import NETWORK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,7 @@ class Paths:
     @property
     def network(self) -> Path:
         """A trained network of another campaign; only where the configuration names one."""
-        return self.root / "network.safetensors"
+        return self.root / NETWORK
 
     @property
     def frozen(self) -> tuple[Path, ...]:

@@ -24,7 +24,7 @@ from chainsweep.engines.emcee_stack import JUMP, Stack, State, Sweep
 from chainsweep.engines.emcee_walkers import islands, rescue, start_walkers
 from chainsweep.engines.guide import DESCENTS, Guide, deepened, joined, search
 from chainsweep.engines.starts import prior_pool
-from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -138,11 +138,10 @@ class _Saver:
 
 def _start(sweep: Sweep, results: Results) -> State:
     began = time.monotonic()
-    # Groups of one size are compiled once, and their numbers are those of any other size; the last one repeats one.
+    # Groups of even size: a data set alone in the last one would be rounded otherwise.
     count = len(sweep.batch)
     size = -(-count // -(-count // sweep.most))
-    groups = [np.minimum(np.arange(first, first + size), count - 1) for first in range(0, count, size)]
-    parts = [_begin(sweep, group, results) for group in groups]
+    parts = [_begin(sweep, group, results) for group in blocks_of(count, size)]
     theta, log_prob = (np.concatenate(part) for part in zip(*(part[:2] for part in parts), strict=True))
     guide = joined([part[2] for part in parts])
     positions = np.setdiff1d(np.arange(len(sweep.batch)), list(results.failures)).astype(np.int64)

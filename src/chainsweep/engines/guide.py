@@ -28,7 +28,7 @@ from chainsweep.engines.importance_start import Target, from_chains, from_modes,
 from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool, find_modes, no_modes, prior_pool
-from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.batched import BatchedProblem, blocks_of
 
 Floats = NDArray[np.float64]
 
@@ -190,7 +190,7 @@ def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], see
         new.deep[rows] = True
         return new
     standing = guide.standing
-    for members in _groups(rows.size, lanes_here(DEEP)):
+    for members in blocks_of(rows.size, lanes_here(DEEP)):
         group = rows[members]
         part = BatchedProblem(batched.problem, batched.batch.take(group))
         target, keys = target_of(part), seeds.jax_keys(part.batch.ids, "guide-deep", 3)
@@ -275,14 +275,9 @@ def _padded(mixture: Mixture) -> Mixture:
     )
 
 
-def _groups(count: int, lanes: int) -> list[NDArray[np.int64]]:
-    """Positions up to ``count``, ``lanes`` at a time; the last group repeats one, so that all are compiled once."""
-    return [np.minimum(np.arange(first, first + lanes), count - 1) for first in range(0, count, lanes)]
-
-
 def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
     """The mixtures that ``function`` gives of rows up to ``count``, ``lanes`` of them at a time."""
-    parts = [function(rows) for rows in _groups(count, lanes)]
+    parts = [function(rows) for rows in blocks_of(count, lanes)]
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 

@@ -27,6 +27,11 @@ MAX_POINT_EVALUATIONS = 1 << 23
 """Largest (data set x draw x point) block of one compiled call; bounds memory at some 64 MiB an array."""
 
 
+def blocks_of(count: int, size: int) -> list[NDArray[np.int64]]:
+    """Positions up to ``count``, ``size`` at a time; the last block repeats one, so that all are compiled once."""
+    return [np.minimum(np.arange(first, first + size), count - 1) for first in range(0, count, size)]
+
+
 class Compiled:
     """The functions of one Problem, vectorised over data sets and draws and jitted.
 
@@ -157,10 +162,9 @@ class BatchedProblem:
         function = self.compiled(name)
         if draws <= block:
             return jax.tree.map(np.asarray, function(*arrays, self.observations))
-        places = [np.minimum(np.arange(i, i + block), draws - 1) for i in range(0, draws, block)]
         parts = [
             jax.tree.map(np.asarray, function(*(np.asarray(a)[:, p] for a in arrays), self.observations))
-            for p in places
+            for p in blocks_of(draws, block)
         ]
         return jax.tree.map(lambda *pieces: np.concatenate(pieces, axis=1)[:, :draws], *parts)
 
