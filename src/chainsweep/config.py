@@ -203,6 +203,14 @@ class VerdictSection(Section):
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
     min_ppc_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Below this posterior predictive p-value a data set is flagged as misfit (its verdict stays)."""
+    miscalibration: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Largest distance from uniform, beyond chance, of a network's calibration figures, where there is no likelihood
+    to give its draws exact weights."""
+    overconfidence: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """A network whose intervals hold fewer truths than they claim by more than this, beyond chance, is not used."""
+    min_ood_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    """Below this share of simulations at least as strange, a data set is flagged as unlike any of them; without a
+    likelihood it is not ``converged``."""
 
 
 class StoreSection(Section):

@@ -16,15 +16,18 @@ from chainsweep.cli.shared import (
     Engines,
     Folder,
     MixedImages,
+    Uncalibrated,
     app,
     apply_mixed_images,
+    apply_uncalibrated,
+    calibration_table,
     chosen_engines,
     err,
     opened_to_write,
     out,
     print_status,
 )
-from chainsweep.errors import StoppedEarly
+from chainsweep.errors import InputError, StoppedEarly
 
 
 @app.command()
@@ -65,6 +68,7 @@ def run(
     engine: Engines = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: all cores.")] = None,
     mixed_images: MixedImages = False,
+    uncalibrated: Uncalibrated = False,
 ) -> None:
     """Run everything that is not done yet on this machine, then merge and report. Rerun to continue."""
     from chainsweep.execute.devices import describe_device
@@ -75,6 +79,7 @@ def run(
     engines = chosen_engines(campaign, engine)
     _require_packages(engines)
     apply_mixed_images(campaign, mixed_images)
+    apply_uncalibrated(campaign, engines, uncalibrated)
     count = workers or len(os.sched_getaffinity(0))
     out.print(f"{campaign.name}: {len(campaign.collection.ids)} data sets, {describe_device()}, {count} workers")
     with RunDisplay(campaign, engines, out) as display:
@@ -123,6 +128,24 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
         print(json.dumps({"report": str(page)}))
     else:
         out.print(f"Report: {escape(str(page))}", soft_wrap=True)
+
+
+@app.command()
+def calibrate(folder: Folder, as_json: AsJson = False) -> None:
+    """Try the trained network on fresh simulations: do its intervals hold as many truths as they claim?"""
+    from chainsweep.execute.calibrate import calibrate as try_network
+    from chainsweep.execute.environment import prepare
+
+    campaign = opened_to_write(folder)
+    prepare(campaign.paths.compiled)
+    record = try_network(campaign)
+    if as_json:
+        print(json.dumps(record))
+    else:
+        out.print(calibration_table(record))
+        out.print(escape(f"{'passed' if record['passed'] else 'not passed'}: {record['worst']}"), soft_wrap=True)
+    if not record["usable"]:
+        raise InputError(f"the network claims more than it knows: {record['most_overconfident']}")
 
 
 @app.command()

@@ -21,8 +21,10 @@ from chainsweep.cli.shared import (
     Folder,
     MixedImages,
     SiteFile,
+    Uncalibrated,
     app,
     apply_mixed_images,
+    apply_uncalibrated,
     chosen_engines,
     out,
     verdict_table,
@@ -73,6 +75,7 @@ def submit(
     engine: Engines = None,
     only_failed: OnlyFailed = False,
     mixed_images: MixedImages = False,
+    uncalibrated: Uncalibrated = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit what is missing and not in the queue yet: training, inference, merge and report, by dependency."""
@@ -81,6 +84,7 @@ def submit(
     campaign, cluster_site = _opened(folder, site)
     campaign.require_writable()
     apply_mixed_images(campaign, mixed_images)
+    apply_uncalibrated(campaign, chosen_engines(campaign, engine), uncalibrated)
     submission, ids = submit_campaign(campaign, cluster_site, Selection(chosen_engines(campaign, engine), only_failed))
     content = describe(submission, ids)
     if as_json:

@@ -46,6 +46,9 @@ Engines = Annotated[list[str] | None, typer.Option("--engine", help="Only this e
 MixedImages = Annotated[
     bool, typer.Option("--mixed-images", help="From now on an engine's shards may come from different images.")
 ]
+Uncalibrated = Annotated[
+    bool, typer.Option("--uncalibrated", help="From now on use the trained network whatever its calibration says.")
+]
 SiteFile = Annotated[Path, typer.Option("--site", metavar="SITE.toml", help="How the cluster wants its jobs.")]
 
 VERDICT_COLUMNS = ("converged", "not_converged", "failed", "bad_data", "pending")
@@ -79,11 +82,35 @@ def apply_mixed_images(campaign: Campaign, mixed: bool) -> None:
         mix_images(campaign)
 
 
+def apply_uncalibrated(campaign: Campaign, engines: tuple[str, ...], use: bool) -> None:
+    """Write down that a network may be used all the same, where the command line says so; or refuse one that failed."""
+    if "snpe" not in engines:
+        return
+    from chainsweep.execute.calibrate import allow_uncalibrated, require_calibrated
+
+    if use:
+        allow_uncalibrated(campaign)
+    require_calibrated(campaign)
+
+
 def verdict_table(engines: dict[str, dict[str, int]]) -> Table:
     """Data sets by engine and verdict."""
     table = Table("engine", *(name.replace("_", " ") for name in VERDICT_COLUMNS), box=None)
     for name, counts in engines.items():
         table.add_row(name, *(str(counts[column]) for column in VERDICT_COLUMNS))
+    return table
+
+
+def calibration_table(record: dict[str, Any]) -> Table:
+    """Shares of truths that intervals of a network hold, by figure and by how much the data say."""
+    nominal = list(record["figures"][0]["coverage"])
+    table = Table(
+        "figure", "data say", *(f"{float(share):.0%}" for share in nominal), "from uniform", "chance", box=None
+    )
+    for figure in record["figures"]:
+        shares = (f"{figure['coverage'][share]:.1%}" for share in nominal)
+        numbers = (f"{figure[name]:.3f}" for name in ("deviation", "noise"))
+        table.add_row(figure["figure"], figure["stratum"], *shares, *numbers)
     return table
 
 

@@ -83,10 +83,12 @@ def weighted_checks(limits: VerdictSection, khat: ArrayLike, ess: ArrayLike) -> 
     return [below("k-hat {:.2f}", khat, limits.khat), above("weighted ESS {:.0f}", ess, limits.ess)]
 
 
-def unverifiable(count: int) -> Check:
-    """Draws of a model without likelihood: nothing can be checked against it, so nothing passes."""
-    label = "the model has no likelihood, so the network's draws cannot be verified"
-    return Check(label, np.zeros(count), np.zeros(count, bool), "")
+def likelihood_free_checks(limits: VerdictSection, miscalibration: ArrayLike, ood_pvalue: ArrayLike) -> list[Check]:
+    """A network's own draws: is it calibrated, and is the data set like those that it was trained on?"""
+    return [
+        below("no likelihood; calibration of the network {:.3f} from uniform", miscalibration, limits.miscalibration),
+        above("{:.2%} of the simulations are as strange", ood_pvalue, limits.min_ood_pvalue),
+    ]
 
 
 def verdicts(

@@ -26,16 +26,18 @@ from chainsweep.config import SnpeSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status
 from chainsweep.engines.snpe_amortised import train_amortised
+from chainsweep.engines.snpe_calibration import MOST_SIMULATIONS, findings_of, levels_of
 from chainsweep.engines.snpe_coverage import outside
 from chainsweep.engines.snpe_sequential import train_sequential
-from chainsweep.engines.snpe_trained import Network, Trained, prefixed, under
+from chainsweep.engines.snpe_simulate import VALIDATION_BLOCK, FreshSimulations, Simulator, usable_pairs
+from chainsweep.engines.snpe_trained import Network, Trained, prefixed, under, usable_designs
 from chainsweep.engines.snpe_training import Job
 from chainsweep.engines.snpe_weights import Info, State, chains_of, weigh
 from chainsweep.errors import InputError, UnavailableError
 from chainsweep.model.batched import BatchedProblem, Compiled
 from chainsweep.model.problem import Problem
 
-__all__ = ["Info", "Settings", "State", "Trained", "run", "train"]
+__all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "run", "train"]
 
 GROUP = 64
 """Data sets that are drawn, weighed and adapted together."""
@@ -89,6 +91,33 @@ def train(
                 f"{sum(map(len, batches))}; use mode = 'amortised'"
             )
         return train_sequential(job, batches[0], resume or {})
+
+
+def calibrate(
+    problem: Problem,
+    designs: Sequence[Batch],
+    trained: Trained,
+    settings: Settings,
+    seed: int,
+    *,
+    device: str = "cpu",
+) -> Arrays:
+    """Where truths of fresh simulations of ``designs`` lie among the draws of a network, see `snpe_calibration`.
+
+    Data sets that the network was not trained for are left out. Arguments and errors are those of `train`.
+    """
+    problem.require("snpe")
+    with _torch(settings.threads, device):
+        inside = []
+        for batch in designs:
+            served = np.setdiff1d(np.arange(len(batch)), list(outside(problem, batch, trained.coverage)))
+            if served.size:
+                inside.append(batch.take(served).cut(trained.width))
+        batches, spaces = usable_designs(problem, inside)
+        simulators = [Simulator(problem, batch, seed + number) for number, batch in enumerate(batches)]
+        network = Network(problem, trained, batches[0], device)
+        pairs = FreshSimulations(simulators, spaces, network.encoder).block(VALIDATION_BLOCK, MOST_SIMULATIONS)
+        return levels_of(network.sampler, usable_pairs(*pairs), seed)
 
 
 def run(

@@ -19,6 +19,7 @@ from chainsweep.engines.snpe_simulate import (
     Simulator,
     encode_rows,
     shares,
+    usable_rows,
 )
 from chainsweep.engines.snpe_trained import (
     Trained,
@@ -73,7 +74,7 @@ def bank_of(parts: Sequence[Pairs], seed: int) -> Bank:
         Fewer than half of the simulations are usable.
     """
     packed, w = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    usable = np.isfinite(packed).all(axis=1) & np.isfinite(w).all(axis=1)
+    usable = usable_rows(packed, w)
     if usable.sum() < max(2, len(w) / 2):
         raise ModelError(
             f"snpe: only {usable.sum()} of {len(w)} simulations have finite observations and parameters; "

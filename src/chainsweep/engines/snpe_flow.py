@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 SPLINE_BINS = 8
 ROWS_PER_CALL = 1 << 14
 """Points of one pass through the flow at inference; bounds memory."""
+SUMMARIES_PER_CALL = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,18 @@ class Sampler:
     def log_prob(self, packed: NDArray[np.float32], w: Floats) -> Floats:
         """Log density at ``w`` ``(dataset, draw, dim)``, shape ``(dataset, draw)``."""
         return self._blocks(packed, w, self._evaluate)[1]
+
+    def summary(self, packed: NDArray[np.float32]) -> Floats:
+        """What the flow is told of data sets, ``(dataset, embedding)``."""
+        rows = range(0, len(packed), SUMMARIES_PER_CALL)
+        with torch.no_grad():
+            parts = [
+                self.estimator.embedding_net(
+                    torch.as_tensor(packed[i : i + SUMMARIES_PER_CALL], dtype=torch.float64, device=self.device)
+                )
+                for i in rows
+            ]
+        return np.concatenate([part.cpu().numpy() for part in parts])
 
     def _blocks(self, packed: NDArray[np.float32], points: Floats, function: Any) -> tuple[Floats, Floats]:
         datasets, draws, _ = points.shape

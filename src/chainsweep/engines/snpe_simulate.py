@@ -39,11 +39,25 @@ class Rows:
     observed: Mapping[str, Floats]
 
 
+def usable_rows(packed: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """``(row,)``: whether all of a pair are numbers."""
+    return np.asarray(np.isfinite(packed).all(axis=1) & np.isfinite(w).all(axis=1))
+
+
+def usable_pairs(packed: NDArray[np.float32], w: NDArray[np.float32]) -> Pairs:
+    """The pairs that are all numbers."""
+    usable = usable_rows(packed, w)
+    return packed[usable], w[usable]
+
+
 class Provider(Protocol):
     """Where training pairs come from."""
 
     def block(self, number: int, rows: int) -> Pairs:
         """``rows`` pairs; the same number gives the same pairs."""
+
+    def typical(self) -> NDArray[np.float32]:
+        """Packed features of what the network learns from, all numbers, in random order."""
 
 
 class Simulator:
@@ -126,6 +140,10 @@ class FreshSimulations:
         order = np.random.Generator(np.random.Philox(key=[seed, number])).permutation(rows)
         return packed[order], w[order]
 
+    def typical(self) -> NDArray[np.float32]:
+        """Of held-out simulations."""
+        return usable_pairs(*self.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))[0]
+
 
 def shares(sizes: NDArray[np.int64], rows: int) -> list[int]:
     """``rows`` split in proportion to ``sizes``, by cumulative rounding."""
@@ -153,6 +171,10 @@ class Bank:
         start = first - passes[0] * available
         chosen = self.held_out + order[start : start + rows]
         return packed[chosen], w[chosen]
+
+    def typical(self) -> NDArray[np.float32]:
+        """Of the whole bank: few were held out."""
+        return self.pairs[0]
 
     def _shuffled(self, number: int, size: int) -> NDArray[np.int64]:
         return np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(size)

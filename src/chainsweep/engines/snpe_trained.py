@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
+from chainsweep.diagnostics.calibration import Finding, worst
 from chainsweep.engines.base import Arrays
+from chainsweep.engines.snpe_calibration import findings_of, levels_of, strangeness, usual_summaries
 from chainsweep.engines.snpe_coverage import coverage_of
 from chainsweep.engines.snpe_encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe_features import fit_scales, layout_of
@@ -50,6 +52,10 @@ class Trained:
     """``sequential``; where it is true also the ``centre`` and ``halfwidth`` ``(1, dim)``."""
     coverage: Arrays
     """What it was trained for, see `snpe_coverage`, and the ``grid`` of its features."""
+    calibration: Arrays
+    """Where truths of held-out simulations lie, see `snpe_calibration.levels_of`."""
+    usual: Arrays
+    """What summaries of held-out simulations look like, see `snpe_calibration.usual_summaries`."""
     history: Arrays
     """One array a column of `snpe_training.HISTORY`, one entry a validation."""
 
@@ -61,6 +67,8 @@ class Trained:
             **prefixed("architecture", self.architecture),
             **prefixed("space", self.space),
             **prefixed("coverage", self.coverage),
+            **prefixed("calibration", self.calibration),
+            **prefixed("usual", self.usual),
             **prefixed("history", self.history),
         }
 
@@ -86,6 +94,10 @@ class Trained:
     def width(self) -> int:
         """The most points of a data set."""
         return Architecture.from_arrays(self.architecture).width
+
+    def findings(self, problem: Problem) -> list[Finding]:
+        """What its held-out simulations say of its calibration, by parameter."""
+        return findings_of(problem, self.calibration)
 
     @property
     def sequential(self) -> bool:
@@ -118,10 +130,12 @@ class Network:
         estimator = build_estimator(sizes, seed=0)
         load_weights(estimator, trained.weights)
         self.sampler = Sampler(estimator, device)
-        encoder = encoder_from_arrays(layout_of(problem, batch, int(trained.coverage[GRID])), trained.encoder)
+        self.encoder = encoder_from_arrays(layout_of(problem, batch, int(trained.coverage[GRID])), trained.encoder)
         self.space = trained_space(problem, batch, trained)
         stacked = observation(batch.fields, batch.constants, batch.mask)
-        self.packed = encoder.encode(stacked, self.space.centre, self.space.halfwidth)
+        self.packed = self.encoder.encode(stacked, self.space.centre, self.space.halfwidth)
+        self.usual = trained.usual
+        self.miscalibration = worst(trained.findings(problem)).sure
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -135,10 +149,16 @@ class Network:
 
         A data set that is not `usable` gets the draws of an empty one, which mean nothing.
         """
-        packed = np.where(self.usable[:, None], self.packed, 1.0).astype(np.float32)
-        w, log_q = self.sampler.draw(packed, base)
+        w, log_q = self.sampler.draw(self._filled(), base)
         z, log_scale = self.space.from_working(w)
         return z, log_q + log_scale
+
+    def strangeness(self) -> tuple[Floats, Floats]:
+        """``(dataset,)``: distance of the learned summary from those of simulations, and the share farther out."""
+        return strangeness(self.sampler, self._filled(), self.usual)
+
+    def _filled(self) -> NDArray[np.float32]:
+        return np.where(self.usable[:, None], self.packed, 1.0).astype(np.float32)
 
 
 def trained_space(problem: Problem, batch: Batch, trained: Trained) -> Space:
@@ -154,14 +174,21 @@ def finish(
     trainer: Trainer, encoder: Encoder, sizes: Architecture, space: Arrays, problem: Problem, batches: Sequence[Batch]
 ) -> Trained:
     """What a finished `Trainer` learnt of simulations of ``batches``."""
+    weights = trainer.best_weights()
+    estimator = build_estimator(sizes, seed=0)
+    load_weights(estimator, weights)
+    sampler = Sampler(estimator, str(trainer.device))
+    held_out = trainer.held_out()
     columns = np.array(trainer.progress.history, dtype=np.float64).reshape(-1, len(HISTORY))
     history: Arrays = {name: columns[:, i].copy() for i, name in enumerate(HISTORY)}
     return Trained(
-        weights=trainer.best_weights(),
+        weights=weights,
         encoder=encoder.arrays(),
         architecture=sizes.arrays(),
         space=space,
         coverage=coverage_of(problem, batches) | {GRID: np.array(encoder.features.layout.grid)},
+        calibration=levels_of(sampler, held_out, trainer.seed),
+        usual=usual_summaries(sampler, trainer.provider.typical()),
         history=history | {"skipped": np.array(trainer.progress.skipped)},
     )
 

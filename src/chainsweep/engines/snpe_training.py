@@ -20,7 +20,14 @@ from chainsweep.config import SnpeSettings
 from chainsweep.engines.base import Arrays, Deadline, Sink
 from chainsweep.engines.snpe_flow import Architecture, build_estimator
 from chainsweep.engines.snpe_progress import HISTORY, Progress
-from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK, VALIDATION_BLOCK, Provider
+from chainsweep.engines.snpe_simulate import (
+    ROWS_PER_BLOCK,
+    VALIDATION_BLOCK,
+    Pairs,
+    Provider,
+    usable_pairs,
+    usable_rows,
+)
 from chainsweep.errors import ModelError
 from chainsweep.model.problem import Problem
 
@@ -54,6 +61,7 @@ class Trainer:
     ) -> None:
         self.provider = provider
         self.settings = settings
+        self.seed = seed
         self.device = torch.device(device)
         self.estimator = build_estimator(sizes, seed).to(self.device)
         self.names = [name for name, _ in self.estimator.named_parameters()]
@@ -119,9 +127,9 @@ class Trainer:
             for average, parameter in zip(self.average, self.parameters, strict=True):
                 average.lerp_(parameter, share)
 
-    def _tensors(self, pairs: tuple[NDArray, NDArray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tensors(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
         packed, w = pairs
-        usable = np.isfinite(packed).all(axis=1) & np.isfinite(w).all(axis=1)
+        usable = usable_rows(packed, w)
         if not usable.any():
             raise ModelError(
                 f"snpe: none of {len(w)} simulated data sets has finite observations and parameters; "
@@ -141,6 +149,10 @@ class Trainer:
         for name, value in zip(self.names, chosen, strict=True):
             state[name] = value.cpu().numpy().copy()
         return state
+
+    def held_out(self) -> Pairs:
+        """The usable ones of the simulations that training never sees."""
+        return usable_pairs(*self.provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
 
     def validation_loss(self) -> float:
         """Mean loss of the averaged weights on the held-out simulations."""

@@ -46,6 +46,12 @@ class Info:
     """Rounds of adaptive importance sampling, 0 where the network sufficed."""
     exact_weights: Floats
     """1 where the weights are exact, 0 where a model without likelihood leaves the network's own draws."""
+    ood_distance: Floats
+    """Distance of the learned summary from those of simulations, 1 is usual."""
+    ood_pvalue: Floats
+    """Share of simulations whose summaries lie farther out, the data set itself counted in."""
+    miscalibration: Floats
+    """Of the network: largest distance from uniform of its calibration figures, beyond chance."""
     seconds: Floats
     """Wall time, shared equally among data sets that were handled together."""
 
@@ -126,6 +132,8 @@ def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, see
     info = Info.empty(len(ids))
     exact = batched.problem.has_likelihood
     info.exact_weights[:], info.rounds[:] = float(exact), 0.0
+    info.ood_distance[:], info.ood_pvalue[:] = network.strangeness()
+    info.miscalibration[:] = network.miscalibration
     failures = dict.fromkeys(np.flatnonzero(~network.usable).tolist(), NOT_FINITE) | network.refused
     if exact:
         log_weight = _density(batched, z) - log_q

@@ -152,9 +152,12 @@ def _halved(
 
 
 def _trained(campaign: Campaign) -> dict[str, Any]:
+    from chainsweep.execute.calibrate import require_calibrated
     from chainsweep.execute.train import load_trained
 
-    return {"trained": load_trained(campaign), "device": torch_device()}
+    trained = load_trained(campaign)
+    require_calibrated(campaign, trained)
+    return {"trained": trained, "device": torch_device()}
 
 
 def _draws_elsewhere(campaign: Campaign, ids: tuple[str, ...]) -> Floats:

@@ -15,8 +15,8 @@ from chainsweep.diagnostics.verdict import (
     Check,
     below,
     ensemble_checks,
+    likelihood_free_checks,
     markov_checks,
-    unverifiable,
     verdicts,
     weighted_checks,
 )
@@ -43,7 +43,7 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     measured, checks = _KINDS[chains.kind](chains, theta, config)
     figures |= measured
     if not problem.has_likelihood:
-        checks = [unverifiable(len(batched.batch))]
+        checks = likelihood_free_checks(config.verdict, figures["miscalibration"], figures["ood_pvalue"])
     conclusive = np.ones(len(batched.batch), bool)
     if problem.has_likelihood:
         effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
@@ -54,7 +54,9 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
     misfit = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
-    figures["flags"] = [_flags(*pair) for pair in zip(misfit, ~conclusive, strict=True)]
+    strange = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < config.verdict.min_ood_pvalue
+    flags = {"misfit": misfit, "unlike_simulations": strange, "mode_check_inconclusive": ~conclusive}
+    figures["flags"] = [" ".join(name for name in flags if flags[name][i]) for i in range(len(misfit))]
     figures["draws"] = chains.n_draws * next(iter(chains.posterior.values())).shape[1]
     figures["seconds"] = _info(chains, "seconds")
     return {
@@ -65,11 +67,6 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
         "rung": np.full(len(labels), np.nan),
         **figures,
     }
-
-
-def _flags(misfit: bool, unchecked: bool) -> str:
-    """What a reader must know beside the verdict."""
-    return " ".join(flag for flag, raised in (("misfit", misfit), ("mode_check_inconclusive", unchecked)) if raised)
 
 
 def _summary_columns(names: tuple[str, ...], summary: Mapping[str, Floats]) -> Arrays:
@@ -134,7 +131,8 @@ def _ensemble(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Ar
 
 
 def _weighted(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
-    names = ("khat", "is_efficiency", "log_evidence", "log_evidence_se", "proposal_efficiency")
+    weighing = ("khat", "is_efficiency", "log_evidence", "log_evidence_se", "proposal_efficiency")
+    names = (*weighing, "ood_distance", "ood_pvalue", "miscalibration")
     figures = {name: _info(chains, name) for name in names}
     figures["ess_weighted"] = _info(chains, "ess")
     figures["rounds"] = _info(chains, "rounds")

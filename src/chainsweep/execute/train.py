@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainsweep.campaign import Campaign
-from chainsweep.config import SnpeSettings
+from chainsweep.config import SnpeSettings, VerdictSection
+from chainsweep.diagnostics.calibration import Finding, most_overconfident, worst
 from chainsweep.engines.base import Arrays, Deadline, Seeds, Sink
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
 from chainsweep.execute.devices import torch_device
 from chainsweep.publish import publish, publish_text
-from chainsweep.store.network import MODEL, NETWORK, model_key
+from chainsweep.store.network import CALIBRATION, MODEL, NETWORK, model_key
 
 if TYPE_CHECKING:
     from chainsweep.engines.snpe_trained import Trained
 
 MAX_DESIGNS = 4096
 """Most data sets whose designs are trained on; a larger campaign gives an even sample of its own."""
-CAMPAIGN_HASH = "campaign_hash"
 
 
 def network_key(campaign: Campaign) -> str:
@@ -70,6 +71,7 @@ def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
     if trained is None:
         sink.flush()
         return False
+    publish_calibration(campaign, trained.findings(campaign.problem), target.parent)
     simulated = model_key(campaign.resolved["files"][campaign.paths.model.name], campaign.config.model.function)
     made_of = {"key": network_key(campaign), MODEL: simulated}
     _publish(target, trained, made_of, attempt.still_owner)
@@ -86,7 +88,7 @@ def train_network(
 
     return snpe.train(
         campaign.problem,
-        _designs(campaign),
+        designs_of(campaign),
         settings if settings is not None else campaign.config.engines.snpe,
         Seeds(campaign.config.campaign.seed, "snpe").entropy("", "train") % 2**31,
         sink=sink,
@@ -115,7 +117,7 @@ def load_trained(campaign: Campaign) -> Trained | None:
     return Trained.from_arrays(load_file(weights_path(campaign)))
 
 
-def _designs(campaign: Campaign) -> list[Any]:
+def designs_of(campaign: Campaign) -> list[Any]:
     """Data sets to take designs from, one Batch per padded width."""
     total = len(campaign.collection.ids)
     chosen = np.unique(np.linspace(0, total - 1, min(total, MAX_DESIGNS)).round().astype(np.int64))
@@ -125,6 +127,29 @@ def _designs(campaign: Campaign) -> list[Any]:
     }
     kept = {width: np.intersect1d(members, chosen) for width, members in positions.items()}
     return [campaign.collection.batch(members, width) for width, members in kept.items() if members.size]
+
+
+def calibration_record(found: Sequence[Finding], limits: VerdictSection) -> dict[str, Any]:
+    """As ``calibration.json`` has it.
+
+    ``passed`` where no figure is surely far from uniform, ``usable`` where no interval surely holds far fewer truths
+    than it claims.
+    """
+    return {
+        "passed": worst(found).sure < limits.miscalibration,
+        "usable": most_overconfident(found).sure_overconfidence < limits.overconfidence,
+        "limits": {"miscalibration": limits.miscalibration, "overconfidence": limits.overconfidence},
+        "worst": worst(found).sentence(),
+        "most_overconfident": most_overconfident(found).sentence(),
+        "figures": [finding.as_json() for finding in found],
+    }
+
+
+def publish_calibration(campaign: Campaign, found: Sequence[Finding], folder: Path) -> dict[str, Any]:
+    """Publish ``calibration.json`` in ``folder``; its content."""
+    content = calibration_record(found, campaign.config.verdict)
+    publish_text(folder / CALIBRATION, json.dumps(content, indent=1) + "\n")
+    return content
 
 
 def _publish(path: Path, trained: Trained, made_of: dict[str, str], still_owner: Any) -> None:

@@ -10,6 +10,8 @@ from chainsweep.errors import ConfigError
 from chainsweep.packages import require
 
 NETWORK = "network.safetensors"
+CALIBRATION = "calibration.json"
+"""What held-out simulations say of it, beside it."""
 COVERAGE = "coverage/"
 """Prefix of the names of what it was trained for; ``grid`` is a figure of the network alone."""
 MODEL = "model"
@@ -60,6 +62,8 @@ def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path
             "could correct that; leave out [engines.snpe] model, or use the file that it was trained with"
         )
     shutil.copyfile(found, path)
+    if found.with_name(CALIBRATION).is_file():
+        shutil.copyfile(found.with_name(CALIBRATION), path.with_name(CALIBRATION))
 
 
 def _found(source: Path) -> Path:

@@ -1,0 +1,148 @@
+"""Is a network's posterior calibrated? Where the known truth of simulated data sets lies among the draws for them.
+
+Three figures between 0 and 1 for each simulation, all uniform where the posterior is the right one: the *rank* of each
+parameter's truth among the draws; the *density* level, the share of draws of higher density than the truth (expected
+coverage); and the *TARP* level, the share of draws that lie nearer than the truth to a random point. Ranks see shifts
+and widths of single parameters, density levels the volume, TARP what both can miss. Together with thirds of the
+simulations by how much the data say, a network that is right only on average is found out as well.
+
+Reference: Talts et al. 2018, arXiv:1804.06788 (ranks); Hermans et al. 2022, arXiv:2110.06581 (expected coverage); Lemos
+et al. 2023, arXiv:2302.03026 (TARP).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kstwo
+
+Floats = NDArray[np.float64]
+
+ALARM = 1e-3
+"""How often a calibrated network shows a deviation beyond its noise, over all figures together."""
+ALL = "all"
+STRATA = ("little", "more", "most")
+"""Thirds of the simulations by how much their data say."""
+COVERAGES = (0.5, 0.8, 0.9, 0.95)
+DENSITY, TARP = "density", "tarp"
+
+
+def rank_levels(truth: Floats, draws: Floats) -> Floats:
+    """``(simulation, parameter)``: ranks of ``truth`` among ``draws`` ``(simulation, draw, parameter)``, in 0..1."""
+    return ((draws < truth[:, None]).sum(axis=1) + 0.5) / (draws.shape[1] + 1)
+
+
+def density_levels(at_truth: Floats, at_draws: Floats) -> Floats:
+    """``(simulation,)``: share of draws whose log density ``(simulation, draw)`` exceeds that at the truth."""
+    return ((at_draws > at_truth[:, None]).sum(axis=1) + 0.5) / (at_draws.shape[1] + 1)
+
+
+def tarp_levels(truth: Floats, draws: Floats, reference: Floats) -> Floats:
+    """``(simulation,)``: share of draws nearer than the truth to a ``reference`` ``(simulation, parameter)`` point.
+
+    References must not depend on the simulation's truth; distances are Euclidean, so parameters need one scale.
+    """
+    nearer = np.linalg.norm(draws - reference[:, None], axis=2) < np.linalg.norm(truth - reference, axis=1)[:, None]
+    return (nearer.sum(axis=1) + 0.5) / (draws.shape[1] + 1)
+
+
+def deviation(levels: Floats) -> float:
+    """Largest distance between the distribution of ``levels`` ``(simulation,)`` and the uniform one, 0..1."""
+    ordered, steps = np.sort(levels), np.arange(len(levels) + 1) / len(levels)
+    return float(max(np.max(steps[1:] - ordered), np.max(ordered - steps[:-1])))
+
+
+def shortfall(inside: Floats) -> float:
+    """By how much the share of ``inside`` ``(simulation,)`` below some level falls short of that level, 0..1."""
+    ordered = np.sort(inside)
+    return float(max(0.0, np.max(ordered - np.arange(len(inside)) / len(inside))))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure over some simulations: by how much it is not uniform, and how much of that may be chance."""
+
+    figure: str
+    stratum: str
+    simulations: int
+    deviation: float
+    noise: float
+    overconfidence: float
+    """By how much fewer truths than it claims lie inside some interval, 0..1; 0 for TARP, which knows no direction."""
+    coverage: Mapping[float, float]
+    """Share of the truths within the central (of a rank) or smallest (of the others) interval of a nominal share."""
+
+    @property
+    def sure(self) -> float:
+        """What is left of the deviation less its noise, at least 0."""
+        return max(0.0, self.deviation - self.noise)
+
+    @property
+    def sure_overconfidence(self) -> float:
+        """Likewise."""
+        return max(0.0, self.overconfidence - self.noise)
+
+    def sentence(self) -> str:
+        """For people."""
+        where = "" if self.stratum == ALL else f", data that say {self.stratum}"
+        claims = ", ".join(f"{nominal:.0%} intervals hold {actual:.1%}" for nominal, actual in self.coverage.items())
+        return (
+            f"{self.figure}{where}: {claims} of {self.simulations} truths; {self.sure:.3f} from uniform beyond chance"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file."""
+        return {
+            "figure": self.figure,
+            "stratum": self.stratum,
+            "simulations": self.simulations,
+            "deviation": round(self.deviation, 4),
+            "noise": round(self.noise, 4),
+            "sure": round(self.sure, 4),
+            "sure_overconfidence": round(self.sure_overconfidence, 4),
+            "coverage": {f"{nominal:g}": round(actual, 4) for nominal, actual in self.coverage.items()},
+        }
+
+
+def findings(names: Sequence[str], rank: Floats, density: Floats, tarp: Floats, information: Floats) -> list[Finding]:
+    """All figures, over all simulations and over thirds of them.
+
+    Parameters
+    ----------
+    names
+        Of the parameters, as many as ``rank`` ``(simulation, parameter)`` has.
+    density, tarp
+        Levels ``(simulation,)``.
+    information
+        ``(simulation,)``: how much the data of each say; grows with the signal to noise ratio.
+    """
+    columns = {**{name: rank[:, i] for i, name in enumerate(names)}, DENSITY: density, TARP: tarp}
+    order = np.argsort(information, kind="stable")
+    strata = {ALL: order} | dict(zip(STRATA, np.array_split(order, len(STRATA)), strict=True))
+    alarm = ALARM / (len(columns) * len(strata))
+    found = []
+    for stratum, rows in strata.items():
+        if not rows.size:
+            continue
+        noise = float(kstwo.isf(alarm, rows.size))
+        for name, levels in columns.items():
+            own = levels[rows]
+            inside = np.abs(2 * own - 1) if name in names else own
+            coverage = {nominal: float(np.mean(inside < nominal)) for nominal in COVERAGES}
+            missing = 0.0 if name == TARP else shortfall(inside)
+            found.append(Finding(name, stratum, int(rows.size), deviation(own), noise, missing, coverage))
+    return found
+
+
+def worst(found: Sequence[Finding]) -> Finding:
+    """The finding that is most surely no chance."""
+    return max(found, key=lambda finding: finding.sure)
+
+
+def most_overconfident(found: Sequence[Finding]) -> Finding:
+    """The finding whose intervals most surely hold fewer truths than they claim."""
+    return max(found, key=lambda finding: finding.sure_overconfidence)
