@@ -236,7 +236,6 @@ def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> boo
         Most steps had a loss or gradient that is no number.
     """
     settings, progress = trainer.settings, trainer.progress
-    every = max(1, settings.train_steps // VALIDATIONS)
     while trainer.fraction() < 1.0:
         if job.deadline():
             job.sink.checkpoint({**kept, **trainer.arrays()})
@@ -245,7 +244,7 @@ def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> boo
         trainer.step_once()
         progress.seconds += time.monotonic() - started
         _check_skipped(progress)
-        if progress.step % every == 0 or trainer.fraction() >= 1.0:
+        if trainer.fraction() >= min(1.0, (len(progress.history) + 1) / VALIDATIONS):
             trainer.record()
             loss = progress.history[-1][HISTORY.index("validation_loss")]
             job.sink.progress(progress.step, settings.train_steps, f"{note}: validation loss {loss:.3f}")
