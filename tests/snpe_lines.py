@@ -178,9 +178,10 @@ def errors(chains: Chains, batch: Batch) -> np.ndarray:
     exact = [exact_posterior(batch, i) for i in range(len(batch))]
     log_weight = chains.sample_stats["log_weight"][:, 0]
     ess = chains.info["ess"] if np.isfinite(chains.info["ess"]).all() else log_weight.shape[1]
+    log_weight = np.where(np.isnan(log_weight), -np.inf, log_weight)  # behind a data set's own draws
     rows = []
     for column, name in enumerate(("a", "b")):
-        values = chains.posterior[name][:, 0]
+        values = np.nan_to_num(chains.posterior[name][:, 0])
         mean = np.array([m[column] for m, _, _ in exact])
         sd = np.array([np.sqrt(c[column, column]) for _, c, _ in exact])
         rows.append((weighted_mean(values, log_weight) - mean) / (sd / np.sqrt(ess)))

@@ -146,6 +146,9 @@ class NutsSettings(Section):
     target_divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
 
 
+Estimator = Literal["nsf", "maf"]
+
+
 class SnpeSettings(Section):
     """``[engines.snpe]``: one conditional flow for all data sets, then exact importance weights."""
 
@@ -165,6 +168,12 @@ class SnpeSettings(Section):
     batch: Annotated[int, Field(ge=16)] = 512
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
     """Peak of the learning rate, which rises at first and decays to nothing."""
+    stop_after: Annotated[int, Field(ge=1)] | None = None
+    """Ends training early, when the held-out loss has not fallen for so many of its 20 looks."""
+    estimator: Estimator = "nsf"
+    """sbi's density estimator: neural spline flow, or masked autoregressive flow (affine)."""
+    autoregressive: bool = False
+    """Each parameter given all before it, in place of couplings of two halves: draws take a pass a parameter."""
     transforms: Annotated[int, Field(ge=1)] = 6
     hidden: Annotated[int, Field(ge=8)] = 128
     embedding: Annotated[int, Field(ge=4)] = 48
@@ -172,6 +181,8 @@ class SnpeSettings(Section):
     """Nodes per coordinate onto which the points of a data set are pooled."""
     bank_simulations: Annotated[int, Field(ge=500)] = 20_000
     """Simulations of a black-box model, made once; a NumPyro model gives fresh ones for every step."""
+    simulations_per_task: Annotated[int, Field(ge=500, multiple_of=500)] = 2_000
+    """Of these, what one task of the ``simulate`` stage makes; changes none of them."""
     draws: Annotated[int, Field(ge=100)] = 4_000
     """Draws of the proposal per data set and round of importance sampling."""
     adaptive_rounds: Annotated[int, Field(ge=0)] = 12

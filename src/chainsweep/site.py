@@ -13,7 +13,7 @@ from pydantic import Field
 
 from chainsweep.config import Section, read_toml, validated
 
-JobKind = Literal["emcee", "nuts", "train", "snpe", "merge", "report"]
+JobKind = Literal["simulate", "train", "emcee", "nuts", "snpe", "merge", "report"]
 JOB_KINDS: tuple[str, ...] = get_args(JobKind)
 GPU_KINDS = ("nuts", "train", "snpe")
 """Jobs that use a GPU where the site has one; each task has one GPU."""
@@ -56,6 +56,7 @@ class JobsSection(JobSettings):
 
     emcee: JobSettings = JobSettings()
     nuts: JobSettings = JobSettings()
+    simulate: JobSettings = JobSettings()
     train: JobSettings = JobSettings()
     snpe: JobSettings = JobSettings()
     merge: JobSettings = JobSettings()

@@ -41,6 +41,7 @@ prior_draws = 256
 [engines.snpe]
 train_steps = 200
 bank_simulations = 2000
+simulations_per_task = 1000
 checkpoint_steps = 100
 draws = 1000
 
@@ -69,16 +70,22 @@ def test_black_box_models_get_exact_posteriors_and_their_errors_stay_with_their_
         assert "detector saturated" in broken["reason"]
     status = json.loads(command("status", folder, "--json").stdout)
     assert status["engines"]["emcee"]["failed"] == 1
+    assert status["tasks"]["simulate"] == {"total": 2, "done": 2, "failed": 0}
+    assert len(list(folder.glob("models/snpe-*/simulations/*.h5"))) == 2
 
 
-def test_without_a_likelihood_nothing_is_called_converged(write_job, tmp_path):
+def test_without_a_likelihood_a_network_that_is_not_calibrated_verifies_nothing(write_job, tmp_path):
     model = MODEL[: MODEL.index("def log_likelihood")] + MODEL[MODEL.index("def simulate") :]
-    config = CONFIG.replace('["emcee", "snpe"]', '["snpe"]')
+    config = CONFIG.replace('["emcee", "snpe"]', '["snpe"]').replace("train_steps = 200", "train_steps = 10")
     folder = tmp_path / "campaign"
     command("init", write_job(model=model, config=config, data=line_data(2)), "--out", folder)
+    waits = command("task", folder, "train", 0, check=False)
+    assert waits.returncode == 75
+    assert "2 of 2 parts of the simulations are not made yet" in waits.stderr
     command("run", folder)
     catalogue = chainsweep.open(folder).catalogue()
     assert set(catalogue["verdict"]) == {"not_converged"}
     assert catalogue["reason"].str.contains("no likelihood").all()
+    assert catalogue["reason"].str.contains("must be below 0.05").all()
     assert catalogue["khat"].isna().all()
     assert catalogue["mean_a"].notna().all()

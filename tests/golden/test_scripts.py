@@ -18,7 +18,7 @@ from chainsweep.errors import ConfigError, UsageError
 from chainsweep.packages import versions
 from chainsweep.site import JOB_KINDS, Site, load_site
 from chainsweep.slurm.image import Image
-from chainsweep.slurm.job import STAGE_OF, Job
+from chainsweep.slurm.job import ARRAYS, STAGE_OF, Job
 from chainsweep.slurm.render import TEMPLATES, directive, render
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ CAMPAIGN = SimpleNamespace(name="lines", hash="0123456789abcdef" * 4, paths=Path
 
 
 def job_of(kind: str, site: Site) -> Job:
-    array = STAGE_OF[kind] == "infer"
+    array = STAGE_OF[kind] in ARRAYS
     return Job(
         name=f"cs-0123456789-3-{kind}-0",
         kind=kind,

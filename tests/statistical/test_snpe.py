@@ -31,6 +31,15 @@ def test_weighted_draws_are_the_exact_posterior(chains):
     assert errors(chains, BATCH).max() < 4
 
 
+def test_a_good_network_needs_a_part_of_the_draws(chains):
+    assert (chains.n_draws == 500).mean() > 0.5
+    assert set(chains.n_draws) <= {500, 1000, 1500, 2000}
+    for row, count in enumerate(chains.n_draws):
+        for name, values in (*chains.posterior.items(), *chains.sample_stats.items()):
+            assert np.isfinite(values[row, 0, :count]).all(), name
+            assert np.isnan(values[row, 0, count:]).all(), name
+
+
 def test_evidence_is_exact(chains):
     exact = np.array([exact_posterior(BATCH, i)[2] for i in range(len(BATCH))])
     deviation = np.abs(chains.info["log_evidence"] - exact) / chains.info["log_evidence_se"]

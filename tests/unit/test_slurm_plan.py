@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,19 @@ def test_everything_is_wired_by_dependency():
     assert jobs["report"].after == (jobs["merge"].name,)
     assert jobs["nuts"].tasks == (5, 6, 7, 8, 9)
     assert not jobs["merge"].requeues
+
+
+def test_training_waits_for_the_simulations_of_a_costly_simulator():
+    wanted = order(5)
+    missing = {"simulate": [Task("simulate", part, "snpe") for part in range(25)], **wanted.missing}
+    jobs = plan_jobs(CAMPAIGN, Site(name="s", max_array_size=11), WIDE, replace(wanted, missing=missing))
+    parts = [job for job in jobs if job.kind == "simulate"]
+    assert [job.elements for job in parts] == [11, 11, 3]
+    assert all(job.is_array and job.requeues and not job.after and not job.gpu for job in parts)
+    trained = next(job for job in jobs if job.kind == "train")
+    assert trained.after == tuple(job.name for job in parts)
+    assert next(job for job in jobs if job.kind == "snpe").after == (trained.name,)
+    assert next(job for job in jobs if job.kind == "emcee").after == ()
 
 
 def test_a_network_that_is_trained_is_waited_for_by_nobody():

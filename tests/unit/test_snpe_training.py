@@ -113,6 +113,15 @@ def test_stopped_at_a_deadline_and_continued_the_weights_are_the_same_bits(probl
     assert not differing(straight[0].arrays(), again.arrays())
 
 
+def test_training_ends_early_when_the_held_out_loss_stands_still(problem, straight):
+    patient = train(problem, line_batch(4), TINY.model_copy(update={"stop_after": 19, "train_steps": 40}))
+    assert not differing(patient.weights, straight[0].weights)
+    wild = TINY.model_copy(update={"stop_after": 1, "learning_rate": 0.3, "train_steps": 200})
+    history = train(problem, line_batch(4), wild).history
+    assert history["step"][-1] < 200
+    assert history["validation_loss"][-1] >= history["validation_loss"][-2]
+
+
 def test_history_has_losses_that_fall_and_rates_that_decay(straight):
     history = straight[0].history
     assert history["validation_loss"][-1] < history["validation_loss"][0]
@@ -172,6 +181,30 @@ def test_a_simulator_without_likelihood_gives_unweighted_draws_and_says_so(tmp_p
     assert np.isnan(chains.info["khat"]).all()
     assert (chains.info["exact_weights"] == 0).all()
     assert np.isfinite(chains.posterior["a"]).all()
+
+
+def test_any_split_of_the_simulations_gives_the_same_ones_killed_or_not(tmp_path):
+    problem, batch = line_problem(tmp_path, HOST_MODEL), line_batch(4)
+    settings = TINY.model_copy(update={"bank_simulations": 2000})
+
+    def made(first, last, resume=None, deadline=never, sink=None):
+        arguments = {"resume": resume, "deadline": deadline, "sink": sink or MemorySink()}
+        return snpe.simulate(problem, [batch], settings, 5, simulations=(first, last), **arguments)
+
+    whole = made(0, 2000)
+    assert len(whole["bank/0/z"]) == 2000
+    parts = [made(0, 500), made(500, 2000)]
+    sink = MemorySink()
+    assert made(500, 2000, deadline=after(2), sink=sink) is None
+    assert not differing(parts[1], made(500, 2000, resume=sink.states[-1]))
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]))
+    trained = [
+        snpe.train(problem, batch, settings, 5, sink=MemorySink(), resume=None, deadline=never, made=bank)
+        for bank in (None, [whole], parts)
+    ]
+    assert not differing(trained[0].arrays(), trained[1].arrays())
+    assert not differing(trained[0].arrays(), trained[2].arrays())
 
 
 def test_simulations_without_numbers_are_an_error(tmp_path):

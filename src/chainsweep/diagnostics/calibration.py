@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kstwo
+from scipy.special import kolmogi
 
 Floats = NDArray[np.float64]
 
@@ -128,7 +128,7 @@ def findings(names: Sequence[str], rank: Floats, density: Floats, tarp: Floats, 
     for stratum, rows in strata.items():
         if not rows.size:
             continue
-        noise = float(kstwo.isf(alarm, rows.size))
+        noise = float(kolmogi(alarm) / np.sqrt(rows.size))
         for name, levels in columns.items():
             own = levels[rows]
             inside = np.abs(2 * own - 1) if name in names else own

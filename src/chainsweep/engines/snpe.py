@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from chainsweep.config import SnpeSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status
-from chainsweep.engines.snpe_amortised import train_amortised
+from chainsweep.engines.snpe_amortised import simulate_bank, train_amortised
 from chainsweep.engines.snpe_calibration import MOST_SIMULATIONS, findings_of, levels_of
 from chainsweep.engines.snpe_coverage import outside
 from chainsweep.engines.snpe_sequential import train_sequential
@@ -37,7 +37,7 @@ from chainsweep.errors import InputError, UnavailableError
 from chainsweep.model.batched import BatchedProblem, Compiled
 from chainsweep.model.problem import Problem
 
-__all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "run", "train"]
+__all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "run", "simulate", "train"]
 
 GROUP = 64
 """Data sets that are drawn, weighed and adapted together."""
@@ -54,6 +54,7 @@ def train(
     resume: Mapping[str, NDArray] | None,
     deadline: Deadline,
     device: str = "cpu",
+    made: Sequence[Mapping[str, NDArray]] | None = None,
 ) -> Trained | None:
     """Train the network of a campaign; None when ``deadline`` came first (``sink`` has the state then).
 
@@ -69,6 +70,8 @@ def train(
         What ``sink.checkpoint`` got last, or None.
     device
         ``cpu`` or ``cuda``.
+    made
+        What ``simulate`` gave for consecutive ranges; by default a black box is simulated here.
 
     Raises
     ------
@@ -84,13 +87,31 @@ def train(
     with _torch(settings.threads, device):
         job = Job(problem, settings, seed, sink, deadline, device)
         if settings.mode == "amortised":
-            return train_amortised(job, batches, resume or {})
+            return train_amortised(job, batches, resume or {}, made)
         if len(batches) != 1:
             raise InputError(
                 "[engines.snpe] mode = 'sequential' serves a campaign of one data set, this one has "
                 f"{sum(map(len, batches))}; use mode = 'amortised'"
             )
         return train_sequential(job, batches[0], resume or {})
+
+
+def simulate(
+    problem: Problem,
+    designs: Sequence[Batch],
+    settings: Settings,
+    seed: int,
+    *,
+    simulations: tuple[int, int],
+    sink: Sink,
+    resume: Mapping[str, NDArray] | None,
+    deadline: Deadline,
+) -> Arrays | None:
+    """Simulations number ``simulations[0]`` to ``simulations[1]`` of those that a network is trained on; None when
+    ``deadline`` came first. Any split into ranges gives the same ones. Arguments and errors are those of `train`."""
+    problem.require("snpe")
+    job = Job(problem, settings, seed, sink, deadline, "cpu")
+    return simulate_bank(job, designs, simulations, resume or {})
 
 
 def calibrate(

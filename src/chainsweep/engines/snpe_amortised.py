@@ -40,12 +40,48 @@ BANK_CHUNK = 500
 BANK_SAVES = 20
 
 
-def train_amortised(job: Job, designs: Sequence[Batch], resume: Mapping[str, NDArray]) -> Trained | None:
-    """One network for all ``designs``; None when the deadline came first."""
+def simulate_bank(
+    job: Job, designs: Sequence[Batch], simulations: tuple[int, int], resume: Mapping[str, NDArray]
+) -> Arrays | None:
+    """Simulations of this range of numbers, whole chunks of them; None when the deadline came first."""
+    batches, _ = usable_designs(job.problem, designs)
+    first, last = (-(-number // BANK_CHUNK) for number in simulations)
+    simulators = _simulators(job, batches)
+    bank = bank_from_arrays(resume, len(batches))
+    if first < last:
+        bank = _bank(job, simulators, (first, last), bank)
+    return None if bank is None else bank_arrays(bank)
+
+
+def joined_bank(parts: Sequence[Mapping[str, NDArray]], buckets: int) -> list[Rows]:
+    """What ``simulate_bank`` gave for consecutive ranges, as one bank."""
+    banks = [bank for part in parts if (bank := bank_from_arrays(part, buckets)) is not None]
+    whole = banks[0]
+    for bank in banks[1:]:
+        whole = [join(*pair) for pair in zip(whole, bank, strict=True)]
+    return whole
+
+
+def _simulators(job: Job, batches: Sequence[Batch]) -> list[Simulator]:
+    return [Simulator(job.problem, batch, job.seed + number) for number, batch in enumerate(batches)]
+
+
+def train_amortised(
+    job: Job, designs: Sequence[Batch], resume: Mapping[str, NDArray], made: Sequence[Mapping[str, NDArray]] | None
+) -> Trained | None:
+    """One network for all ``designs``; None when the deadline came first.
+
+    A black box is simulated here where nobody has ``made`` its simulations.
+    """
     problem, settings, seed = job.problem, job.settings, job.seed
     batches, spaces = usable_designs(problem, designs)
-    simulators = [Simulator(problem, batch, seed + number) for number, batch in enumerate(batches)]
-    bank = _bank(job, simulators, resume) if problem.black_box else None
+    simulators = _simulators(job, batches)
+    bank = None
+    if problem.black_box and made is not None:
+        bank = joined_bank(made, len(batches))
+    elif problem.black_box:
+        chunks = -(-settings.bank_simulations // BANK_CHUNK)
+        bank = _bank(job, simulators, (0, chunks), bank_from_arrays(resume, len(simulators)))
     if problem.black_box and bank is None:
         return None
     split = shares(np.array([len(batch) for batch in batches]), ROWS_PER_BLOCK)
@@ -60,7 +96,7 @@ def train_amortised(job: Job, designs: Sequence[Batch], resume: Mapping[str, NDA
     trainer = Trainer(provider, sizes, settings, seed, device=job.device, keep_best=bank is not None)
     if "progress/step" in resume:
         trainer.restore(resume)
-    if not fit(trainer, job, kept=bank_arrays(bank or [])):
+    if not fit(trainer, job, kept={} if made is not None else bank_arrays(bank or [])):
         return None
     return finish(trainer, encoder, sizes, {"sequential": np.zeros((), bool)}, problem, batches)
 
@@ -101,21 +137,22 @@ def bank_from_arrays(arrays: Mapping[str, NDArray], buckets: int) -> list[Rows] 
     return [Rows(group["index"], group["z"], under("observed", group)) for group in groups]
 
 
-def _bank(job: Job, simulators: Sequence[Simulator], resume: Mapping[str, NDArray]) -> list[Rows] | None:
-    """All simulations of a host simulator; None when the deadline came first (what there is, is saved)."""
-    bank = bank_from_arrays(resume, len(simulators))
+def _bank(
+    job: Job, simulators: Sequence[Simulator], chunks: tuple[int, int], bank: list[Rows] | None
+) -> list[Rows] | None:
+    """``bank`` with all its chunks of simulations; None when the deadline came first (what there is, is saved)."""
     split = shares(np.array([len(simulator.batch) for simulator in simulators]), BANK_CHUNK)
-    chunks = -(-job.settings.bank_simulations // BANK_CHUNK)
+    first, last = chunks
     done = sum(len(rows.z) for rows in bank) // BANK_CHUNK if bank else 0
-    save_every = max(1, chunks // BANK_SAVES)
-    for chunk in range(done, chunks):
+    save_every = max(1, (last - first) // BANK_SAVES)
+    for chunk in range(first + done, last):
         if job.deadline():
             job.sink.checkpoint(bank_arrays(bank or []))
             return None
         fresh = [simulator.rows(chunk + 1, count) for simulator, count in zip(simulators, split, strict=True)]
         bank = fresh if bank is None else [join(*pair) for pair in zip(bank, fresh, strict=True)]
-        job.sink.progress((chunk + 1) * BANK_CHUNK, chunks * BANK_CHUNK, "simulating")
-        if (chunk + 1) % save_every == 0:
+        job.sink.progress((chunk + 1 - first) * BANK_CHUNK, (last - first) * BANK_CHUNK, "simulating")
+        if (chunk + 1 - first) % save_every == 0:
             job.sink.checkpoint(bank_arrays(bank))
     return bank
 

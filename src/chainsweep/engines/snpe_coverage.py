@@ -39,7 +39,7 @@ def figures(problem: Problem, batch: Batch) -> dict[str, Floats]:
             flat = values.reshape(len(batch), -1)
             found[f"design {name}"] = np.stack([flat.min(axis=1), flat.max(axis=1)], axis=1)
     found |= {f"constant {name}": values[:, None] for name, values in batch.constants.items()}
-    quantiles = prior_quantiles(problem, batch, lambda theta, obs: theta)
+    quantiles = prior_quantiles(problem, batch, unconstrained=False)
     return found | {f"{PRIOR} {name}": quantiles[:, :, i].T for i, name in enumerate(problem.names)}
 
 

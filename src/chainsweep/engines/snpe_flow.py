@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from chainsweep.config import Estimator
+
 Floats = NDArray[np.float64]
 
+ESTIMATORS = get_args(Estimator)
 SPLINE_BINS = 8
 ROWS_PER_CALL = 1 << 14
 """Points of one pass through the flow at inference; bounds memory."""
@@ -31,6 +34,10 @@ class Architecture:
     transforms: int
     hidden: int
     embedding: int
+    estimator: int
+    """Position in `ESTIMATORS`."""
+    autoregressive: int
+    """0 for couplings, which draw in one pass."""
 
     def arrays(self) -> dict[str, NDArray]:
         """One integer array a size."""
@@ -91,12 +98,15 @@ class SetEmbedding(nn.Module):
 
 def build_estimator(sizes: Architecture, seed: int) -> Any:
     """An untrained sbi density estimator; the same seed gives the same weights."""
-    from sbi.neural_nets.net_builders import build_zuko_nsf
+    from sbi.neural_nets.net_builders import build_zuko_maf, build_zuko_nsf
 
+    name = ESTIMATORS[sizes.estimator]
+    build, more = (build_zuko_nsf, {"num_bins": SPLINE_BINS}) if name == "nsf" else (build_zuko_maf, {})
+    passes = {} if sizes.autoregressive else {"passes": 2}
     packed = sizes.summary + sizes.width * (sizes.per_point + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_zuko_nsf(
+        return build(
             torch.zeros(2, sizes.parameters),
             torch.ones(2, packed),
             z_score_x="none",
@@ -104,10 +114,10 @@ def build_estimator(sizes: Architecture, seed: int) -> Any:
             # A list: sbi would repeat a single number once per transform, one hidden layer each.
             hidden_features=[sizes.hidden, sizes.hidden],
             num_transforms=sizes.transforms,
-            num_bins=SPLINE_BINS,
             embedding_net=SetEmbedding(sizes),
-            passes=2,
             randperm=True,
+            **more,
+            **passes,
         )
 
 
@@ -187,14 +197,14 @@ def invert_couplings(transform: Any, base: Tensor) -> tuple[Tensor, Tensor]:
 
     zuko inverts a coupling in two passes over its network and takes the Jacobian in a third. The first pass
     only serves the half that depends on the context alone, hence on no draw; the second already knows the
-    Jacobian: one pass a coupling is left.
+    Jacobian: one pass a coupling is left. What is no coupling is inverted as zuko does.
     """
     from zuko.transforms import AutoregressiveTransform
 
     point, log_jacobian = base, torch.zeros(base.shape[:-1], dtype=base.dtype, device=base.device)
     for part in reversed(transform.transforms):
         conditional = part
-        if isinstance(part, AutoregressiveTransform):
+        if isinstance(part, AutoregressiveTransform) and part.passes == 2:
             first = part.meta(torch.zeros_like(point[:, :1]))
             conditional = part.meta(first.inv(point))
         inverse = conditional.inv(point)

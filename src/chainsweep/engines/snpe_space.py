@@ -8,21 +8,20 @@ the median and half-width (16 % to 84 %) of its prior for the design of one data
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
-from chainsweep.model.problem import Problem, observation
+from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
 
 NORMAL_QUANTILES = (0.15865525, 0.5, 0.84134475)
-DESIGN_BLOCK = 256
+DESIGN_BLOCK = 64
+"""Designs of one compiled call, whatever their number."""
 PRIOR_DRAWS = 2048
 """Prior draws per design. All designs share the random numbers, so equal priors give equal numbers."""
 
@@ -55,25 +54,19 @@ def space_of(problem: Problem, batch: Batch) -> Space:
 
     NaN where the prior of a data set is no number (a constant out of range).
     """
-    low, centre, high = prior_quantiles(problem, batch, problem.unconstrain)
+    low, centre, high = prior_quantiles(problem, batch, unconstrained=True)
     return Space(centre, np.where(high > low, (high - low) / 2, np.nan))
 
 
-def prior_quantiles(problem: Problem, batch: Batch, of: Callable[[Any, Any], Any]) -> Floats:
-    """``NORMAL_QUANTILES`` of ``of(theta, observations)`` over prior draws: ``(quantile, dataset, dim)``."""
-
-    def one(key: Any, obs: Any) -> Any:
-        return of(problem.sample_prior(key, obs), obs)
-
-    keys = jax.random.split(jax.random.key(0), PRIOR_DRAWS)
-    stacked = observation(batch.fields, batch.constants, batch.mask)
-    draws = jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, None)), in_axes=(None, 0)))
+def prior_quantiles(problem: Problem, batch: Batch, unconstrained: bool) -> Floats:
+    """``NORMAL_QUANTILES`` of the parameters over prior draws: ``(quantile, dataset, dim)``."""
     parts = []
-    for start in range(0, len(batch), DESIGN_BLOCK):
-        block = slice(start, start + DESIGN_BLOCK)
-        values = np.asarray(draws(keys, jax.tree.map(lambda values, block=block: values[block], stacked)))
+    for members in blocks_of(len(batch), DESIGN_BLOCK):
+        some = BatchedProblem(problem, batch.take(members))
+        theta = some.sample_prior(np.zeros((DESIGN_BLOCK, 2), np.uint32), PRIOR_DRAWS)
+        values = some.unconstrain(theta) if unconstrained else theta
         parts.append(np.quantile(values, NORMAL_QUANTILES, axis=1))
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1)[:, : len(batch)]
 
 
 def fixed_space(z: Floats) -> Space:

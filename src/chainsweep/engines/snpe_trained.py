@@ -17,7 +17,7 @@ from chainsweep.engines.snpe_calibration import findings_of, levels_of, strangen
 from chainsweep.engines.snpe_coverage import coverage_of
 from chainsweep.engines.snpe_encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe_features import fit_scales, layout_of
-from chainsweep.engines.snpe_flow import Architecture, Sampler, build_estimator, load_weights
+from chainsweep.engines.snpe_flow import ESTIMATORS, Architecture, Sampler, build_estimator, load_weights
 from chainsweep.engines.snpe_progress import HISTORY
 from chainsweep.engines.snpe_simulate import Rows, stacked_rows
 from chainsweep.engines.snpe_space import Space, space_of
@@ -26,6 +26,7 @@ from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem, observation
 
 Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
 
 GRID = "grid"
 
@@ -144,13 +145,14 @@ class Network:
         wanted[list(self.refused)] = False
         return wanted & np.isfinite(self.packed).all(axis=1)
 
-    def draw(self, base: Floats) -> tuple[Floats, Floats]:
-        """Normal ``base`` ``(dataset, draw, dim)`` to unconstrained draws and their log density there.
+    def draw(self, base: Floats, rows: Positions | None = None) -> tuple[Floats, Floats]:
+        """Normal ``base`` ``(row, draw, dim)`` of the data sets ``rows`` to unconstrained draws and their log density.
 
         A data set that is not `usable` gets the draws of an empty one, which mean nothing.
         """
-        w, log_q = self.sampler.draw(self._filled(), base)
-        z, log_scale = self.space.from_working(w)
+        chosen = np.arange(len(self.packed)) if rows is None else rows
+        w, log_q = self.sampler.draw(self._filled()[chosen], base)
+        z, log_scale = self.space.take(chosen).from_working(w)
         return z, log_q + log_scale
 
     def strangeness(self) -> tuple[Floats, Floats]:
@@ -253,4 +255,6 @@ def architecture_of(problem: Problem, encoder: Encoder, settings: SnpeSettings) 
         transforms=settings.transforms,
         hidden=settings.hidden,
         embedding=settings.embedding,
+        estimator=ESTIMATORS.index(settings.estimator),
+        autoregressive=int(settings.autoregressive),
     )

@@ -236,7 +236,7 @@ def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> boo
         Most steps had a loss or gradient that is no number.
     """
     settings, progress = trainer.settings, trainer.progress
-    while trainer.fraction() < 1.0:
+    while trainer.fraction() < 1.0 and not _stands_still(progress, settings.stop_after):
         if job.deadline():
             job.sink.checkpoint({**kept, **trainer.arrays()})
             return False
@@ -251,6 +251,12 @@ def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> boo
         if progress.step % settings.checkpoint_steps == 0:
             job.sink.checkpoint({**kept, **trainer.arrays()})
     return True
+
+
+def _stands_still(progress: Progress, patience: int | None) -> bool:
+    """Whether the held-out loss has not fallen for so many looks."""
+    losses = [line[HISTORY.index("validation_loss")] for line in progress.history]
+    return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 
 def _check_skipped(progress: Progress) -> None:

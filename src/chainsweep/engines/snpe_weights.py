@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config import SnpeSettings
 from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat
-from chainsweep.engines import importance
+from chainsweep.engines import guide, importance
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.importance_start import PRIOR_INFLATION, Start, broad_of, target_of
 from chainsweep.engines.snpe_trained import Network
-from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
 
 PRIOR_DRAWS = 1024
 """Prior draws that give the adaptation its broad component."""
+STAGES = 4
+"""The network's draws come in so many parts: most data sets are done with the first, the poor ones need others."""
+TOGETHER = 16
+"""Data sets whose densities are computed in one compiled call of one shape."""
 REASON_BYTES = 300
 NOT_FINITE = "observations, errors or constants are not finite, or the prior is improper for them"
 NO_DENSITY = "no draw of the network has a finite log density"
@@ -63,11 +69,13 @@ class Info:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Draws of some data sets: ``theta`` ``(dataset, draw, ndim)`` constrained, ``lp`` its log density."""
+    """Draws of some data sets: ``theta`` ``(dataset, draw, ndim)`` constrained, ``lp`` its log density; the first
+    ``count`` ``(dataset,)`` are there, the others NaN."""
 
     theta: Floats
     lp: Floats
     log_weight: Floats
+    count: NDArray[np.int64]
     info: Info
     failures: Mapping[int, str]
 
@@ -78,6 +86,8 @@ class State:
 
     done: int
     draws: Arrays
+    count: NDArray[np.int64]
+    """Draws of each."""
     info: Info
     reasons: NDArray[np.uint8]
     """Why a data set has no draws, UTF-8 in ``(dataset, byte)``; all zero where it has some."""
@@ -91,12 +101,15 @@ class State:
             "lp": np.full(shape, np.nan),
             "log_weight": np.full(shape, np.nan),
         }
-        return cls(0, arrays, Info.empty(datasets), np.zeros((datasets, REASON_BYTES), np.uint8))
+        return cls(
+            0, arrays, np.zeros(datasets, np.int64), Info.empty(datasets), np.zeros((datasets, REASON_BYTES), np.uint8)
+        )
 
     def store(self, positions: NDArray[np.int64], part: Weighted) -> None:
         """Take over a finished block."""
         for name in self.draws:
             self.draws[name][positions] = getattr(part, name)
+        self.count[positions] = part.count
         for field in fields(Info):
             getattr(self.info, field.name)[positions] = getattr(part.info, field.name)
         for position, reason in part.failures.items():
@@ -107,14 +120,14 @@ class State:
     def arrays(self) -> Arrays:
         """As flat arrays."""
         info = {f"info/{field.name}": getattr(self.info, field.name) for field in fields(Info)}
-        return {"done": np.array(self.done), "reasons": self.reasons, **self.draws, **info}
+        return {"done": np.array(self.done), "count": self.count, "reasons": self.reasons, **self.draws, **info}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> State:
         """The inverse of `arrays`."""
         draws = {name: np.array(arrays[name]) for name in ("theta", "lp", "log_weight")}
         info = Info(**{field.name: np.array(arrays[f"info/{field.name}"]) for field in fields(Info)})
-        return cls(int(arrays["done"]), draws, info, np.array(arrays["reasons"]))
+        return cls(int(arrays["done"]), draws, np.array(arrays["count"]), info, np.array(arrays["reasons"]))
 
     def failures(self) -> dict[int, str]:
         """Reasons by position."""
@@ -126,93 +139,146 @@ def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, see
     """Draws of the network with their exact weights; adapted draws where these are not good enough."""
     started = time.monotonic()
     ids = batched.batch.ids
-    dim = batched.problem.ndim_unconstrained
-    base = np.stack([seeds.generator(i, "network").standard_normal((settings.draws, dim)) for i in ids])
-    z, log_q = network.draw(base)
     info = Info.empty(len(ids))
     exact = batched.problem.has_likelihood
     info.exact_weights[:], info.rounds[:] = float(exact), 0.0
     info.ood_distance[:], info.ood_pvalue[:] = network.strangeness()
     info.miscalibration[:] = network.miscalibration
     failures = dict.fromkeys(np.flatnonzero(~network.usable).tolist(), NOT_FINITE) | network.refused
+    drawn = _network_draws(batched, network, info, settings, seeds)
     if exact:
-        log_weight = _density(batched, z) - log_q
-        _note_proposal(info, log_weight)
-        network_draws = _Proposal(z, log_q, log_weight)
-        z, log_weight, log_density = _adapted(batched, network, network_draws, info, settings, seeds)
-        theta = batched.constrain(z)
-        lp = _constrained_density(batched, z, theta, log_density)
-        empty = np.flatnonzero(~np.isfinite(log_weight).any(axis=1)).tolist()
+        _adapt(batched, network, drawn, info, settings, seeds)
+        empty = np.flatnonzero(~np.isfinite(drawn.log_weight).any(axis=1)).tolist()
         failures = dict.fromkeys(empty, NO_DENSITY) | batched.failures | failures
-    else:
-        theta, log_weight, lp = batched.constrain(z), np.zeros(z.shape[:2]), np.full(z.shape[:2], np.nan)
-    theta, lp, log_weight = (np.array(values) for values in (theta, lp, log_weight))
+    behind = np.arange(settings.draws) >= drawn.count[:, None]
+    theta = batched.constrain(np.where(behind[..., None], drawn.z[:, :1], drawn.z))
+    lp = np.full(theta.shape[:2], np.nan)
+    if exact:
+        lp = _constrained_density(batched, drawn.z, theta, drawn.log_density)
+    theta, lp, log_weight = (np.array(values) for values in (theta, lp, drawn.log_weight))
+    theta[behind] = lp[behind] = log_weight[behind] = np.nan
     _blank(list(failures), theta, lp, log_weight, info)
+    drawn.count[list(failures)] = 0
     info.seconds[:] = (time.monotonic() - started) / len(ids)
-    return Weighted(theta, lp, log_weight, info, failures)
+    return Weighted(theta, lp, log_weight, drawn.count, info, failures)
 
 
-def _density(batched: BatchedProblem, z: Floats) -> Floats:
-    density = batched.log_density_unconstrained(z)
+@dataclass
+class _Drawn:
+    """Draws of each data set, the first ``count`` ``(dataset,)`` of which are there: ``z`` ``(dataset, draw, dim)``,
+    log density and log weight ``(dataset, draw)``; the weights behind are 0."""
+
+    z: Floats
+    log_density: Floats
+    log_weight: Floats
+    count: NDArray[np.int64]
+
+    @property
+    def log_q(self) -> Floats:
+        """Log density of the proposal."""
+        return self.log_density - self.log_weight
+
+
+def _network_draws(
+    batched: BatchedProblem, network: Network, info: Info, settings: SnpeSettings, seeds: Seeds
+) -> _Drawn:
+    """Draws of the network, a few at first, and more where that will do; its figures alone go into ``info``."""
+    count, dim = len(batched.batch), batched.problem.ndim_unconstrained
+    base = np.stack([seeds.generator(i, "network").standard_normal((settings.draws, dim)) for i in batched.batch.ids])
+    empty = np.full((count, settings.draws), -np.inf)
+    drawn = _Drawn(np.zeros(base.shape), np.zeros(empty.shape), empty, np.zeros(count, np.int64))
+    rows = np.arange(count)
+    exact = batched.problem.has_likelihood
+    edges = np.linspace(0, settings.draws, STAGES + 1).round().astype(int) if exact else np.array([0, settings.draws])
+    for first, last in itertools.pairwise(edges):
+        z, log_q = network.draw(base[rows, first:last], rows)
+        log_density = _density_of(batched, rows, z) if exact else log_q
+        log_weight = log_density - log_q
+        for whole, part in ((drawn.z, z), (drawn.log_density, log_density), (drawn.log_weight, log_weight)):
+            whole[rows, first:last] = part
+        drawn.count[rows] = last
+        if not exact:
+            break
+        _note(info, rows, drawn.log_weight[rows, :last])
+        good = info.khat[rows] < settings.target_khat
+        wanting = info.ess[rows] < settings.target_ess
+        rows = rows[good & wanting & (info.is_efficiency[rows] * settings.draws > settings.target_ess)]
+        if not rows.size:
+            break
+    info.proposal_khat[:], info.proposal_efficiency[:] = info.khat, info.is_efficiency
+    return drawn
+
+
+def _density_of(batched: BatchedProblem, rows: Positions, z: Floats) -> Floats:
+    """Log density at ``z`` ``(row, draw, dim)`` of some data sets, -inf where it is no number."""
+    if not batched.problem.has_jax_likelihood:
+        part = BatchedProblem(batched.problem, batched.batch.take(rows), batched.compiled)
+        density = part.log_density_unconstrained(z)
+        batched.failures.update({int(rows[k]): reason for k, reason in part.failures.items()})
+    else:
+        density = np.empty(z.shape[:2])
+        for members in blocks_of(rows.size, TOGETHER):
+            part = BatchedProblem(batched.problem, batched.batch.take(rows[members]), batched.compiled)
+            density[members] = part.log_density_unconstrained(z[members])
     return np.where(np.isfinite(density), density, -np.inf)
 
 
-def _note_proposal(info: Info, log_weight: Floats) -> None:
-    """The figures of the network alone, which stand until an adaptation replaces them."""
-    info.khat[:], _ = psis_khat(log_weight)
-    info.ess[:] = effective_sample_size(log_weight)
-    info.log_evidence[:], info.log_evidence_se[:] = log_evidence(log_weight)
-    info.is_efficiency[:] = info.ess / log_weight.shape[1]
-    info.proposal_khat[:], info.proposal_efficiency[:] = info.khat, info.is_efficiency
+def _note(info: Info, rows: Positions, log_weight: Floats) -> None:
+    """Figures of some data sets, by log weights ``(row, draw)``."""
+    info.khat[rows], _ = psis_khat(log_weight)
+    info.ess[rows] = effective_sample_size(log_weight)
+    info.log_evidence[rows], info.log_evidence_se[rows] = log_evidence(log_weight)
+    info.is_efficiency[rows] = info.ess[rows] / log_weight.shape[1]
 
 
-@dataclass(frozen=True)
-class _Proposal:
-    """Draws ``(dataset, draw, dim)`` of the network; log density and log weight ``(dataset, draw)``."""
-
-    z: Floats
-    log_q: Floats
-    log_weight: Floats
-
-
-def _adapted(
-    batched: BatchedProblem,
-    network: Network,
-    proposal: _Proposal,
-    info: Info,
-    settings: SnpeSettings,
-    seeds: Seeds,
-) -> tuple[Floats, Floats, Floats]:
-    """Draws, weights and unconstrained log densities, adapted where the network's weights do not suffice."""
-    z, log_q, log_weight = proposal.z, proposal.log_q, proposal.log_weight
-    log_density = log_weight + log_q
-    limits = importance.Settings(
+def _adapt(
+    batched: BatchedProblem, network: Network, drawn: _Drawn, info: Info, settings: SnpeSettings, seeds: Seeds
+) -> None:
+    """Replace the draws by adapted ones where the network's weights do not suffice: quickly, or else thoroughly."""
+    thorough = importance.Settings(
         draws=settings.draws, rounds=settings.adaptive_rounds, ess=settings.target_ess, khat=settings.target_khat
     )
-    enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
-    poor = np.flatnonzero(network.usable & ~enough & np.isfinite(log_weight).any(axis=1))
-    if not len(poor) or settings.adaptive_rounds == 0:
-        return z, log_weight, log_density
-    part = BatchedProblem(batched.problem, batched.batch.take(poor), batched.compiled)
-    prior_keys, keys = (seeds.jax_keys(part.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
-    prior = part.unconstrain(part.sample_prior(prior_keys, PRIOR_DRAWS))
-    start = Start(z[poor], log_density[poor], log_q[poor] + np.log(settings.draws), broad_of(prior, PRIOR_INFLATION))
-    found = importance.adapt(target_of(part), start, keys, limits)
-    better = _rank(found.khat, found.ess, limits) > _rank(info.khat[poor], info.ess[poor], limits)
-    new, old = poor[better], np.flatnonzero(better)
-    z[new], log_weight[new] = found.z[old], found.log_weight[old]
-    log_density[new] = _density(part, found.z)[old]
-    for name in ("khat", "ess", "log_evidence", "log_evidence_se"):
-        getattr(info, name)[new] = getattr(found, name)[old]
-    info.is_efficiency[new] = found.ess[old] / settings.draws
-    info.rounds[poor] = found.rounds
-    return z, log_weight, log_density
+    quick = replace(
+        guide.QUICK,
+        draws=min(guide.QUICK.draws, settings.draws),
+        rounds=min(guide.QUICK.rounds, settings.adaptive_rounds),
+        ess=thorough.ess,
+        khat=thorough.khat,
+    )
+    for limits in (quick, thorough):
+        enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
+        found_some = np.isfinite(drawn.log_weight).any(axis=1)
+        poor = np.flatnonzero(network.usable & ~enough & found_some)
+        if not poor.size or not limits.rounds:
+            return
+        part = BatchedProblem(batched.problem, batched.batch.take(poor), batched.compiled)
+        prior_keys, keys = (seeds.jax_keys(part.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
+        prior = part.unconstrain(part.sample_prior(prior_keys, PRIOR_DRAWS))
+        log_density = np.where(np.isfinite(drawn.log_weight[poor]), drawn.log_density[poor], -np.inf)
+        log_q = np.where(np.isfinite(log_density), drawn.log_q[poor], 0.0)
+        start = Start(
+            drawn.z[poor], log_density, log_q + np.log(drawn.count[poor])[:, None], broad_of(prior, PRIOR_INFLATION)
+        )
+        found = importance.adapt(target_of(part), start, keys, limits)
+        better = _rank(found.khat, found.ess, limits) > _rank(info.khat[poor], info.ess[poor], limits)
+        new, old = poor[better], np.flatnonzero(better)
+        info.rounds[poor] += found.rounds
+        if not new.size:
+            continue
+        last = limits.draws
+        drawn.log_weight[new] = -np.inf
+        drawn.z[new, :last], drawn.log_weight[new, :last] = found.z[old], found.log_weight[old]
+        drawn.log_density[new, :last] = _density_of(batched, new, found.z[old])
+        drawn.count[new] = last
+        for name in ("khat", "ess", "log_evidence", "log_evidence_se"):
+            getattr(info, name)[new] = getattr(found, name)[old]
+        info.is_efficiency[new] = found.ess[old] / last
 
 
 def _rank(khat: Floats, ess: Floats, limits: importance.Settings) -> Floats:
     """A score that orders results: a good k-hat counts first, then the effective draws."""
     usable = np.where(np.isfinite(ess), ess, 0.0)
-    return np.where(khat < limits.khat, 1.0, 0.0) * (1 + limits.draws) + usable
+    return np.where(khat < limits.khat, 1e9, 0.0) + usable
 
 
 def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_density: Floats) -> Floats:
@@ -232,13 +298,11 @@ def chains_of(problem: Problem, state: State) -> Chains:
     """The result of a whole batch, one chain of weighted draws a data set."""
     failures = state.failures()
     posterior = problem.unflatten(state.draws["theta"][:, None])
-    n_draws = np.full(len(state.reasons), state.draws["lp"].shape[1], np.int64)
-    n_draws[list(failures)] = 0
     return Chains(
         kind=DrawKind.WEIGHTED,
         posterior=posterior,
         sample_stats={name: state.draws[name][:, None] for name in ("lp", "log_weight")},
-        n_draws=n_draws,
+        n_draws=state.count,
         info={field.name: getattr(state.info, field.name) for field in fields(Info)},
         failures=failures,
     )

@@ -20,7 +20,7 @@ from chainsweep.execute.logged import Finished
 from chainsweep.execute.mpi import Ranks, ranks, watched
 from chainsweep.execute.ranked import Form, exit_code, run_tasks
 from chainsweep.execute.requeue import JobAttempt, run_afresh, run_bounded
-from chainsweep.execute.tasks import Result, Task, find_task, run_task, target_of
+from chainsweep.execute.tasks import WORK, Result, Task, find_task, run_task, target_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,6 @@ def _run(call: JobCall, here: Ranks, report: Report, deadline: Deadline) -> list
 
 def _one(campaign: Campaign, attempt: JobAttempt | None, report: Report, deadline: Deadline, task: Task) -> Result:
     run = partial(run_task, campaign, task, report, deadline)
-    if attempt is None or task.stage not in ("train", "infer"):
+    if attempt is None or task.stage not in WORK:
         return run_afresh(campaign, task, run)
     return run_bounded(target_of(campaign, task), task, run, attempt)

@@ -15,7 +15,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.errors import ChainsweepError
 from chainsweep.execute.failures import Kind, record_failure
 from chainsweep.execute.logged import Finished
-from chainsweep.execute.tasks import Result, Task, is_done, target_of, tasks_of
+from chainsweep.execute.tasks import WORK, Result, Task, is_done, target_of, tasks_of
 from chainsweep.execute.worker import Progress, work
 
 MAX_DEATHS = 2
@@ -64,7 +64,7 @@ class LocalRun:
         self.workers: list[_Worker] = []
         self.deaths: dict[Task, int] = {}
         tasks = tasks_of(campaign)
-        self.train = tasks["train"] if "snpe" in engines else []
+        self.simulate, self.train = (tasks[stage] if "snpe" in engines else [] for stage in ("simulate", "train"))
         self.infer = [task for task in tasks["infer"] if task.engine in engines]
         self.final = [*tasks["merge"], *tasks["report"]]
 
@@ -72,7 +72,7 @@ class LocalRun:
         """Run everything that is not done yet. Ctrl-C and SIGTERM save state and end with ``stopped``."""
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._run_stage(self.train + self.infer)
+            self._run_stage(self.simulate + self.train + self.infer)
             for task in self.final:
                 if not self.stop.is_set():
                     self._run_stage([task])
@@ -107,12 +107,11 @@ class LocalRun:
             self._listen(waiting)
 
     def _ready(self, task: Task) -> bool:
-        """Inference of a trained engine waits for its training, or fails with it."""
-        return task.engine != "snpe" or task.stage == "train" or not self._training_open()
-
-    def _training_open(self) -> bool:
+        """Training waits for its simulations, inference of a trained engine for its training, or fails with them."""
+        if task.engine != "snpe" or task.stage == "simulate":
+            return True
         ended = [*self.outcome.done, *(failure.task for failure in self.outcome.failed)]
-        return any(task not in ended for task in self.train)
+        return all(before in ended for before in (self.simulate if task.stage == "train" else self.train))
 
     def _hand_out(self, waiting: list[Task]) -> None:
         for task in list(waiting):
@@ -171,7 +170,7 @@ class LocalRun:
         code = worker.process.exitcode
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         error = f"its worker process died {self.deaths[task]} times, last by {how}"
-        if task.stage in ("train", "infer"):
+        if task.stage in WORK:
             record_failure(target_of(self.campaign, task), Kind.KILLED, error, ChainsweepError.exit_code)
         self._finish(task, Finished(task, None, error, ChainsweepError.exit_code))
 

@@ -151,8 +151,7 @@ def _pilot_batch(campaign: Campaign, count: int) -> Batch:
 
 
 def _is_untrained(campaign: Campaign) -> bool:
-    from chainsweep.execute.tasks import needs_training
-    from chainsweep.execute.train import is_trained
+    from chainsweep.execute.train import is_trained, needs_training
 
     return needs_training(campaign) and not is_trained(campaign)
 

@@ -34,8 +34,9 @@ class RunDisplay:
         self.done: dict[str, dict[Task, float]] = defaultdict(dict)
         self.bars: dict[str, TaskID] = {}
         tasks = tasks_of(campaign)
-        if tasks["train"] and "snpe" in engines:
-            self.bars["train snpe"] = self._bar("train snpe", TRAINING_UNITS)
+        for stage in ("simulate", "train"):
+            if tasks[stage] and "snpe" in engines:
+                self.bars[f"{stage} snpe"] = self._bar(f"{stage} snpe", TRAINING_UNITS * len(tasks[stage]))
         for engine in engines:
             self.bars[f"infer {engine}"] = self._bar(engine, len(campaign.collection.ids))
 

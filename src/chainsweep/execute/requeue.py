@@ -19,7 +19,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import state_path
 from chainsweep.execute.failures import Kind, forget_failure, record_failure, recorded
-from chainsweep.execute.tasks import Result, Task, target_of
+from chainsweep.execute.tasks import WORK, Result, Task, target_of
 from chainsweep.publish import publish_text
 
 MAX_IDLE = 2
@@ -105,7 +105,7 @@ def run_bounded(target: Path, task: Task, run: Callable[[], Result], attempt: Jo
 
 def run_afresh(campaign: Campaign, task: Task, run: Callable[[], Result]) -> Result:
     """One attempt outside a job: earlier failures are forgotten, and one of this attempt is written down."""
-    if task.stage not in ("train", "infer"):
+    if task.stage not in WORK:
         return run()
     target = target_of(campaign, task)
     forgive(target)

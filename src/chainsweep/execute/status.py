@@ -8,7 +8,7 @@ from typing import Any
 from chainsweep.campaign import Campaign
 from chainsweep.diagnostics.verdict import Verdict
 from chainsweep.execute.failures import Failure, read_failure
-from chainsweep.execute.tasks import Task, is_done, target_of, tasks_of
+from chainsweep.execute.tasks import Task, is_done, target_of, tasks_of, work_of
 from chainsweep.store.shard import read_summary
 
 
@@ -24,14 +24,14 @@ class Progress:
 
     @property
     def open(self) -> list[Task]:
-        """Tasks of training and inference that are neither done nor failed."""
-        listed = self.tasks["train"] + self.tasks["infer"]
+        """Tasks of simulation, training and inference that are neither done nor failed."""
+        listed = work_of(self.tasks)
         return [task for task in listed if task not in self.done and task not in self.failed]
 
     def update(self) -> None:
         """Look again at every task that was not done."""
         self.failed = {}
-        for task in self.tasks["train"] + self.tasks["infer"]:
+        for task in work_of(self.tasks):
             if task in self.done:
                 continue
             if is_done(self.campaign, task):
@@ -40,7 +40,7 @@ class Progress:
                 self.failed[task] = failure
 
     def _verdicts(self, task: Task) -> Counter[str]:
-        if task.stage == "train":
+        if task.stage != "infer":
             return Counter()
         summary = read_summary(self.campaign.paths.shard(*task.block()), ["verdict"])
         return Counter(str(verdict) for verdict in summary["verdict"])

@@ -1,4 +1,4 @@
-"""The task graph: train -> infer -> merge -> report, and what one task does.
+"""The task graph: simulate -> train -> infer -> merge -> report, and what one task does.
 
 A task is done when its valid, published file says so. The same function runs a task inside a Slurm job
 (``chainsweep task DIR STAGE INDEX``) and in a worker process of ``chainsweep run``.
@@ -7,7 +7,7 @@ A task is done when its valid, published file says so. The same function runs a 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,13 @@ from chainsweep.errors import ChainsweepError, UsageError
 from chainsweep.execute.attempt import Report
 from chainsweep.execute.failures import forget_failure
 from chainsweep.execute.provenance import allow_mixed_images, note_image
+from chainsweep.execute.simulate import bank_path, is_simulated, parts_of, simulate
+from chainsweep.execute.train import is_trained, needs_training, simulates, train, weights_path
 from chainsweep.store.shard import ShardError, validate_shard
 
-STAGES = ("train", "infer", "merge", "report")
+WORK = ("simulate", "train", "infer")
+"""Stages whose tasks publish a file each, and go on where an attempt ended."""
+STAGES = (*WORK, "merge", "report")
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,19 @@ def tasks_of(campaign: Campaign) -> dict[str, list[Task]]:
         for shard in range(shards)
     ]
     train = [Task("train", 0, "snpe")] if needs_training(campaign) else []
-    return {"train": train, "infer": infer, "merge": [Task("merge", 0)], "report": [Task("report", 0)]}
+    simulate = [Task("simulate", part, "snpe") for part in range(parts_of(campaign))] if simulates(campaign) else []
+    return {
+        "simulate": simulate,
+        "train": train,
+        "infer": infer,
+        "merge": [Task("merge", 0)],
+        "report": [Task("report", 0)],
+    }
 
 
-def needs_training(campaign: Campaign) -> bool:
-    """Whether the campaign trains an amortised network of its own."""
-    own = campaign.config.engines.snpe
-    return "snpe" in campaign.engines and own.mode == "amortised" and own.model is None
+def work_of(tasks: Mapping[str, list[Task]]) -> list[Task]:
+    """Those of ``tasks`` that publish a file each, in the order in which they can be done."""
+    return [task for stage in WORK for task in tasks[stage]]
 
 
 def find_task(campaign: Campaign, stage: str, index: int) -> Task:
@@ -109,10 +119,10 @@ def shard_is_valid(campaign: Campaign, engine: str, shard: int, deep: bool = Fal
 
 
 def target_of(campaign: Campaign, task: Task) -> Path:
-    """The file that says by being there and valid that a ``train`` or ``infer`` task is done."""
+    """The file that says by being there and valid that a task of ``WORK`` is done."""
+    if task.stage == "simulate":
+        return bank_path(campaign, task.index)
     if task.stage == "train":
-        from chainsweep.execute.train import weights_path
-
         return weights_path(campaign)
     return campaign.paths.shard(*task.block())
 
@@ -122,16 +132,15 @@ def is_done(campaign: Campaign, task: Task) -> bool:
     if task.stage == "infer":
         return shard_is_valid(campaign, *task.block())
     if task.stage == "train":
-        from chainsweep.execute.train import is_trained
-
         return is_trained(campaign)
+    if task.stage == "simulate":
+        return is_simulated(campaign, task.index)
     return False
 
 
 def mix_images(campaign: Campaign) -> None:
     """Allow that files of this campaign come from different images, at all its stages."""
-    tasks = tasks_of(campaign)
-    allow_mixed_images(target_of(campaign, task) for task in tasks["train"] + tasks["infer"])
+    allow_mixed_images(target_of(campaign, task) for task in work_of(tasks_of(campaign)))
 
 
 def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
@@ -147,17 +156,19 @@ def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline)
     campaign.verify()
     if is_done(campaign, task):
         return Result.ALREADY_DONE
-    if task.stage in ("train", "infer"):
+    if task.stage in WORK:
         note_image(target_of(campaign, task))
     result = _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
-    if result is Result.DONE and task.stage in ("train", "infer"):
+    if result is Result.DONE and task.stage in WORK:
         forget_failure(target_of(campaign, task))
     return result
 
 
-def _train(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
-    from chainsweep.execute.train import train
+def _simulate(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
+    return Result.DONE if simulate(campaign, task.index, report, deadline) else Result.STOPPED
 
+
+def _train(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
     return Result.DONE if train(campaign, report, deadline) else Result.STOPPED
 
 
@@ -184,6 +195,7 @@ def _report(campaign: Campaign, task: Task, report: Report, deadline: Deadline) 
 
 
 _STAGE_FUNCTIONS: dict[str, Callable[[Campaign, Task, Report, Deadline], Result]] = {
+    "simulate": _simulate,
     "train": _train,
     "infer": _infer,
     "merge": _merge,

@@ -67,7 +67,12 @@ def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
     target = weights_path(campaign)
     attempt = claim(target)
     sink = FileSink(attempt, campaign.hash, report)
-    trained = train_network(campaign, sink, load_state(attempt, campaign.hash), deadline)
+    made = None
+    if simulates(campaign):
+        from chainsweep.execute.simulate import read_simulations
+
+        made = read_simulations(campaign)
+    trained = train_network(campaign, sink, load_state(attempt, campaign.hash), deadline, made=made)
     if trained is None:
         sink.flush()
         return False
@@ -81,21 +86,44 @@ def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
 
 
 def train_network(
-    campaign: Campaign, sink: Sink, resume: Arrays | None, deadline: Deadline, settings: SnpeSettings | None = None
+    campaign: Campaign,
+    sink: Sink,
+    resume: Arrays | None,
+    deadline: Deadline,
+    settings: SnpeSettings | None = None,
+    made: list[Arrays] | None = None,
 ) -> Trained | None:
-    """The trained network; None when the deadline came first. ``settings`` takes the place of the campaign's own."""
+    """The trained network; None when the deadline came first. ``settings`` takes the place of the campaign's own, and
+    ``made`` are the parts of a bank of simulations."""
     from chainsweep.engines import snpe
 
     return snpe.train(
         campaign.problem,
         designs_of(campaign),
         settings if settings is not None else campaign.config.engines.snpe,
-        Seeds(campaign.config.campaign.seed, "snpe").entropy("", "train") % 2**31,
+        train_seed(campaign),
         sink=sink,
         resume=resume,
         deadline=deadline,
         device=torch_device(),
+        made=made,
     )
+
+
+def train_seed(campaign: Campaign) -> int:
+    """Of simulations and weights."""
+    return Seeds(campaign.config.campaign.seed, "snpe").entropy("", "train") % 2**31
+
+
+def simulates(campaign: Campaign) -> bool:
+    """Whether a stage of its own fills a bank of simulations, before training."""
+    return needs_training(campaign) and bool(campaign.resolved["black_box"])
+
+
+def needs_training(campaign: Campaign) -> bool:
+    """Whether the campaign trains an amortised network of its own."""
+    own = campaign.config.engines.snpe
+    return "snpe" in campaign.engines and own.mode == "amortised" and own.model is None
 
 
 def load_trained(campaign: Campaign) -> Trained | None:

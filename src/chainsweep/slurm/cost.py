@@ -69,9 +69,11 @@ class _Work:
 
     @property
     def units(self) -> int:
-        """Data sets of the jobs' tasks; steps where it is training."""
+        """Data sets of the jobs' tasks; steps where it is training, simulations where it is those."""
         if self.kind == "train":
             return self.campaign.config.engines.snpe.train_steps
+        if self.kind == "simulate":
+            return sum(len(job.tasks) for job in self.jobs) * self.campaign.config.engines.snpe.simulations_per_task
         return sum(self._sizes(job.tasks) for job in self.jobs)
 
     def _sizes(self, tasks: Sequence[int]) -> int:

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-STAGE_OF = {"emcee": "infer", "nuts": "infer", "snpe": "infer", "train": "train", "merge": "merge", "report": "report"}
+from chainsweep.execute.tasks import WORK
+
+_OWN = ("simulate", "train", "merge", "report")
+STAGE_OF = dict.fromkeys(("emcee", "nuts", "snpe"), "infer") | {kind: kind for kind in _OWN}
 """The stage that a job of each kind runs."""
+ARRAYS = ("simulate", "infer")
+"""Stages whose jobs are arrays."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,12 @@ class Job:
     @property
     def is_array(self) -> bool:
         """Whether it is a job array; training, merge and report are single jobs."""
-        return self.stage == "infer"
+        return self.stage in ARRAYS
 
     @property
     def requeues(self) -> bool:
         """Whether what stops early goes back to the queue; merge and report are made anew by the next submission."""
-        return self.stage in ("train", "infer")
+        return self.stage in WORK
 
     @property
     def elements(self) -> int:

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import ConfigError, UnavailableError
-from chainsweep.execute.tasks import Task
+from chainsweep.execute.tasks import WORK, Task
 from chainsweep.site import Site
-from chainsweep.slurm.job import STAGE_OF, Job
+from chainsweep.slurm.job import ARRAYS, STAGE_OF, Job
 
+BEFORE = {"train": "simulate", "snpe": "train"}
+"""Kinds of jobs that wait for another kind."""
 SINGLE_JOBS = 3
 """Places in the queue that are kept for training, merge and report."""
 QUEUE_SHARE = 0.5
@@ -58,15 +60,17 @@ def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: Order) -> t
     """
     maker = _Maker(campaign, site, order)
     missing = {kind: tasks for kind, tasks in order.missing.items() if tasks}
-    jobs = [maker.job("train", 0, missing["train"], 1, ())] if "train" in missing else []
-    arrays = {kind: tasks for kind, tasks in missing.items() if STAGE_OF[kind] == "infer"}
+    arrays = {kind: tasks for kind, tasks in missing.items() if STAGE_OF[kind] in ARRAYS}
     per_element = _packed(site, limits, order, arrays)
     largest = min(limits.max_array_size, site.max_array_size or limits.max_array_size)
-    for kind, tasks in arrays.items():
-        after = tuple(job.name for job in jobs if job.kind == "train" and kind == "snpe")
-        step = largest * per_element[kind]
+    jobs: list[Job] = []
+    for kind, tasks in missing.items():
+        if STAGE_OF[kind] not in WORK:
+            continue
+        after = tuple(job.name for job in jobs if job.kind == BEFORE.get(kind))
+        step = largest * per_element.get(kind, 1)
         for part, start in enumerate(range(0, len(tasks), step)):
-            jobs.append(maker.job(kind, part, tasks[start : start + step], per_element[kind], after))
+            jobs.append(maker.job(kind, part, tasks[start : start + step], per_element.get(kind, 1), after))
     if order.finish:
         jobs.append(maker.job("merge", 0, order.missing["merge"], 1, tuple(job.name for job in jobs)))
         jobs.append(maker.job("report", 0, order.missing["report"], 1, (jobs[-1].name,)))

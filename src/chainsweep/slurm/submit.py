@@ -17,12 +17,12 @@ from chainsweep.execute.failures import read_failure
 from chainsweep.execute.pilot import Spread, emcee_spread
 from chainsweep.execute.provenance import NO_IMAGE, check_image
 from chainsweep.execute.requeue import forgive
-from chainsweep.execute.tasks import Task, is_done, target_of, tasks_of
+from chainsweep.execute.tasks import WORK, Task, is_done, target_of, tasks_of, work_of
 from chainsweep.site import Site
 from chainsweep.slurm import client
 from chainsweep.slurm.image import ABSENT, Image, images_of, read_remembered, remember
 from chainsweep.slurm.job import STAGE_OF, Job
-from chainsweep.slurm.plan import Limits, Order, command, plan_jobs, write_scripts
+from chainsweep.slurm.plan import BEFORE, Limits, Order, command, plan_jobs, write_scripts
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
 from chainsweep.slurm.render import render
 from chainsweep.slurm.watch import look_or_raise
@@ -82,8 +82,9 @@ class Submission:
         """Job ids of earlier submissions that ``job`` waits for: merging waits for all that may still publish."""
         if job.kind == "merge":
             return tuple(self.queued.ids)
-        trains = [sent.job_id for sent in self.queued.jobs.values() if sent.kind == "train" and sent.job_id is not None]
-        return tuple(trains) if job.kind == "snpe" else ()
+        before = BEFORE.get(job.kind)
+        sent = self.queued.jobs.values()
+        return tuple(one.job_id for one in sent if one.kind == before and one.job_id is not None)
 
 
 def plan_submission(campaign: Campaign, site: Site, chosen: Selection) -> Submission:
@@ -142,7 +143,7 @@ def _prepare(
     several = missing.get("emcee") and site.job_settings("emcee").ranks > 1
     spread = emcee_spread(campaign) if several else Spread("datasets", "")
     number = next_submission(sent_jobs(campaign.paths.jobs), campaign.paths.submissions)
-    finish = any(missing[kind] for kind in missing if STAGE_OF[kind] in ("train", "infer")) or (
+    finish = any(missing[kind] for kind in missing if STAGE_OF[kind] in WORK) or (
         not any(job.kind in ("merge", "report") for job in queued.jobs.values()) and not _is_finished(campaign)
     )
     order = Order(number, missing, spread.form, queued.elements, finish, spread.why)
@@ -160,14 +161,14 @@ def _prepare(
 def missing_tasks(campaign: Campaign, chosen: Selection, queued: Queued) -> dict[str, list[Task]]:
     """Tasks by kind of job that are neither done nor queued."""
     tasks = tasks_of(campaign)
-    missing: dict[str, list[Task]] = {"train": [], **{engine: [] for engine in campaign.engines}}
-    for task in tasks["train"] + tasks["infer"]:
+    missing: dict[str, list[Task]] = {"simulate": [], "train": [], **{engine: [] for engine in campaign.engines}}
+    for task in work_of(tasks):
         if task.engine not in chosen.engines or (task.stage, task.index) in queued.tasks:
             continue
         if chosen.only_failed and read_failure(target_of(campaign, task)) is None:
             continue
         if not is_done(campaign, task):
-            missing["train" if task.stage == "train" else str(task.engine)].append(task)
+            missing[str(task.engine) if task.stage == "infer" else task.stage].append(task)
     return missing | {"merge": tasks["merge"], "report": tasks["report"]}
 
 

@@ -12,7 +12,7 @@ from chainsweep.errors import UnavailableError
 from chainsweep.execute.attempt import was_started
 from chainsweep.execute.failures import Kind
 from chainsweep.execute.status import Progress, campaign_status
-from chainsweep.execute.tasks import Task, target_of
+from chainsweep.execute.tasks import Task, target_of, work_of
 from chainsweep.slurm import client
 from chainsweep.slurm.record import SentJob, sent_jobs
 
@@ -182,7 +182,7 @@ def tasks_with_logs(campaign: Campaign, dataset_id: str | None) -> list[Task]:
         broken = [task for task in progress.open if was_started(target_of(campaign, task))]
         return [*progress.failed, *broken]
     plan, _ = campaign.locate(campaign.collection.position(dataset_id))
-    tasks = progress.tasks["train"] + [task for task in progress.tasks["infer"] if task.shard == plan.index]
+    tasks = [task for task in work_of(progress.tasks) if task.shard in (None, plan.index)]
     return [task for task in tasks if campaign.paths.log(task.stage, task.index).exists()]
 
 
