@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from chainsweep.config import CampaignConfig, parse_config
+from chainsweep.diagnostics.calibration import calibration_record, findings
 
 ENGINES = ("emcee", "nuts", "snpe")
 NAMES = ("l", "m", "s", "a", "b")
@@ -183,6 +184,12 @@ class DemoCampaign:
     def truth(self, dataset_id: str) -> dict[str, float]:
         position = self.collection.ids.index(dataset_id)
         return {name: float(values[position]) for name, values in self.collection.truths.items()}
+
+    def calibration(self) -> dict | None:
+        rng = np.random.default_rng(0)
+        levels = rng.uniform(size=(2048, len(self.parameter_names) + 3))
+        rank, (density, tarp, information) = levels[:, :-3], levels[:, -3:].T
+        return calibration_record(findings(self.parameter_names, rank, density, tarp, information), self.config.verdict)
 
     def trace(self, dataset_id: str, engine: str) -> tuple[np.ndarray, int, int] | None:
         """Autoregressive walkers that fall from a scattered start; only emcee keeps one."""

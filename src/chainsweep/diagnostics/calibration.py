@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import kolmogi
 
+from chainsweep.config import VerdictSection
+
 Floats = NDArray[np.float64]
 
 ALARM = 1e-3
@@ -146,3 +148,19 @@ def worst(found: Sequence[Finding]) -> Finding:
 def most_overconfident(found: Sequence[Finding]) -> Finding:
     """The finding whose intervals most surely hold fewer truths than they claim."""
     return max(found, key=lambda finding: finding.sure_overconfidence)
+
+
+def calibration_record(found: Sequence[Finding], limits: VerdictSection) -> dict[str, Any]:
+    """As ``calibration.json`` has it.
+
+    ``passed`` where no figure is surely far from uniform, ``usable`` where no interval surely holds far fewer truths
+    than it claims.
+    """
+    return {
+        "passed": worst(found).sure < limits.miscalibration,
+        "usable": most_overconfident(found).sure_overconfidence < limits.overconfidence,
+        "limits": {"miscalibration": limits.miscalibration, "overconfidence": limits.overconfidence},
+        "worst": worst(found).sentence(),
+        "most_overconfident": most_overconfident(found).sentence(),
+        "figures": [finding.as_json() for finding in found],
+    }

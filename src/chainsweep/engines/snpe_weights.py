@@ -15,6 +15,7 @@ from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, 
 from chainsweep.engines import guide, importance
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.importance_start import PRIOR_INFLATION, Start, broad_of, target_of
+from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.snpe_trained import Network
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
@@ -245,21 +246,25 @@ def _adapt(
         ess=thorough.ess,
         khat=thorough.khat,
     )
+    prior_keys, keys = (seeds.jax_keys(batched.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
+    broad = None
     for limits in (quick, thorough):
         enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
         found_some = np.isfinite(drawn.log_weight).any(axis=1)
         poor = np.flatnonzero(network.usable & ~enough & found_some)
         if not poor.size or not limits.rounds:
             return
+        if broad is None:
+            # of the whole batch, whose shape is compiled already
+            broad = broad_of(batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION)
         part = BatchedProblem(batched.problem, batched.batch.take(poor), batched.compiled)
-        prior_keys, keys = (seeds.jax_keys(part.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
-        prior = part.unconstrain(part.sample_prior(prior_keys, PRIOR_DRAWS))
         log_density = np.where(np.isfinite(drawn.log_weight[poor]), drawn.log_density[poor], -np.inf)
         log_q = np.where(np.isfinite(log_density), drawn.log_q[poor], 0.0)
-        start = Start(
-            drawn.z[poor], log_density, log_q + np.log(drawn.count[poor])[:, None], broad_of(prior, PRIOR_INFLATION)
+        log_denominator = log_q + np.log(drawn.count[poor])[:, None]
+        wide = Mixture(*(array[poor] for array in broad))
+        found = importance.adapt(
+            target_of(part), Start(drawn.z[poor], log_density, log_denominator, wide), keys[poor], limits
         )
-        found = importance.adapt(target_of(part), start, keys, limits)
         better = _rank(found.khat, found.ess, limits) > _rank(info.khat[poor], info.ess[poor], limits)
         new, old = poor[better], np.flatnonzero(better)
         info.rounds[poor] += found.rounds

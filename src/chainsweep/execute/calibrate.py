@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from chainsweep.campaign import Campaign
+from chainsweep.diagnostics.calibration import calibration_record
 from chainsweep.engines.base import Seeds
 from chainsweep.errors import InputError, UsageError
 from chainsweep.execute.devices import torch_device
 from chainsweep.execute.train import (
-    calibration_record,
     designs_of,
     is_trained,
     load_trained,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import CampaignError
+from chainsweep.execute.train import weights_path
 from chainsweep.store.draws import equal_weights, read_draws
+from chainsweep.store.network import CALIBRATION
 
 Floats = NDArray[np.float64]
 
@@ -55,6 +59,13 @@ class ReportSource(Campaign):
         kept = np.isfinite(values).all(axis=-1)
         values = values[kept][None].astype(float)
         return (values, burn_in, thin) if values.shape[1] > 1 else None
+
+    def calibration(self) -> dict[str, Any] | None:
+        """What stands beside the network, if there is one."""
+        if "snpe" not in self.engines or self.config.engines.snpe.mode != "amortised":
+            return None
+        path = weights_path(self).with_name(CALIBRATION)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def make_report(campaign: Campaign) -> Path:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainsweep.campaign import Campaign
-from chainsweep.config import SnpeSettings, VerdictSection
-from chainsweep.diagnostics.calibration import Finding, most_overconfident, worst
+from chainsweep.config import SnpeSettings
+from chainsweep.diagnostics.calibration import Finding, calibration_record
 from chainsweep.engines.base import Arrays, Deadline, Seeds, Sink
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
@@ -155,22 +155,6 @@ def designs_of(campaign: Campaign) -> list[Any]:
     }
     kept = {width: np.intersect1d(members, chosen) for width, members in positions.items()}
     return [campaign.collection.batch(members, width) for width, members in kept.items() if members.size]
-
-
-def calibration_record(found: Sequence[Finding], limits: VerdictSection) -> dict[str, Any]:
-    """As ``calibration.json`` has it.
-
-    ``passed`` where no figure is surely far from uniform, ``usable`` where no interval surely holds far fewer truths
-    than it claims.
-    """
-    return {
-        "passed": worst(found).sure < limits.miscalibration,
-        "usable": most_overconfident(found).sure_overconfidence < limits.overconfidence,
-        "limits": {"miscalibration": limits.miscalibration, "overconfidence": limits.overconfidence},
-        "worst": worst(found).sentence(),
-        "most_overconfident": most_overconfident(found).sentence(),
-        "figures": [finding.as_json() for finding in found],
-    }
 
 
 def publish_calibration(campaign: Campaign, found: Sequence[Finding], folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -107,6 +107,9 @@ class ReportCampaign(Protocol):
     def trace(self, dataset_id: str, engine: str) -> tuple[Floats, int, int] | None:
         """``(chain, step, ndim)`` with burn-in, burn-in steps of it, sampler steps per row; or None."""
 
+    def calibration(self) -> Mapping[str, Any] | None:
+        """Content of a network's ``calibration.json``, or None."""
+
 
 def build_report(campaign: ReportCampaign, created: datetime | None = None) -> Path:
     """Write the report of a campaign, complete or not, and return the path of ``index.html``.
@@ -138,6 +141,7 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
         truth=truth_frame(ids, campaign.collection.truth_table(), campaign.parameter_names),
         quarantine=campaign.quarantine(),
         worst=worst,
+        calibration=campaign.calibration(),
         thresholds=thresholds,
         datasets=tuple(_dataset_view(campaign, catalogue, engines, key, why) for key, why in chosen.items()),
         notes=notes,

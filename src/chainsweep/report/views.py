@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,5 +107,7 @@ class SweepView:
     """Index: data set id, worst first; see :func:`chainsweep.report.ranking.rank`."""
     thresholds: Thresholds = Thresholds()
     datasets: tuple[DatasetView, ...] = ()
+    calibration: Mapping[str, Any] | None = None
+    """What held-out simulations say of a trained network, as in ``calibration.json``."""
     notes: tuple[str, ...] = ()
     """Sentences the reader must see: data sets that were asked for and are not there..."""
