@@ -32,8 +32,9 @@ def test_weighted_draws_are_the_exact_posterior(chains):
 
 
 def test_a_good_network_needs_a_part_of_the_draws(chains):
-    assert (chains.n_draws == 500).mean() > 0.5
-    assert set(chains.n_draws) <= {500, 1000, 1500, 2000}
+    assert np.median(chains.n_draws) < 1000
+    assert chains.n_draws.max() <= 2000
+    assert (chains.info["ess"] > 400).all()
     for row, count in enumerate(chains.n_draws):
         for name, values in (*chains.posterior.items(), *chains.sample_stats.items()):
             assert np.isfinite(values[row, 0, :count]).all(), name

@@ -166,7 +166,7 @@ def test_nan_in_one_data_set_fails_it_alone(problem, straight):
     chains = weighted(problem, straight[0], batch)
     assert list(chains.failures) == [2]
     assert "not finite" in chains.failures[2]
-    np.testing.assert_array_equal(chains.n_draws, [TINY.draws, TINY.draws, 0, TINY.draws])
+    np.testing.assert_array_equal(chains.n_draws, np.where(np.arange(4) == 2, 0, good.n_draws))
     assert np.isnan(chains.info["khat"][2])
     np.testing.assert_allclose(chains.posterior["a"][3], good.posterior["a"][3], rtol=1e-6)
 

@@ -25,8 +25,7 @@ Positions = NDArray[np.int64]
 
 PRIOR_DRAWS = 1024
 """Prior draws that give the adaptation its broad component."""
-STAGES = 4
-"""The network's draws come in so many parts: most data sets are done with the first, the poor ones need others."""
+LEAST_DRAWS, LEAST_STEP = 200, 100
 TOGETHER = 16
 """Data sets whose densities are computed in one compiled call of one shape."""
 REASON_BYTES = 300
@@ -190,8 +189,7 @@ def _network_draws(
     drawn = _Drawn(np.zeros(base.shape), np.zeros(empty.shape), empty, np.zeros(count, np.int64))
     rows = np.arange(count)
     exact = batched.problem.has_likelihood
-    edges = np.linspace(0, settings.draws, STAGES + 1).round().astype(int) if exact else np.array([0, settings.draws])
-    for first, last in itertools.pairwise(edges):
+    for first, last in itertools.pairwise(_stages(settings.draws) if exact else (0, settings.draws)):
         z, log_q = network.draw(base[rows, first:last], rows)
         log_density = _density_of(batched, rows, z) if exact else log_q
         log_weight = log_density - log_q
@@ -208,6 +206,12 @@ def _network_draws(
             break
     info.proposal_khat[:], info.proposal_efficiency[:] = info.khat, info.is_efficiency
     return drawn
+
+
+def _stages(draws: int) -> list[int]:
+    """Where the draws of a network are looked at: an eighth of them at first, then a sixteenth more each time."""
+    first, step = max(LEAST_DRAWS, draws // 8), max(LEAST_STEP, draws // 16)
+    return [0, *range(first, draws, step), draws]
 
 
 def _density_of(batched: BatchedProblem, rows: Positions, z: Floats) -> Floats:
