@@ -20,7 +20,7 @@ BASE ?=
 DEBIAN_MIRROR ?= $(shell apt-get indextargets --format '$$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/*$$')
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse bench-nuts bench-nuts-growth bench-emcee
+.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse bench-nuts bench-nuts-growth bench-emcee bench-snpe
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -53,6 +53,14 @@ bench-emcee: $(STAMP)
 	$(BIN)/python benchmarks/ensembles.py
 	$(BIN)/python benchmarks/ensembles.py --ranks 1 2 4 8
 	$(BIN)/python benchmarks/ensembles.py --growth
+
+# SNPE: 20 minutes of training on two cores, then inference, its growth, and sbi's own ways.
+bench-snpe: $(STAMP)
+	$(BIN)/python benchmarks/snpe.py train
+	$(BIN)/python benchmarks/snpe.py infer
+	$(BIN)/python benchmarks/snpe.py grow
+	$(BIN)/python benchmarks/snpe.py single
+	$(BIN)/python benchmarks/snpe.py loop
 
 check: format lint types test
 

@@ -14,32 +14,27 @@ import pytest
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
+from tests.contract.test_black_box import CONFIG, MODEL
 from tests.contract.test_campaign import SMALL
 
 QUICK = "array_cap = 1\n" + SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
 
 
-@pytest.fixture(scope="module")
-def frozen(tmp_path_factory) -> Path:
-    """A campaign of seven lines in two shards, three engines, under a path with odd characters.
-
-    The shapes are those of `contract/test_campaign.py`, so that what either compiles serves both.
-    """
-    folder = tmp_path_factory.mktemp("it's a sweep")
-    (folder / "model.py").write_text(LINE_MODEL)
-    (folder / "campaign.toml").write_text(LINE_CONFIG + SMALL)
-    np.savez(folder / "data.npz", **line_data(7))
+def freeze(folder: Path, model: str, config: str, datasets: int, name: str = "campaign") -> Path:
+    """A campaign of lines in ``folder / name``."""
+    (folder / "model.py").write_text(model)
+    (folder / "campaign.toml").write_text(config)
+    np.savez(folder / "data.npz", **line_data(datasets))
     subprocess.run(
-        [sys.executable, "-m", "chainsweep", "init", folder / "campaign.toml", "--out", folder / 'camp "aign" 5%'],
+        [sys.executable, "-m", "chainsweep", "init", folder / "campaign.toml", "--out", folder / name],
         check=True,
         capture_output=True,
     )
-    return folder / 'camp "aign" 5%'
+    return folder / name
 
 
-@pytest.fixture(scope="module")
-def reference(frozen, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("here") / "campaign"
+def run_here(frozen: Path, folder: Path) -> Path:
+    """A copy of a frozen campaign in ``folder``, run without Slurm."""
     shutil.copytree(frozen, folder)
     subprocess.run(
         [sys.executable, "-m", "chainsweep", "run", folder, "--workers", "2"],
@@ -49,6 +44,21 @@ def reference(frozen, tmp_path_factory) -> Path:
         timeout=600,
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory) -> Path:
+    """A campaign of seven lines in two shards, three engines, under a path with odd characters.
+
+    The shapes are those of `contract/test_campaign.py`, so that what either compiles serves both.
+    """
+    folder = tmp_path_factory.mktemp("it's a sweep")
+    return freeze(folder, LINE_MODEL, LINE_CONFIG + SMALL, 7, 'camp "aign" 5%')
+
+
+@pytest.fixture(scope="module")
+def reference(frozen, tmp_path_factory) -> Path:
+    return run_here(frozen, tmp_path_factory.mktemp("here") / "campaign")
 
 
 def test_submit_runs_everything_by_dependency_and_gives_what_run_gives(slurm: PrivateSlurm, frozen, reference):
@@ -77,3 +87,20 @@ def test_logs_of_a_data_set_name_its_tasks_and_slurm_s_files(slurm: PrivateSlurm
     assert [entry["task"] for entry in listed] == ["train snpe", "infer emcee 0", "infer nuts 0", "infer snpe 0"]
     assert all(any("slurm-" in path for path in entry["files"]) for entry in listed)
     assert "No task failed" in sweep.command("logs", str(frozen)).stdout
+
+
+def test_simulations_of_a_black_box_are_an_array_that_training_waits_for(slurm: PrivateSlurm, tmp_path):
+    config = CONFIG.replace('["emcee", "snpe"]', '["snpe"]')
+    frozen = freeze(tmp_path, MODEL, config, 2)
+    reference = run_here(frozen, tmp_path / "here")
+    sweep = Sweep(slurm, frozen)
+    (tmp_path / "site.toml").write_text(sweep.site)
+    planned = json.loads(sweep.command("plan", str(frozen), "--site", str(tmp_path / "site.toml"), "--json").stdout)
+    assert [job["kind"] for job in planned["jobs"]] == ["simulate", "train", "snpe", "merge", "report"]
+    assert set(sweep.submit()) == {"simulate", "train", "snpe", "merge", "report"}
+    states = sweep.finish()
+    assert set(states.values()) == {"COMPLETED"}, f"{states}\n{sweep.outputs()}"
+    assert_same_results(frozen, reference)
+    assert no_leftovers(frozen) == []
+    assert sweep.status()["tasks"]["simulate"] == {"total": 2, "done": 2, "failed": 0}
+    assert sweep.submit() == {}
