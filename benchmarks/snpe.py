@@ -270,10 +270,13 @@ def single(options: argparse.Namespace) -> dict[str, Any]:
         for figure in (weighted_mean, weighted_sd)
     )
     options.kind = "narrow"
+    # errors of a tenth of an sd are to be seen
+    precise = settings_of(options, draws=20_000, target_ess=4000.0)
     arguments = {"sink": Notes(), "resume": None, "deadline": lambda: False, "trained": load(options)}
-    chains = snpe.run(problem, first, settings_of(options), Seeds(1, "snpe"), **arguments).chains
-    flat = np.asarray(problem.flatten(chains.posterior))[0, 0]
-    log_weight = chains.sample_stats["log_weight"][0]
+    chains = snpe.run(problem, first, precise, Seeds(1, "snpe"), **arguments).chains
+    own = slice(int(chains.n_draws[0]))
+    flat = np.asarray(problem.flatten(chains.posterior))[0, 0, own]
+    log_weight = chains.sample_stats["log_weight"][0, :, own]
     ours = [
         np.array([figure(flat[None, :, i], log_weight)[0] for i in range(5)]) for figure in (weighted_mean, weighted_sd)
     ]
