@@ -311,7 +311,8 @@ def loop(options: argparse.Namespace) -> dict[str, Any]:
 
     from chainsweep.engines.snpe_flow import build_estimator
     from chainsweep.engines.snpe_simulate import FreshSimulations, Simulator, usable_pairs
-    from chainsweep.engines.snpe_trained import architecture_of, fit_encoder, usable_designs
+    from chainsweep.engines.snpe_space import usable_designs
+    from chainsweep.engines.snpe_trained import architecture_of, fit_encoder
 
     torch.set_num_threads(options.threads)
     problem, settings = bench.model(options.kind), settings_of(options)

@@ -100,6 +100,13 @@ def test_a_process_tells_jax_its_settings_before_it_imports_it(module):
     assert done.stdout.strip() == "set()"
 
 
+def test_simulations_are_made_without_torch():
+    """A simulator's own image need not have it."""
+    program = "import sys, chainsweep.execute.simulate, chainsweep.engines.snpe_bank; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_modules_are_of_a_readable_size():
     large = {
         str(path.relative_to(SOURCE)): count

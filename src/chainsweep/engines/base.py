@@ -19,6 +19,17 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray]
 
 
+def prefixed(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
+    """The same arrays under ``prefix/``."""
+    return {f"{prefix}/{name}": value for name, value in arrays.items()}
+
+
+def under(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
+    """The arrays under ``prefix/``, without it."""
+    start = prefix + "/"
+    return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}
+
+
 class DrawKind(enum.StrEnum):
     """How the draws of an engine depend on each other, hence which diagnostics apply."""
 

@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 
 from chainsweep.config import SnpeSettings as Settings
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status
-from chainsweep.engines.snpe_amortised import simulate_bank, train_amortised
+from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status, prefixed, under
+from chainsweep.engines.snpe_amortised import train_amortised
+from chainsweep.engines.snpe_bank import simulate
 from chainsweep.engines.snpe_calibration import MOST_SIMULATIONS, findings_of, levels_of
 from chainsweep.engines.snpe_coverage import outside
+from chainsweep.engines.snpe_progress import Job
 from chainsweep.engines.snpe_sequential import train_sequential
 from chainsweep.engines.snpe_simulate import VALIDATION_BLOCK, FreshSimulations, Simulator, usable_pairs
-from chainsweep.engines.snpe_trained import Network, Trained, prefixed, under, usable_designs
-from chainsweep.engines.snpe_training import Job
+from chainsweep.engines.snpe_space import usable_designs
+from chainsweep.engines.snpe_trained import Network, Trained
 from chainsweep.engines.snpe_weights import Info, State, chains_of, weigh
 from chainsweep.errors import InputError, UnavailableError
 from chainsweep.model.batched import BatchedProblem, Compiled
@@ -96,24 +98,6 @@ def train(
         return train_sequential(job, batches[0], resume or {})
 
 
-def simulate(
-    problem: Problem,
-    designs: Sequence[Batch],
-    settings: Settings,
-    seed: int,
-    *,
-    simulations: tuple[int, int],
-    sink: Sink,
-    resume: Mapping[str, NDArray] | None,
-    deadline: Deadline,
-) -> Arrays | None:
-    """Simulations number ``simulations[0]`` to ``simulations[1]`` of those that a network is trained on; None when
-    ``deadline`` came first. Any split into ranges gives the same ones. Arguments and errors are those of `train`."""
-    problem.require("snpe")
-    job = Job(problem, settings, seed, sink, deadline, "cpu")
-    return simulate_bank(job, designs, simulations, resume or {})
-
-
 def calibrate(
     problem: Problem,
     designs: Sequence[Batch],
@@ -134,6 +118,8 @@ def calibrate(
             served = np.setdiff1d(np.arange(len(batch)), list(outside(problem, batch, trained.coverage)))
             if served.size:
                 inside.append(batch.take(served).cut(trained.width))
+        if not inside:
+            raise InputError("snpe: the network was trained for none of these data sets; train one for them")
         batches, spaces = usable_designs(problem, inside)
         simulators = [Simulator(problem, batch, seed + number) for number, batch in enumerate(batches)]
         network = Network(problem, trained, batches[0], device)

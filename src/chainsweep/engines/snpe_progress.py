@@ -1,4 +1,4 @@
-"""How far the training of a network is, apart from its weights."""
+"""What every way of training is given, and how far it is, apart from the weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.engines.base import Arrays
+from chainsweep.config import SnpeSettings
+from chainsweep.engines.base import Arrays, Deadline, Sink
+from chainsweep.model.problem import Problem
 
 HISTORY = ("step", "train_loss", "validation_loss", "learning_rate", "simulations", "seconds")
 
@@ -44,3 +46,15 @@ class Progress:
             arrays["recent"].tolist(),
             [tuple(row) for row in arrays["history"].tolist()],
         )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every way of training is given."""
+
+    problem: Problem
+    settings: SnpeSettings
+    seed: int
+    sink: Sink
+    deadline: Deadline
+    device: str

@@ -8,12 +8,14 @@ the median and half-width (16 % to 84 %) of its prior for the design of one data
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
+from chainsweep.errors import InputError
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
 
@@ -73,3 +75,29 @@ def fixed_space(z: Floats) -> Space:
     """The map from draws ``z`` ``(draw, dim)`` of one truncated prior, for one data set."""
     low, centre, high = np.quantile(z, NORMAL_QUANTILES, axis=0)
     return Space(centre[None], (high - low)[None] / 2)
+
+
+def usable_designs(problem: Problem, batches: Sequence[Batch]) -> tuple[list[Batch], list[Space]]:
+    """The buckets without data sets whose design or prior is no number, and their working spaces.
+
+    Raises
+    ------
+    InputError
+        None is left.
+    """
+    kept, spaces = [], []
+    for batch in batches:
+        space = space_of(problem, batch)
+        good = np.isfinite(space.halfwidth).all(axis=1)
+        design = [name for name in batch.fields if name not in problem.observed]
+        for values in (*(batch.fields[name] for name in design), *batch.constants.values()):
+            good &= np.isfinite(values.reshape(len(batch), -1)).all(axis=1)
+        if good.any():
+            kept.append(batch.take(np.flatnonzero(good)))
+            spaces.append(space.take(np.flatnonzero(good)))
+    if not kept:
+        raise InputError(
+            "snpe: no data set has a finite design and a proper prior, so there is nothing to simulate; "
+            "check the design fields, the constants and the priors that depend on them"
+        )
+    return kept, spaces

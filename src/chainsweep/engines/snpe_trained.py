@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.calibration import Finding, worst
-from chainsweep.engines.base import Arrays
+from chainsweep.engines.base import Arrays, prefixed, under
 from chainsweep.engines.snpe_calibration import findings_of, levels_of, strangeness, usual_summaries
 from chainsweep.engines.snpe_coverage import coverage_of
 from chainsweep.engines.snpe_encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
@@ -29,17 +29,6 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 GRID = "grid"
-
-
-def prefixed(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
-    """The same arrays under ``prefix/``."""
-    return {f"{prefix}/{name}": value for name, value in arrays.items()}
-
-
-def under(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
-    """The arrays under ``prefix/``, without it."""
-    start = prefix + "/"
-    return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}
 
 
 @dataclass(frozen=True)
@@ -193,32 +182,6 @@ def finish(
         usual=usual_summaries(sampler, trainer.provider.typical()),
         history=history | {"skipped": np.array(trainer.progress.skipped)},
     )
-
-
-def usable_designs(problem: Problem, batches: Sequence[Batch]) -> tuple[list[Batch], list[Space]]:
-    """The buckets without data sets whose design or prior is no number, and their working spaces.
-
-    Raises
-    ------
-    InputError
-        None is left.
-    """
-    kept, spaces = [], []
-    for batch in batches:
-        space = space_of(problem, batch)
-        good = np.isfinite(space.halfwidth).all(axis=1)
-        design = [name for name in batch.fields if name not in problem.observed]
-        for values in (*(batch.fields[name] for name in design), *batch.constants.values()):
-            good &= np.isfinite(values.reshape(len(batch), -1)).all(axis=1)
-        if good.any():
-            kept.append(batch.take(np.flatnonzero(good)))
-            spaces.append(space.take(np.flatnonzero(good)))
-    if not kept:
-        raise InputError(
-            "snpe: no data set has a finite design and a proper prior, so there is nothing to simulate; "
-            "check the design fields, the constants and the priors that depend on them"
-        )
-    return kept, spaces
 
 
 def fit_encoder(

@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from chainsweep.config import SnpeSettings
-from chainsweep.engines.base import Arrays, Deadline, Sink
+from chainsweep.engines.base import Arrays
 from chainsweep.engines.snpe_flow import Architecture, build_estimator
-from chainsweep.engines.snpe_progress import HISTORY, Progress
+from chainsweep.engines.snpe_progress import HISTORY, Job, Progress
 from chainsweep.engines.snpe_simulate import (
     ROWS_PER_BLOCK,
     VALIDATION_BLOCK,
@@ -29,7 +28,6 @@ from chainsweep.engines.snpe_simulate import (
     usable_rows,
 )
 from chainsweep.errors import ModelError
-from chainsweep.model.problem import Problem
 
 WARMUP_SHARE = 0.05
 FINAL_RATE = 1e-3
@@ -211,18 +209,6 @@ class Trainer:
                 }
                 if moments:
                     self.optimiser.state[parameter] = moments
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every way of training is given."""
-
-    problem: Problem
-    settings: SnpeSettings
-    seed: int
-    sink: Sink
-    deadline: Deadline
-    device: str
 
 
 def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> bool:

@@ -228,7 +228,7 @@ class _Ticks:
 
 def _time_training(campaign: Campaign) -> tuple[Timing, object]:
     """Time the steps of training; with them a network of a few steps, for the pilot of the inference."""
-    from chainsweep.engines.snpe_amortised import BANK_CHUNK
+    from chainsweep.engines.snpe_bank import BANK_CHUNK
     from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK
     from chainsweep.execute.train import train_network
 

@@ -30,13 +30,13 @@ def is_simulated(campaign: Campaign, part: int) -> bool:
 
 def simulate(campaign: Campaign, part: int, report: Report, deadline: Deadline) -> bool:
     """Make one part of the bank and publish it; False when the deadline came first (state is saved)."""
-    from chainsweep.engines import snpe
+    from chainsweep.engines.snpe_bank import simulate as make
 
     attempt = claim(bank_path(campaign, part))
     sink = FileSink(attempt, campaign.hash, report)
     settings = campaign.config.engines.snpe
     first = part * settings.simulations_per_task
-    arrays = snpe.simulate(
+    arrays = make(
         campaign.problem,
         designs_of(campaign),
         settings,
