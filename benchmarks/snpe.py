@@ -132,7 +132,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     save_file({name: np.array(v, order="C") for name, v in trained.arrays().items()}, network_path(options))
     fresh = made(options.kind, 2000, 2)
-    loss = loss_of(problem, Network(problem, trained, fresh.batch, "cpu"), fresh.batch, fresh.truth)
+    loss = loss_of(problem, Network(problem, trained, fresh.batch, trained.sampler("cpu")), fresh.batch, fresh.truth)
     found = trained.findings(problem)
     history = trained.history
     return {
@@ -219,7 +219,7 @@ def grow(options: argparse.Namespace) -> dict[str, Any]:
             snpe.run(problem, part, settings_of(options), Seeds(1, "snpe"), **arguments)
         seconds = time.perf_counter() - began
         some = batch.take(np.arange(min(64, datasets)))
-        network = Network(problem, trained, some, "cpu")
+        network = Network(problem, trained, some, trained.sampler("cpu"))
         base = np.random.default_rng(0).standard_normal((len(some), 1000, 5))
         began = time.perf_counter()
         network.draw(base)

@@ -31,7 +31,7 @@ from chainsweep.engines.snpe_calibration import MOST_SIMULATIONS, findings_of, l
 from chainsweep.engines.snpe_coverage import outside
 from chainsweep.engines.snpe_progress import Job
 from chainsweep.engines.snpe_sequential import train_sequential
-from chainsweep.engines.snpe_simulate import VALIDATION_BLOCK, FreshSimulations, Simulator, usable_pairs
+from chainsweep.engines.snpe_simulate import VALIDATION_BLOCK, FreshSimulations, simulators_of, usable_pairs
 from chainsweep.engines.snpe_space import usable_designs
 from chainsweep.engines.snpe_trained import Network, Trained
 from chainsweep.engines.snpe_weights import Info, State, chains_of, weigh
@@ -121,8 +121,8 @@ def calibrate(
         if not inside:
             raise InputError("snpe: the network was trained for none of these data sets; train one for them")
         batches, spaces = usable_designs(problem, inside)
-        simulators = [Simulator(problem, batch, seed + number) for number, batch in enumerate(batches)]
-        network = Network(problem, trained, batches[0], device)
+        simulators = simulators_of(problem, batches, seed)
+        network = Network(problem, trained, batches[0], trained.sampler(device))
         pairs = FreshSimulations(simulators, spaces, network.encoder).block(VALIDATION_BLOCK, MOST_SIMULATIONS)
         return levels_of(network.sampler, usable_pairs(*pairs), seed)
 
@@ -174,7 +174,7 @@ def run(
 
 def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: State, own: Arrays) -> bool:
     """Fill ``state``; False when the deadline came first (the state, with ``own`` beside it, is saved then)."""
-    compiled = Compiled(job.problem)
+    compiled, sampler = Compiled(job.problem), trained.sampler(job.device)
     saved = time.monotonic()
     while state.done < len(batch):
         if job.deadline():
@@ -185,7 +185,7 @@ def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: St
         refused = outside(job.problem, part, trained.coverage) if job.settings.model is not None else {}
         if refused:
             part = part.cut(trained.width)
-        network = Network(job.problem, trained, part, job.device, refused)
+        network = Network(job.problem, trained, part, sampler, refused)
         state.store(positions, weigh(BatchedProblem(job.problem, part, compiled), network, job.settings, seeds))
         job.sink.progress(state.done, len(batch), "weighing")
         if time.monotonic() - saved > CHECKPOINT_SECONDS:

@@ -15,10 +15,9 @@ from chainsweep.engines.snpe_bank import (
     bank_of,
     fill_bank,
     joined_bank,
-    simulators_of,
 )
 from chainsweep.engines.snpe_progress import Job
-from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK, Bank, FreshSimulations, encode_rows, shares
+from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK, Bank, FreshSimulations, encode_rows, shares, simulators_of
 from chainsweep.engines.snpe_space import usable_designs
 from chainsweep.engines.snpe_trained import Trained, architecture_of, finish, fit_encoder
 from chainsweep.engines.snpe_training import Trainer, fit
@@ -36,7 +35,7 @@ def train_amortised(
     """
     problem, settings, seed = job.problem, job.settings, job.seed
     batches, spaces = usable_designs(problem, designs)
-    simulators = simulators_of(job, batches)
+    simulators = simulators_of(problem, batches, seed)
     bank = None
     if problem.black_box and made is not None:
         bank = joined_bank(made, len(batches))

@@ -15,7 +15,16 @@ from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Deadline, Sink, prefixed, under
 from chainsweep.engines.snpe_progress import Job
-from chainsweep.engines.snpe_simulate import VALIDATION_BLOCK, Bank, Pairs, Rows, Simulator, shares, usable_rows
+from chainsweep.engines.snpe_simulate import (
+    VALIDATION_BLOCK,
+    Bank,
+    Pairs,
+    Rows,
+    Simulator,
+    shares,
+    simulators_of,
+    usable_rows,
+)
 from chainsweep.engines.snpe_space import usable_designs
 from chainsweep.errors import ModelError
 from chainsweep.model.problem import Problem
@@ -43,9 +52,9 @@ def simulate(
     """
     problem.require("snpe")
     job = Job(problem, settings, seed, sink, deadline, "cpu")
-    batches, _ = usable_designs(job.problem, designs)
+    batches, _ = usable_designs(problem, designs)
     first, last = (-(-number // BANK_CHUNK) for number in simulations)
-    simulators = simulators_of(job, batches)
+    simulators = simulators_of(problem, batches, seed)
     bank = bank_from_arrays(resume or {}, len(batches))
     if first < last:
         bank = fill_bank(job, simulators, (first, last), bank)
@@ -53,17 +62,12 @@ def simulate(
 
 
 def joined_bank(parts: Sequence[Mapping[str, NDArray]], buckets: int) -> list[Rows]:
-    """What ``simulate_bank`` gave for consecutive ranges, as one bank."""
+    """What ``simulate`` gave for consecutive ranges, as one bank."""
     banks = [bank for part in parts if (bank := bank_from_arrays(part, buckets)) is not None]
     whole = banks[0]
     for bank in banks[1:]:
         whole = [join(*pair) for pair in zip(whole, bank, strict=True)]
     return whole
-
-
-def simulators_of(job: Job, batches: Sequence[Batch]) -> list[Simulator]:
-    """One a bucket."""
-    return [Simulator(job.problem, batch, job.seed + number) for number, batch in enumerate(batches)]
 
 
 def bank_of(parts: Sequence[Pairs], seed: int) -> Bank:

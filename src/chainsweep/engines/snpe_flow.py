@@ -192,6 +192,13 @@ class Sampler:
         return w, distribution.log_prob(w)
 
 
+def sampler_of(sizes: Architecture, weights: Mapping[str, NDArray], device: str) -> Sampler:
+    """A trained network at work."""
+    estimator = build_estimator(sizes, seed=0)
+    load_weights(estimator, weights)
+    return Sampler(estimator, device)
+
+
 def invert_couplings(transform: Any, base: Tensor) -> tuple[Tensor, Tensor]:
     """From ``base`` ``(dataset, draw, dim)`` to parameters, and ``log |d base / d parameters|``.
 

@@ -96,7 +96,7 @@ def train_sequential(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> T
 
 def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArray]) -> Trained | None:
     problem, settings = job.problem, job.settings
-    network = Network(problem, state.previous, batch, job.device) if state.previous else None
+    network = Network(problem, state.previous, batch, state.previous.sampler(job.device)) if state.previous else None
     rows = _simulations(job, batch, state, network, resume)
     if rows is None:
         return None

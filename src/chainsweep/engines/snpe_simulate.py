@@ -79,6 +79,11 @@ class Simulator:
         return Rows(np.asarray(index), np.asarray(z), {name: np.asarray(v) for name, v in observed.items()})
 
 
+def simulators_of(problem: Problem, batches: Sequence[Batch], seed: int) -> list[Simulator]:
+    """One a bucket, each with a seed of its own."""
+    return [Simulator(problem, batch, seed + number) for number, batch in enumerate(batches)]
+
+
 def _jax_rows(problem: Problem, key: Any, stacked: Observation, rows: int) -> tuple[Any, Any, dict[str, Any]]:
     """Pure JAX: designs, unconstrained parameters and the simulated fields."""
     pick, draw, noise = jax.random.split(key, 3)

@@ -17,7 +17,7 @@ from chainsweep.engines.snpe_calibration import findings_of, levels_of, strangen
 from chainsweep.engines.snpe_coverage import coverage_of
 from chainsweep.engines.snpe_encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe_features import fit_scales, layout_of
-from chainsweep.engines.snpe_flow import ESTIMATORS, Architecture, Sampler, build_estimator, load_weights
+from chainsweep.engines.snpe_flow import ESTIMATORS, Architecture, Sampler, sampler_of
 from chainsweep.engines.snpe_progress import HISTORY
 from chainsweep.engines.snpe_simulate import Rows, stacked_rows
 from chainsweep.engines.snpe_space import Space, space_of
@@ -85,6 +85,10 @@ class Trained:
         """The most points of a data set."""
         return Architecture.from_arrays(self.architecture).width
 
+    def sampler(self, device: str) -> Sampler:
+        """The network at work."""
+        return sampler_of(Architecture.from_arrays(self.architecture), self.weights, device)
+
     def findings(self, problem: Problem) -> list[Finding]:
         """What its held-out simulations say of its calibration, by parameter."""
         return findings_of(problem, self.calibration)
@@ -98,7 +102,8 @@ class Trained:
 class Network:
     """A trained network bound to a model: data sets in, working-space draws and densities out.
 
-    ``refused`` says by position why a data set is not to be served.
+    ``sampler`` is the network's own, built once for all batches; ``refused`` says by position why a data set is not
+    to be served.
     """
 
     def __init__(
@@ -106,7 +111,7 @@ class Network:
         problem: Problem,
         trained: Trained,
         batch: Batch,
-        device: str,
+        sampler: Sampler,
         refused: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.refused = dict(refused)
@@ -117,9 +122,7 @@ class Network:
                 f"{sizes.parameters} unconstrained parameters; these have {batch.width} and "
                 f"{problem.ndim_unconstrained}. Train again on this campaign's data sets"
             )
-        estimator = build_estimator(sizes, seed=0)
-        load_weights(estimator, trained.weights)
-        self.sampler = Sampler(estimator, device)
+        self.sampler = sampler
         self.encoder = encoder_from_arrays(layout_of(problem, batch, int(trained.coverage[GRID])), trained.encoder)
         self.space = trained_space(problem, batch, trained)
         stacked = observation(batch.fields, batch.constants, batch.mask)
@@ -166,9 +169,7 @@ def finish(
 ) -> Trained:
     """What a finished `Trainer` learnt of simulations of ``batches``."""
     weights = trainer.best_weights()
-    estimator = build_estimator(sizes, seed=0)
-    load_weights(estimator, weights)
-    sampler = Sampler(estimator, str(trainer.device))
+    sampler = sampler_of(sizes, weights, str(trainer.device))
     held_out = trainer.held_out()
     columns = np.array(trainer.progress.history, dtype=np.float64).reshape(-1, len(HISTORY))
     history: Arrays = {name: columns[:, i].copy() for i, name in enumerate(HISTORY)}
