@@ -309,9 +309,9 @@ def loop(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from sbi.inference import NPE
 
+    from chainsweep.engines.snpe_designs import usable_designs
     from chainsweep.engines.snpe_flow import build_estimator
     from chainsweep.engines.snpe_simulate import FreshSimulations, Simulator, usable_pairs
-    from chainsweep.engines.snpe_space import usable_designs
     from chainsweep.engines.snpe_trained import architecture_of, fit_encoder
 
     torch.set_num_threads(options.threads)

@@ -146,7 +146,7 @@ class NutsSettings(Section):
     target_divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
 
 
-Estimator = Literal["nsf", "maf"]
+Estimator = Literal["nsf", "maf", "nice", "bpf"]
 
 
 class SnpeSettings(Section):
@@ -168,12 +168,24 @@ class SnpeSettings(Section):
     batch: Annotated[int, Field(ge=16)] = 512
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
     """Peak of the learning rate, which rises at first and decays to nothing."""
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Beside the campaign's designs, copies that differ by about so much (errors, coordinates, constants), within the
+    range that the campaign spans; 0: none."""
     stop_after: Annotated[int, Field(ge=1)] | None = None
     """Ends training early, when the held-out loss has not fallen for so many of its 20 looks."""
     estimator: Estimator = "nsf"
-    """sbi's density estimator: neural spline flow, or masked autoregressive flow (affine)."""
+    """sbi's density estimator: neural spline flow, masked autoregressive flow (affine), NICE, or Bernstein polynomial
+    flow. Draws of the last take 20 times as long, by bisection."""
     autoregressive: bool = False
-    """Each parameter given all before it, in place of couplings of two halves: draws take a pass a parameter."""
+    """Each parameter given all before it, in place of couplings of two halves: draws take a pass a parameter; not with
+    ``nice``."""
+    points: Literal["deep_set", "attention"] = "deep_set"
+    """How points of a data set are pooled: each by itself, or after two layers in which they attend to each other (time
+    grows with the square of their number)."""
+    mixed_precision: bool = False
+    """While training, the embedding computes in bfloat16; for GPUs, a CPU is slower with it."""
+    ensemble: Annotated[int, Field(ge=1, le=64)] = 1
+    """Networks, each trained by a task of its own, that share out the draws of every data set."""
     transforms: Annotated[int, Field(ge=1)] = 6
     hidden: Annotated[int, Field(ge=8)] = 128
     embedding: Annotated[int, Field(ge=4)] = 48
@@ -193,6 +205,14 @@ class SnpeSettings(Section):
     target_ess: Annotated[float, Field(gt=0)] = ESS
     """What the weighted draws of a data set must pass, or be adapted; by default the thresholds of ``[verdict]``."""
     target_khat: Annotated[float, Field(gt=0)] = KHAT
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SnpeSettings:
+        if self.autoregressive and self.estimator == "nice":
+            raise ValueError("estimator 'nice' has no autoregressive form; use 'nsf', 'maf' or 'bpf'")
+        if self.ensemble > 1 and self.mode == "sequential":
+            raise ValueError("an ensemble is of mode 'amortised'; sequential rounds train one network")
+        return self
 
 
 class EnginesSection(Section):

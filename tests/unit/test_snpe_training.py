@@ -9,9 +9,9 @@ from safetensors.numpy import load, save
 
 from chainsweep.engines import snpe
 from chainsweep.engines.base import Seeds, Status
+from chainsweep.engines.snpe_designs import usable_designs
 from chainsweep.engines.snpe_progress import HISTORY, Job
 from chainsweep.engines.snpe_simulate import Bank, FreshSimulations, Simulator
-from chainsweep.engines.snpe_space import usable_designs
 from chainsweep.engines.snpe_trained import Trained, architecture_of, fit_encoder
 from chainsweep.engines.snpe_training import Trainer, fit
 from chainsweep.errors import InputError, ModelError, UnavailableError

@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 from chainsweep.config import SnpeSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Status, prefixed, under
-from chainsweep.engines.snpe_amortised import train_amortised
+from chainsweep.engines.snpe_amortised import join_ensemble, train_amortised
 from chainsweep.engines.snpe_bank import simulate
 from chainsweep.engines.snpe_calibration import MOST_SIMULATIONS, findings_of, levels_of
 from chainsweep.engines.snpe_coverage import outside
+from chainsweep.engines.snpe_designs import usable_designs
 from chainsweep.engines.snpe_progress import Job
 from chainsweep.engines.snpe_sequential import train_sequential
 from chainsweep.engines.snpe_simulate import VALIDATION_BLOCK, FreshSimulations, simulators_of, usable_pairs
-from chainsweep.engines.snpe_space import usable_designs
 from chainsweep.engines.snpe_trained import Network, Trained
 from chainsweep.engines.snpe_weights import Info, State, chains_of, weigh
 from chainsweep.errors import InputError, UnavailableError
 from chainsweep.model.batched import BatchedProblem, Compiled
 from chainsweep.model.problem import Problem
 
-__all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "run", "simulate", "train"]
+__all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "join", "run", "simulate", "train"]
 
 GROUP = 64
 """Data sets that are drawn, weighed and adapted together."""
@@ -57,6 +57,7 @@ def train(
     deadline: Deadline,
     device: str = "cpu",
     made: Sequence[Mapping[str, NDArray]] | None = None,
+    member: int = 0,
 ) -> Trained | None:
     """Train the network of a campaign; None when ``deadline`` came first (``sink`` has the state then).
 
@@ -74,6 +75,8 @@ def train(
         ``cpu`` or ``cuda``.
     made
         What ``simulate`` gave for consecutive ranges; by default a black box is simulated here.
+    member
+        Which network of an ensemble; ``join`` makes one of all.
 
     Raises
     ------
@@ -87,7 +90,7 @@ def train(
     problem.require("snpe")
     batches = [designs] if isinstance(designs, Batch) else list(designs)
     with _torch(settings.threads, device):
-        job = Job(problem, settings, seed, sink, deadline, device)
+        job = Job(problem, settings, seed, sink, deadline, device, member)
         if settings.mode == "amortised":
             return train_amortised(job, batches, resume or {}, made)
         if len(batches) != 1:
@@ -96,6 +99,23 @@ def train(
                 f"{sum(map(len, batches))}; use mode = 'amortised'"
             )
         return train_sequential(job, batches[0], resume or {})
+
+
+def join(
+    problem: Problem,
+    designs: Sequence[Batch],
+    members: Sequence[Trained],
+    settings: Settings,
+    seed: int,
+    *,
+    sink: Sink,
+    deadline: Deadline,
+    device: str = "cpu",
+    made: Sequence[Mapping[str, NDArray]] | None = None,
+) -> Trained | None:
+    """One network of all ``members`` of an ensemble, calibrated together; arguments and errors are those of `train`."""
+    with _torch(settings.threads, device):
+        return join_ensemble(Job(problem, settings, seed, sink, deadline, device), designs, members, made)
 
 
 def calibrate(

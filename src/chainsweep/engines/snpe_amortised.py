@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,33 @@ from chainsweep.engines.snpe_bank import (
     fill_bank,
     joined_bank,
 )
+from chainsweep.engines.snpe_designs import jittered, usable_designs
+from chainsweep.engines.snpe_encoder import Encoder
 from chainsweep.engines.snpe_progress import Job
-from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK, Bank, FreshSimulations, encode_rows, shares, simulators_of
-from chainsweep.engines.snpe_space import usable_designs
-from chainsweep.engines.snpe_trained import Trained, architecture_of, finish, fit_encoder
+from chainsweep.engines.snpe_simulate import (
+    ROWS_PER_BLOCK,
+    Bank,
+    FreshSimulations,
+    Rows,
+    encode_rows,
+    shares,
+    simulators_of,
+)
+from chainsweep.engines.snpe_trained import Trained, architecture_of, finish, fit_encoder, joined
 from chainsweep.engines.snpe_training import Trainer, fit
 
 PILOT_BLOCK = 2**31 - 1
 """Number of the block of simulations that standardises the features."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What training stands on; ``bank`` are the simulations of a black box."""
+
+    batches: Sequence[Batch]
+    encoder: Encoder
+    provider: Bank | FreshSimulations
+    bank: Sequence[Rows]
 
 
 def train_amortised(
@@ -33,8 +53,40 @@ def train_amortised(
 
     A black box is simulated here where nobody has ``made`` its simulations.
     """
+    given = _given(job, designs, resume, made)
+    if given is None:
+        return None
+    problem, settings = job.problem, job.settings
+    sizes = architecture_of(problem, given.encoder, settings)
+    trainer = Trainer(
+        given.provider,
+        sizes,
+        settings,
+        job.seed,
+        device=job.device,
+        keep_best=bool(given.bank),
+        member=job.member,
+    )
+    if "progress/step" in resume:
+        trainer.restore(resume)
+    if not fit(trainer, job, kept={} if made is not None else bank_arrays(given.bank)):
+        return None
+    return finish(trainer, given.encoder, sizes, {"sequential": np.zeros((), bool)}, problem, given.batches)
+
+
+def join_ensemble(
+    job: Job, designs: Sequence[Batch], members: Sequence[Trained], made: Sequence[Mapping[str, NDArray]] | None
+) -> Trained | None:
+    """The networks that `train_amortised` gave for each number, as one; None when the deadline came first."""
+    given = _given(job, designs, {}, made)
+    return None if given is None else joined(members, given.provider, job.seed, job.device)
+
+
+def _given(
+    job: Job, designs: Sequence[Batch], resume: Mapping[str, NDArray], made: Sequence[Mapping[str, NDArray]] | None
+) -> _Given | None:
     problem, settings, seed = job.problem, job.settings, job.seed
-    batches, spaces = usable_designs(problem, designs)
+    batches, spaces = usable_designs(problem, jittered(problem, designs, settings.jitter, seed))
     simulators = simulators_of(problem, batches, seed)
     bank = None
     if problem.black_box and made is not None:
@@ -52,10 +104,4 @@ def train_amortised(
         if bank
         else FreshSimulations(simulators, spaces, encoder)
     )
-    sizes = architecture_of(problem, encoder, settings)
-    trainer = Trainer(provider, sizes, settings, seed, device=job.device, keep_best=bank is not None)
-    if "progress/step" in resume:
-        trainer.restore(resume)
-    if not fit(trainer, job, kept={} if made is not None else bank_arrays(bank or [])):
-        return None
-    return finish(trainer, encoder, sizes, {"sequential": np.zeros((), bool)}, problem, batches)
+    return _Given(batches, encoder, provider, bank or [])

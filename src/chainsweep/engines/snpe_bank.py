@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Deadline, Sink, prefixed, under
+from chainsweep.engines.snpe_designs import jittered, usable_designs
 from chainsweep.engines.snpe_progress import Job
 from chainsweep.engines.snpe_simulate import (
     VALIDATION_BLOCK,
@@ -25,7 +26,6 @@ from chainsweep.engines.snpe_simulate import (
     simulators_of,
     usable_rows,
 )
-from chainsweep.engines.snpe_space import usable_designs
 from chainsweep.errors import ModelError
 from chainsweep.model.problem import Problem
 
@@ -52,7 +52,7 @@ def simulate(
     """
     problem.require("snpe")
     job = Job(problem, settings, seed, sink, deadline, "cpu")
-    batches, _ = usable_designs(problem, designs)
+    batches, _ = usable_designs(problem, jittered(problem, designs, settings.jitter, seed))
     first, last = (-(-number // BANK_CHUNK) for number in simulations)
     simulators = simulators_of(problem, batches, seed)
     bank = bank_from_arrays(resume or {}, len(batches))

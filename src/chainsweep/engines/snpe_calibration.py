@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from chainsweep.diagnostics.calibration import Finding, density_levels, findings, rank_levels, tarp_levels
 from chainsweep.engines.base import Arrays
-from chainsweep.engines.snpe_flow import Sampler
+from chainsweep.engines.snpe_flow import Ensemble, Sampler
 from chainsweep.engines.snpe_simulate import Pairs
 from chainsweep.model.problem import Problem
 
@@ -37,7 +37,7 @@ def findings_of(problem: Problem, levels: Mapping[str, Floats]) -> list[Finding]
     return findings(names, levels["rank"], levels["density"], levels["tarp"], levels["information"])
 
 
-def levels_of(sampler: Sampler, pairs: Pairs, seed: int) -> Arrays:
+def levels_of(sampler: Sampler | Ensemble, pairs: Pairs, seed: int) -> Arrays:
     """``rank`` ``(simulation, parameter)``, and ``density``, ``tarp`` and ``information`` ``(simulation,)``.
 
     In the working space, where the prior is near a unit normal; ``information`` is the mean over parameters of the log
@@ -55,7 +55,7 @@ def levels_of(sampler: Sampler, pairs: Pairs, seed: int) -> Arrays:
     }
 
 
-def usual_summaries(sampler: Sampler, packed: NDArray[np.float32]) -> Arrays:
+def usual_summaries(sampler: Sampler | Ensemble, packed: NDArray[np.float32]) -> Arrays:
     """``mean`` ``(embedding,)`` and ``whitener`` ``(embedding, embedding)`` of one half of simulations' summaries, and
     the ``distances`` of the other half, ascending."""
     summary = sampler.summary(packed[: 2 * MOST_SIMULATIONS])
@@ -69,7 +69,9 @@ def usual_summaries(sampler: Sampler, packed: NDArray[np.float32]) -> Arrays:
     return usual | {"distances": np.sort(_distance(others, usual))}
 
 
-def strangeness(sampler: Sampler, packed: NDArray[np.float32], usual: Mapping[str, Floats]) -> tuple[Floats, Floats]:
+def strangeness(
+    sampler: Sampler | Ensemble, packed: NDArray[np.float32], usual: Mapping[str, Floats]
+) -> tuple[Floats, Floats]:
     """Of data sets: distance of the summary in units of the usual one, and the share of simulations farther out.
 
     Beyond all simulations that share falls exponentially, as their outermost tenth does.

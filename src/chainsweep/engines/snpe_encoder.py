@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,18 +34,22 @@ def fit_standardisation(values: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """The function `raw_features` of one layout over stacked data sets, compiled once per shape."""
+    """The function `raw_features` of one layout over stacked data sets."""
 
     layout: Layout
     scales: Scales
 
+    def of(self, obs: Observation, centre: Any, halfwidth: Any) -> tuple[Any, Any]:
+        """Of stacked data sets, ``(row, S)`` and ``(row, point, F)``. Pure JAX."""
+        return jax.vmap(partial(raw_features, self.layout, self.scales))(obs, centre, halfwidth)
+
     @cached_property
     def compiled(self) -> Any:
-        """``(observations, centre, halfwidth)``, stacked, to ``(row, S)`` and ``(row, point, F)``."""
-        return jax.jit(jax.vmap(partial(raw_features, self.layout, self.scales)))
+        """`of`, compiled once a shape."""
+        return jax.jit(self.of)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoder:
     """From data sets to the network's input: features, standardised by what the pilot simulations showed."""
 
@@ -61,17 +66,25 @@ class Encoder:
 
         ``centre`` and ``halfwidth`` have shape ``(row, dim)``. NaN where a data set holds NaN.
         """
-        summary, points = (np.asarray(part) for part in self.features.compiled(obs, centre, halfwidth))
-        mask = np.asarray(obs.mask)
-        rows, points_here, per_point = points.shape
-        ends = np.cumsum([summary.shape[1], self.width * per_point, self.width])
-        packed = np.zeros((rows, ends[-1]), np.float32)
-        packed[:, : ends[0]] = _standardise(summary, self.summary_mean, self.summary_inverse_sd)
+        return np.asarray(self._compiled(obs, centre, halfwidth))
+
+    def transform(self, obs: Observation, centre: Any, halfwidth: Any) -> Any:
+        """The same as a pure JAX function."""
+        summary, points = self.features.of(obs, centre, halfwidth)
+        rows, points_here, _ = points.shape
+        gap = (0, 0), (0, self.width - points_here)
         standard = _standardise(points, self.point_mean, self.point_inverse_sd)
-        standard[~mask] = 0.0
-        packed[:, ends[0] : ends[0] + points_here * per_point] = standard.reshape(rows, -1)
-        packed[:, ends[1] : ends[1] + points_here] = mask
-        return packed
+        standard = jnp.pad(jnp.where(obs.mask[:, :, None], standard, 0.0), (*gap, (0, 0)))
+        parts = (
+            _standardise(summary, self.summary_mean, self.summary_inverse_sd),
+            standard.reshape(rows, -1),
+            jnp.pad(obs.mask, gap),
+        )
+        return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=1)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return jax.jit(self.transform)
 
     def arrays(self) -> dict[str, NDArray]:
         """Everything `encoder_from_arrays` needs besides the layout."""
@@ -89,8 +102,7 @@ class Encoder:
 
 def _standardise(values: Any, mean: Floats, inverse_sd: Floats) -> Any:
     # Overflowed simulations and NaN data stay NaN here: whoever asked looks for them.
-    with np.errstate(invalid="ignore"):
-        return np.clip((values - mean) * inverse_sd, -CLIP, CLIP)
+    return jnp.clip((values - mean) * inverse_sd, -CLIP, CLIP)
 
 
 def encoder_from_arrays(layout: Layout, arrays: Mapping[str, NDArray]) -> Encoder:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -13,10 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainsweep.config import Estimator
+from chainsweep.engines.base import under
 
 Floats = NDArray[np.float64]
 
 ESTIMATORS = get_args(Estimator)
+AUTOREGRESSIVE = ("nsf", "maf", "bpf")
+"""Those that couplings of two halves are a special case of."""
+PERMUTED = ("nsf", "maf")
+"""Those whose order of parameters differs between their transforms."""
+ATTENTION_LAYERS = 2
 SPLINE_BINS = 8
 ROWS_PER_CALL = 1 << 14
 """Points of one pass through the flow at inference; bounds memory."""
@@ -38,6 +44,10 @@ class Architecture:
     """Position in `ESTIMATORS`."""
     autoregressive: int
     """0 for couplings, which draw in one pass."""
+    attention: int = 0
+    """Layers in which the points of a data set attend to each other."""
+    members: int = 1
+    """Networks of these sizes, whose weights are named by their numbers where there are several."""
 
     def arrays(self) -> dict[str, NDArray]:
         """One integer array a size."""
@@ -46,24 +56,33 @@ class Architecture:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Architecture:
         """The inverse of `arrays`."""
-        return cls(**{name: int(arrays[name]) for name in cls.__dataclass_fields__})
+        return cls(**{name: int(arrays[name]) for name in cls.__dataclass_fields__ if name in arrays})
 
 
 class SetEmbedding(nn.Module):
     """Summary features and a set of points to one context vector.
 
-    The set branch is a deep set: each point through a small network, pooled by mean, maximum and learned
-    attention. No order and no number of points enters but through the features.
+    The set branch is a deep set: each point through a small network, on request through layers in which all points
+    attend to each other, pooled by mean, maximum and learned attention. No order and no number of points enters but
+    through the features. Where ``mixed_precision`` is set it computes in bfloat16 while it is trained.
     """
 
     HEADS = 4
+    mixed_precision = False
 
     def __init__(self, sizes: Architecture) -> None:
         super().__init__()
         self.sizes = sizes
         channels = max(8, sizes.embedding // 2)
+        channels -= channels % self.HEADS
         self.point = nn.Sequential(
             nn.Linear(sizes.per_point, channels), nn.SiLU(), nn.Linear(channels, channels), nn.SiLU()
+        )
+        self.between = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                channels, self.HEADS, 2 * channels, dropout=0.0, batch_first=True, norm_first=True
+            )
+            for _ in range(sizes.attention)
         )
         self.score = nn.Linear(channels, self.HEADS)
         pooled = channels * (2 + self.HEADS)
@@ -81,11 +100,21 @@ class SetEmbedding(nn.Module):
 
     def forward(self, packed: Tensor) -> Tensor:
         """``(..., packed)`` to ``(..., embedding)``."""
+        kind, mixed = packed.device.type, self.mixed_precision and self.training
+        with torch.autocast(kind, torch.bfloat16, enabled=mixed):
+            embedded = self._embed(packed)
+        return embedded.to(packed.dtype)
+
+    def _embed(self, packed: Tensor) -> Tensor:
         s = self.sizes
         summary, points, mask = packed.split([s.summary, s.width * s.per_point, s.width], dim=-1)
         points = points.unflatten(-1, (s.width, s.per_point))
         mask = mask.unsqueeze(-1)
-        h = self.point(points) * mask
+        h = self.point(points)
+        for layer in self.between:
+            padding = (mask == 0).flatten(0, -3).squeeze(-1)
+            h = layer(h.flatten(0, -3), src_key_padding_mask=padding).unflatten(0, packed.shape[:-1])
+        h = h * mask
         mean = h.sum(-2) / mask.sum(-2)
         highest = (h + (mask - 1) * 1e4).amax(-2)
         scores = (self.score(h) + (mask - 1) * 1e4).transpose(-1, -2)
@@ -98,11 +127,15 @@ class SetEmbedding(nn.Module):
 
 def build_estimator(sizes: Architecture, seed: int) -> Any:
     """An untrained sbi density estimator; the same seed gives the same weights."""
-    from sbi.neural_nets.net_builders import build_zuko_maf, build_zuko_nsf
+    from sbi.neural_nets import net_builders
 
     name = ESTIMATORS[sizes.estimator]
-    build, more = (build_zuko_nsf, {"num_bins": SPLINE_BINS}) if name == "nsf" else (build_zuko_maf, {})
-    passes = {} if sizes.autoregressive else {"passes": 2}
+    build = getattr(net_builders, f"build_zuko_{name}")
+    more: dict[str, Any] = {"num_bins": SPLINE_BINS} if name == "nsf" else {}
+    if name in PERMUTED:
+        more["randperm"] = True
+    if name in AUTOREGRESSIVE and not sizes.autoregressive:
+        more["passes"] = 2
     packed = sizes.summary + sizes.width * (sizes.per_point + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -115,9 +148,7 @@ def build_estimator(sizes: Architecture, seed: int) -> Any:
             hidden_features=[sizes.hidden, sizes.hidden],
             num_transforms=sizes.transforms,
             embedding_net=SetEmbedding(sizes),
-            randperm=True,
             **more,
-            **passes,
         )
 
 
@@ -192,8 +223,40 @@ class Sampler:
         return w, distribution.log_prob(w)
 
 
-def sampler_of(sizes: Architecture, weights: Mapping[str, NDArray], device: str) -> Sampler:
-    """A trained network at work."""
+class Ensemble:
+    """Several networks as one: their mixture in equal parts. A `Sampler` in all it does."""
+
+    def __init__(self, members: Sequence[Sampler]) -> None:
+        self.members = members
+
+    def draw(self, packed: NDArray[np.float32], base: Floats) -> tuple[Floats, Floats]:
+        """Each network in turn maps a row of ``base``; the density is that of the mixture."""
+        w = np.empty_like(base)
+        for number, member in enumerate(self.members):
+            own = slice(number, None, len(self.members))
+            if base[:, own].size:
+                w[:, own] = member.draw(packed, np.ascontiguousarray(base[:, own]))[0]
+        return w, self.log_prob(packed, w)
+
+    def log_prob(self, packed: NDArray[np.float32], w: Floats) -> Floats:
+        """Log density of the mixture at ``w`` ``(dataset, draw, dim)``, shape ``(dataset, draw)``."""
+        every = [member.log_prob(packed, w) for member in self.members]
+        return np.asarray(np.logaddexp.reduce(every, axis=0) - np.log(len(every)), float)
+
+    def summary(self, packed: NDArray[np.float32]) -> Floats:
+        """What all the flows are told of data sets, one beside the other."""
+        return np.concatenate([member.summary(packed) for member in self.members], axis=1)
+
+
+def sampler_of(sizes: Architecture, weights: Mapping[str, NDArray], device: str) -> Sampler | Ensemble:
+    """A trained network at work, or several."""
+    if sizes.members > 1:
+        single = replace(sizes, members=1)
+        return Ensemble([_sampler(single, under(str(k), weights), device) for k in range(sizes.members)])
+    return _sampler(sizes, weights, device)
+
+
+def _sampler(sizes: Architecture, weights: Mapping[str, NDArray], device: str) -> Sampler:
     estimator = build_estimator(sizes, seed=0)
     load_weights(estimator, weights)
     return Sampler(estimator, device)

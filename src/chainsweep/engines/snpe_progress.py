@@ -58,3 +58,5 @@ class Job:
     sink: Sink
     deadline: Deadline
     device: str
+    member: int = 0
+    """Number of the network in an ensemble."""

@@ -25,9 +25,10 @@ from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, prefixed, under
 from chainsweep.engines.snpe_bank import BANK_CHUNK, bank_arrays, bank_from_arrays, bank_of, join
+from chainsweep.engines.snpe_designs import usable_designs
 from chainsweep.engines.snpe_progress import Job
 from chainsweep.engines.snpe_simulate import Rows, encode_rows
-from chainsweep.engines.snpe_space import fixed_space, usable_designs
+from chainsweep.engines.snpe_space import fixed_space
 from chainsweep.engines.snpe_trained import (
     Network,
     Trained,

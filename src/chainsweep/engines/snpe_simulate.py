@@ -12,18 +12,20 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.engines.snpe_encoder import Encoder
-from chainsweep.engines.snpe_space import Space
+from chainsweep.engines.snpe_space import Space, working
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem, observation
 
 Floats = NDArray[np.float64]
-Pairs = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Packed features ``(row, packed)`` and working-space parameters ``(row, dim)``; NaN rows are possible."""
+Pairs = tuple[Any, Any]
+"""Packed features ``(row, packed)`` and working-space parameters ``(row, dim)``, single precision, of numpy or, where
+they were made on a device and stay there, of JAX; NaN rows are possible."""
 
 ROWS_PER_BLOCK = 4096
 VALIDATION_BLOCK = 0
@@ -44,8 +46,9 @@ def usable_rows(packed: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[
     return np.asarray(np.isfinite(packed).all(axis=1) & np.isfinite(w).all(axis=1))
 
 
-def usable_pairs(packed: NDArray[np.float32], w: NDArray[np.float32]) -> Pairs:
+def usable_pairs(*pairs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The pairs that are all numbers."""
+    packed, w = (np.asarray(part) for part in pairs)
     usable = usable_rows(packed, w)
     return packed[usable], w[usable]
 
@@ -70,9 +73,13 @@ class Simulator:
         self.stacked = observation(batch.fields, batch.constants, batch.mask)
         self.compiled = jax.jit(partial(_jax_rows, problem), static_argnums=2)
 
+    def key(self, number: int) -> Any:
+        """Of the random numbers of a block."""
+        return jax.random.fold_in(jax.random.key(self.seed), number)
+
     def rows(self, number: int, count: int) -> Rows:
         """``count`` simulations; the same number gives the same ones."""
-        key = jax.random.fold_in(jax.random.key(self.seed), number)
+        key = self.key(number)
         if self.problem.black_box:
             return _host_rows(self.problem, self.batch, key, count)
         index, z, observed = self.compiled(key, self.stacked, count)
@@ -86,6 +93,21 @@ def simulators_of(problem: Problem, batches: Sequence[Batch], seed: int) -> list
 
 def _jax_rows(problem: Problem, key: Any, stacked: Observation, rows: int) -> tuple[Any, Any, dict[str, Any]]:
     """Pure JAX: designs, unconstrained parameters and the simulated fields."""
+    index, z, obs = _simulated(problem, key, stacked, rows)
+    return index, z, {name: obs.fields[name] for name in problem.observed}
+
+
+def _jax_pairs(
+    problem: Problem, transform: Any, key: Any, stacked: Observation, rows: int, centre: Any, halfwidth: Any
+) -> Pairs:
+    """Pure JAX: training pairs of fresh simulations."""
+    index, z, obs = _simulated(problem, key, stacked, rows)
+    own = centre[index], halfwidth[index]
+    return transform(obs, *own), working(z, *own).astype(jnp.float32)
+
+
+def _simulated(problem: Problem, key: Any, stacked: Observation, rows: int) -> tuple[Any, Any, Observation]:
+    """Pure JAX: designs picked, unconstrained parameters, and the simulated data sets."""
     pick, draw, noise = jax.random.split(key, 3)
     index = jax.random.randint(pick, (rows,), 0, stacked.mask.shape[0])
     design = jax.tree.map(lambda values: values[index], stacked)
@@ -93,7 +115,7 @@ def _jax_rows(problem: Problem, key: Any, stacked: Observation, rows: int) -> tu
     simulated = jax.vmap(problem.simulate)(jax.random.split(noise, rows), theta, design)
     observed = {name: value.astype(float) for name, value in simulated.items()}
     obs = Observation(design.fields | observed, design.constants, design.mask)
-    return index, jax.vmap(problem.unconstrain)(theta, obs), observed
+    return index, jax.vmap(problem.unconstrain)(theta, obs), obs
 
 
 def _host_rows(problem: Problem, batch: Batch, key: Any, rows: int) -> Rows:
@@ -122,28 +144,38 @@ def encode_rows(encoder: Encoder, batch: Batch, space: Space, rows: Rows) -> Pai
 
 
 class FreshSimulations:
-    """New simulations in every block, from all shape buckets in proportion to their data sets."""
+    """New simulations in every block, from all shape buckets in proportion to their data sets.
+
+    Those of a JAX model are drawn, simulated and encoded in one compiled function, and stay on its device.
+    """
 
     def __init__(self, simulators: Sequence[Simulator], spaces: Sequence[Space], encoder: Encoder) -> None:
         self.simulators = simulators
         self.spaces = spaces
         self.encoder = encoder
         self.sizes = np.array([len(simulator.batch) for simulator in simulators])
+        self.compiled = jax.jit(partial(_jax_pairs, simulators[0].problem, encoder.transform), static_argnums=2)
 
     def block(self, number: int, rows: int) -> Pairs:
         """Pairs in random order."""
         split = shares(self.sizes, rows)
         parts = [
-            encode_rows(self.encoder, simulator.batch, space, simulator.rows(number, share))
+            self._pairs(simulator, space, number, share)
             for simulator, space, share in zip(self.simulators, self.spaces, split, strict=True)
             if share
         ]
-        packed, w = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         if len(parts) == 1:
-            return packed, w
+            return parts[0]
+        packed, w = (jnp.concatenate([part[i] for part in parts]) for i in (0, 1))
         seed = self.simulators[0].seed
         order = np.random.Generator(np.random.Philox(key=[seed, number])).permutation(rows)
         return packed[order], w[order]
+
+    def _pairs(self, simulator: Simulator, space: Space, number: int, rows: int) -> Pairs:
+        if simulator.problem.black_box:
+            return encode_rows(self.encoder, simulator.batch, space, simulator.rows(number, rows))
+        key = simulator.key(number)
+        return self.compiled(key, simulator.stacked, rows, space.centre, space.halfwidth)
 
     def typical(self) -> NDArray[np.float32]:
         """Of held-out simulations."""

@@ -8,14 +8,13 @@ the median and half-width (16 % to 84 %) of its prior for the design of one data
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
-from chainsweep.errors import InputError
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
 
@@ -41,7 +40,7 @@ class Space:
 
     def to_working(self, z: Floats) -> tuple[Floats, Floats]:
         """``z`` ``(dataset, draw, dim)`` to ``w``, and ``log |dw/dz|`` ``(dataset, draw)``."""
-        return (z - self.centre[:, None]) / self.halfwidth[:, None], self._log_scale(z)
+        return working(z, self.centre[:, None], self.halfwidth[:, None]), self._log_scale(z)
 
     def from_working(self, w: Floats) -> tuple[Floats, Floats]:
         """``w`` ``(dataset, draw, dim)`` to ``z``, and ``log |dw/dz|`` ``(dataset, draw)`` there."""
@@ -49,6 +48,11 @@ class Space:
 
     def _log_scale(self, points: Floats) -> Floats:
         return np.broadcast_to(-np.log(self.halfwidth).sum(axis=-1)[:, None], points.shape[:2]).copy()
+
+
+def working(z: Any, centre: Any, halfwidth: Any) -> Any:
+    """``w`` at ``z``, elementwise."""
+    return (z - centre) / halfwidth
 
 
 def space_of(problem: Problem, batch: Batch) -> Space:
@@ -75,29 +79,3 @@ def fixed_space(z: Floats) -> Space:
     """The map from draws ``z`` ``(draw, dim)`` of one truncated prior, for one data set."""
     low, centre, high = np.quantile(z, NORMAL_QUANTILES, axis=0)
     return Space(centre[None], (high - low)[None] / 2)
-
-
-def usable_designs(problem: Problem, batches: Sequence[Batch]) -> tuple[list[Batch], list[Space]]:
-    """The buckets without data sets whose design or prior is no number, and their working spaces.
-
-    Raises
-    ------
-    InputError
-        None is left.
-    """
-    kept, spaces = [], []
-    for batch in batches:
-        space = space_of(problem, batch)
-        good = np.isfinite(space.halfwidth).all(axis=1)
-        design = [name for name in batch.fields if name not in problem.observed]
-        for values in (*(batch.fields[name] for name in design), *batch.constants.values()):
-            good &= np.isfinite(values.reshape(len(batch), -1)).all(axis=1)
-        if good.any():
-            kept.append(batch.take(np.flatnonzero(good)))
-            spaces.append(space.take(np.flatnonzero(good)))
-    if not kept:
-        raise InputError(
-            "snpe: no data set has a finite design and a proper prior, so there is nothing to simulate; "
-            "check the design fields, the constants and the priors that depend on them"
-        )
-    return kept, spaces

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -17,9 +17,16 @@ from chainsweep.engines.snpe_calibration import findings_of, levels_of, strangen
 from chainsweep.engines.snpe_coverage import coverage_of
 from chainsweep.engines.snpe_encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe_features import fit_scales, layout_of
-from chainsweep.engines.snpe_flow import ESTIMATORS, Architecture, Sampler, sampler_of
+from chainsweep.engines.snpe_flow import ATTENTION_LAYERS, ESTIMATORS, Architecture, Ensemble, Sampler, sampler_of
 from chainsweep.engines.snpe_progress import HISTORY
-from chainsweep.engines.snpe_simulate import Rows, stacked_rows
+from chainsweep.engines.snpe_simulate import (
+    ROWS_PER_BLOCK,
+    VALIDATION_BLOCK,
+    Provider,
+    Rows,
+    stacked_rows,
+    usable_pairs,
+)
 from chainsweep.engines.snpe_space import Space, space_of
 from chainsweep.engines.snpe_training import Trainer
 from chainsweep.errors import InputError
@@ -85,7 +92,7 @@ class Trained:
         """The most points of a data set."""
         return Architecture.from_arrays(self.architecture).width
 
-    def sampler(self, device: str) -> Sampler:
+    def sampler(self, device: str) -> Sampler | Ensemble:
         """The network at work."""
         return sampler_of(Architecture.from_arrays(self.architecture), self.weights, device)
 
@@ -111,7 +118,7 @@ class Network:
         problem: Problem,
         trained: Trained,
         batch: Batch,
-        sampler: Sampler,
+        sampler: Sampler | Ensemble,
         refused: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.refused = dict(refused)
@@ -168,20 +175,37 @@ def finish(
     trainer: Trainer, encoder: Encoder, sizes: Architecture, space: Arrays, problem: Problem, batches: Sequence[Batch]
 ) -> Trained:
     """What a finished `Trainer` learnt of simulations of ``batches``."""
-    weights = trainer.best_weights()
-    sampler = sampler_of(sizes, weights, str(trainer.device))
-    held_out = trainer.held_out()
     columns = np.array(trainer.progress.history, dtype=np.float64).reshape(-1, len(HISTORY))
     history: Arrays = {name: columns[:, i].copy() for i, name in enumerate(HISTORY)}
+    weights = trainer.best_weights()
+    sampler = sampler_of(sizes, weights, str(trainer.device))
     return Trained(
         weights=weights,
         encoder=encoder.arrays(),
         architecture=sizes.arrays(),
         space=space,
         coverage=coverage_of(problem, batches) | {GRID: np.array(encoder.features.layout.grid)},
-        calibration=levels_of(sampler, held_out, trainer.seed),
+        calibration=levels_of(sampler, trainer.held_out, trainer.seed),
         usual=usual_summaries(sampler, trainer.provider.typical()),
         history=history | {"skipped": np.array(trainer.progress.skipped)},
+    )
+
+
+def joined(members: Sequence[Trained], provider: Provider, seed: int, device: str) -> Trained:
+    """Networks of one ensemble as one, whose calibration is that of all together; the history is the first one's."""
+    first = members[0]
+    sizes = replace(Architecture.from_arrays(first.architecture), members=len(members))
+    weights: Arrays = {}
+    for number, member in enumerate(members):
+        weights |= prefixed(str(number), member.weights)
+    sampler = sampler_of(sizes, weights, device)
+    held_out = usable_pairs(*provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
+    return replace(
+        first,
+        weights=weights,
+        architecture=sizes.arrays(),
+        calibration=levels_of(sampler, held_out, seed),
+        usual=usual_summaries(sampler, provider.typical()),
     )
 
 
@@ -221,4 +245,5 @@ def architecture_of(problem: Problem, encoder: Encoder, settings: SnpeSettings) 
         embedding=settings.embedding,
         estimator=ESTIMATORS.index(settings.estimator),
         autoregressive=int(settings.autoregressive),
+        attention=ATTENTION_LAYERS if settings.points == "attention" else 0,
     )

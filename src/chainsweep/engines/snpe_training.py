@@ -10,7 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
 
+import jax
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +29,6 @@ from chainsweep.engines.snpe_simulate import (
     Pairs,
     Provider,
     usable_pairs,
-    usable_rows,
 )
 from chainsweep.errors import ModelError
 
@@ -38,11 +41,15 @@ AVERAGING_STEPS = 4
 """Steps between two updates of the weight average."""
 CLIP_NORM = 5.0
 VALIDATIONS = 20
+FIRST_BLOCK = VALIDATION_BLOCK + 1
+BLOCKS_OF_A_MEMBER = 1 << 24
+"""Every network of an ensemble learns from simulations of its own."""
 
 
 class Trainer:
     """One network in training; `step_once` is the whole algorithm, the rest is book-keeping.
 
+    ``member`` numbers the networks of an ensemble, which differ in their first weights and simulations.
     ``keep_best`` is for a bank of simulations, which can be learnt by heart: the weights of the lowest
     held-out loss are kept then. On fresh simulations the last weights are the best ones.
     """
@@ -56,12 +63,15 @@ class Trainer:
         *,
         device: str = "cpu",
         keep_best: bool = False,
+        member: int = 0,
     ) -> None:
         self.provider = provider
         self.settings = settings
         self.seed = seed
         self.device = torch.device(device)
-        self.estimator = build_estimator(sizes, seed).to(self.device)
+        self.first_block = FIRST_BLOCK + member * BLOCKS_OF_A_MEMBER
+        self.estimator = build_estimator(sizes, seed + member).to(self.device)
+        self.estimator.embedding_net.mixed_precision = settings.mixed_precision
         self.names = [name for name, _ in self.estimator.named_parameters()]
         self.parameters = [parameter for _, parameter in self.estimator.named_parameters()]
         self.average = [parameter.detach().clone() for parameter in self.parameters]
@@ -71,6 +81,9 @@ class Trainer:
         self.best: list[torch.Tensor] = []
         self.block_number = -1
         self.block: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.background: ThreadPoolExecutor | None = None
+        """Makes the next block while this one is learnt."""
+        self.coming: dict[int, Future[Pairs]] = {}
 
     def fraction(self) -> float:
         """How much of the training is behind: by steps, or by time where ``train_minutes`` is set."""
@@ -92,11 +105,18 @@ class Trainer:
         steps = max(1, ROWS_PER_BLOCK // batch)
         number, offset = divmod(self.progress.step, steps)
         if self.block_number != number:
-            self.block = self._tensors(self.provider.block(number + 1, steps * batch))
+            self.block = self._tensors(self._made(self.first_block + number, steps * batch))
             self.block_number = number
         assert self.block is not None
         rows = slice(offset * batch, (offset + 1) * batch)
         return self.block[0][rows], self.block[1][rows]
+
+    def _made(self, number: int, rows: int) -> Pairs:
+        coming = self.coming.get(number)
+        made = coming.result() if coming is not None else self.provider.block(number, rows)
+        if self.background is not None:
+            self.coming = {number + 1: self.background.submit(self.provider.block, number + 1, rows)}
+        return made
 
     def step_once(self) -> None:
         """One optimiser step; a step whose loss or gradient is no number changes nothing and is counted."""
@@ -126,19 +146,17 @@ class Trainer:
                 average.lerp_(parameter, share)
 
     def _tensors(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
-        packed, w = pairs
-        usable = usable_rows(packed, w)
+        packed, w = (_tensor(part, self.device) for part in pairs)
+        usable = torch.isfinite(packed).all(dim=1) & torch.isfinite(w).all(dim=1)
         if not usable.any():
             raise ModelError(
                 f"snpe: none of {len(w)} simulated data sets has finite observations and parameters; "
                 "check the prior and the simulator of the model for NaN and overflow"
             )
         # Unusable rows are replaced by usable ones, so every step has the same shape.
-        rows = np.flatnonzero(usable)[np.arange(len(w)) % usable.sum()]
-        return (
-            torch.as_tensor(packed[rows], device=self.device),
-            torch.as_tensor(w[rows], device=self.device),
-        )
+        rows = torch.nonzero(usable).squeeze(1)
+        rows = rows[torch.arange(len(w), device=self.device) % len(rows)]
+        return packed[rows], w[rows]
 
     def best_weights(self) -> Arrays:
         """State of the estimator with averaged weights: the last, or those of the lowest held-out loss."""
@@ -148,20 +166,23 @@ class Trainer:
             state[name] = value.cpu().numpy().copy()
         return state
 
+    @cached_property
     def held_out(self) -> Pairs:
         """The usable ones of the simulations that training never sees."""
         return usable_pairs(*self.provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
 
     def validation_loss(self) -> float:
         """Mean loss of the averaged weights on the held-out simulations."""
-        packed, w = self._tensors(self.provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
+        packed, w = self._tensors(self.held_out)
         current = [parameter.detach().clone() for parameter in self.parameters]
+        self.estimator.eval()
         with torch.no_grad():
             self._set_parameters(self.average)
             losses = torch.cat(
                 [self.estimator.loss(w[i : i + 1024], packed[i : i + 1024]) for i in range(0, len(w), 1024)]
             )
             self._set_parameters(current)
+        self.estimator.train()
         return float(losses[torch.isfinite(losses)].mean())
 
     def _set_parameters(self, values: list[torch.Tensor]) -> None:
@@ -211,6 +232,15 @@ class Trainer:
                     self.optimiser.state[parameter] = moments
 
 
+def _tensor(part: Any, device: torch.device) -> torch.Tensor:
+    """What JAX left on the device is used where it lies."""
+    if isinstance(part, jax.Array):
+        platform = next(iter(part.devices())).platform
+        if (device.type == "cuda") == (platform != "cpu"):
+            return torch.from_dlpack(part)
+    return torch.as_tensor(np.array(part), device=device)
+
+
 def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> bool:
     """Train to the end of the schedule; False when the deadline came first (the state is saved then).
 
@@ -221,6 +251,15 @@ def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> boo
     ModelError
         Most steps had a loss or gradient that is no number.
     """
+    with ThreadPoolExecutor(1, "simulations") as background:
+        trainer.background = background
+        try:
+            return _fit(trainer, job, kept, note)
+        finally:
+            trainer.background = None
+
+
+def _fit(trainer: Trainer, job: Job, kept: Arrays, note: str) -> bool:
     settings, progress = trainer.settings, trainer.progress
     while trainer.fraction() < 1.0 and not _stands_still(progress, settings.stop_after):
         if job.deadline():

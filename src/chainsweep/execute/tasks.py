@@ -18,7 +18,7 @@ from chainsweep.execute.attempt import Report
 from chainsweep.execute.failures import forget_failure
 from chainsweep.execute.provenance import allow_mixed_images, note_image
 from chainsweep.execute.simulate import bank_path, is_simulated, parts_of, simulate
-from chainsweep.execute.train import is_trained, needs_training, simulates, train, weights_path
+from chainsweep.execute.train import is_member, member_path, members_of, needs_training, simulates, train
 from chainsweep.store.shard import ShardError, validate_shard
 
 WORK = ("simulate", "train", "infer")
@@ -65,7 +65,8 @@ def tasks_of(campaign: Campaign) -> dict[str, list[Task]]:
         for number, engine in enumerate(campaign.engines)
         for shard in range(shards)
     ]
-    train = [Task("train", 0, "snpe")] if needs_training(campaign) else []
+    networks = members_of(campaign) if needs_training(campaign) else 0
+    train = [Task("train", member, "snpe") for member in range(networks)]
     simulate = [Task("simulate", part, "snpe") for part in range(parts_of(campaign))] if simulates(campaign) else []
     return {
         "simulate": simulate,
@@ -123,7 +124,7 @@ def target_of(campaign: Campaign, task: Task) -> Path:
     if task.stage == "simulate":
         return bank_path(campaign, task.index)
     if task.stage == "train":
-        return weights_path(campaign)
+        return member_path(campaign, task.index)
     return campaign.paths.shard(*task.block())
 
 
@@ -132,7 +133,7 @@ def is_done(campaign: Campaign, task: Task) -> bool:
     if task.stage == "infer":
         return shard_is_valid(campaign, *task.block())
     if task.stage == "train":
-        return is_trained(campaign)
+        return is_member(campaign, task.index)
     if task.stage == "simulate":
         return is_simulated(campaign, task.index)
     return False
@@ -169,7 +170,7 @@ def _simulate(campaign: Campaign, task: Task, report: Report, deadline: Deadline
 
 
 def _train(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
-    return Result.DONE if train(campaign, report, deadline) else Result.STOPPED
+    return Result.DONE if train(campaign, task.index, report, deadline) else Result.STOPPED
 
 
 def _infer(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:

@@ -15,7 +15,7 @@ from chainsweep.config import SnpeSettings
 from chainsweep.diagnostics.calibration import Finding, calibration_record
 from chainsweep.engines.base import Arrays, Deadline, Seeds, Sink
 from chainsweep.errors import ChainsweepError, StoppedEarly
-from chainsweep.execute.attempt import FileSink, Report, claim, load_state
+from chainsweep.execute.attempt import Attempt, FileSink, Report, claim, load_state
 from chainsweep.execute.devices import torch_device
 from chainsweep.publish import publish, publish_text
 from chainsweep.store.network import CALIBRATION, MODEL, NETWORK, model_key
@@ -48,13 +48,15 @@ def weights_path(campaign: Campaign) -> Path:
 
 def is_trained(campaign: Campaign) -> bool:
     """Whether the published network is there and readable."""
+    path = weights_path(campaign)
+    return path.exists() if path == campaign.paths.network else _is_published(campaign, path)
+
+
+def _is_published(campaign: Campaign, path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
-    path = weights_path(campaign)
     if not path.exists():
         return False
-    if path == campaign.paths.network:
-        return True
     try:
         with safe_open(path, framework="numpy") as content:
             return (content.metadata() or {}).get("key") == network_key(campaign)
@@ -62,27 +64,95 @@ def is_trained(campaign: Campaign) -> bool:
         return False
 
 
-def train(campaign: Campaign, report: Report, deadline: Deadline) -> bool:
-    """Train the campaign's network and publish it; False when the deadline came first (state is saved)."""
-    target = weights_path(campaign)
-    attempt = claim(target)
-    sink = FileSink(attempt, campaign.hash, report)
+def member_path(campaign: Campaign, member: int) -> Path:
+    """What the task number ``member`` of the stage publishes: the network, or its part of an ensemble."""
+    path = weights_path(campaign)
+    return path if members_of(campaign) == 1 else path.with_name(f"member-{member:02d}.safetensors")
+
+
+def members_of(campaign: Campaign) -> int:
+    """How many networks are trained."""
+    return campaign.config.engines.snpe.ensemble
+
+
+def is_member(campaign: Campaign, member: int) -> bool:
+    """Whether the task number ``member`` has nothing left to do; where all have ended, their ensemble is there too."""
+    everyone = range(members_of(campaign))
+    return is_trained(campaign) or (
+        _is_published(campaign, member_path(campaign, member))
+        and not all(_is_published(campaign, member_path(campaign, each)) for each in everyone)
+    )
+
+
+def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -> bool:
+    """Train one network of the campaign and publish it, and the ensemble where it is the last one.
+
+    False when the deadline came first (state is saved).
+    """
+    target = member_path(campaign, member)
     made = None
     if simulates(campaign):
         from chainsweep.execute.simulate import read_simulations
 
         made = read_simulations(campaign)
-    trained = train_network(campaign, sink, load_state(attempt, campaign.hash), deadline, made=made)
-    if trained is None:
-        sink.flush()
+    if not _is_published(campaign, target):
+        attempt = claim(target)
+        sink = FileSink(attempt, campaign.hash, report)
+        resume = load_state(attempt, campaign.hash)
+        trained = train_network(campaign, sink, resume, deadline, made=made, member=member)
+        if trained is None:
+            sink.flush()
+            return False
+        _finish(campaign, trained, attempt)
+    if members_of(campaign) == 1:
+        return True
+    paths = [member_path(campaign, each) for each in range(members_of(campaign))]
+    if not all(_is_published(campaign, path) for path in paths):
+        return True
+    attempt = claim(weights_path(campaign))
+    joined = _join(campaign, [_read(path) for path in paths], FileSink(attempt, campaign.hash, report), deadline, made)
+    if joined is None:
         return False
-    publish_calibration(campaign, trained.findings(campaign.problem), target.parent)
-    simulated = model_key(campaign.resolved["files"][campaign.paths.model.name], campaign.config.model.function)
-    made_of = {"key": network_key(campaign), MODEL: simulated}
-    _publish(target, trained, made_of, attempt.still_owner)
-    _publish_history(target.with_name("history.csv"), trained)
-    attempt.finish()
+    _finish(campaign, joined, attempt)
     return True
+
+
+def _join(
+    campaign: Campaign, members: Sequence[Trained], sink: Sink, deadline: Deadline, made: list[Arrays] | None
+) -> Trained | None:
+    from chainsweep.engines import snpe
+
+    return snpe.join(
+        campaign.problem,
+        designs_of(campaign),
+        members,
+        campaign.config.engines.snpe,
+        train_seed(campaign),
+        sink=sink,
+        deadline=deadline,
+        device=torch_device(),
+        made=made,
+    )
+
+
+def _read(path: Path) -> Trained:
+    from safetensors.numpy import load_file
+
+    from chainsweep.engines.snpe_trained import Trained
+
+    return Trained.from_arrays(load_file(path))
+
+
+def _finish(campaign: Campaign, trained: Trained, attempt: Attempt) -> None:
+    """Publish a network, what is known of its calibration, and the history of its training."""
+    target = attempt.target
+    if target == weights_path(campaign):
+        publish_calibration(campaign, trained.findings(campaign.problem), target.parent)
+    simulated = model_key(campaign.resolved["files"][campaign.paths.model.name], campaign.config.model.function)
+    _publish(target, trained, {"key": network_key(campaign), MODEL: simulated}, attempt.still_owner)
+    name = "history" if target == weights_path(campaign) else f"history-{target.stem}"
+    _publish_history(target.with_name(f"{name}.csv"), trained)
+    attempt.finish()
 
 
 def train_network(
@@ -92,9 +162,10 @@ def train_network(
     deadline: Deadline,
     settings: SnpeSettings | None = None,
     made: list[Arrays] | None = None,
+    member: int = 0,
 ) -> Trained | None:
-    """The trained network; None when the deadline came first. ``settings`` takes the place of the campaign's own, and
-    ``made`` are the parts of a bank of simulations."""
+    """A trained network; None when the deadline came first. ``settings`` takes the place of the campaign's own,
+    ``made`` are the parts of a bank of simulations, ``member`` numbers the networks of an ensemble."""
     from chainsweep.engines import snpe
 
     return snpe.train(
@@ -107,6 +178,7 @@ def train_network(
         deadline=deadline,
         device=torch_device(),
         made=made,
+        member=member,
     )
 
 
@@ -134,15 +206,11 @@ def load_trained(campaign: Campaign) -> Trained | None:
     StoppedEarly
         It is not trained yet.
     """
-    from safetensors.numpy import load_file
-
-    from chainsweep.engines.snpe_trained import Trained
-
     if campaign.config.engines.snpe.mode == "sequential":
         return None
     if not is_trained(campaign):
         raise StoppedEarly(f"{weights_path(campaign)}: not trained yet; run the 'train' stage first")
-    return Trained.from_arrays(load_file(weights_path(campaign)))
+    return _read(weights_path(campaign))
 
 
 def designs_of(campaign: Campaign) -> list[Any]:

@@ -13,7 +13,12 @@ _OWN = ("simulate", "train", "merge", "report")
 STAGE_OF = dict.fromkeys(("emcee", "nuts", "snpe"), "infer") | {kind: kind for kind in _OWN}
 """The stage that a job of each kind runs."""
 ARRAYS = ("simulate", "infer")
-"""Stages whose jobs are arrays."""
+"""Stages whose jobs are arrays; training is one where there is an ensemble."""
+
+
+def is_array(stage: str, tasks: int) -> bool:
+    """Whether a job of a stage with so many tasks is an array."""
+    return stage in ARRAYS or (stage == "train" and tasks > 1)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ class Job:
 
     @property
     def is_array(self) -> bool:
-        """Whether it is a job array; training, merge and report are single jobs."""
-        return self.stage in ARRAYS
+        """Whether it is a job array; training one network, merge and report are single jobs."""
+        return is_array(self.stage, len(self.tasks))
 
     @property
     def requeues(self) -> bool:

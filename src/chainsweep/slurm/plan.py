@@ -16,7 +16,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.errors import ConfigError, UnavailableError
 from chainsweep.execute.tasks import WORK, Task
 from chainsweep.site import Site
-from chainsweep.slurm.job import ARRAYS, STAGE_OF, Job
+from chainsweep.slurm.job import STAGE_OF, Job, is_array
 
 BEFORE = {"train": "simulate", "snpe": "train"}
 """Kinds of jobs that wait for another kind."""
@@ -60,7 +60,7 @@ def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: Order) -> t
     """
     maker = _Maker(campaign, site, order)
     missing = {kind: tasks for kind, tasks in order.missing.items() if tasks}
-    arrays = {kind: tasks for kind, tasks in missing.items() if STAGE_OF[kind] in ARRAYS}
+    arrays = {kind: tasks for kind, tasks in missing.items() if is_array(STAGE_OF[kind], len(tasks))}
     per_element = _packed(site, limits, order, arrays)
     largest = min(limits.max_array_size, site.max_array_size or limits.max_array_size)
     jobs: list[Job] = []
