@@ -89,8 +89,10 @@ def test_logs_of_a_data_set_name_its_tasks_and_slurm_s_files(slurm: PrivateSlurm
     assert "No task failed" in sweep.command("logs", str(frozen)).stdout
 
 
-def test_simulations_of_a_black_box_are_an_array_that_training_waits_for(slurm: PrivateSlurm, tmp_path):
-    config = CONFIG.replace('["emcee", "snpe"]', '["snpe"]')
+def test_simulations_of_a_black_box_and_an_ensemble_are_arrays(slurm: PrivateSlurm, tmp_path):
+    config = CONFIG.replace('["emcee", "snpe"]', '["snpe"]').replace(
+        "[engines.snpe]\n", "[engines.snpe]\nensemble = 2\n"
+    )
     frozen = freeze(tmp_path, MODEL, config, 2)
     reference = run_here(frozen, tmp_path / "here")
     sweep = Sweep(slurm, frozen)
@@ -102,5 +104,6 @@ def test_simulations_of_a_black_box_are_an_array_that_training_waits_for(slurm: 
     assert set(states.values()) == {"COMPLETED"}, f"{states}\n{sweep.outputs()}"
     assert_same_results(frozen, reference)
     assert no_leftovers(frozen) == []
-    assert sweep.status()["tasks"]["simulate"] == {"total": 2, "done": 2, "failed": 0}
+    status = sweep.status()
+    assert status["tasks"]["simulate"] == status["tasks"]["train"] == {"total": 2, "done": 2, "failed": 0}
     assert sweep.submit() == {}

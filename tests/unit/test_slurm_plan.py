@@ -60,6 +60,19 @@ def test_training_waits_for_the_simulations_of_a_costly_simulator():
     assert next(job for job in jobs if job.kind == "emcee").after == ()
 
 
+def test_an_ensemble_is_an_array_and_one_network_is_none():
+    wanted = order(5)
+    (alone,) = [job for job in plan_jobs(CAMPAIGN, Site(name="s"), WIDE, wanted) if job.kind == "train"]
+    assert (alone.is_array, alone.file, alone.tasks) == (False, "train.sbatch", (0,))
+    missing = {**wanted.missing, "train": [Task("train", member, "snpe") for member in range(4)]}
+    jobs = plan_jobs(CAMPAIGN, Site(name="s"), WIDE, replace(wanted, missing=missing))
+    (networks,) = [job for job in jobs if job.kind == "train"]
+    assert networks.is_array
+    assert (networks.elements, networks.per_element) == (4, 1)
+    assert networks.file == "train-0.sbatch"
+    assert next(job for job in jobs if job.kind == "snpe").after == (networks.name,)
+
+
 def test_a_network_that_is_trained_is_waited_for_by_nobody():
     jobs = {job.kind: job for job in plan_jobs(CAMPAIGN, Site(name="s"), WIDE, order(5, train=False))}
     assert "train" not in jobs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,35 @@ def trainer_after(parts, steps, seed=5, state=None):
     while trainer.progress.step < steps:
         trainer.step_once()
     return trainer
+
+
+def test_networks_of_an_ensemble_are_trained_apart_and_work_together(problem):
+    batch = line_batch(4)
+    settings = TINY.model_copy(update={"ensemble": 2})
+    arguments = {"sink": MemorySink(), "resume": None, "deadline": never}
+    members = [snpe.train(problem, batch, settings, 5, member=k, **arguments) for k in (0, 1)]
+    assert not differing(members[0].encoder, members[1].encoder)
+    assert len(differing(members[0].weights, members[1].weights)) > 10
+    assert members[0].history["train_loss"][-1] != members[1].history["train_loss"][-1]
+    assert not differing(members[0].weights, snpe.train(problem, batch, settings, 5, **arguments).weights)
+    whole = snpe.join(problem, [batch], members, settings, 5, sink=MemorySink(), deadline=never)
+    assert set(whole.weights) == {f"{k}/{name}" for k in (0, 1) for name in members[0].weights}
+    assert not np.array_equal(whole.calibration["rank"], members[0].calibration["rank"])
+    back = Trained.from_arrays(load(save({name: np.array(v, order="C") for name, v in whole.arrays().items()})))
+    assert not differing(back.arrays(), whole.arrays())
+    chains = snpe.run(problem, batch, settings, Seeds(2, "snpe"), trained=back, **arguments).chains
+    assert not chains.failures
+    assert np.all(chains.info["ess"] > 1)
+
+
+def test_simulations_made_ahead_are_those_of_their_number(parts):
+    trainer = Trainer(*parts, TINY, 5)
+    plain = [trainer.provider.block(number, 64)[1] for number in (1, 2, 3)]
+    with ThreadPoolExecutor(1) as trainer.background:
+        ahead = [trainer._made(number, 64)[1] for number in (1, 2, 3)]
+    for first, second in zip(plain, ahead, strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert list(trainer.coming) == [4]
 
 
 def test_same_seed_same_weights_another_seed_others(parts):

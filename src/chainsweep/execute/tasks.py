@@ -43,9 +43,9 @@ class Task:
 
     @property
     def label(self) -> str:
-        """What a person reads: ``infer nuts 3``."""
-        parts = [self.stage, self.engine, None if self.shard is None else str(self.shard)]
-        return " ".join(part for part in parts if part is not None)
+        """What a person reads: ``infer nuts 3``; the number is left out where a stage has one task."""
+        number = self.shard if self.stage == "infer" else self.index or None
+        return " ".join(str(part) for part in (self.stage, self.engine, number) if part is not None)
 
 
 class Result(enum.Enum):
