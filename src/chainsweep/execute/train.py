@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from chainsweep.engines.base import Arrays, Deadline, Seeds, Sink
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import Attempt, FileSink, Report, claim, load_state
 from chainsweep.execute.devices import torch_device
-from chainsweep.publish import publish, publish_text
+from chainsweep.publish import LostOwnership, publish, publish_text
 from chainsweep.store.network import CALIBRATION, MODEL, NETWORK, model_key
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -
     joined = _join(campaign, [_read(path) for path in paths], FileSink(attempt, campaign.hash, report), deadline, made)
     if joined is None:
         return False
-    _finish(campaign, joined, attempt)
+    # Two that end at the same time both join; the later one publishes, and its task ends no sooner.
+    with suppress(LostOwnership):
+        _finish(campaign, joined, attempt)
     return True
 
 
