@@ -98,6 +98,11 @@ class Paths:
         return self.root / "logs"
 
     @property
+    def ranks(self) -> Path:
+        """``ranks.json``: what the MPI ranks of emcee share out, and why; as the last submission decided."""
+        return self.root / "ranks.json"
+
+    @property
     def pilot(self) -> Path:
         """``pilot.json``: how long a few data sets took; decides nothing but predictions."""
         return self.root / "pilot.json"

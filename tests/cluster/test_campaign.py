@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import chainsweep
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
@@ -72,6 +73,9 @@ def test_submit_runs_everything_by_dependency_and_gives_what_run_gives(slurm: Pr
     states = sweep.finish()
     assert set(states.values()) == {"COMPLETED"}, f"{states}\n{sweep.outputs()}"
     assert_same_results(frozen, reference)
+    notes = chainsweep.open(frozen).catalogue().attrs
+    assert notes["emcee_ranks_share"] == "datasets"
+    assert notes["emcee_ranks_why"].startswith("the likelihood is compiled")
     assert no_leftovers(frozen) == []
     assert sweep.submit() == {}
     status = sweep.status()

@@ -278,7 +278,7 @@ def test_a_slow_black_box_has_its_walkers_spread_and_a_fast_one_its_data_sets(ma
         re.fullmatch(r"a call of log_likelihood takes ([\d.e-]+) ms, .*than 5 ms", spread.why).group(1)
     )
     assert (milliseconds > 5) == (form == "walkers") == ("not more" not in spread.why)
-    assert 1e3 * seconds <= milliseconds < 1e3 * seconds + 200
+    assert milliseconds >= 1e3 * seconds
 
 
 @pytest.mark.parametrize(("seconds", "form"), [(0.0, "walkers"), (0.02, "datasets")])

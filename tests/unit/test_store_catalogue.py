@@ -92,6 +92,13 @@ def test_round_trip_is_deterministic_and_pandas_reads_it(tmp_path, table):
     assert np.isnan(frame["divergences"].iloc[2])
 
 
+def test_notes_on_the_whole_come_back(tmp_path, table):
+    write_catalogue(tmp_path / "one", table, notes={"emcee_ranks_share": "walkers"})
+    assert read_catalogue(tmp_path / "one").attrs == {"emcee_ranks_share": "walkers"}
+    write_catalogue(tmp_path / "two", table)
+    assert read_catalogue(tmp_path / "two").attrs == {}
+
+
 def test_summaries_of_shards_fit(tmp_path):
     summaries = [read_summary(publish_sample(tmp_path, make_shard(0, ("a", "b", "c"))))]
     table = catalogue_table(summaries, PARAMETERS, ids_in_order=["c", "b", "a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,15 +60,23 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
     failed = {block: failure for block, path in absent.items() if (failure := read_failure(path)) is not None}
     summaries = [read_summary(path) for path in valid]
     summaries += [_failed_rows(campaign, *block, failure) for block, failure in failed.items()]
-    write_catalogue(
-        campaign.paths.catalogue, catalogue_table(summaries, campaign.parameter_names, campaign.collection.ids)
-    )
+    table = catalogue_table(summaries, campaign.parameter_names, campaign.collection.ids)
+    write_catalogue(campaign.paths.catalogue, table, notes=_notes(campaign))
     return {
         "datasets": dict(merged.datasets),
         "missing": [_relative(path, campaign) for block, path in absent.items() if block not in failed],
         "failed": {_relative(absent[block], campaign): failure.reason for block, failure in failed.items()},
         "rejected": {_relative(path, campaign): reason for path, reason in merged.rejected.items()},
     }
+
+
+def _notes(campaign: Campaign) -> dict[str, str]:
+    """What MPI ranks share out, and why, where a submission decided that."""
+    try:
+        ranks = json.loads(campaign.paths.ranks.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {f"emcee_ranks_{name}": str(value) for name, value in ranks.items()}
 
 
 def _images(present: dict[str, list[Path]]) -> dict[Path, str]:

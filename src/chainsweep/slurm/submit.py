@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -18,6 +19,7 @@ from chainsweep.execute.pilot import Spread, emcee_spread
 from chainsweep.execute.provenance import NO_IMAGE, check_image
 from chainsweep.execute.requeue import forgive
 from chainsweep.execute.tasks import WORK, Task, is_done, target_of, tasks_of, work_of
+from chainsweep.publish import publish_text
 from chainsweep.site import Site
 from chainsweep.slurm import client
 from chainsweep.slurm.image import ABSENT, Image, images_of, read_remembered, remember
@@ -196,6 +198,9 @@ def send(campaign: Campaign, site: Site, submission: Submission) -> dict[str, in
     paths.logs.mkdir(exist_ok=True)
     remember(paths.images, submission.images)
     write_scripts(submission.jobs, submission.scripts, paths.submission(submission.number))
+    for job in submission.jobs:
+        if job.why:
+            publish_text(paths.ranks, json.dumps({"share": job.form, "why": job.why}) + "\n")
     tasks = tasks_of(campaign)
     ids: dict[str, int] = {}
     for job in submission.jobs:

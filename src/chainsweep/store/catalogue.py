@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -69,11 +70,17 @@ def catalogue_table(
     return table if ids_in_order is None or not parts else table.take(_order(table, ids_in_order))
 
 
-def write_catalogue(path: Path, table: pa.Table, still_owner: Callable[[], bool] = lambda: True) -> None:
-    """Publish the catalogue; the same table gives the same bytes. Raises ``LostOwnership``."""
+def write_catalogue(
+    path: Path,
+    table: pa.Table,
+    still_owner: Callable[[], bool] = lambda: True,
+    notes: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Publish the catalogue; the same table and ``notes`` give the same bytes. Raises ``LostOwnership``."""
+    table = table.replace_schema_metadata(dict(notes))
 
     def validate(temporary: Path) -> None:
-        if not pq.read_table(temporary).equals(table):
+        if not pq.read_table(temporary).equals(table, check_metadata=True):
             raise ChainsweepError(f"{temporary}: the catalogue read back is not the one written; is the disk full?")
 
     publish(path, lambda temp: pq.write_table(table, temp, compression="zstd"), validate, still_owner)
@@ -82,17 +89,22 @@ def write_catalogue(path: Path, table: pa.Table, still_owner: Callable[[], bool]
 def read_catalogue(path: Path) -> pd.DataFrame:
     """Read the catalogue; null is NaN, also in columns of whole numbers (float64 where one is null).
 
+    ``attrs`` of the table holds what the catalogue notes on the whole.
+
     Raises
     ------
     CampaignError
         The file is missing or is no Parquet.
     """
     try:
-        return pq.read_table(path).to_pandas()
+        table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise CampaignError(
             f"{path}: expected a catalogue, cannot read it ({error}); make it again with 'chainsweep merge'"
         ) from error
+    frame = table.to_pandas()
+    frame.attrs = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    return frame
 
 
 def _column(name: str, parts: Sequence[Summary], is_fixed: bool) -> pa.ChunkedArray:
