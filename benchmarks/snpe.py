@@ -212,11 +212,13 @@ def grow(options: argparse.Namespace) -> dict[str, Any]:
     arguments = {"sink": Notes(), "resume": None, "deadline": lambda: False, "trained": trained}
     sizes = [(n, (SHORTEST, LONGEST)) for n in options.sizes] + [(64, (n, n)) for n in (20, 40, 60)]
     for datasets, points in sizes:
-        batch = made(options.kind, datasets, 3, points).batch
+        batch, peaks, good = made(options.kind, datasets, 3, points).batch, [], 0
         began = time.perf_counter()
         for first in range(0, datasets, 4096):
             part = batch.take(np.arange(first, min(first + 4096, datasets)))
-            snpe.run(problem, part, settings_of(options), Seeds(1, "snpe"), **arguments)
+            chains = snpe.run(problem, part, settings_of(options), Seeds(1, "snpe"), **arguments).chains
+            good += int(((chains.info["khat"] < 0.7) & (chains.info["ess"] > 400)).sum())
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         seconds = time.perf_counter() - began
         some = batch.take(np.arange(min(64, datasets)))
         network = Network(problem, trained, some, trained.sampler("cpu"))
@@ -224,9 +226,8 @@ def grow(options: argparse.Namespace) -> dict[str, Any]:
         began = time.perf_counter()
         network.draw(base)
         draws = base.shape[0] * base.shape[1] / (time.perf_counter() - began)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         rows.append({"datasets": datasets, "points": points, "seconds": seconds, "draws_per_second": draws})
-        rows[-1] |= {"datasets_per_second": datasets / seconds, "peak_gib": peak}
+        rows[-1] |= {"datasets_per_second": datasets / seconds, "good": good / datasets, "peak_gib": peaks}
         print(rows[-1], flush=True)
     return {"rows": rows}
 
