@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 Ints = NDArray[np.int64]
 
-JUMPS = {False: 3, True: 8}
+JUMPS = {False: 3, True: 4}
 """Proposals to each walker in one step, where the quick search sufficed and where it took a deep one."""
 FOLD = 1 << 31
 """Steps are folded into keys modulo this."""
