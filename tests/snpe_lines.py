@@ -58,6 +58,7 @@ TINY = SnpeSettings(
 LEARNING = TINY.model_copy(
     update={
         "train_steps": 400,
+        "jitter": 0.0,
         "batch": 128,
         "learning_rate": 3e-3,
         "hidden": 32,

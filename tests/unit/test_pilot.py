@@ -18,7 +18,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.cli import app, planned
 from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute import pilot
-from chainsweep.execute.pilot import Timing, emcee_spread, read_pilot, run_pilot
+from chainsweep.execute.pilot import Spread, Timing, emcee_spread, read_pilot, run_pilot
 from chainsweep.freeze import init_campaign
 from chainsweep.site import Site
 from chainsweep.slurm import cost
@@ -80,7 +80,7 @@ def make(write_job, tmp_path):
 
 def forecast(campaign: Campaign, site: Site = EMPTY, form: str = "datasets") -> dict:
     missing = missing_tasks(campaign, Selection(campaign.engines), Queued())
-    return predict_cost(campaign, site, plan_jobs(campaign, site, WIDE, Order(1, missing, form)))
+    return predict_cost(campaign, site, plan_jobs(campaign, site, WIDE, Order(1, missing, Spread(form))))
 
 
 def note(campaign: Campaign, **timings: Timing) -> None:

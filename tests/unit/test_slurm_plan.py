@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from chainsweep.errors import ConfigError, UnavailableError
+from chainsweep.execute.pilot import Spread
 from chainsweep.execute.tasks import Task
 from chainsweep.site import Site
 from chainsweep.slurm.job import as_ranges, ranges_read, ranges_text
@@ -34,7 +35,7 @@ def order(shards: int, train: bool = True, form: str = "datasets", **options) ->
         "merge": [Task("merge", 0)],
         "report": [Task("report", 0)],
     }
-    return Order(1, missing, form, **options)
+    return Order(1, missing, Spread(form), **options)
 
 
 def test_everything_is_wired_by_dependency():

@@ -24,8 +24,8 @@ PERMUTED = ("nsf", "maf")
 """Those whose order of parameters differs between their transforms."""
 ATTENTION_LAYERS = 2
 SPLINE_BINS = 8
-ROWS_PER_CALL = 1 << 14
-"""Points of one pass through the flow at inference; bounds memory."""
+ROWS_PER_CALL = 1 << 11
+"""Points of one pass through the flow at inference: what a cache holds."""
 SUMMARIES_PER_CALL = 1 << 10
 
 

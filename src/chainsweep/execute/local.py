@@ -106,16 +106,16 @@ class LocalRun:
                 return
             self._listen(waiting)
 
-    def _ready(self, task: Task) -> bool:
-        """Training waits for its simulations, inference of a trained engine for its training, or fails with them."""
-        if task.engine != "snpe" or task.stage == "simulate":
-            return True
-        ended = [*self.outcome.done, *(failure.task for failure in self.outcome.failed)]
-        return all(before in ended for before in (self.simulate if task.stage == "train" else self.train))
+    def _blocked(self) -> set[str]:
+        """Stages of snpe that wait: training for its simulations, inference for its training, or fail with them."""
+        ended = {*self.outcome.done, *(failure.task for failure in self.outcome.failed)}
+        befores = {"train": self.simulate, "infer": self.train}
+        return {stage for stage, before in befores.items() if not ended.issuperset(before)}
 
     def _hand_out(self, waiting: list[Task]) -> None:
+        blocked = self._blocked()
         for task in list(waiting):
-            if not self._ready(task):
+            if task.engine == "snpe" and task.stage in blocked:
                 continue
             worker = self._idle_worker()
             if worker is None:

@@ -57,7 +57,7 @@ class Spread(NamedTuple):
     """What MPI ranks share out, ``"datasets"`` or ``"walkers"``, and why."""
 
     form: str
-    why: str
+    why: str = ""
 
 
 def emcee_spread(campaign: Campaign) -> Spread:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import ConfigError, UnavailableError
+from chainsweep.execute.pilot import Spread
 from chainsweep.execute.tasks import WORK, Task
 from chainsweep.site import Site
 from chainsweep.slurm.job import STAGE_OF, Job, is_array
@@ -40,12 +41,11 @@ class Order:
 
     number: int
     missing: Mapping[str, Sequence[Task]]
-    emcee_form: str
+    spread: Spread
+    """What the ranks of emcee share out."""
     queued: int = 0
     finish: bool = True
     """Whether merge and report follow."""
-    emcee_why: str = ""
-    """Why the ranks of emcee share out what they do."""
 
 
 def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: Order) -> tuple[Job, ...]:
@@ -92,7 +92,7 @@ class _Maker:
             )
         ranks, form, why = 1, "", ""
         if kind == "emcee":
-            form, why = self.order.emcee_form, self.order.emcee_why
+            form, why = self.order.spread
             ranks = settings.ranks if form == "walkers" else min(settings.ranks, per_element, len(tasks))
         return Job(
             name=f"cs-{self.campaign.hash[:10]}-{self.order.number}-{kind}-{part}",
@@ -127,7 +127,7 @@ def _packed(site: Site, limits: Limits, order: Order, arrays: Mapping[str, Seque
             f"the queue has no room: {order.queued} elements of this campaign are in it, and the site takes "
             f"{site.max_submitted or limits.max_jobs}; submit again when some have ended"
         )
-    packed = {kind: tasks_per_element(site, kind, order.emcee_form) for kind in arrays}
+    packed = {kind: tasks_per_element(site, kind, order.spread.form) for kind in arrays}
     while sum(math.ceil(len(tasks) / packed[kind]) for kind, tasks in arrays.items()) > room:
         most = max(arrays, key=lambda kind: math.ceil(len(arrays[kind]) / packed[kind]))
         elements = math.ceil(len(arrays[most]) / packed[most])

@@ -148,7 +148,7 @@ def _prepare(
     finish = any(missing[kind] for kind in missing if STAGE_OF[kind] in WORK) or (
         not any(job.kind in ("merge", "report") for job in queued.jobs.values()) and not _is_finished(campaign)
     )
-    order = Order(number, missing, spread.form, queued.elements, finish, spread.why)
+    order = Order(number, missing, spread, queued.elements, finish)
     jobs = plan_jobs(campaign, site, limits, order)
     remembered = read_remembered(campaign.paths.images)
     images = images_of(site, dict.fromkeys(job.kind for job in jobs), remembered, absent_too)
