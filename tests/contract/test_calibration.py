@@ -10,7 +10,7 @@ import pytest
 
 import chainsweep
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
-from tests.contract.test_campaign import command
+from tests.contract.test_campaign import command, exact_posterior
 
 NETWORK = """
 [policy]
@@ -74,9 +74,12 @@ def overconfident(make) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(make) -> Path:
-    """A campaign with the right model, one of whose data sets is like no simulation; run."""
+    """A campaign with the right model, some of whose data sets are like no simulation; run."""
     data = line_data(40)
     data["y"][7, ::2] += 40
+    data["y"][8] = 3.0
+    data["y"][9, 3] += 50 * data["y_err"][9, 3]
+    data["y"][10, 2] = np.nan
     folder = make(NETWORK, data=data)
     command("run", folder)
     return folder
@@ -101,13 +104,27 @@ def test_calibration_stands_beside_the_weights_and_passes(trained):
 
 def test_a_data_set_like_no_simulation_is_flagged_and_its_exact_verdict_stays(trained):
     catalogue = chainsweep.open(trained).catalogue().set_index("dataset_id")
-    odd, others = catalogue.loc["000007"], catalogue.drop("000007")
+    odd, others = catalogue.loc["000007"], catalogue.drop(["000007", "000009"])
     assert odd["ood_pvalue"] < 0.001
     assert odd["ood_distance"] > 2
     assert "unlike_simulations" in odd["flags"]
     assert (others["ood_pvalue"] > 0.001).all()
     assert not others["flags"].str.contains("unlike").any()
     assert (others["verdict"] == "converged").all()
+
+
+def test_outliers_constant_data_and_nan_have_typed_verdicts(trained):
+    campaign = chainsweep.open(trained)
+    catalogue = campaign.catalogue().set_index("dataset_id")
+    assert len(catalogue) == 39
+    assert campaign.quarantine()["dataset_id"].tolist() == ["000010"]
+    outlier, constant = catalogue.loc["000009"], catalogue.loc["000008"]
+    assert outlier["verdict"] == constant["verdict"] == "converged"
+    assert "misfit" in outlier["flags"]
+    for dataset in ("000008", "000009"):
+        mean, sd = exact_posterior(trained, dataset)
+        row = catalogue.loc[dataset]
+        assert np.all(np.abs(row[["mean_a", "mean_b"]].to_numpy(float) - mean) < 0.2 * sd)
 
 
 def test_its_own_simulations_do_not_show_a_wrong_simulator_but_another_campaigns_do(make, overconfident):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.snpe_lines import draws, errors, exact_posterior, line_batch, line_problem, train
+from chainsweep.config import VerdictSection
+from chainsweep.diagnostics.calibration import most_overconfident
+from chainsweep.engines.snpe import calibrate, findings_of
+from tests.snpe_lines import LEARNING, MODEL, draws, errors, exact_posterior, line_batch, line_problem, train
 
 BATCH = line_batch(12, seed=8)
 
@@ -60,6 +63,25 @@ def test_lp_is_the_constrained_log_density(problem, chains):
 def test_twin_trained_on_a_wrong_simulator_is_found_out_and_adaptation_repairs_it(problem, chains, tmp_path_factory):
     wrong = line_problem(tmp_path_factory.mktemp("wrong"), curve="-2.5 * a + b * x + 1")
     misled = train(wrong, BATCH)
+    twin = draws(problem, misled, BATCH)
+    assert np.median(twin.info["proposal_efficiency"]) < 0.2 * np.median(chains.info["proposal_efficiency"])
+    assert np.mean((twin.info["khat"] > 0.7) | (twin.info["ess"] < 400)) > 0.5
+    repaired = draws(problem, misled, BATCH, adaptive_rounds=10)
+    assert (repaired.info["khat"] < 0.7).all()
+    assert errors(repaired, BATCH).max() < 4.5
+
+
+def test_twin_trained_under_another_prior_is_found_out_by_calibration_and_by_weights(
+    problem, trained, chains, tmp_path_factory
+):
+    text = MODEL.format(curve="a + b * x").replace("dist.Normal(centre, 2)", "dist.Normal(centre, 0.3)")
+    misled = train(line_problem(tmp_path_factory.mktemp("narrow"), text), BATCH)
+    limit = VerdictSection().overconfidence
+    claims = [
+        most_overconfident(findings_of(problem, calibrate(problem, [BATCH], network, LEARNING, 3))).sure_overconfidence
+        for network in (trained, misled)
+    ]
+    assert claims[0] < limit < claims[1]
     twin = draws(problem, misled, BATCH)
     assert np.median(twin.info["proposal_efficiency"]) < 0.2 * np.median(chains.info["proposal_efficiency"])
     assert np.mean((twin.info["khat"] > 0.7) | (twin.info["ess"] < 400)) > 0.5
