@@ -169,8 +169,8 @@ class SnpeSettings(Section):
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
     """Peak of the learning rate, which rises at first and decays to nothing."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Beside the campaign's designs, copies that differ by about so much (errors, coordinates, constants), within the
-    range that the campaign spans; 0: none."""
+    """Beside few designs of a campaign, copies that differ by about so much (errors, coordinates, constants), within
+    the range that it spans; 0: none."""
     stop_after: Annotated[int, Field(ge=1)] | None = None
     """Ends training early, when the held-out loss has not fallen for so many of its 20 looks."""
     estimator: Estimator = "nsf"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from chainsweep.config import VerdictSection
 from chainsweep.diagnostics.calibration import most_overconfident
 from chainsweep.engines.snpe import calibrate, findings_of
+from chainsweep.errors import InputError
 from tests.snpe_lines import LEARNING, MODEL, draws, errors, exact_posterior, line_batch, line_problem, train
 
 BATCH = line_batch(12, seed=8)
@@ -76,6 +79,9 @@ def test_twin_trained_under_another_prior_is_found_out_by_calibration_and_by_wei
 ):
     text = MODEL.format(curve="a + b * x").replace("dist.Normal(centre, 2)", "dist.Normal(centre, 0.3)")
     misled = train(line_problem(tmp_path_factory.mktemp("narrow"), text), BATCH)
+    with pytest.raises(InputError, match="trained for none of these data sets"):
+        calibrate(problem, [BATCH], misled, LEARNING, 3)
+    misled = replace(misled, coverage=trained.coverage)  # as if it did not say so itself
     limit = VerdictSection().overconfidence
     claims = [
         most_overconfident(findings_of(problem, calibrate(problem, [BATCH], network, LEARNING, 3))).sure_overconfidence

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.snpe_designs import COPIES_UP_TO, jittered, usable_designs
+from chainsweep.engines.snpe_designs import JITTERED, jittered, usable_designs
 from chainsweep.errors import InputError
 from tests.snpe_lines import line_batch, line_problem
 
@@ -19,21 +19,21 @@ def problem(tmp_path_factory):
 def test_copies_differ_a_little_and_stay_within_the_range(problem):
     batch = line_batch(8, spread=1.0)
     (whole,) = jittered(problem, [batch], 0.1, seed=3)
-    assert len(whole) == COPIES_UP_TO
+    assert len(whole) == JITTERED
     for name in ("x", "y_err"):
         np.testing.assert_array_equal(whole.fields[name][:8], batch.fields[name])
         low, high = batch.fields[name].min(), batch.fields[name].max()
         assert whole.fields[name].min() >= low - 1e-12
         assert whole.fields[name].max() <= high + 1e-12
-    ratio = whole.fields["y_err"] / np.tile(batch.fields["y_err"], (COPIES_UP_TO // 8, 1))
+    ratio = whole.fields["y_err"] / np.tile(batch.fields["y_err"], (JITTERED // 8, 1))
     np.testing.assert_allclose(ratio, ratio[:, :1] * np.ones(ratio.shape[1]), rtol=1e-12)
     spread = np.log(ratio[8:, 0]).std()
     assert 0.02 < spread < 0.12
     assert np.unique(whole.constants["centre"]).size > 500
     assert np.abs(whole.constants["centre"]).max() <= np.abs(batch.constants["centre"]).max() + 1e-12
     steps = np.diff(whole.fields["x"], axis=1)
-    np.testing.assert_allclose(steps, np.tile(np.diff(batch.fields["x"], axis=1), (COPIES_UP_TO // 8, 1)), atol=1e-12)
-    np.testing.assert_array_equal(whole.mask, np.tile(batch.mask, (COPIES_UP_TO // 8, 1)))
+    np.testing.assert_allclose(steps, np.tile(np.diff(batch.fields["x"], axis=1), (JITTERED // 8, 1)), atol=1e-12)
+    np.testing.assert_array_equal(whole.mask, np.tile(batch.mask, (JITTERED // 8, 1)))
 
 
 def test_the_seed_decides_and_none_is_none(problem):
@@ -43,6 +43,12 @@ def test_the_seed_decides_and_none_is_none(problem):
     assert not np.array_equal(first, other)
     (same,) = jittered(problem, [batch], 0.0, 1)
     assert same is batch
+
+
+def test_many_designs_have_no_copies(problem):
+    many = line_batch(JITTERED // 2 + 1, spread=1.0)
+    (same,) = jittered(problem, [many], 0.1, 4)
+    assert same is many
 
 
 def test_what_all_have_in_common_and_whole_numbers_stay(problem):

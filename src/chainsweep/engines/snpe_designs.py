@@ -14,8 +14,8 @@ from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
 
-COPIES_UP_TO = 1024
-"""Designs that jitter makes of few ones; of more than that each has one copy."""
+JITTERED = 2048
+"""Designs that jitter makes of fewer ones; where there are more than half as many, they are enough."""
 STREAM = 0x717
 """Second word of the key of the random numbers."""
 
@@ -50,12 +50,12 @@ def jittered(problem: Problem, batches: Sequence[Batch], size: float, seed: int)
 
     A field or constant whose values are all positive is multiplied by ``exp(size * normal)``, others move by ``size *
     normal`` standard deviations: one number a data set, so that grids stay regular. None leaves the range that the
-    campaign's data sets span, so what all have in common stays as it is. Where nothing moves there are no copies.
+    campaign's data sets span, so what all have in common stays as it is; where nothing moves there are no copies.
     """
     spans = _spans(problem, batches)
-    if size == 0.0 or not spans:
+    copies = JITTERED // sum(map(len, batches)) - 1
+    if size == 0.0 or not spans or copies < 1:
         return list(batches)
-    copies = max(1, COPIES_UP_TO // sum(map(len, batches)) - 1)
     return [_with_copies(batch, spans, copies, size, seed + number) for number, batch in enumerate(batches)]
 
 
