@@ -36,7 +36,7 @@ from chainsweep.engines.snpe_simulate import VALIDATION_BLOCK, FreshSimulations,
 from chainsweep.engines.snpe_trained import Network, Trained
 from chainsweep.engines.snpe_weights import Info, State, chains_of, weigh
 from chainsweep.errors import InputError, UnavailableError
-from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
 
 __all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "join", "run", "simulate", "train"]
@@ -194,7 +194,7 @@ def run(
 
 def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: State, own: Arrays) -> bool:
     """Fill ``state``; False when the deadline came first (the state, with ``own`` beside it, is saved then)."""
-    compiled, sampler = Compiled(job.problem), trained.sampler(job.device)
+    sampler, encoder = trained.sampler(job.device), trained.features(job.problem, batch)
     saved = time.monotonic()
     while state.done < len(batch):
         if job.deadline():
@@ -205,8 +205,8 @@ def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: St
         refused = outside(job.problem, part, trained.coverage) if job.settings.model is not None else {}
         if refused:
             part = part.cut(trained.width)
-        network = Network(job.problem, trained, part, sampler, refused)
-        state.store(positions, weigh(BatchedProblem(job.problem, part, compiled), network, job.settings, seeds))
+        network = Network(job.problem, trained, part, sampler, refused, encoder)
+        state.store(positions, weigh(BatchedProblem(job.problem, part), network, job.settings, seeds))
         job.sink.progress(state.done, len(batch), "weighing")
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             job.sink.checkpoint({**own, **state.arrays()})

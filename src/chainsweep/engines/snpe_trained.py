@@ -96,6 +96,10 @@ class Trained:
         """The network at work."""
         return sampler_of(Architecture.from_arrays(self.architecture), self.weights, device)
 
+    def features(self, problem: Problem, batch: Batch) -> Encoder:
+        """From data sets like those of ``batch`` to what the network is told of them."""
+        return encoder_from_arrays(layout_of(problem, batch, int(self.coverage[GRID])), self.encoder)
+
     def findings(self, problem: Problem) -> list[Finding]:
         """What its held-out simulations say of its calibration, by parameter."""
         return findings_of(problem, self.calibration)
@@ -109,8 +113,8 @@ class Trained:
 class Network:
     """A trained network bound to a model: data sets in, working-space draws and densities out.
 
-    ``sampler`` is the network's own, built once for all batches; ``refused`` says by position why a data set is not
-    to be served.
+    ``sampler`` and ``encoder`` are the network's own, built once for all batches; ``refused`` says by position why a
+    data set is not to be served.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class Network:
         batch: Batch,
         sampler: Sampler | Ensemble,
         refused: Mapping[int, str] = MappingProxyType({}),
+        encoder: Encoder | None = None,
     ) -> None:
         self.refused = dict(refused)
         sizes = Architecture.from_arrays(trained.architecture)
@@ -130,7 +135,7 @@ class Network:
                 f"{problem.ndim_unconstrained}. Train again on this campaign's data sets"
             )
         self.sampler = sampler
-        self.encoder = encoder_from_arrays(layout_of(problem, batch, int(trained.coverage[GRID])), trained.encoder)
+        self.encoder = encoder if encoder is not None else trained.features(problem, batch)
         self.space = trained_space(problem, batch, trained)
         stacked = observation(batch.fields, batch.constants, batch.mask)
         self.packed = self.encoder.encode(stacked, self.space.centre, self.space.halfwidth)
