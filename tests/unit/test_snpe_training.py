@@ -191,6 +191,18 @@ def test_stopped_inference_continues_to_the_same_draws(problem, straight, monkey
     np.testing.assert_array_equal(whole.sample_stats["log_weight"], continued.sample_stats["log_weight"])
 
 
+def test_simulations_that_are_no_numbers_are_counted_and_dropped(tmp_path):
+    broken = HOST_MODEL.replace("return {", "y_err = np.where(rng.uniform() < 0.1, np.nan, y_err)\n    return {")
+    sink = MemorySink()
+    trained = train(line_problem(tmp_path, broken), line_batch(4), sink=sink)
+    dropped = int(trained.history["dropped"])
+    assert 60 < dropped < 140
+    assert trained.history["skipped"] == 0
+    assert f"simulating; {dropped} of 1000 are no numbers and will be dropped" in sink.notes
+    whole = train(line_problem(tmp_path, HOST_MODEL), line_batch(4), sink=MemorySink())
+    assert whole.history["dropped"] == 0
+
+
 def test_nan_in_one_data_set_fails_it_alone(problem, straight):
     batch = line_batch(4)
     good = weighted(problem, straight[0], batch)

@@ -86,7 +86,7 @@ def bank_of(parts: Sequence[Pairs], seed: int) -> Bank:
             "check 'simulate' in the model file for exceptions, NaN and overflow"
         )
     order = np.random.Generator(np.random.Philox(key=[seed, VALIDATION_BLOCK])).permutation(np.flatnonzero(usable))
-    return Bank((packed[order], w[order]), seed)
+    return Bank((packed[order], w[order]), seed, dropped=int((~usable).sum()))
 
 
 def bank_arrays(bank: Sequence[Rows]) -> Arrays:
@@ -120,10 +120,21 @@ def fill_bank(
             return None
         fresh = [simulator.rows(chunk + 1, count) for simulator, count in zip(simulators, split, strict=True)]
         bank = fresh if bank is None else [join(*pair) for pair in zip(bank, fresh, strict=True)]
-        job.sink.progress((chunk + 1 - first) * BANK_CHUNK, (last - first) * BANK_CHUNK, "simulating")
+        made = (chunk + 1 - first) * BANK_CHUNK
+        lost = sum(count_unusable(rows) for rows in bank)
+        note = f"simulating; {lost} of {made} are no numbers and will be dropped" if lost else "simulating"
+        job.sink.progress(made, (last - first) * BANK_CHUNK, note)
         if (chunk + 1 - first) % save_every == 0:
             job.sink.checkpoint(bank_arrays(bank))
     return bank
+
+
+def count_unusable(rows: Rows) -> int:
+    """How many simulations have parameters or observations that are no numbers."""
+    usable = np.isfinite(rows.z).all(axis=1)
+    for values in rows.observed.values():
+        usable &= np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    return int((~usable).sum())
 
 
 def join(first: Rows, second: Rows) -> Rows:

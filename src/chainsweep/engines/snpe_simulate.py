@@ -54,7 +54,9 @@ def usable_pairs(*pairs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Provider(Protocol):
-    """Where training pairs come from."""
+    """Where training pairs come from; ``dropped`` simulations are not among them because they are no numbers."""
+
+    dropped: int
 
     def block(self, number: int, rows: int) -> Pairs:
         """``rows`` pairs; the same number gives the same pairs."""
@@ -149,6 +151,9 @@ class FreshSimulations:
     Those of a JAX model are drawn, simulated and encoded in one compiled function, and stay on its device.
     """
 
+    dropped = 0
+    """Another simulation takes the place of one that is no number."""
+
     def __init__(self, simulators: Sequence[Simulator], spaces: Sequence[Space], encoder: Encoder) -> None:
         self.simulators = simulators
         self.spaces = spaces
@@ -191,9 +196,10 @@ def shares(sizes: NDArray[np.int64], rows: int) -> list[int]:
 class Bank:
     """A fixed set of pairs, reshuffled with replacement-free passes; the first rows are held out."""
 
-    def __init__(self, pairs: Pairs, seed: int, validation_share: float = 0.1) -> None:
+    def __init__(self, pairs: Pairs, seed: int, validation_share: float = 0.1, dropped: int = 0) -> None:
         self.pairs = pairs
         self.seed = seed
+        self.dropped = dropped
         self.held_out = max(1, int(len(pairs[0]) * validation_share))
 
     def block(self, number: int, rows: int) -> Pairs:

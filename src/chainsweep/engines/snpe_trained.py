@@ -192,7 +192,8 @@ def finish(
         coverage=coverage_of(problem, batches) | {GRID: np.array(encoder.features.layout.grid)},
         calibration=levels_of(sampler, trainer.held_out, trainer.seed),
         usual=usual_summaries(sampler, trainer.provider.typical()),
-        history=history | {"skipped": np.array(trainer.progress.skipped)},
+        history=history
+        | {"skipped": np.array(trainer.progress.skipped), "dropped": np.array(trainer.provider.dropped)},
     )
 
 
