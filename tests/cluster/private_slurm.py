@@ -158,7 +158,10 @@ class PrivateSlurm:
         """Bring a node back, whatever was done to it, and wait until it takes jobs; stale tasks there are killed."""
         self._signal(self.node_processes(node), signal.SIGCONT)
         if f"slurmd-{node}" not in self.daemons:
+            before = self._registered(node)
             self.start_slurmd(node)
+            # A registration that is still on its way would bring the node back after the next fault.
+            self.wait_until(lambda: self._registered(node) != before, timeout_s, f"{node} registered")
 
         def up() -> bool:
             state = self.node_states()[node]
@@ -167,6 +170,11 @@ class PrivateSlurm:
             return state in ("idle", "mixed", "allocated")
 
         self.wait_until(up, timeout_s, f"{node} up")
+
+    def _registered(self, node: str) -> str:
+        """When the slurmd that the controller knows of was started."""
+        shown = self.run("scontrol", "show", "node", node).stdout
+        return next(word for word in shown.split() if word.startswith("SlurmdStartTime="))
 
     @contextmanager
     def nothing_starts(self) -> Iterator[None]:
