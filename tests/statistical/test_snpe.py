@@ -63,15 +63,20 @@ def test_lp_is_the_constrained_log_density(problem, chains):
     np.testing.assert_allclose(chains.sample_stats["lp"][0, 0], likelihood + prior, atol=1e-9)
 
 
-def test_twin_trained_on_a_wrong_simulator_is_found_out_and_adaptation_repairs_it(problem, chains, tmp_path_factory):
-    wrong = line_problem(tmp_path_factory.mktemp("wrong"), curve="-2.5 * a + b * x + 1")
-    misled = train(wrong, BATCH)
+def assert_found_out_and_repaired(problem, misled, chains):
+    """Its weights show a misled network beside a good one's ``chains``, and adaptation repairs them."""
     twin = draws(problem, misled, BATCH)
     assert np.median(twin.info["proposal_efficiency"]) < 0.2 * np.median(chains.info["proposal_efficiency"])
     assert np.mean((twin.info["khat"] > 0.7) | (twin.info["ess"] < 400)) > 0.5
     repaired = draws(problem, misled, BATCH, adaptive_rounds=10)
     assert (repaired.info["khat"] < 0.7).all()
     assert errors(repaired, BATCH).max() < 4.5
+
+
+def test_twin_trained_on_a_wrong_simulator_is_found_out_and_adaptation_repairs_it(problem, chains, tmp_path_factory):
+    wrong = line_problem(tmp_path_factory.mktemp("wrong"), curve="-2.5 * a + b * x + 1")
+    misled = train(wrong, BATCH)
+    assert_found_out_and_repaired(problem, misled, chains)
 
 
 def test_twin_trained_under_another_prior_is_found_out_by_calibration_and_by_weights(
@@ -88,12 +93,7 @@ def test_twin_trained_under_another_prior_is_found_out_by_calibration_and_by_wei
         for network in (trained, misled)
     ]
     assert claims[0] < limit < claims[1]
-    twin = draws(problem, misled, BATCH)
-    assert np.median(twin.info["proposal_efficiency"]) < 0.2 * np.median(chains.info["proposal_efficiency"])
-    assert np.mean((twin.info["khat"] > 0.7) | (twin.info["ess"] < 400)) > 0.5
-    repaired = draws(problem, misled, BATCH, adaptive_rounds=10)
-    assert (repaired.info["khat"] < 0.7).all()
-    assert errors(repaired, BATCH).max() < 4.5
+    assert_found_out_and_repaired(problem, misled, chains)
 
 
 def test_twin_without_its_weights_is_not_the_posterior(problem, trained):

@@ -114,6 +114,7 @@ def fill_bank(
     first, last = chunks
     done = sum(len(rows.z) for rows in bank) // BANK_CHUNK if bank else 0
     save_every = max(1, (last - first) // BANK_SAVES)
+    lost = sum(map(count_unusable, bank or []))
     for chunk in range(first + done, last):
         if job.deadline():
             job.sink.checkpoint(bank_arrays(bank or []))
@@ -121,7 +122,7 @@ def fill_bank(
         fresh = [simulator.rows(chunk + 1, count) for simulator, count in zip(simulators, split, strict=True)]
         bank = fresh if bank is None else [join(*pair) for pair in zip(bank, fresh, strict=True)]
         made = (chunk + 1 - first) * BANK_CHUNK
-        lost = sum(count_unusable(rows) for rows in bank)
+        lost += sum(map(count_unusable, fresh))
         note = f"simulating; {lost} of {made} are no numbers and will be dropped" if lost else "simulating"
         job.sink.progress(made, (last - first) * BANK_CHUNK, note)
         if (chunk + 1 - first) % save_every == 0:

@@ -71,13 +71,13 @@ class _Work:
     def units(self) -> int:
         """Data sets of the jobs' tasks; steps where it is training, simulations where it is those."""
         if self.kind == "train":
-            return self._networks * self.campaign.config.engines.snpe.train_steps
+            return self._tasks * self.campaign.config.engines.snpe.train_steps
         if self.kind == "simulate":
-            return sum(len(job.tasks) for job in self.jobs) * self.campaign.config.engines.snpe.simulations_per_task
+            return self._tasks * self.campaign.config.engines.snpe.simulations_per_task
         return sum(self._sizes(job.tasks) for job in self.jobs)
 
     @property
-    def _networks(self) -> int:
+    def _tasks(self) -> int:
         return sum(len(job.tasks) for job in self.jobs)
 
     def _sizes(self, tasks: Sequence[int]) -> int:
@@ -111,7 +111,7 @@ class _Work:
         if self.over_walkers:
             return sum(self._element_hours(job, setup_s, unit_s, whole=True) * job.ranks for job in self.jobs)
         if self.kind == "train":
-            return self._networks * self._training_hours(setup_s, unit_s)
+            return self._tasks * self._training_hours(setup_s, unit_s)
         processes = sum(min(len(job.tasks), job.elements * job.ranks) for job in self.jobs)
         return (setup_s * processes + self.units * unit_s) / 3600
 
