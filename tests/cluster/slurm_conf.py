@@ -56,7 +56,8 @@ def slurm_conf(folder: Path, ports: Sequence[int], limits: Limits) -> str:
         "PreemptType=preempt/partition_prio",
         "PreemptMode=REQUEUE",
         "JobRequeue=1",
-        "ReturnToService=2",
+        # A node that a test set down stays down: with 2, an answer that is still on its way would bring it back.
+        "ReturnToService=1",
         f"MaxArraySize={limits.max_array_size}",
         f"MaxJobCount={limits.max_job_count}",
         # MPICH names its shared memory by job and step, and what a killed job of another private Slurm left is there.
