@@ -188,12 +188,7 @@ class Sampler:
         """What the flow is told of data sets, ``(dataset, embedding)``."""
         rows = range(0, len(packed), SUMMARIES_PER_CALL)
         with torch.no_grad():
-            parts = [
-                self.estimator.embedding_net(
-                    torch.as_tensor(packed[i : i + SUMMARIES_PER_CALL], dtype=torch.float64, device=self.device)
-                )
-                for i in rows
-            ]
+            parts = [self.estimator.embedding_net(self._tensor(packed[i : i + SUMMARIES_PER_CALL])) for i in rows]
         return np.concatenate([part.cpu().numpy() for part in parts])
 
     def _blocks(self, packed: NDArray[np.float32], points: Floats, function: Any) -> tuple[Floats, Floats]:
@@ -203,14 +198,17 @@ class Sampler:
         columns = min(draws, ROWS_PER_CALL)
         with torch.no_grad():
             for i in range(0, datasets, rows):
-                condition = torch.as_tensor(packed[i : i + rows], dtype=torch.float64, device=self.device)
-                context = self.estimator.embedding_net(condition)
+                context = self.estimator.embedding_net(self._tensor(packed[i : i + rows]))
                 for j in range(0, draws, columns):
                     block = (slice(i, i + rows), slice(j, j + columns))
-                    value = torch.as_tensor(points[block], device=self.device)
-                    result, density = function(self.estimator.net(context.unsqueeze(1)), value)
+                    distribution = self.estimator.net(context.unsqueeze(1))
+                    result, density = function(distribution, self._tensor(points[block]))
                     values[block], densities[block] = result.cpu().numpy(), density.cpu().numpy()
         return values, densities
+
+    def _tensor(self, values: NDArray) -> Tensor:
+        """A copy, for torch warns of arrays that may only be read."""
+        return torch.as_tensor(np.array(values, np.float64), device=self.device)
 
     @staticmethod
     def _invert(distribution: Any, base: Tensor) -> tuple[Tensor, Tensor]:

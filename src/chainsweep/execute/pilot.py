@@ -82,9 +82,9 @@ def emcee_spread(campaign: Campaign) -> Spread:
     if campaign.problem.host_log_likelihood is None:
         return Spread("datasets", "the model has no likelihood")
     seconds = _call_seconds(campaign)
-    compared = "more" if seconds > COSTLY_SECONDS else "not more"
+    form, compared = ("walkers", "more") if seconds > COSTLY_SECONDS else ("datasets", "not more")
     why = f"a call of log_likelihood takes {1e3 * seconds:.3g} ms, {compared} than {1e3 * COSTLY_SECONDS:g} ms"
-    return Spread("walkers" if seconds > COSTLY_SECONDS else "datasets", why)
+    return Spread(form, why)
 
 
 def _call_seconds(campaign: Campaign) -> float:

@@ -78,11 +78,13 @@ def members_of(campaign: Campaign) -> int:
 
 def is_member(campaign: Campaign, member: int) -> bool:
     """Whether the task number ``member`` has nothing left to do; where all have ended, their ensemble is there too."""
-    everyone = range(members_of(campaign))
-    return is_trained(campaign) or (
-        _is_published(campaign, member_path(campaign, member))
-        and not all(_is_published(campaign, member_path(campaign, each)) for each in everyone)
-    )
+    if is_trained(campaign):
+        return True
+    return _is_published(campaign, member_path(campaign, member)) and not _all_published(campaign)
+
+
+def _all_published(campaign: Campaign) -> bool:
+    return all(_is_published(campaign, member_path(campaign, each)) for each in range(members_of(campaign)))
 
 
 def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -> bool:
@@ -107,9 +109,9 @@ def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -
         _finish(campaign, trained, attempt)
     if members_of(campaign) == 1:
         return True
-    paths = [member_path(campaign, each) for each in range(members_of(campaign))]
-    if not all(_is_published(campaign, path) for path in paths):
+    if not _all_published(campaign):
         return True
+    paths = [member_path(campaign, each) for each in range(members_of(campaign))]
     attempt = claim(weights_path(campaign))
     joined = _join(campaign, [_read(path) for path in paths], FileSink(attempt, campaign.hash, report), deadline, made)
     if joined is None:
