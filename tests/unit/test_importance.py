@@ -24,7 +24,7 @@ from chainsweep.engines.importance_start import (
     strongest,
     target_of,
 )
-from chainsweep.engines.mixture import DEGREES, Mixture, combine, draw, log_density
+from chainsweep.engines.mixture import Mixture, combine, degrees, draw, log_density
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.errors import ChainsweepError
@@ -70,7 +70,9 @@ def test_density_is_that_of_a_t_mixture(nz):
         [
             sum(
                 np.exp(parts.log_weight[i, k])
-                * multivariate_t(parts.mean[i, k], parts.chol[i, k] @ parts.chol[i, k].T, df=DEGREES).pdf(z[i])
+                * multivariate_t(
+                    parts.mean[i, k], parts.chol[i, k] @ parts.chol[i, k].T, df=degrees(parts.mean.shape[-1])
+                ).pdf(z[i])
                 for k in range(3)
             )
             for i in range(2)
@@ -99,7 +101,7 @@ def test_draws_follow_the_density(nz):
     rng = np.random.default_rng(3)
     from_scipy = np.concatenate(
         [
-            multivariate_t(parts.mean[0, k], parts.chol[0, k] @ parts.chol[0, k].T, df=DEGREES)
+            multivariate_t(parts.mean[0, k], parts.chol[0, k] @ parts.chol[0, k].T, df=degrees(parts.mean.shape[-1]))
             .rvs(round(4000 * share[k]), random_state=rng)
             .reshape(-1, nz)
             for k in range(2)

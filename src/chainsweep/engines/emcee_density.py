@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.engines.loops import one_by_one
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.loops import one_by_one
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]

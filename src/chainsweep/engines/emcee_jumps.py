@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from chainsweep.engines.emcee_density import Chunk, StackDensity, chunks, log_density_one
 from chainsweep.engines.guide import Guide
-from chainsweep.engines.loops import one_by_one
-from chainsweep.engines.mixture import Prepared, prepared
+from chainsweep.engines.mixture import Prepared, prepared, random_numbers
 from chainsweep.engines.moves import GroupStreams
+from chainsweep.engines.random_numbers import uniforms
+from chainsweep.model.loops import apart, one_by_one
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -46,18 +47,19 @@ class JumpMove(Move):
     guide
         Of those in front that are real; its mixture is used.
     keys
-        Raw keys ``(dataset, ensemble, 2)`` of the real ones; with the step they give all random numbers.
+        Raw keys ``(dataset, 2)`` of the real ones; with the step they give all random numbers.
     """
 
     def __init__(self, density: StackDensity, guide: Guide, keys: NDArray[np.uint32], streams: GroupStreams) -> None:
         self.density, self.problem, self.streams = density, density.problem, streams
-        self.count, self.ensembles = keys.shape[:2]
+        self.count = len(keys)
+        self.ensembles = len(streams.keys) // self.count
         filling = len(self.problem.batch) - self.count
-        self.keys = jnp.asarray(np.pad(keys, ((0, filling), (0, 0), (0, 0))))
+        self.keys = jnp.asarray(np.pad(keys, ((0, filling), (0, 0))), jnp.uint32)
         every = np.pad(np.arange(self.count), (0, filling), mode="edge")
         # Neighbours may not change a sum, so each data set has the components of its own kind of search.
         self.kinds = [
-            (rows, JUMPS[deep], jax.vmap(prepared)(guide.jumps(every, deep)))
+            (rows, JUMPS[deep], _prepared(guide.jumps(every, deep)))
             for deep in (False, True)
             if (rows := np.flatnonzero(guide.deep == deep)).size
         ]
@@ -93,6 +95,9 @@ class JumpMove(Move):
         return _accept(theta, here, proposed, density.reshape(proposed.log_q.shape))
 
 
+_prepared = jax.jit(jax.vmap(prepared))
+
+
 class Places(NamedTuple):
     """Data sets of a chunk: their ``rows`` in the stack and their ``steps``, of which the first ``count`` are real."""
 
@@ -117,9 +122,10 @@ def _jump(
 ) -> Any:
     """Of each of ``at``: ``theta`` ``(row, walker, ndim)``, log densities, and which walkers moved; zeros elsewhere."""
 
-    def one(step: Any, theta: Any, here: Any, mixture: Prepared, obs: Observation, keys: Any) -> Any:
-        proposed = _proposals(problem, jumps, step, theta, mixture, obs, keys)
-        density = log_density_one(problem, proposed.points.reshape(-1, theta.shape[1]), obs)
+    def one(step: Any, theta: Any, here: Any, mixture: Prepared, obs: Observation, key: Any) -> Any:
+        proposed = _proposals(problem, jumps, step, theta, mixture, obs, key)
+        points = proposed.points.reshape(-1, theta.shape[1])
+        density = apart(partial(log_density_one, problem), points, obs)
         return _accepted(theta, here, proposed, density.reshape(proposed.log_q.shape))
 
     return one_by_one(one, at.rows, at.count, (at.steps, *walkers), (mixture, observations, keys))
@@ -135,26 +141,25 @@ def _propose(
 
 
 def _proposals(
-    problem: Problem, jumps: int, step: Any, theta: Any, mixture: Prepared, obs: Observation, keys: Any
+    problem: Problem, jumps: int, step: Any, theta: Any, mixture: Prepared, obs: Observation, key: Any
 ) -> Proposals:
-    """For one data set: ``keys`` ``(ensemble, 2)``, ``theta`` ``(walker, ndim)`` of one ensemble after the other."""
-    ensembles = keys.shape[0]
-    walkers, ndim = theta.shape[0] // ensembles, theta.shape[1]
+    """For the walkers of one data set, which are at ``theta`` ``(walker, ndim)``."""
+    walkers, ndim = theta.shape
+    count, shape = jumps * walkers, (jumps, walkers)
 
-    def numbers(key: Any) -> tuple[Any, Any]:
-        for_draws, for_uniforms = jax.random.split(jax.random.fold_in(key, step))
-        drawn = mixture.draws(for_draws, jumps * walkers)
-        return drawn.reshape(jumps, walkers, -1), jnp.log1p(-jax.random.uniform(for_uniforms, (jumps, walkers)))
+    def unconstrained(theta: Any) -> Any:
+        return jax.vmap(problem.unconstrain, in_axes=(0, None))(theta, obs)
 
-    def log_proposal(z: Any) -> tuple[Any, Any]:
-        points, log_jacobian = jax.vmap(problem.constrain_with_jacobian, in_axes=(0, None))(z, obs)
-        return points, mixture.log_density(z) - log_jacobian
+    def constrained(z: Any) -> tuple[Any, Any]:
+        return jax.vmap(problem.constrain_with_jacobian, in_axes=(0, None))(z, obs)
 
-    z, log_uniform = jax.vmap(numbers, out_axes=1)(keys)
-    points, after = log_proposal(z.reshape(-1, z.shape[-1]))
-    _, before = log_proposal(jax.vmap(problem.unconstrain, in_axes=(0, None))(theta, obs))
-    shape = jumps, ensembles * walkers
-    return Proposals(points.reshape(*shape, ndim), after.reshape(shape), log_uniform.reshape(shape), before)
+    for_draws, for_choices = jax.random.split(jax.random.fold_in(key, step))
+    drawn = apart(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
+    z = jnp.concatenate([drawn, apart(unconstrained, theta)])
+    points, log_jacobian = apart(constrained, z)
+    log_q = apart(mixture.log_density, z) - log_jacobian
+    log_uniform = jnp.log(uniforms(for_choices, count)).reshape(shape)
+    return Proposals(points[:count].reshape(*shape, ndim), log_q[:count].reshape(shape), log_uniform, log_q[count:])
 
 
 def _accepted(theta: Any, here: Any, proposed: Proposals, density: Any) -> tuple[Any, Any, Any]:

@@ -124,8 +124,8 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
     if len(theta) < LEAST_STEPS or not (long_enough or final):
         return Assessment(first, tau, ratio, np.nan, ess, 0, passed=False)
     stuck = int(low_walkers(log_prob, theta.shape[-1]).sum())
-    # rows closer than half an autocorrelation time add nothing to R-hat but work
-    even = slice(None, None, max(1, int(tau.max() / 2)) if np.isfinite(tau).all() else 1)
+    # rows closer than an autocorrelation time add little to R-hat but work
+    even = slice(None, None, max(1, int(tau.max())) if np.isfinite(tau).all() else 1)
     pooled = np.concatenate([theta[even], log_prob[even, ..., None]], axis=-1)
     rhat = float(np.max(rhat_rank(np.moveaxis(pooled, (3, 1), (0, 1)).reshape(pooled.shape[-1], ensembles, -1))))
     passed = bool(long_enough and rhat < settings.target_rhat and stuck == 0)

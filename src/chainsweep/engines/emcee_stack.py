@@ -209,8 +209,7 @@ class Stack:
         streams = GroupStreams(keys, sweep.walkers)
         more: dict[str, Move] = {}
         if guide is not None:
-            jump_keys = seeds.jax_keys(tuple(ids), JUMP, settings.ensembles)
-            more[JUMP] = JumpMove(self.density, guide, jump_keys, streams)
+            more[JUMP] = JumpMove(self.density, guide, seeds.jax_keys(tuple(ids), JUMP, 1)[:, 0], streams)
         self.move = ScheduledMove(sweep.moves, streams, seeds.entropy("", "schedule"), sweep.period, more)
         self.sampler = emcee.EnsembleSampler(
             len(keys) * sweep.walkers,

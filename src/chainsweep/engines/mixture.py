@@ -2,7 +2,7 @@ r"""A Student-t mixture per data set: density and draws.
 
 With weights :math:`w_k`, means :math:`\mu_k` and scale matrices :math:`L_k L_k^T`::
 
-    q(z) = sum_k w_k t_nu(z; mu_k, L_k L_k^T),   nu = 4
+    q(z) = sum_k w_k t_nu(z; mu_k, L_k L_k^T),   nu = 4 or 5
 
 heavy enough in the tails to bound importance weights against Gaussian, logistic and exponential tails. One
 data set after another goes through a compiled loop, so memory is that of one data set (a few on an accelerator)
@@ -21,15 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chainsweep.engines.loops import map_datasets
+from chainsweep.engines.random_numbers import normals, uniforms
 from chainsweep.errors import ChainsweepError
+from chainsweep.model.loops import apart, map_datasets, one_by_one_here
 
 Array = Any
 
-DEGREES = 4
-"""Degrees of freedom: chi-squared is then the log of a product of two uniforms, powers are whole or half."""
 UNROLLED_DIMENSIONS = 8
 """Up to here densities go by a fused loop three times as fast, in which ratios of densities may not underflow."""
+
+
+def degrees(nz: int) -> int:
+    """Degrees of freedom in ``nz`` dimensions: the density is a whole power then, without a root."""
+    return 4 + nz % 2
 
 
 class Mixture(NamedTuple):
@@ -73,15 +77,46 @@ def draw(mixture: Mixture, keys: Array, draws: int) -> Array:
     Components are taken systematically, each as often as its weight says to within one draw, well mixed: any run of
     consecutive draws is a stratified sample.
     """
-    return map_datasets(partial(_draw_one, draws=draws), (mixture, keys), draws * mixture.mean.shape[2] ** 2)
+    nz = mixture.mean.shape[2]
+
+    def one(mixture: Mixture, key: Array) -> Array:
+        return _draw_one(mixture, random_numbers(key, draws, nz))
+
+    return map_datasets(one, (mixture, keys.astype(jnp.uint32)), draws * nz**2)
+
+
+class Numbers(NamedTuple):
+    """Random numbers of draws: ``uniform`` ``(draw,)``, standard normal ``noise`` ``(nz, draw)``, and ``stretch``
+    ``(draw,)``, the root of ``nu`` over a chi-squared number, which makes a normal step a Student-t one."""
+
+    uniform: Array
+    noise: Array
+    stretch: Array
+
+
+def random_numbers(key: Array, count: int, nz: int) -> Numbers:
+    """``Numbers`` of ``count`` draws from a raw key ``(2,)``."""
+    odd = nz % 2
+
+    def shaped(uniform: Array) -> Numbers:
+        plain, for_noise = jnp.split(uniform, [3 * count])
+        uniform, first, second = plain.reshape(3, count)
+        noise = normals(for_noise).reshape(nz + odd, count)
+        square = -2.0 * jnp.log(first * second)
+        if odd:
+            square = square + noise[nz] ** 2
+        return Numbers(uniform, noise[:nz], jnp.sqrt(degrees(nz) / square))
+
+    return apart(shaped, apart(lambda key: uniforms(key, (3 + nz + odd) * count), key))
 
 
 class Prepared(NamedTuple):
     """One data set's mixture, made ready for densities and draws at one point after another.
 
-    ``chol`` ``(component, nz, nz)`` and its inverse ``(nz, nz, component)``; ``mean`` ``(component, nz)`` and
-    ``offset`` ``(nz, component)``, the means whitened; ``height`` ``(component,)``, densities at the means, weights
-    included, over the largest one, whose log is ``log_top``; ``cumulated`` ``(component,)`` weights.
+    ``chol`` ``(component, nz, nz)`` and its ``inverse`` ``(nz, nz, component)`` over the root of ``nu``; ``mean``
+    ``(component, nz)`` and ``offset`` ``(nz, component)``, the means times that; ``height`` ``(component,)``, densities
+    at the means, weights included, over the largest one, whose log is ``log_top``; ``cumulated`` ``(component,)``
+    weights.
     """
 
     chol: Array
@@ -92,49 +127,49 @@ class Prepared(NamedTuple):
     cumulated: Array
     log_top: Array
 
-    def draws(self, key: Array, count: int) -> Array:
-        """Independent draws ``(count, nz)``."""
-        for_component, for_noise, for_radius = jax.random.split(key, 3)
-        uniform = jax.random.uniform(for_component, (count,))
-        k = jnp.searchsorted(self.cumulated / self.cumulated[-1], uniform, side="right")
-        k = k.clip(0, self.cumulated.shape[0] - 1)
-        noise = jax.random.normal(for_noise, (count, self.mean.shape[1]))
-        step = jnp.einsum("nij,nj->ni", self.chol[k], noise)
-        return self.mean[k] + step * _stretch(for_radius, (count,))[:, None]
+    def draws(self, numbers: Numbers) -> Array:
+        """Independent draws ``(draw, nz)``."""
+        k = jnp.searchsorted(self.cumulated / self.cumulated[-1], numbers.uniform, side="right")
+        return _drawn(self.mean, self.chol, k.clip(0, self.cumulated.shape[0] - 1), numbers)
 
     def log_density(self, z: Array) -> Array:
         """Log of the density at ``z`` ``(draw, nz)``, up to the factor of ``parts``; shape ``(draw,)``."""
-        return jnp.log((1.0 / self._power(z[:, :, None])) @ self.height)
+        n, nz = z.shape
+        if not one_by_one_here():
+            return jnp.log(self.height @ (1.0 / _power(self.bases(z), nz)))
+
+        def add(k: Any, total: Array) -> Array:
+            return total + self.height[k] / _power(_base(z.T, self.inverse[..., k], self.offset[:, k]), nz)
+
+        return jnp.log(jax.lax.fori_loop(0, self.height.shape[0], add, jnp.zeros(n, z.dtype)))
 
     def parts(self, z: Array) -> Array:
         """Density of each component ``(component,)`` at ``z`` ``(nz,)``, up to one factor for the whole mixture.
 
         All are 0 in a distance of some 1e30 scales.
         """
-        return self.height / self._power(z[None, :, None])[0]
+        return self.height / _power(_base(z, self.inverse, self.offset), z.shape[0])
 
-    def _power(self, z: Array) -> Array:
-        """``(1 + distance / nu) ** ((nu + nz) / 2)`` at ``z`` ``(draw, nz, 1)``, shape ``(draw, component)``."""
-        nz = z.shape[1]
-        if nz > UNROLLED_DIMENSIONS:
-            base = 1.0 + ((jnp.einsum("ijk,djl->dik", self.inverse, z) - self.offset) ** 2).sum(axis=1) / DEGREES
-            return _power(base, nz)
-        base = 1.0
-        for i in range(nz):
-            y = -self.offset[i]
-            for j in range(i + 1):
-                y = y + z[:, j] * self.inverse[i, j]
-            base = base + y * y / DEGREES
-        return _power(base, nz)
+    def bases(self, z: Array) -> Array:
+        """``1 + distance / nu`` of each component from each of ``z`` ``(draw, nz)``, shape ``(component, draw)``."""
+        if not one_by_one_here():
+            return _base(z.T[:, None], self.inverse[..., None], self.offset[..., None])
+        return jax.lax.map(lambda part: _base(z.T, *part), (jnp.moveaxis(self.inverse, -1, 0), self.offset.T))
 
 
 def prepared(mixture: Mixture) -> Prepared:
     """The mixture of one data set, made ready."""
-    inverse, offset, constant = _prepared(mixture)
+    nz = mixture.mean.shape[-1]
+    nu = degrees(nz)
+    inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(nz), lower=True))(mixture.chol)
+    inverse = jnp.moveaxis(inverse, 0, -1) / math.sqrt(nu)
+    offset = jnp.einsum("ijk,kj->ik", inverse, mixture.mean)
+    norm = math.lgamma(0.5 * (nu + nz)) - math.lgamma(0.5 * nu) - 0.5 * nz * math.log(nu * math.pi)
+    log_det = jnp.sum(jnp.log(jnp.diagonal(mixture.chol, axis1=-2, axis2=-1)), axis=-1)
+    height = mixture.log_weight + norm - log_det
+    top = jnp.max(height)
     cumulated = jnp.cumsum(jax.nn.softmax(mixture.log_weight))
-    top = jnp.max(constant)
-    inverse = jnp.moveaxis(inverse, 0, -1)
-    return Prepared(mixture.chol, inverse, mixture.mean, offset, jnp.exp(constant - top), cumulated, top)
+    return Prepared(mixture.chol, inverse, mixture.mean, offset, jnp.exp(height - top), cumulated, top)
 
 
 def picked(cumulated: Array, uniform: Array) -> Array:
@@ -142,65 +177,66 @@ def picked(cumulated: Array, uniform: Array) -> Array:
     return jnp.minimum(jnp.sum(cumulated <= uniform * cumulated[-1]), cumulated.shape[0] - 1)
 
 
+def _base(z: Array, inverse: Array, offset: Array) -> Array:
+    """``1 + distance / nu`` from points ``z`` ``(nz, ...)``, given parts of ``Prepared``."""
+    nz = z.shape[0]
+    if nz > UNROLLED_DIMENSIONS:
+        y = jnp.einsum("ij...,j...->i...", inverse, z)
+        return 1.0 + ((y - offset.reshape(offset.shape + (1,) * (y.ndim - offset.ndim))) ** 2).sum(axis=0)
+    base = jnp.ones((), z.dtype)
+    for i in range(nz):
+        y = -offset[i]
+        for j in range(i + 1):
+            y = y + z[j] * inverse[i, j]
+        base = base + y * y
+    return base
+
+
 def _power(base: Array, nz: int) -> Array:
-    """``base ** ((DEGREES + nz) / 2)``, without a logarithm."""
-    power = jax.lax.integer_pow(base, (DEGREES + nz) // 2)
-    return power * jnp.sqrt(base) if nz % 2 else power
+    return jax.lax.integer_pow(base, (degrees(nz) + nz) // 2)
 
 
-def _stretch(key: Array, shape: tuple[int, ...]) -> Array:
-    """The root of ``DEGREES`` over a chi-squared number: what makes a normal step a Student-t one."""
-    uniforms = jax.random.uniform(key, (2, *shape), minval=jnp.finfo(jnp.zeros(()).dtype).tiny)
-    return jnp.sqrt(DEGREES / (-2.0 * jnp.log(uniforms[: DEGREES // 2]).sum(axis=0)))
+def _drawn(mean: Array, chol: Array, component: Array, numbers: Numbers) -> Array:
+    step = jnp.einsum("nij,jn->ni", chol[component], numbers.noise)
+    return mean[component] + step * numbers.stretch[:, None]
 
 
-def component_densities(mixture: Mixture, z: Array) -> tuple[Array, Array]:
-    """Squared distances and log densities with weights, both ``(draw, component)``, of one data set."""
+def shares(mixture: Mixture, z: Array) -> tuple[Array, Array]:
+    """Of one data set, at ``z`` ``(draw, nz)``: each component's share of the density, and ``Prepared.bases``.
+
+    Both ``(component, draw)``.
+    """
     nz = z.shape[-1]
-    inverse, offset, constant = _prepared(mixture)
-
-    def add_axis(total: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + (z @ row[0].T - row[1]) ** 2, None
-
-    start = jnp.zeros((z.shape[0], mixture.mean.shape[0]), z.dtype)
-    distance, _ = jax.lax.scan(add_axis, start, (jnp.swapaxes(inverse, 0, 1), offset))
-    return distance, constant - 0.5 * (DEGREES + nz) * jnp.log1p(distance / DEGREES)
+    one = prepared(mixture)
+    bases = one.bases(z)
+    if nz > UNROLLED_DIMENSIONS:
+        return jax.nn.softmax(jnp.log(one.height)[:, None] - 0.5 * (degrees(nz) + nz) * jnp.log(bases), axis=0), bases
+    density = one.height[:, None] / _power(bases, nz)
+    return density / density.sum(axis=0), bases
 
 
-def systematic(key: Array, log_weight: Array, draws: int) -> Array:
-    """Systematic resampling: indices ``(draws,)`` in ascending order."""
+def systematic(uniform: Array, log_weight: Array, draws: int) -> Array:
+    """Systematic resampling by one uniform number: indices ``(draws,)`` in ascending order."""
     total = jnp.cumsum(jax.nn.softmax(log_weight))
-    places = (jnp.arange(draws) + jax.random.uniform(key)) / draws
+    places = (jnp.arange(draws) + uniform) / draws
     return jnp.searchsorted(total / total[-1], places, side="right").clip(0, log_weight.shape[0] - 1)
 
 
-def _prepared(mixture: Mixture) -> tuple[Array, Array, Array]:
-    """Inverse roots ``(component, nz, nz)``, whitened means ``(nz, component)`` and log densities at the means."""
-    nz = mixture.mean.shape[-1]
-    inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(nz), lower=True))(mixture.chol)
-    offset = jnp.einsum("kij,kj->ik", inverse, mixture.mean)
-    norm = math.lgamma(0.5 * (DEGREES + nz)) - math.lgamma(0.5 * DEGREES) - 0.5 * nz * math.log(DEGREES * math.pi)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(mixture.chol, axis1=-2, axis2=-1)), axis=-1)
-    return inverse, offset, mixture.log_weight + norm - log_det
-
-
 def _log_density_one(mixture: Mixture, z: Array) -> Array:
+    one = prepared(mixture)
     nz = z.shape[-1]
     if nz > UNROLLED_DIMENSIONS:
-        return jax.nn.logsumexp(component_densities(mixture, z)[1], axis=-1)
-    one = prepared(mixture)
+        log_parts = jnp.log(one.height)[:, None] - 0.5 * (degrees(nz) + nz) * jnp.log(one.bases(z))
+        return jax.nn.logsumexp(log_parts, axis=0) + one.log_top
     return one.log_density(z) + one.log_top
 
 
-def _draw_one(mixture: Mixture, key: Array, draws: int) -> Array:
-    for_component, for_noise, for_radius = jax.random.split(key, 3)
+def _draw_one(mixture: Mixture, numbers: Numbers) -> Array:
+    draws = len(numbers.uniform)
     # A stride mixes the components, and leaves any run of consecutive draws a stratified sample.
     order = (np.arange(draws) * _stride(draws)) % draws
-    component = systematic(for_component, mixture.log_weight, draws)[order]
-    noise = jax.random.normal(for_noise, (draws, mixture.mean.shape[-1]))
-    radius = _stretch(for_radius, (draws,))
-    step = jnp.einsum("nij,nj->ni", mixture.chol[component], noise)
-    return mixture.mean[component] + step * radius[:, None]
+    component = systematic(numbers.uniform[0], mixture.log_weight, draws)[order]
+    return _drawn(mixture.mean, mixture.chol, component, numbers)
 
 
 def _stride(draws: int) -> int:

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chainsweep.engines.loops import map_datasets
-from chainsweep.engines.mixture import DEGREES, Mixture, component_densities, systematic
+from chainsweep.engines.mixture import Mixture, degrees, shares, systematic
+from chainsweep.model.loops import map_datasets
 
 Array = Any
 
@@ -84,14 +84,14 @@ def _place_one(key: Array, z: Array, log_weight: Array, *, effective: Array, com
     weight = jax.nn.softmax(tempered)
     deviation = z - weight @ z
     root = _root((deviation * weight[:, None]).T @ deviation, size)
-    return Kernels(z[systematic(key, tempered, components)], root, power, size)
+    return Kernels(z[systematic(jax.random.uniform(key), tempered, components)], root, power, size)
 
 
 def _fit_one(key: Array, z: Array, log_weight: Array, kernels: Kernels, precision: Array, *, points: int) -> Mixture:
     """Works in coordinates in which the cloud's covariance is the identity."""
     z, log_weight = _clean(z, log_weight)
     tempered = jnp.where(jnp.isfinite(log_weight), kernels.power * log_weight, -jnp.inf)
-    cloud = z[systematic(key, tempered, points)]
+    cloud = z[systematic(jax.random.uniform(key), tempered, points)]
     origin, root = jnp.mean(cloud, axis=0), kernels.root
 
     def whiten(x: Array) -> Array:
@@ -121,15 +121,13 @@ def _kernel_covariance(root: Array, precision: Array) -> Array:
 def _maximise(y: Array, current: Mixture, center: Array, covariance: Array, weight: Array) -> Mixture:
     """One EM step; each point of ``y`` counts as ``weight`` effective points."""
     n_points, nz = y.shape
-    distance, log_parts = component_densities(current, y)
-    share = jnp.exp(log_parts - jax.nn.logsumexp(log_parts, axis=-1, keepdims=True))
-    pull = share * (DEGREES + nz) / (DEGREES + distance)
-    norm = jnp.sum(pull, axis=0) * weight
-    count = jnp.sum(share, axis=0) * weight
-    mean = ((pull.T @ y) * weight + PRIOR_COUNT_MEAN * center) / (norm + PRIOR_COUNT_MEAN)[:, None]
+    share, bases = shares(current, y)
+    pull = share * ((1.0 + nz / degrees(nz)) * weight) / bases
+    norm, count = jnp.sum(pull, axis=1), jnp.sum(share, axis=1) * weight
     products = (y[:, :, None] * y[:, None, :]).reshape(n_points, nz * nz)
-    second = (pull.T @ products).reshape(-1, nz, nz) * weight
-    first = (pull.T @ y) * weight
+    moments = pull @ jnp.concatenate([y, products], axis=1)
+    first, second = moments[:, :nz], moments[:, nz:].reshape(-1, nz, nz)
+    mean = (first + PRIOR_COUNT_MEAN * center) / (norm + PRIOR_COUNT_MEAN)[:, None]
     cross = first[:, :, None] * mean[:, None, :]
     scatter = second - cross - jnp.swapaxes(cross, 1, 2) + norm[:, None, None] * mean[:, :, None] * mean[:, None, :]
     total = scatter + (nz + 2) * covariance

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from chainsweep.engines.base import Arrays
 from chainsweep.engines.guide import whitened
-from chainsweep.engines.loops import lanes_computed
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_program import Lanes, Program
+from chainsweep.model.loops import lanes_computed
 from chainsweep.model.problem import Observation
 
 Floats = NDArray[np.float64]

@@ -22,8 +22,8 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings
-from chainsweep.engines.loops import of_lanes, zeros_like_result
-from chainsweep.engines.mixture import Prepared, picked
+from chainsweep.engines.mixture import Prepared, picked, random_numbers
+from chainsweep.model.loops import apart, of_lanes, zeros_like_result
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -222,8 +222,8 @@ def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int,
     """Proposals of jumps, ``shape`` of them."""
     for_draws, for_choices = jax.random.split(key)
     count = int(np.prod(shape))
-    w = mixture.draws(for_draws, count)
-    log_proposal = mixture.log_density(w)
+    w = apart(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
+    log_proposal = apart(mixture.log_density, w)
     log_weight = -jax.vmap(potential)(w) - log_proposal
     # Where the mixture's density is too small for a number it proposes nothing.
     log_weight = jnp.where(jnp.isnan(log_weight) | jnp.isneginf(log_proposal), -jnp.inf, log_weight)

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.engines.loops import map_datasets
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.loops import map_datasets
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]

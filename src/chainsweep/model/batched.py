@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from chainsweep.data.collection import Batch
 from chainsweep.errors import ModelError
 from chainsweep.model.host import HostCall
+from chainsweep.model.loops import map_points, one_by_one_here
 from chainsweep.model.problem import Observation, Problem, observation
 
 Floats = NDArray[np.float64]
@@ -46,11 +47,15 @@ class Compiled:
         """``name`` of a Problem method, over ``(dataset, draw, ...)`` points or keys and stacked data sets."""
         if name not in self.functions:
             method = getattr(self.problem, name)
-            if name in ("simulate", "predictive_pair"):
-                over_draws = jax.vmap(method, in_axes=(0, 0, None))
-            else:
-                over_draws = jax.vmap(method, in_axes=(0, None))
-            self.functions[name] = jax.jit(jax.vmap(over_draws))
+
+            def over_draws(*arrays: Any) -> Any:
+                *points, data = arrays
+                return map_points(lambda *point: method(*point, data), tuple(points))
+
+            def over_datasets(*arrays: Any) -> Any:
+                return jax.lax.map(lambda one: over_draws(*one), arrays)
+
+            self.functions[name] = jax.jit(over_datasets if one_by_one_here() else jax.vmap(over_draws))
         return self.functions[name]
 
 

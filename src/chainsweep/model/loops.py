@@ -16,12 +16,28 @@ MAX_BLOCK = 1 << 24
 """Numbers in the largest intermediate array of data sets that an accelerator takes together."""
 TOGETHER = 512
 """Lanes that an accelerator advances together."""
+POINTS = 256
+"""Points of one data set that a processor computes together: what a cache holds."""
+
+
+def one_by_one_here() -> bool:
+    """Whether programs compiled now are for a processor."""
+    return jax.default_backend() == "cpu"
 
 
 def map_datasets(function: Callable, arrays: tuple[Any, ...], numbers: int) -> Any:
     """``function`` of each data set, which is the leading axis of ``arrays``; ``numbers`` is its largest array."""
-    together = {} if jax.default_backend() == "cpu" else {"batch_size": max(1, MAX_BLOCK // max(1, numbers))}
+    together = {} if one_by_one_here() else {"batch_size": max(1, MAX_BLOCK // max(1, numbers))}
     return jax.lax.map(lambda one: function(*one), arrays, **together)
+
+
+def map_points(function: Callable, points: tuple[Any, ...]) -> Any:
+    """``function`` of each point of one data set, which is the leading axis of ``points``."""
+    count = points[0].shape[0]
+    if count <= POINTS or not one_by_one_here():
+        return jax.vmap(function)(*points)
+    # Even blocks: what is left over would be compiled once more.
+    return jax.lax.map(lambda one: function(*one), points, batch_size=-(-count // -(-count // POINTS)))
 
 
 def one_by_one(function: Callable, rows: Any, count: Any, given: tuple[Any, ...], datasets: tuple[Any, ...]) -> Any:
@@ -65,10 +81,20 @@ def lanes_computed(count: int, width: int) -> int:
     return -(-count // together) * together
 
 
+def apart(function: Callable, *arrays: Any) -> Any:
+    """``function`` of ``arrays``, as a program within the program.
+
+    A compiler fuses what makes an array with what uses it; where there are several uses, or each reads it more than
+    once, it is then computed as often. It cannot look through a branch whose condition it does not know.
+    """
+    always = jax.lax.optimization_barrier(jnp.asarray(True))
+    return jax.lax.cond(always, function, lambda *some: zeros_like_result(function, *some), *arrays)
+
+
 def zeros_like_result(function: Callable, *arrays: Any) -> Any:
     """Zeros of the shapes that ``function`` gives; nothing is computed."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arrays))
 
 
 def _together(width: int) -> int:
-    return 1 if jax.default_backend() == "cpu" else min(width, TOGETHER)
+    return 1 if one_by_one_here() else min(width, TOGETHER)
