@@ -46,7 +46,9 @@ def chunks(rows: Ints) -> Iterator[Chunk]:
     for first in range(0, len(rows), CHUNK):
         part = slice(first, first + CHUNK)
         some = rows[part]
-        yield Chunk(some, part, np.pad(some, (0, CHUNK - len(some))))
+        places = np.zeros(CHUNK, dtype=np.int64)
+        places[: len(some)] = some
+        yield Chunk(some, part, places)
 
 
 class StackDensity:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import emcee
 import numpy as np
@@ -193,6 +194,19 @@ class Sweep:
         return -(-LEAST_PERIOD // self.settings.check_every) * self.settings.check_every
 
 
+class Sampler(emcee.EnsembleSampler):
+    """One whose moves have random numbers of their own, so that no step need copy the state of a generator."""
+
+    @property
+    def random_state(self) -> None:
+        """None is used."""
+        return None
+
+    @random_state.setter
+    def random_state(self, state: Any) -> None:
+        pass
+
+
 class Stack:
     """The walkers of some data sets of the batch as one ``emcee`` sampler; arrays on the device are of a full stack."""
 
@@ -211,7 +225,7 @@ class Stack:
         if guide is not None:
             more[JUMP] = JumpMove(self.density, guide, seeds.jax_keys(tuple(ids), JUMP, 1)[:, 0], streams)
         self.move = ScheduledMove(sweep.moves, streams, seeds.entropy("", "schedule"), sweep.period, more)
-        self.sampler = emcee.EnsembleSampler(
+        self.sampler = Sampler(
             len(keys) * sweep.walkers,
             sweep.problem.ndim,
             self._stacked_log_density,
