@@ -99,8 +99,8 @@ def _tau_rows(rows: NDArray[np.float64], c: float) -> NDArray[np.float64]:
         return tau
     n_draws = rows.shape[-1]
     power, length = power_spectrum(rows[usable])
-    # Each walker counts alike, whatever its variance: its spectrum is divided by its own lag-0 sum.
-    lag0 = scipy.fft.irfft(power, n=length, axis=-1)[..., :1]
+    # Each walker counts alike, whatever its variance: its spectrum is divided by its own lag-0 sum (Parseval's).
+    lag0 = (2.0 * power.sum(axis=-1) - power[..., 0] - (power[..., -1] if length % 2 == 0 else 0.0))[..., None] / length
     acf = scipy.fft.irfft((power / lag0).mean(axis=1), n=length, axis=-1)[:, :n_draws]
     taus = 2.0 * np.cumsum(acf, axis=-1) - 1.0
     # taus ends at 0 but for rounding (a centred series), so some lag always closes the window.

@@ -165,7 +165,7 @@ def find_guide(
             if len(given) >= chains * attempts:
                 rng = seeds.generator(batched.batch.ids[i], "start-given")
                 starts[i] = _overdispersed((given, np.zeros(len(given))), starts[i], rng)
-    start = from_prior(target, pool)
+    start = from_prior(target, pool, QUICK.draws)
     parts = [(SHARES["broad"], start.broad), (SHARES["modes"], known)]
     trusted, deep = np.zeros(count, bool), np.zeros(count, bool)
     if center.shape[1] > MOST_DIMENSIONS:

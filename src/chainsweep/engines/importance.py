@@ -213,19 +213,25 @@ def _propose(keys: Array, fitted: Mixture, standing: Mixture, share: float, draw
 
 
 @jax.jit
+def _log_denominator(old: Array, proposal: Mixture, z: Array, draws: int) -> Array:
+    """That of older points ``z``, after so many draws of another proposal."""
+    return jnp.logaddexp(old, jnp.log(draws) + log_density(proposal, z))
+
+
 def _absorb(pool: _Pool, proposal: Mixture, z: Array, log_target: Array, log_proposal: Array) -> _Pool:
-    """The pool with the new draws, cut back to its size by the smallest weights."""
-    log_draws = jnp.log(z.shape[1])
-    old = jnp.logaddexp(pool.log_denominator, log_draws + log_density(proposal, pool.z))
+    """The pool with the new draws, cut back to its size by the smallest weights; in no order."""
+    draws, size = z.shape[1], pool.z.shape[1]
+    old = np.asarray(_log_denominator(pool.log_denominator, proposal, pool.z, draws))
     merged = _Pool(
-        jnp.concatenate([pool.z, z], axis=1),
-        jnp.concatenate([pool.log_target, log_target], axis=1),
-        jnp.concatenate([old, log_draws + log_proposal], axis=1),
+        np.concatenate([pool.z, z], axis=1),
+        np.concatenate([pool.log_target, log_target], axis=1),
+        np.concatenate([old, np.log(draws) + np.asarray(log_proposal)], axis=1),
     )
     log_weight = merged.log_target - merged.log_denominator
-    _, best = jax.lax.top_k(jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf), pool.z.shape[1])
-    flat = [jnp.take_along_axis(array, best, axis=1) for array in merged[1:]]
-    return _Pool(jnp.take_along_axis(merged.z, best[..., None], axis=1), *flat)
+    ascending = np.argpartition(np.where(np.isfinite(log_weight), log_weight, -np.inf), draws - 1, axis=1)
+    best = ascending[:, -size:]
+    flat = [np.take_along_axis(array, best, axis=1) for array in merged[1:]]
+    return _Pool(np.take_along_axis(merged.z, best[..., None], axis=1), *flat)
 
 
 def _empty(datasets: int, draws: int, nz: int) -> WeightedDraws:

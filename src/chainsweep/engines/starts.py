@@ -30,6 +30,8 @@ DECREMENT = 1e-9
 """A descent ends where a Newton step would gain less than this in log density."""
 HALVINGS = 20
 """Steps of a bisection for the power that tempers weights: to within a millionth."""
+SCALE_DRAWS = 1024
+"""Prior draws that give the scale of a descent's coordinates."""
 SAME_MODE_DISTANCE = 0.5
 """Two descents ended in one mode when they lie closer than this many Laplace standard deviations."""
 LEAST_CURVATURE = 0.1
@@ -88,22 +90,24 @@ def choose_likely(
 
 def temper(log_weights: Floats, effective: float) -> Floats:
     """Largest power in (0, 1] with effective sample size at least ``effective``, by bisection; ``(dataset,)``."""
+    finite = np.isfinite(log_weights)
+    top = np.max(np.where(finite, log_weights, -np.inf), axis=1, initial=-np.inf, keepdims=True)
+    relative = np.where(finite, log_weights - np.where(np.isfinite(top), top, 0.0), -np.inf)
     lower = np.zeros(log_weights.shape[0])
     upper = np.ones(log_weights.shape[0])
-    enough = _effective_size(log_weights, upper) >= effective
+    enough = _effective_size(relative, upper) >= effective
     for _ in range(HALVINGS):
         middle = 0.5 * (lower + upper)
-        good = _effective_size(log_weights, middle) >= effective
+        good = _effective_size(relative, middle) >= effective
         lower, upper = np.where(good, middle, lower), np.where(good, upper, middle)
     return np.where(enough, 1.0, lower)
 
 
-def _effective_size(log_weights: Floats, power: Floats) -> Floats:
-    finite = np.isfinite(log_weights)
-    top = np.max(np.where(finite, log_weights, -np.inf), axis=1, initial=-np.inf, keepdims=True)
-    top = np.where(np.isfinite(top), top, 0.0)
-    weights = np.where(finite, np.exp(power[:, None] * np.where(finite, log_weights - top, 0.0)), 0.0)
-    total, squares = weights.sum(axis=1), (weights**2).sum(axis=1)
+def _effective_size(relative: Floats, power: Floats) -> Floats:
+    """Of weights whose logs are ``relative`` to the largest, to a positive ``power``."""
+    weights = relative * power[:, None]
+    np.exp(weights, out=weights)
+    total, squares = weights.sum(axis=1), np.einsum("dn,dn->d", weights, weights)
     return np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0)
 
 
@@ -116,8 +120,9 @@ def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: l
     scattered = choose_likely(pool.log_likelihood, descents - best.shape[1], generators, 4.0 * descents)
     index = np.concatenate([best, scattered], axis=1)
     start = np.take_along_axis(pool.z, index[..., None], axis=1)
-    center = _finite_median(pool.z)
-    scale = np.maximum(_finite_spread(pool.z), 1e-8)
+    some = pool.z[:, :SCALE_DRAWS]
+    center = _finite_median(some)
+    scale = np.maximum(_finite_spread(some), 1e-8)
     start = np.where(np.isfinite(start), start, center[:, None])
     z, log_density, covariance = (
         np.asarray(a) for a in _descend(batched.problem, start, center, scale, batched.observations)
