@@ -13,9 +13,10 @@ import pytest
 
 from chainsweep.config import NutsSettings
 from chainsweep.data.collection import Batch
-from chainsweep.engines import loops, nuts, nuts_program, nuts_rounds
+from chainsweep.engines import nuts, nuts_program, nuts_rounds
 from chainsweep.engines.base import Seeds, Status
 from chainsweep.engines.nuts_lanes import FIRST_LOOK
+from chainsweep.model import loops
 from chainsweep.model.load import example_observation, trace_structure
 from chainsweep.model.problem import Problem
 from tests.conftest import line_data

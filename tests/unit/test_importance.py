@@ -92,7 +92,27 @@ def test_both_ways_to_the_density_agree_far_out_and_close_in(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("nz", [1, 3])
+@pytest.mark.parametrize("nz", [4, 5, 12])
+def test_an_accelerators_programs_give_what_a_processors_give(nz, monkeypatch):
+    """Component by component in a loop, or all at once."""
+    parts, rng = some_mixture(nz, count=6), np.random.default_rng(2)
+    z = rng.normal(0, 3, (2, 300, nz))
+    kernels = place(keys(2), z, np.zeros((2, 300)), 50.0, 6)
+
+    def results():
+        jax.clear_caches()
+        precision = np.broadcast_to(np.eye(nz), (2, 6, nz, nz))
+        fitted = fit(keys(2), z, np.zeros((2, 300)), kernels, precision, 200)
+        return [np.asarray(a) for a in (log_density(parts, z), draw(parts, keys(2), 400), *fitted)]
+
+    one_by_one = results()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for ours, theirs in zip(one_by_one, results(), strict=True):
+        assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("nz", [1, 3, 4])
 def test_draws_follow_the_density(nz):
     """Axis by axis against SciPy's draws; the twin, stretched and moved, must be told apart."""
     parts = some_mixture(nz, count=2, datasets=1)
@@ -109,7 +129,7 @@ def test_draws_follow_the_density(nz):
     )
     for axis in range(nz):
         assert ks_2samp(z[:, axis], from_scipy[:, axis]).pvalue > 1e-3
-        assert ks_2samp(1.15 * z[:, axis] + 0.3, from_scipy[:, axis]).pvalue < 1e-3
+        assert ks_2samp(1.2 * z[:, axis] + 0.4, from_scipy[:, axis]).pvalue < 1e-3
 
 
 def test_components_are_drawn_as_often_as_they_weigh_in_any_run_of_draws():

@@ -31,6 +31,7 @@ from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, 
 from chainsweep.engines.importance_start import Start, Target, strongest
 from chainsweep.engines.mixture import Mixture, combine, draw, log_density, require_float64
 from chainsweep.engines.mixture_fit import fit, place
+from chainsweep.model.loops import one_by_one_here
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -115,7 +116,7 @@ def settings_for(nz: int, **changes: Any) -> Settings:
 
 def lanes_here(settings: Settings) -> int:
     """Data sets of one call on this device: a CPU goes through them one by one, and idle lanes are only a waste."""
-    return settings.lanes if jax.default_backend() != "cpu" else max(1, settings.lanes // 4)
+    return max(1, settings.lanes // 4) if one_by_one_here() else settings.lanes
 
 
 def adapt(
