@@ -22,7 +22,7 @@ from chainsweep.engines.base import Arrays, Deadline, Outcome, Seeds, Sink, Stat
 from chainsweep.engines.emcee_kept import LEAST_STEPS, Assessment, Info, Results, assess
 from chainsweep.engines.emcee_stack import JUMP, Stack, State, Sweep
 from chainsweep.engines.emcee_walkers import islands, rescue, start_walkers
-from chainsweep.engines.guide import DESCENTS, Guide, deepened, joined, search
+from chainsweep.engines.guide import DESCENTS, Guide, deepened, joined, relearned, search
 from chainsweep.engines.starts import prior_pool
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
@@ -35,6 +35,10 @@ DEEPEN_AT = 0.05
 """Part of the budget of steps at which a data set that is far from done gets a deep search."""
 FAR_FROM_DONE = 0.2
 """Such a data set has less than this part of the autocorrelation times that it needs."""
+
+SLOW_AT, SLOW, REFITS = 0.03, 0.4, 3
+"""A data set that this part of the budget after its burn-in has less than that part of them gets jumps fitted anew to
+what its chains drew, so many times at most."""
 
 HOPELESS_STEPS, HOPELESS_AT = 1000, 0.15
 HOPELESS = 0.8
@@ -90,9 +94,7 @@ def run(
         ended = stack.advance(state, min(block_end, budget_end), lambda: saver.pause(deadline))
         results.failures.update(stack.failures())
         if ended:
-            lagging = _review(state, results, sweep)
-            if lagging.size:
-                _deepen(state, lagging, sweep)
+            if _review(state, results, sweep):
                 stack = None
             sink.progress(results.finished, len(batch), _how_far(state))
         if not ended or (len(state.positions) and deadline()):
@@ -177,13 +179,13 @@ def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Flo
     return theta, log_prob, guide
 
 
-def _review(state: State, results: Results, sweep: Sweep) -> NDArray[np.int64]:
+def _review(state: State, results: Results, sweep: Sweep) -> bool:
     """After a block: move stranded walkers, and let those leave that are done or have failed.
 
-    Rows of those that stay are returned, whose jumps deserve a deep search.
+    Returns whether slow ones of those that stay got other jumps.
     """
     settings = sweep.settings
-    stays, lags = np.ones(len(state.positions), dtype=bool), np.zeros(len(state.positions), dtype=bool)
+    stays, lags, slow = (np.full(len(state.positions), value) for value in (True, False, False))
     inside = state.inside
     for row, step in zip(inside.tolist(), state.steps(inside).tolist(), strict=True):
         last = step >= settings.max_steps
@@ -207,12 +209,32 @@ def _review(state: State, results: Results, sweep: Sweep) -> NDArray[np.int64]:
             if assessment.passed or last:
                 _finish(state, results, sweep, row, step, assessment)
                 stays[row] = False
-            elif state.guide is not None and sweep.problem.has_jax_likelihood and not state.guide.deep[row]:
-                late = step >= DEEPEN_AT * settings.max_steps
+            elif state.guide is not None and sweep.problem.has_jax_likelihood:
                 # also where there is no ratio at all
-                lags[row] = late and not assessment.kept_over_tau > FAR_FROM_DONE * settings.tau_factor
+                far, slowly = (not assessment.kept_over_tau > x * settings.tau_factor for x in (FAR_FROM_DONE, SLOW))
+                lags[row] = far and not state.guide.deep[row] and step >= DEEPEN_AT * settings.max_steps
+                since = step - int(state.burn_in[row])
+                slow[row] = slowly and state.guide.refits[row] < REFITS and since >= SLOW_AT * settings.max_steps
     state.keep(stays)
-    return np.flatnonzero(lags[stays])
+    lagging, slowly = np.flatnonzero(lags[stays]), np.flatnonzero((slow & ~lags)[stays])
+    if lagging.size:
+        _deepen(state, lagging, sweep)
+    if slowly.size:
+        _relearn(state, slowly, sweep)
+    return bool(lagging.size + slowly.size)
+
+
+def _relearn(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
+    """Fit the mixtures of the data sets ``rows`` to what their chains drew; their burn-in begins anew.
+
+    Chains that linger where the mixture is thin are then fetched from there.
+    """
+    assert state.guide is not None
+    batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))
+    drawn = [state.chains[row].after(int(state.burn_in[row]))[0] for row in rows]
+    flat = [theta.reshape(-1, theta.shape[-1]) for theta in drawn]
+    state.guide.put(rows, relearned(state.guide.take(rows), batched, flat, sweep.seeds))
+    state.burn_in[rows] = state.steps(rows)
 
 
 def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:

@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 JUMPS = {False: 3, True: 4}
-"""Proposals to each walker in one step, where the quick search sufficed and where it took a deep one."""
+"""Proposals to each walker in one step, where the quick search sufficed and where it took more."""
 FOLD = 1 << 31
 """Steps are folded into keys modulo this."""
 
@@ -57,11 +57,11 @@ class JumpMove(Move):
         filling = len(self.problem.batch) - self.count
         self.keys = jnp.asarray(np.pad(keys, ((0, filling), (0, 0))), jnp.uint32)
         every = np.pad(np.arange(self.count), (0, filling), mode="edge")
-        # Neighbours may not change a sum, so each data set has the components of its own kind of search.
+        # Neighbours may not change a sum, so each data set has the components of its own kind of mixture.
         self.kinds = [
-            (rows, JUMPS[deep], _prepared(guide.jumps(every, deep)))
-            for deep in (False, True)
-            if (rows := np.flatnonzero(guide.deep == deep)).size
+            (rows, JUMPS[wide], _prepared(guide.jumps(every, wide)))
+            for wide in (False, True)
+            if (rows := np.flatnonzero(guide.wide == wide)).size
         ]
 
     def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:

@@ -63,7 +63,8 @@ class Guide:
 
     ``log_weight`` ``(component,)``, ``mean`` ``(component, n)`` and ``chol`` ``(component, n, n)`` are the mixture of
     the jumps; ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``starts`` are ``(attempt, chain, n)``; ``trusted``
-    says whether there are weighted draws behind all that, ``deep`` whether a deep search found them.
+    says whether there are weighted draws behind all that, ``deep`` whether a deep search found them, ``refits`` how
+    often the mixture was fitted anew to what chains drew.
     """
 
     log_weight: Floats
@@ -74,6 +75,12 @@ class Guide:
     starts: Floats
     trusted: NDArray[np.bool_]
     deep: NDArray[np.bool_]
+    refits: NDArray[np.int64]
+
+    @property
+    def wide(self) -> NDArray[np.bool_]:
+        """``(dataset,)``: whether its mixture has more components than a quick search fits."""
+        return self.deep | (self.refits > 0)
 
     @property
     def fitted(self) -> bool:
@@ -89,9 +96,9 @@ class Guide:
         """Components before the fitted ones."""
         return self.log_weight.shape[1] - DEEP_FIT.components * self.fitted
 
-    def jumps(self, rows: NDArray[np.int64], deep: bool | None = None) -> Mixture:
+    def jumps(self, rows: NDArray[np.int64], wide: bool | None = None) -> Mixture:
         """The mixtures of the data sets ``rows``: by default as few components as hold them all."""
-        all_of_them = self.deep[rows].any() if deep is None else deep
+        all_of_them = self.wide[rows].any() if wide is None else wide
         used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
@@ -167,15 +174,15 @@ def find_guide(
                 starts[i] = _overdispersed((given, np.zeros(len(given))), starts[i], rng)
     start = from_prior(target, pool, QUICK.draws)
     parts = [(SHARES["broad"], start.broad), (SHARES["modes"], known)]
-    trusted, deep = np.zeros(count, bool), np.zeros(count, bool)
+    trusted, deep, refits = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
     if center.shape[1] > MOST_DIMENSIONS:
-        return Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
+        return Guide(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
     keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
     found = adapt(target, start._replace(known=known), keys[:, 0], QUICK)
     weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
     parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], QUICK))))
     trusted = (found.khat < QUICK.khat) & (found.ess >= QUICK.ess)
-    guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep)
+    guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
     for row in np.flatnonzero(trusted).tolist():
         _rely_on(guide, row, weighted[row], seeds.generator(batched.batch.ids[row], "start"))
     if not batched.problem.has_jax_likelihood:
@@ -207,6 +214,25 @@ def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], see
             new.trusted[i], new.deep[i] = found.ess[k] >= LEAST_ESS, True
             if new.trusted[i]:
                 _rely_on(new, int(i), weighted[k], seeds.generator(batched.batch.ids[i], "start-deep"))
+    return new
+
+
+def relearned(guide: Guide, batched: BatchedProblem, draws: Sequence[Floats], seeds: Seeds) -> Guide:
+    """``guide`` with mixtures fitted anew to what chains drew, ``(draw, ndim)`` of each data set, evenly taken."""
+    new = Guide(**{name: array.copy() for name, array in guide.arrays().items()})
+    for row, theta in enumerate(draws):
+        this = np.array([row])
+        one = BatchedProblem(batched.problem, batched.batch.take(this))
+        points = np.full((1, DEEP_FIT.draws // 2, theta.shape[1]), np.nan)
+        even = even_indices(len(theta), points.shape[1])
+        points[0, : len(even)] = theta[even]
+        z = one.unconstrain_padded(points)[0]
+        z = z[np.isfinite(z).all(axis=1)]
+        if len(z):
+            fitted = learned(one, guide.jumps(this, wide=True), [z], seeds, f"learned-{int(guide.refits[row])}")
+            for whole, part in zip((new.log_weight, new.mean, new.chol), fitted, strict=True):
+                whole[row] = np.asarray(part)[0]
+    new.refits[:] += 1
     return new
 
 
