@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 
 from chainsweep.config import EmceeSettings, parse_config
 from chainsweep.data.collection import Batch
+from chainsweep.diagnostics.weights import effective_sample_size
 from chainsweep.engines import emcee as engine
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Outcome, Seeds, Status
 from chainsweep.engines.emcee_stack import GUIDED_MOVES, PLAIN_MOVES
-from chainsweep.engines.guide import Guide
-from chainsweep.engines.mixture import Mixture, Prepared
+from chainsweep.engines.guide import Guide, relearned, search
+from chainsweep.engines.mixture import Mixture, Prepared, draw, log_density
 from chainsweep.engines.moves import StretchMove
 from chainsweep.errors import ModelError
+from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
 from tests.statistical.calibration import problem_of, rank_pvalues, scale_and_place, simulated
@@ -179,10 +182,10 @@ def test_a_shifted_chain_would_be_seen(converged):
 def test_lp_is_the_log_density_of_its_draw(problem):
     batch = lines(3)
     chains = complete(problem, batch, SHORT)
-    for i, draw in ((0, 7), (2, int(chains.n_draws[2]) - 1)):
+    for i, row in ((0, 7), (2, int(chains.n_draws[2]) - 1)):
         obs = example_observation({name: values[i] for name, values in batch.fields.items()}, {})
-        theta = np.array([chains.posterior[name][i, 1, draw] for name in "ab"])
-        np.testing.assert_allclose(chains.sample_stats["lp"][i, 1, draw], problem.log_density(theta, obs), rtol=1e-10)
+        theta = np.array([chains.posterior[name][i, 1, row] for name in "ab"])
+        np.testing.assert_allclose(chains.sample_stats["lp"][i, 1, row], problem.log_density(theta, obs), rtol=1e-10)
 
 
 def test_data_sets_do_not_see_each_other(problem):
@@ -358,8 +361,8 @@ def test_jumps_from_a_poor_mixture_are_exact(monkeypatch):
     """Shifted by a scale and twice as wide as what importance sampling found."""
     right = Guide.jumps
 
-    def poor(guide, rows, deep=None):
-        mixture = right(guide, rows, deep)
+    def poor(guide, rows, wide=None):
+        mixture = right(guide, rows, wide)
         return Mixture(mixture.log_weight, mixture.mean + mixture.chol.sum(axis=-1), 2.0 * mixture.chol)
 
     monkeypatch.setattr(Guide, "jumps", poor)
@@ -369,6 +372,37 @@ def test_jumps_from_a_poor_mixture_are_exact(monkeypatch):
 def test_jumps_that_leave_out_the_proposal_density_are_caught_by_calibration(monkeypatch):
     monkeypatch.setattr(Prepared, "log_density", lambda mixture, z: 0.0 * z[:, 0])
     assert pvalues(500, {"jump": 0.5, "de": 0.5}).min() < 1e-6
+
+
+def test_jumps_fitted_anew_to_chains_are_calibrated(monkeypatch):
+    """At every look at every chain, of which there are some more than usual."""
+    monkeypatch.setattr("tests.statistical.test_emcee.CALIBRATED", CALIBRATED.model_copy(update={"tau_factor": 300.0}))
+    monkeypatch.setattr(engine, "SLOW", np.inf)
+    monkeypatch.setattr(engine, "SLOW_AT", 0.0)
+    refits = watch(monkeypatch, "relearned")
+    assert pvalues(500, {"jump": 0.5, "de": 0.5}).min() > 0.005
+    assert sum(refits) > 500
+
+
+def test_a_mixture_fitted_anew_to_a_chain_follows_its_posterior(problem):
+    batch, seeds, rng = lines(3), Seeds(1, "emcee"), np.random.default_rng(4)
+    batched = BatchedProblem(problem, batch)
+    guide = search(batched, seeds, (32, 1), 512, 4)[2]
+    spoiled = replace(guide, mean=guide.mean + 3.0 * guide.chol.sum(axis=-1))
+    moments = [exact_line(batch, i) for i in range(3)]
+    drawn = [rng.multivariate_normal(mean, covariance, 5000) for mean, covariance in moments]
+    healed = relearned(spoiled, batched, drawn, seeds)
+    assert healed.refits.tolist() == [1, 1, 1]
+    assert healed.wide.all()
+
+    def efficiency(guide: Guide) -> np.ndarray:
+        jumps = guide.jumps(np.arange(3), wide=True)
+        z = np.asarray(draw(jumps, seeds.jax_keys(batch.ids, "test", 1)[:, 0], 2000))
+        log_weight = batched.log_density_unconstrained(z) - np.asarray(log_density(jumps, z))
+        return effective_sample_size(log_weight) / 2000
+
+    assert (efficiency(spoiled) < 0.3).all()
+    assert (efficiency(healed) > 0.6).all()
 
 
 HUMPS = """
@@ -396,17 +430,26 @@ def test_modes_that_lie_apart_are_both_met(tmp_path, moves, mixes):
             assert abs(left.mean() - 0.5) < 4 * 0.5 / np.sqrt(chains.info["ess_min"][i])
 
 
-@pytest.mark.parametrize("stack", [2, 256])
-def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack):
-    """A deep search in between, stops at every second of its blocks, and data sets that wait."""
-    monkeypatch.setattr("chainsweep.engines.emcee.DEEPEN_AT", 0.1)
-    monkeypatch.setattr("chainsweep.engines.emcee.FAR_FROM_DONE", np.inf)
-    deep = []
-    searched = engine.deepened
-    monkeypatch.setattr(engine, "deepened", lambda *given: deep.append(len(given[2])) or searched(*given))
+def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """How many data sets each call of a function of the engine was given."""
+    counts: list[int] = []
+    original = getattr(engine, name)
+    monkeypatch.setattr(engine, name, lambda *given: counts.append(len(given[2])) or original(*given))
+    return counts
+
+
+@pytest.mark.parametrize(("stack", "stride"), [(2, 1), (256, 1), (2, 3)])
+def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack, stride):
+    """A deep search and refits in between, stops at every second of its blocks, and data sets that wait."""
+    monkeypatch.setattr(engine, "DEEPEN_AT", 0.1 * stride)
+    monkeypatch.setattr(engine, "FAR_FROM_DONE", np.inf)
+    monkeypatch.setattr(engine, "SLOW", np.inf)
+    monkeypatch.setattr(engine, "SLOW_AT", 0.1)
+    deep, refits = watch(monkeypatch, "deepened"), watch(monkeypatch, "relearned")
     batch, settings = lines(3), WAITING.model_copy(update={"moves": None, "tau_factor": 300.0, "stack": stack})
     whole = complete(problem, batch, settings.model_copy(update={"stack": 256}))
     assert sum(deep) == 3
+    assert sum(refits) == 3 * engine.REFITS
     sink, stops = Memory(), 0
     outcome = sample(problem, batch, settings, sink=sink, deadline=lambda: True)
     while outcome.status is Status.STOPPED:

@@ -254,3 +254,12 @@ def test_resampling_refuses_what_it_cannot_do():
 def test_no_draws_are_refused(function):
     with pytest.raises(ValueError, match="at least one draw"):
         function(np.zeros((4, 0)))
+
+
+def test_weights_of_no_use_at_all_raise_no_warning():
+    """Few draws hold all: the fitted tail is too heavy for numbers, and is cut back to the largest weight."""
+    rng = np.random.default_rng(0)
+    log_weights = rng.exponential(150.0, (2000, 1500))
+    khat, smoothed = psis_khat(log_weights)
+    assert (khat > 5.0).all()
+    assert np.isfinite(smoothed).all()

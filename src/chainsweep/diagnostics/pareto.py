@@ -85,6 +85,8 @@ def _pareto_quantiles(count: int, k: Array, sigma: Array) -> Array:
     """Quantiles ``(row, count)`` at the midpoints ``(i + 1/2) / count``."""
     survival = np.log1p(-np.arange(0.5, count) / count)
     shape = np.where(np.abs(k) < np.finfo(np.float64).eps, 1.0, k)[:, None]
-    curved = np.expm1(-shape * survival) / shape
+    # weights so degenerate that a quantile is too large for a number are cut back to the largest by the caller
+    with np.errstate(over="ignore"):
+        curved = np.expm1(-shape * survival) / shape
     straight = np.abs(k)[:, None] < np.finfo(np.float64).eps
     return sigma[:, None] * np.where(straight, -survival, curved)

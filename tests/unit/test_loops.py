@@ -1,0 +1,89 @@
+"""Compiled loops over data sets and points, in a processor's form and in an accelerator's, and their random numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import kstest
+
+from chainsweep.data.collection import Batch
+from chainsweep.engines.random_numbers import normals, random_bits, uniforms
+from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.model.load import example_observation, trace_structure
+from chainsweep.model.loops import POINTS, apart, map_points
+from chainsweep.model.problem import Problem
+from tests.conftest import line_data
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40 + 3])
+def test_bits_are_those_of_jax(seed):
+    key = jax.random.PRNGKey(seed)
+    assert_array_equal(random_bits(key, 1001), jax.random.bits(key, (1001,), jnp.uint64))
+
+
+def test_uniforms_are_uniform_and_normals_normal():
+    drawn = np.asarray(uniforms(jax.random.PRNGKey(3), 40_000))
+    assert drawn.min() > 0.0
+    assert drawn.max() < 1.0
+    assert kstest(drawn, "uniform").pvalue > 1e-3
+    assert kstest(np.asarray(normals(drawn)), "norm").pvalue > 1e-3
+    assert kstest(np.asarray(normals(drawn)) * 1.1, "norm").pvalue < 1e-3, "a twin that is too wide"
+
+
+def test_the_outermost_uniforms_give_finite_normals():
+    ends = np.array([0.5, 2.0**52 - 0.5]) * 2.0**-52
+    assert_array_equal(np.isfinite(normals(ends)), True)
+
+
+def test_what_is_computed_apart_is_the_same_also_for_many_and_for_derivatives():
+    def function(x, y):
+        return {"sum": x + y, "product": x * y}
+
+    x, y = jnp.arange(5.0), jnp.arange(5.0) + 1.0
+    for found in (
+        jax.jit(lambda x, y: apart(function, x, y))(x, y),
+        jax.vmap(lambda x, y: apart(function, x, y))(x, y),
+    ):
+        assert_array_equal(found["sum"], x + y)
+        assert_array_equal(found["product"], x * y)
+    assert jax.grad(lambda x: apart(lambda x: x**3, x))(2.0) == 12.0
+
+
+@pytest.mark.parametrize("count", [1, POINTS, POINTS + 1, 3 * POINTS - 5])
+def test_points_in_blocks_are_the_same_as_all_at_once(count):
+    points = jnp.arange(float(count))[:, None] * jnp.ones(3)
+    weights = jnp.arange(float(count))
+    found = jax.jit(lambda p, w: map_points(lambda p, w: (p.sum() * w, p * 2), (p, w)))(points, weights)
+    assert_array_equal(found[0], 3 * np.arange(count) ** 2)
+    assert_array_equal(found[1], 2 * points)
+
+
+def line(x, y_err, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 2))
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    numpyro.sample("obs", dist.Normal(a + b * x, y_err), obs=y)
+
+
+def test_a_batch_on_an_accelerator_gives_what_a_processor_gives(monkeypatch):
+    fields = {name: line_data(3)[name] for name in ("x", "y", "y_err")}
+    batch = Batch(("0", "1", "2"), fields, {}, np.ones_like(fields["x"], bool))
+    example = example_observation({name: values[0] for name, values in fields.items()}, {})
+    problem = Problem(line, trace_structure(line, Path("model.py"), example, ("y",)), ("y",))
+    theta = np.random.default_rng(1).normal(size=(3, 300, 2))
+    keys = np.arange(6, dtype=np.uint32).reshape(3, 2)
+
+    def results():
+        batched = BatchedProblem(problem, batch, Compiled(problem))
+        return batched.log_density(theta), batched.sample_prior(keys, 300), batched.simulate(keys, theta)["y"]
+
+    one_by_one = results()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for ours, theirs in zip(one_by_one, results(), strict=True):
+        assert_allclose(ours, theirs, rtol=1e-11)
