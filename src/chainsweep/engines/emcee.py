@@ -211,17 +211,17 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
                 stays[row] = False
             elif state.guide is not None and sweep.problem.has_jax_likelihood:
                 # also where there is no ratio at all
-                far, slowly = (not assessment.kept_over_tau > x * settings.tau_factor for x in (FAR_FROM_DONE, SLOW))
+                far, behind = (not assessment.kept_over_tau > x * settings.tau_factor for x in (FAR_FROM_DONE, SLOW))
                 lags[row] = far and not state.guide.deep[row] and step >= DEEPEN_AT * settings.max_steps
                 since = step - int(state.burn_in[row])
-                slow[row] = slowly and state.guide.refits[row] < REFITS and since >= SLOW_AT * settings.max_steps
+                slow[row] = behind and state.guide.refits[row] < REFITS and since >= SLOW_AT * settings.max_steps
     state.keep(stays)
-    lagging, slowly = np.flatnonzero(lags[stays]), np.flatnonzero((slow & ~lags)[stays])
+    lagging, refitting = np.flatnonzero(lags[stays]), np.flatnonzero((slow & ~lags)[stays])
     if lagging.size:
         _deepen(state, lagging, sweep)
-    if slowly.size:
-        _relearn(state, slowly, sweep)
-    return bool(lagging.size + slowly.size)
+    if refitting.size:
+        _relearn(state, refitting, sweep)
+    return bool(lagging.size + refitting.size)
 
 
 def _relearn(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:

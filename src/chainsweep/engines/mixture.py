@@ -115,8 +115,8 @@ class Prepared(NamedTuple):
 
     ``chol`` ``(component, nz, nz)`` and its ``inverse`` ``(nz, nz, component)`` over the root of ``nu``; ``mean``
     ``(component, nz)`` and ``offset`` ``(nz, component)``, the means times that; ``height`` ``(component,)``, densities
-    at the means, weights included, over the largest one, whose log is ``log_top``; ``cumulated`` ``(component,)``
-    weights.
+    at the means, weights included, over the largest one, whose log is ``log_top``, and ``log_height``; ``cumulated``
+    ``(component,)`` weights.
     """
 
     chol: Array
@@ -124,6 +124,7 @@ class Prepared(NamedTuple):
     mean: Array
     offset: Array
     height: Array
+    log_height: Array
     cumulated: Array
     log_top: Array
 
@@ -150,6 +151,11 @@ class Prepared(NamedTuple):
         """
         return self.height / _power(_base(z, self.inverse, self.offset), z.shape[0])
 
+    def log_parts(self, bases: Array) -> Array:
+        """Logs of ``parts``, shape ``(component, draw)``, however small they are."""
+        nz = self.mean.shape[1]
+        return self.log_height[:, None] - 0.5 * (degrees(nz) + nz) * jnp.log(bases)
+
     def bases(self, z: Array) -> Array:
         """``1 + distance / nu`` of each component from each of ``z`` ``(draw, nz)``, shape ``(component, draw)``."""
         if not one_by_one_here():
@@ -166,10 +172,11 @@ def prepared(mixture: Mixture) -> Prepared:
     offset = jnp.einsum("ijk,kj->ik", inverse, mixture.mean)
     norm = math.lgamma(0.5 * (nu + nz)) - math.lgamma(0.5 * nu) - 0.5 * nz * math.log(nu * math.pi)
     log_det = jnp.sum(jnp.log(jnp.diagonal(mixture.chol, axis1=-2, axis2=-1)), axis=-1)
-    height = mixture.log_weight + norm - log_det
-    top = jnp.max(height)
+    log_height = mixture.log_weight + norm - log_det
+    top = jnp.max(log_height)
+    log_height = log_height - top
     cumulated = jnp.cumsum(jax.nn.softmax(mixture.log_weight))
-    return Prepared(mixture.chol, inverse, mixture.mean, offset, jnp.exp(height - top), cumulated, top)
+    return Prepared(mixture.chol, inverse, mixture.mean, offset, jnp.exp(log_height), log_height, cumulated, top)
 
 
 def picked(cumulated: Array, uniform: Array) -> Array:
@@ -210,7 +217,7 @@ def shares(mixture: Mixture, z: Array) -> tuple[Array, Array]:
     one = prepared(mixture)
     bases = one.bases(z)
     if nz > UNROLLED_DIMENSIONS:
-        return jax.nn.softmax(jnp.log(one.height)[:, None] - 0.5 * (degrees(nz) + nz) * jnp.log(bases), axis=0), bases
+        return jax.nn.softmax(one.log_parts(bases), axis=0), bases
     density = one.height[:, None] / _power(bases, nz)
     return density / density.sum(axis=0), bases
 
@@ -224,10 +231,8 @@ def systematic(uniform: Array, log_weight: Array, draws: int) -> Array:
 
 def _log_density_one(mixture: Mixture, z: Array) -> Array:
     one = prepared(mixture)
-    nz = z.shape[-1]
-    if nz > UNROLLED_DIMENSIONS:
-        log_parts = jnp.log(one.height)[:, None] - 0.5 * (degrees(nz) + nz) * jnp.log(one.bases(z))
-        return jax.nn.logsumexp(log_parts, axis=0) + one.log_top
+    if z.shape[-1] > UNROLLED_DIMENSIONS:
+        return jax.nn.logsumexp(one.log_parts(one.bases(z)), axis=0) + one.log_top
     return one.log_density(z) + one.log_top
 
 
