@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import kstest
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.random_numbers import normals, random_bits, uniforms
+from chainsweep.engines.random_numbers import normals, random_words, uniforms
 from chainsweep.model.batched import BatchedProblem, Compiled
 from chainsweep.model.load import example_observation, trace_structure
 from chainsweep.model.loops import POINTS, apart, map_points
@@ -25,11 +25,16 @@ from tests.conftest import line_data
 @pytest.mark.parametrize("seed", [0, 7, 2**40 + 3])
 def test_bits_are_those_of_jax(seed):
     key = jax.random.PRNGKey(seed)
-    assert_array_equal(random_bits(key, 1001), jax.random.bits(key, (1001,), jnp.uint64))
+    high, low = (np.asarray(half, np.uint64) for half in random_words(key, 1001))
+    assert_array_equal(high << np.uint64(32) | low, jax.random.bits(key, (1001,), jnp.uint64))
 
 
-def test_uniforms_are_uniform_and_normals_normal():
-    drawn = np.asarray(uniforms(jax.random.PRNGKey(3), 40_000))
+@pytest.mark.parametrize("double", [True, False])
+def test_uniforms_are_uniform_and_normals_normal(double):
+    key = jax.random.PRNGKey(3)
+    with jax.enable_x64(double):
+        drawn = np.asarray(uniforms(key, 40_000))
+        assert drawn.dtype == (np.float64 if double else np.float32)
     assert drawn.min() > 0.0
     assert drawn.max() < 1.0
     assert kstest(drawn, "uniform").pvalue > 1e-3
@@ -37,8 +42,10 @@ def test_uniforms_are_uniform_and_normals_normal():
     assert kstest(np.asarray(normals(drawn)) * 1.1, "norm").pvalue < 1e-3, "a twin that is too wide"
 
 
-def test_the_outermost_uniforms_give_finite_normals():
-    ends = np.array([0.5, 2.0**52 - 0.5]) * 2.0**-52
+@pytest.mark.parametrize(("dtype", "bits"), [(np.float64, 52), (np.float32, 23)])
+def test_the_outermost_uniforms_give_finite_normals(dtype, bits):
+    ends = np.array([0.5, 2.0**bits - 0.5], dtype) * dtype(2.0**-bits)
+    assert ends[1] < 1.0
     assert_array_equal(np.isfinite(normals(ends)), True)
 
 
