@@ -63,6 +63,15 @@ def test_what_is_computed_apart_is_the_same_also_for_many_and_for_derivatives():
     assert jax.grad(lambda x: apart(lambda x: x**3, x))(2.0) == 12.0
 
 
+def test_only_a_processors_program_has_branches(monkeypatch):
+    def program():
+        return str(jax.make_jaxpr(lambda x: apart(lambda x: 2.0 * x, x))(1.0))
+
+    assert "cond" in program()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "cond" not in program()
+
+
 @pytest.mark.parametrize("count", [1, POINTS, POINTS + 1, 3 * POINTS - 5])
 def test_points_in_blocks_are_the_same_as_all_at_once(count):
     points = jnp.arange(float(count))[:, None] * jnp.ones(3)

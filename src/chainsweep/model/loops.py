@@ -82,11 +82,14 @@ def lanes_computed(count: int, width: int) -> int:
 
 
 def apart(function: Callable, *arrays: Any) -> Any:
-    """``function`` of ``arrays``, as a program within the program.
+    """``function`` of ``arrays``, on a processor as a program within the program.
 
     A compiler fuses what makes an array with what uses it; where there are several uses, or each reads it more than
-    once, it is then computed as often. It cannot look through a branch whose condition it does not know.
+    once, it is then computed as often. It cannot look through a branch whose condition it does not know. (An
+    accelerator would wait at each such branch.)
     """
+    if not one_by_one_here():
+        return function(*arrays)
     always = jax.lax.optimization_barrier(jnp.asarray(True))
     return jax.lax.cond(always, function, lambda *some: zeros_like_result(function, *some), *arrays)
 
