@@ -5,7 +5,8 @@ they start at draws chosen with tempered weights, and half their steps are jumps
 elsewhere they start from prior draws chosen by likelihood. Blocks of steps alternate with reviews of the chains:
 during burn-in, stranded walkers are moved to good places of their own ensemble; after it a data set is done when its
 kept steps exceed ``tau_factor`` autocorrelation times, R-hat between its ensembles is small and its effective sample
-size large, or at ``max_steps``; then it leaves the stack, and one that waits takes its place.
+size large, or at ``max_steps``; then it leaves the stack, and one that waits takes its place. A slow one's jumps are
+fitted anew to what its chains drew, and its burn-in begins again.
 """
 
 from __future__ import annotations

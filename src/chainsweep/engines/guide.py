@@ -192,7 +192,7 @@ def find_guide(
 
 def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], seeds: Seeds) -> Guide:
     """``guide`` with a deep search for the data sets ``rows``, of which none had one; nothing where none is fitted."""
-    new = Guide(**{name: array.copy() for name, array in guide.arrays().items()})
+    new = guide.take(np.arange(len(guide.trusted)))
     if not guide.fitted:
         new.deep[rows] = True
         return new
@@ -219,7 +219,7 @@ def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], see
 
 def relearned(guide: Guide, batched: BatchedProblem, draws: Sequence[Floats], seeds: Seeds) -> Guide:
     """``guide`` with mixtures fitted anew to what chains drew, ``(draw, ndim)`` of each data set, evenly taken."""
-    new = Guide(**{name: array.copy() for name, array in guide.arrays().items()})
+    new = guide.take(np.arange(len(guide.trusted)))
     for row, theta in enumerate(draws):
         this = np.array([row])
         one = BatchedProblem(batched.problem, batched.batch.take(this))
