@@ -59,6 +59,16 @@ def log_likelihood(params, x, y, y_err):
     time.sleep({seconds})
     return -0.5 * float((((y - params["a"] - params["b"] * x) / y_err) ** 2).sum())
 """
+SIMULATOR = """
+import time
+import numpyro.distributions as dist
+
+prior = {"a": dist.Normal(0, 2), "b": dist.Normal(0, 2)}
+
+def simulate(params, rng, x, y_err):
+    time.sleep(0.0005)
+    return params["a"] + params["b"] * x + y_err * rng.standard_normal(x.shape)
+"""
 ENGINES = '["emcee", "nuts", "snpe"]'
 WIDE = Limits(max_array_size=1001, max_jobs=1_000_000)
 EMPTY = Site(name="s", device="cpu")
@@ -137,6 +147,39 @@ def test_a_real_pilot_times_every_kind_and_touches_nothing_else(make, monkeypatc
     size = campaign.shards[0].positions.size
     assert entry["basis"] == f"{size} data sets already done"
     assert entry["units"] == 12 - size
+
+
+def test_a_black_box_has_its_simulations_timed_apart_from_the_training(make, monkeypatch):
+    campaign = make('["snpe"]', model=SIMULATOR)
+    monkeypatch.setattr(pilot, "_run_once", lambda campaign, engine, batch, trained: stub(batch))
+    # Training takes the bank that was made, and makes none whose time would be taken for its own.
+    monkeypatch.setattr("chainsweep.engines.snpe_amortised.fill_bank", None)
+    said: list[str] = []
+    run_pilot(campaign, ("snpe",), 2, said.append)
+    assert [line.split(",")[0] for line in said] == ["pilot: SNPE simulations", "pilot: SNPE training", "pilot: snpe"]
+    timings, jobs = read_pilot(campaign), forecast(campaign)["jobs"]
+    assert set(timings) == set(jobs) == {"simulate", "train", "snpe"}
+    made = timings["simulate"]
+    assert min(made.seconds) >= 0.0005
+    snpe = campaign.config.engines.snpe
+    assert jobs["simulate"]["units"] == snpe.bank_simulations
+    assert jobs["simulate"]["basis"] == "1000 simulations timed"
+    parts = -(-snpe.bank_simulations // snpe.simulations_per_task)
+    hours = (parts * made.setup_s + snpe.bank_simulations * np.mean(made.seconds)) / 3600
+    assert jobs["simulate"]["hours"] == pytest.approx(hours)
+    assert forecast(campaign)["complete"]
+
+
+def test_the_last_part_of_a_bank_may_be_smaller(make, monkeypatch):
+    campaign = make('["snpe"]', model=SIMULATOR)
+    snpe = campaign.config.engines.snpe.model_copy(update={"bank_simulations": 2500, "simulations_per_task": 1000})
+    engines = campaign.config.engines.model_copy(update={"snpe": snpe})
+    monkeypatch.setattr(campaign, "config", campaign.config.model_copy(update={"engines": engines}))
+    note(campaign, simulate=Timing(10.0, (2.0, 2.0), 1000, "here"))
+    entry = forecast(campaign)["jobs"]["simulate"]
+    assert entry["units"] == 2500
+    assert entry["hours"] == pytest.approx((3 * 10 + 2500 * 2) / 3600)
+    assert entry["element_hours"] == pytest.approx((10 + 1000 * 2) / 3600)
 
 
 def test_nothing_known_is_null_and_not_zero(make):

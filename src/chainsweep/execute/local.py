@@ -64,15 +64,18 @@ class LocalRun:
         self.workers: list[_Worker] = []
         self.deaths: dict[Task, int] = {}
         tasks = tasks_of(campaign)
-        self.simulate, self.train = (tasks[stage] if "snpe" in engines else [] for stage in ("simulate", "train"))
-        self.infer = [task for task in tasks["infer"] if task.engine in engines]
+        simulate, train = (tasks[stage] if "snpe" in engines else [] for stage in ("simulate", "train"))
+        infer = [task for task in tasks["infer"] if task.engine in engines]
+        self.work = [*simulate, *train, *infer]
+        self.before = {"train": set(simulate), "infer": set(train)}
+        """What each stage of snpe waits for: training for its simulations, inference for its training."""
         self.final = [*tasks["merge"], *tasks["report"]]
 
     def run(self) -> RunOutcome:
         """Run everything that is not done yet. Ctrl-C and SIGTERM save state and end with ``stopped``."""
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._run_stage(self.simulate + self.train + self.infer)
+            self._run_stage(self.work)
             for task in self.final:
                 if not self.stop.is_set():
                     self._run_stage([task])
@@ -106,17 +109,8 @@ class LocalRun:
                 return
             self._listen(waiting)
 
-    def _blocked(self) -> set[str]:
-        """Stages of snpe that wait: training for its simulations, inference for its training, or fail with them."""
-        ended = {*self.outcome.done, *(failure.task for failure in self.outcome.failed)}
-        befores = {"train": self.simulate, "infer": self.train}
-        return {stage for stage, before in befores.items() if not ended.issuperset(before)}
-
     def _hand_out(self, waiting: list[Task]) -> None:
-        blocked = self._blocked()
-        for task in list(waiting):
-            if task.engine == "snpe" and task.stage in blocked:
-                continue
+        while (task := next(filter(self._can_start, waiting), None)) is not None:
             worker = self._idle_worker()
             if worker is None:
                 return
@@ -126,6 +120,10 @@ class LocalRun:
                 worker.pipe.send((task.stage, task.index))
             except OSError:
                 self._bury(worker, waiting)
+
+    def _can_start(self, task: Task) -> bool:
+        """Whether all that it stands on has ended, well or not: where it has not, the task says so and fails too."""
+        return task.engine != "snpe" or not self.before.get(task.stage)
 
     def _idle_worker(self) -> _Worker | None:
         for worker in self.workers:
@@ -179,4 +177,7 @@ class LocalRun:
             self.outcome.failed.append(Failure(task, message.error, message.exit_code))
         elif message.result != Result.STOPPED.name:
             self.outcome.done.append(task)
+        if message.result != Result.STOPPED.name:
+            for before in self.before.values():
+                before.discard(task)
         self.observer(message)

@@ -11,7 +11,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from chainsweep.campaign import Campaign
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Seeds, Status
+from chainsweep.engines.base import Arrays, Seeds, Status
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute.attempt import ProgressSink
@@ -34,13 +35,13 @@ TRAIN_STEPS = 8
 """Steps of the network that the pilot of SNPE works with."""
 TIMED_BLOCKS = 6
 """Blocks of simulations that the pilot trains on; the first is warming up."""
-BANK_CHUNKS = 2
-"""Chunks of a black box's simulations that the pilot makes."""
+BANK_CHUNKS = 3
+"""Chunks of a black box's simulations that the pilot makes; the first is warming up."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One engine's pilot: ``setup_s`` each process pays once, ``seconds`` of each data set (or training step).
+    """One kind's pilot: ``setup_s`` each process pays once, ``seconds`` of each data set (training step, simulation).
 
     ``where`` says what device did it; ``note`` what the figures stand for, where that is not plain.
     """
@@ -48,7 +49,7 @@ class Timing:
     setup_s: float
     seconds: tuple[float, ...]
     units: int
-    """Data sets (or training steps) behind ``seconds``."""
+    """Data sets (training steps, simulations) behind ``seconds``."""
     where: str
     note: str = ""
 
@@ -116,13 +117,18 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
     timings = read_pilot(campaign)
     trained = None
     if "snpe" in engines and _is_untrained(campaign):
+        made = None
+        if campaign.problem.black_box:
+            say("pilot: SNPE simulations, a few chunks")
+            timings["simulate"], made = _time_simulating(campaign)
         say("pilot: SNPE training, a few steps")
-        timings["train"], trained = _time_training(campaign)
+        timings["train"], trained = _time_training(campaign, made)
     for engine in engines:
         say(f"pilot: {engine}, {len(batch)} data set{'s' if len(batch) > 1 else ''}, three times")
-        timings[engine] = _time_engine(campaign, engine, batch, trained if engine == "snpe" else None)
+        timings[engine], rate = _time_engine(campaign, engine, batch, trained if engine == "snpe" else None)
         if engine == "nuts" and campaign.config.engines.nuts.algorithm == "auto":
-            rates = {algorithm: _ess_per_second(campaign, batch, algorithm) for algorithm in ("hmc", "nuts", "auto")}
+            rates = {algorithm: _ess_per_second(campaign, batch, algorithm) for algorithm in ("hmc", "nuts")}
+            rates["auto"] = rate
             compared = ", ".join(f"{algorithm} {rate:.3g}" for algorithm, rate in rates.items())
             say(f"pilot: nuts, effective draws a second by algorithm: {compared}")
             note = "; ".join(filter(None, (timings[engine].note, f"effective draws a second: {compared}")))
@@ -156,8 +162,8 @@ def _is_untrained(campaign: Campaign) -> bool:
     return needs_training(campaign) and not is_trained(campaign)
 
 
-def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object) -> Timing:
-    """Time one engine; SNPE works with ``trained``, or where that is None with the campaign's own network."""
+def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[Timing, float]:
+    """Time one engine, and its ESS a second; SNPE works with ``trained``, by default the campaign's own network."""
     import jax
 
     _run_once(campaign, engine, batch, trained)
@@ -171,8 +177,9 @@ def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object)
     largest = max(plan.positions.size for plan in campaign.shards)
     if len(batch) < largest:
         notes.append(f"rather too high: a task takes up to {largest} at once")
-    setup = _start_seconds(engine) + max(cold - warm, 0.0)
-    return Timing(setup, tuple(seconds.tolist()), len(batch), describe_device(), "; ".join(notes))
+    setup = _start_seconds("chainsweep.execute.infer", *ENGINES[engine].needs) + max(cold - warm, 0.0)
+    timing = Timing(setup, tuple(seconds.tolist()), len(batch), describe_device(), "; ".join(notes))
+    return timing, _rate(warm, summary)
 
 
 def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[float, dict[str, Any]]:
@@ -195,22 +202,25 @@ def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) ->
 
 
 def _ess_per_second(campaign: Campaign, batch: Batch, algorithm: str) -> float:
-    """Smallest bulk ESS of each data set, summed, over the seconds of a second run, in which nothing is compiled."""
+    """ESS a second of NUTS with ``algorithm``, in a second run, in which nothing is compiled."""
     engines = campaign.config.engines
     nuts = engines.nuts.model_copy(update={"algorithm": algorithm})
-    config = campaign.config.model_copy(update={"engines": engines.model_copy(update={"nuts": nuts})})
-    other = Campaign(campaign.paths.root)
-    other.config = config
+    other = copy(campaign)
+    other.config = campaign.config.model_copy(update={"engines": engines.model_copy(update={"nuts": nuts})})
     for _ in range(2):
         took, summary = _run_once(other, "nuts", batch, None)
-    return float(np.nansum(summary["ess_bulk_min"])) / took
+    return _rate(took, summary)
 
 
-def _start_seconds(engine: str) -> float:
-    """How long a fresh process takes to import what the engine needs."""
+def _rate(seconds: float, summary: Mapping[str, Any]) -> float:
+    """Smallest bulk ESS of each data set, summed, a second."""
+    return float(np.nansum(summary["ess_bulk_min"])) / seconds
+
+
+def _start_seconds(*modules: str) -> float:
+    """How long a fresh process takes to import what it needs."""
     began = time.perf_counter()
-    modules = ", ".join(("chainsweep.execute.infer", *ENGINES[engine].needs))
-    subprocess.run([sys.executable, "-c", f"import {modules}"], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-c", f"import {', '.join(modules)}"], capture_output=True, check=True)
     return time.perf_counter() - began
 
 
@@ -226,26 +236,46 @@ class _Ticks:
         return len(self.times) > self.limit
 
 
-def _time_training(campaign: Campaign) -> tuple[Timing, object]:
+def _time_simulating(campaign: Campaign) -> tuple[Timing, list[Arrays]]:
+    """Time chunks of a black box's simulations; with them a small bank, for the pilot of the training."""
+    from chainsweep.engines.snpe_bank import BANK_CHUNK, simulate
+    from chainsweep.execute.train import designs_of, train_seed
+
+    ticks = _Ticks(BANK_CHUNKS)
+    began = time.perf_counter()
+    bank = simulate(
+        campaign.problem,
+        designs_of(campaign),
+        campaign.config.engines.snpe,
+        train_seed(campaign),
+        simulations=(0, BANK_CHUNKS * BANK_CHUNK),
+        sink=ProgressSink(lambda done, total, note: None),
+        resume=None,
+        deadline=ticks,
+    )
+    took = np.diff([*ticks.times, time.perf_counter()])
+    setup = _start_seconds("chainsweep.engines.snpe_bank") + ticks.times[0] - began
+    setup += max(float(took[0] - took[1:].mean()), 0.0)
+    each = took[1:] / BANK_CHUNK
+    assert bank is not None  # no deadline came
+    return Timing(setup, tuple(each.tolist()), each.size * BANK_CHUNK, describe_device()), [bank]
+
+
+def _time_training(campaign: Campaign, made: list[Arrays] | None) -> tuple[Timing, object]:
     """Time the steps of training; with them a network of a few steps, for the pilot of the inference."""
-    from chainsweep.engines.snpe_bank import BANK_CHUNK
     from chainsweep.engines.snpe_simulate import ROWS_PER_BLOCK
     from chainsweep.execute.train import train_network
 
     own = campaign.config.engines.snpe
-    chunks = BANK_CHUNKS if campaign.problem.black_box else 0
-    few = own.model_copy(update={"bank_simulations": BANK_CHUNKS * BANK_CHUNK, "train_minutes": None})
+    few = own.model_copy(update={"train_steps": TRAIN_STEPS, "train_minutes": None})
     sink = ProgressSink(lambda done, total, note: None)
-    trained = train_network(campaign, sink, None, lambda: False, few.model_copy(update={"train_steps": TRAIN_STEPS}))
+    trained = train_network(campaign, sink, None, lambda: False, few, made)
     per_block = max(1, ROWS_PER_BLOCK // own.batch)
-    ticks = _Ticks(chunks + TIMED_BLOCKS * per_block)
+    ticks = _Ticks(TIMED_BLOCKS * per_block)
     began = time.perf_counter()
-    train_network(
-        campaign, sink, None, ticks, few.model_copy(update={"train_steps": max(own.train_steps, ticks.limit)})
-    )
-    edges = ticks.times[chunks::per_block]
+    more = few.model_copy(update={"train_steps": max(own.train_steps, ticks.limit)})
+    train_network(campaign, sink, None, ticks, more, made)
+    edges = ticks.times[::per_block]
     steps = np.diff(edges[1:]) / per_block
-    setup = edges[0] - began + _start_seconds("snpe")
-    if chunks:
-        setup += (own.bank_simulations / BANK_CHUNK - chunks) * (ticks.times[1] - ticks.times[0])
+    setup = edges[0] - began + _start_seconds("chainsweep.execute.infer", *ENGINES["snpe"].needs)
     return Timing(setup, tuple(steps.tolist()), steps.size * per_block, describe_device()), trained

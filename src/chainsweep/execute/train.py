@@ -83,8 +83,12 @@ def is_member(campaign: Campaign, member: int) -> bool:
     return _is_published(campaign, member_path(campaign, member)) and not _all_published(campaign)
 
 
+def _member_paths(campaign: Campaign) -> list[Path]:
+    return [member_path(campaign, each) for each in range(members_of(campaign))]
+
+
 def _all_published(campaign: Campaign) -> bool:
-    return all(_is_published(campaign, member_path(campaign, each)) for each in range(members_of(campaign)))
+    return all(_is_published(campaign, path) for path in _member_paths(campaign))
 
 
 def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -> bool:
@@ -107,13 +111,11 @@ def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -
             sink.flush()
             return False
         _finish(campaign, trained, attempt)
-    if members_of(campaign) == 1:
+    if members_of(campaign) == 1 or not _all_published(campaign):
         return True
-    if not _all_published(campaign):
-        return True
-    paths = [member_path(campaign, each) for each in range(members_of(campaign))]
     attempt = claim(weights_path(campaign))
-    joined = _join(campaign, [_read(path) for path in paths], FileSink(attempt, campaign.hash, report), deadline, made)
+    members = [_read(path) for path in _member_paths(campaign)]
+    joined = _join(campaign, members, FileSink(attempt, campaign.hash, report), deadline, made)
     if joined is None:
         return False
     # Two that end at the same time both join; the later one publishes, and its task ends no sooner.

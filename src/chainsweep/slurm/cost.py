@@ -70,10 +70,6 @@ class _Work:
     @property
     def units(self) -> int:
         """Data sets of the jobs' tasks; steps where it is training, simulations where it is those."""
-        if self.kind == "train":
-            return self._tasks * self.campaign.config.engines.snpe.train_steps
-        if self.kind == "simulate":
-            return self._tasks * self.campaign.config.engines.snpe.simulations_per_task
         return sum(self._sizes(job.tasks) for job in self.jobs)
 
     @property
@@ -81,6 +77,12 @@ class _Work:
         return sum(len(job.tasks) for job in self.jobs)
 
     def _sizes(self, tasks: Sequence[int]) -> int:
+        snpe = self.campaign.config.engines.snpe
+        if self.kind == "train":
+            return len(tasks) * snpe.train_steps
+        if self.kind == "simulate":
+            whole = snpe.simulations_per_task
+            return sum(min(whole, snpe.bank_simulations - task * whole) for task in tasks)
         count = len(self.campaign.shards)
         return sum(int(self.campaign.shards[task % count].positions.size) for task in tasks)
 
@@ -143,7 +145,7 @@ def _mean_error(seconds: NDArray, units: int) -> float | None:
 
 
 def _basis(kind: str, timing: Timing) -> str:
-    what = "step" if kind == "train" else "data set"
+    what = {"train": "step", "simulate": "simulation"}.get(kind, "data set")
     how = "timed" if timing.where else "already done"
     return f"{timing.units} {what}{'s' if timing.units > 1 else ''} {how}"
 
