@@ -32,10 +32,10 @@ from benchmarks.nuts import peaks  # noqa: E402 (the folder of the project comes
 from tests.cluster.private_slurm import FINISHED, PrivateSlurm  # noqa: E402 (the checkout's tests are no installed package)
 from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment  # noqa: E402
 
-RANKS = SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
+RANKS = SITE.replace("[job]", "[job.emcee]\nranks = 2\nmemory_gib = 3\n\n[job]")
 ONE_BY_ONE = "array_cap = 1\n" + RANKS
 KILLS = 20
-PAUSES_S = {"nuts": (5, 12), "emcee": (20, 60)}
+PAUSES_S = {"nuts": (5, 12), "emcee": (10, 30)}
 """Between two kills, by the engine of `longest`: five in a row before anything is saved end a task."""
 
 
