@@ -7,11 +7,11 @@
 Rows: (a) the plain script, 30 walkers x 10,000 steps and a likelihood in NumPy; (b) the same likelihood over all
 walkers at once (`vectorize=True`), with the walkers, of 32 to 1,024, that give the most; (c) the plain script with
 schwimmbad's MultiPool of 2, as its documentation shows; (d) NumPyro's AIES, 64 walkers; (z) zeus, where it is
-installed; (e1 to e8) a campaign of this package on so many MPI ranks, which on fewer cores show overhead and not speed.
-Walkers of a to z start in a ball around the best of 1,024 prior draws. ESS is walkers x kept steps / tau of the slowest
-parameter, after a fifth for burn-in. A peer's data set is verified when its kept steps exceed 50 tau, ESS 400, and R-hat
-between its two halves of walkers is below 1.01; this engine's when its campaign says `converged`, which needs the mode
-check as well. Seconds include start-up and compiling.
+installed; (e1 to e8) a campaign of this package on so many MPI ranks, which on fewer cores show overhead and not
+speed. Walkers of a to z start in a ball around the best of 1,024 prior draws. ESS is walkers x kept steps / tau of
+the slowest parameter, after a fifth for burn-in. A peer's data set is verified when its kept steps exceed 50 tau, ESS
+400, and R-hat between its two halves of walkers is below 1.01; this engine's when its campaign says `converged`,
+which needs the mode check as well. Seconds include start-up and compiling.
 
 `--ranks 1 2 4 8` instead: likelihoods of 1 microsecond to 1 s, data sets or walkers over ranks.
 `--growth` instead: row e2 over 16 to 4,096 data sets.
