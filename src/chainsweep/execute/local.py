@@ -122,7 +122,7 @@ class LocalRun:
                 self._bury(worker, waiting)
 
     def _can_start(self, task: Task) -> bool:
-        """Whether all that it stands on has ended, well or not: where it has not, the task says so and fails too."""
+        """Whether all that it stands on has ended; where that failed, the task finds it missing and fails too."""
         return task.engine != "snpe" or not self.before.get(task.stage)
 
     def _idle_worker(self) -> _Worker | None:
