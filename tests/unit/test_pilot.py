@@ -102,9 +102,10 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def stub(batch):
-    """A run of two seconds, shared evenly."""
-    return 2.0, {"seconds": np.ones(len(batch)), "ess_bulk_min": np.full(len(batch), 300.0)}
+def stub(engine, batch):
+    """A run of two seconds, shared evenly; weighted draws have no bulk ESS."""
+    ess = {} if engine == "snpe" else {"ess_bulk_min": np.full(len(batch), 300.0)}
+    return 2.0, {"seconds": np.ones(len(batch))} | ess
 
 
 def nuts_for_real(run_once):
@@ -112,7 +113,7 @@ def nuts_for_real(run_once):
 
     def run(campaign, engine, batch, trained):
         assert (trained is not None) == (engine == "snpe")
-        return run_once(campaign, engine, batch, trained) if engine == "nuts" else stub(batch)
+        return run_once(campaign, engine, batch, trained) if engine == "nuts" else stub(engine, batch)
 
     return run
 
@@ -151,7 +152,7 @@ def test_a_real_pilot_times_every_kind_and_touches_nothing_else(make, monkeypatc
 
 def test_a_black_box_has_its_simulations_timed_apart_from_the_training(make, monkeypatch):
     campaign = make('["snpe"]', model=SIMULATOR)
-    monkeypatch.setattr(pilot, "_run_once", lambda campaign, engine, batch, trained: stub(batch))
+    monkeypatch.setattr(pilot, "_run_once", lambda campaign, engine, batch, trained: stub(engine, batch))
     # Training takes the bank that was made, and makes none whose time would be taken for its own.
     monkeypatch.setattr("chainsweep.engines.snpe_amortised.fill_bank", None)
     said: list[str] = []
@@ -285,7 +286,7 @@ def test_a_pilot_of_one_engine_keeps_the_figures_of_the_others(make, monkeypatch
     campaign = make()
     kept = Timing(1.0, (2.0, 3.0), 2, "here")
     note(campaign, emcee=kept, nuts=kept)
-    monkeypatch.setattr(pilot, "_run_once", lambda campaign, engine, batch, trained: stub(batch))
+    monkeypatch.setattr(pilot, "_run_once", lambda campaign, engine, batch, trained: stub(engine, batch))
     said: list[str] = []
     run_pilot(campaign, ("nuts",), 2, said.append)
     timings = read_pilot(campaign)

@@ -54,6 +54,10 @@ class Timing:
     note: str = ""
 
 
+Ran = tuple[float, dict[str, Any]]
+"""Seconds of a run by the clock, and its catalogue columns."""
+
+
 class Spread(NamedTuple):
     """What MPI ranks share out, ``"datasets"`` or ``"walkers"``, and why."""
 
@@ -125,10 +129,10 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
         timings["train"], trained = _time_training(campaign, made)
     for engine in engines:
         say(f"pilot: {engine}, {len(batch)} data set{'s' if len(batch) > 1 else ''}, three times")
-        timings[engine], rate = _time_engine(campaign, engine, batch, trained if engine == "snpe" else None)
+        timings[engine], last = _time_engine(campaign, engine, batch, trained if engine == "snpe" else None)
         if engine == "nuts" and campaign.config.engines.nuts.algorithm == "auto":
             rates = {algorithm: _ess_per_second(campaign, batch, algorithm) for algorithm in ("hmc", "nuts")}
-            rates["auto"] = rate
+            rates["auto"] = _rate(*last)
             compared = ", ".join(f"{algorithm} {rate:.3g}" for algorithm, rate in rates.items())
             say(f"pilot: nuts, effective draws a second by algorithm: {compared}")
             note = "; ".join(filter(None, (timings[engine].note, f"effective draws a second: {compared}")))
@@ -162,8 +166,8 @@ def _is_untrained(campaign: Campaign) -> bool:
     return needs_training(campaign) and not is_trained(campaign)
 
 
-def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[Timing, float]:
-    """Time one engine, and its ESS a second; SNPE works with ``trained``, by default the campaign's own network."""
+def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[Timing, Ran]:
+    """Time one engine, and its last run; SNPE works with ``trained``, by default the campaign's own network."""
     import jax
 
     _run_once(campaign, engine, batch, trained)
@@ -179,10 +183,10 @@ def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object)
         notes.append(f"rather too high: a task takes up to {largest} at once")
     setup = _start_seconds("chainsweep.execute.infer", *ENGINES[engine].needs) + max(cold - warm, 0.0)
     timing = Timing(setup, tuple(seconds.tolist()), len(batch), describe_device(), "; ".join(notes))
-    return timing, _rate(warm, summary)
+    return timing, (warm, summary)
 
 
-def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[float, dict[str, Any]]:
+def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) -> Ran:
     """Sample and judge ``batch``: seconds by the clock, and the catalogue columns."""
     from chainsweep.execute.infer import judged_shard, sample
 
@@ -207,9 +211,8 @@ def _ess_per_second(campaign: Campaign, batch: Batch, algorithm: str) -> float:
     nuts = engines.nuts.model_copy(update={"algorithm": algorithm})
     other = copy(campaign)
     other.config = campaign.config.model_copy(update={"engines": engines.model_copy(update={"nuts": nuts})})
-    for _ in range(2):
-        took, summary = _run_once(other, "nuts", batch, None)
-    return _rate(took, summary)
+    _run_once(other, "nuts", batch, None)
+    return _rate(*_run_once(other, "nuts", batch, None))
 
 
 def _rate(seconds: float, summary: Mapping[str, Any]) -> float:
