@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,10 @@ class Row:
     peak_gib: float
     wrong: int | None = None
     """Verified data sets whose means or sds are off, where the exact posterior is known."""
+    begin_seconds: float = 0.0
+    """Until the lanes of (e) have gone through their first block: imports, searches, most compiling."""
+    verdict_seconds: float = 0.0
+    """Figures, mode checks and predictive checks of (e)."""
 
     @property
     def rate(self) -> float:
@@ -262,8 +266,8 @@ def vmapped(function: Callable, problem: Any, batch: Any, observations: Any, war
     return Draws(z[:, :, warmup:], diverging[:, :, warmup:], float(steps.sum()), took, float(busy))
 
 
-def peer(row: str, problem: Any, batch: Any) -> tuple[Draws, Any, Any]:
-    """A peer's draws, which data sets are verified, and the least ESS of each."""
+def peer(row: str, problem: Any, batch: Any, more: Mapping[str, int]) -> tuple[Draws, Any, Any]:
+    """A peer's draws, which data sets are verified, and the least ESS of each; ``more`` are iterations of (c), (d)."""
     import numpy as np
 
     from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
@@ -271,8 +275,8 @@ def peer(row: str, problem: Any, batch: Any) -> tuple[Draws, Any, Any]:
     runs = {
         "a": lambda: numpyro_loop(problem, batch, fresh=True),
         "b": lambda: numpyro_loop(problem, batch, fresh=False),
-        "c": lambda: numpyro_vmapped(problem, batch),
-        "d": lambda: blackjax_vmapped(problem, batch),
+        "c": lambda: numpyro_vmapped(problem, batch, **more),
+        "d": lambda: blackjax_vmapped(problem, batch, **more),
     }
     draws = runs[row]()
     series = np.moveaxis(draws.z, -1, 1)
@@ -295,9 +299,21 @@ def busy_share(notes: list[str]) -> float:
     return total / max(1, blocks)
 
 
-def engine(problem: Any, batch: Any, shard: int) -> tuple[Any, Any, Any, float]:
-    """This engine on shards of ``shard`` data sets, judged as a campaign judges: catalogue columns, means and sds
-    of the draws, and the share of lanes that were busy."""
+@dataclass
+class Judged:
+    """This engine's data sets: catalogue ``columns``, ``mean`` and ``sd`` of the draws, the share of lanes that were
+    busy, seconds to the first block of each shard and of the verdicts, together."""
+
+    columns: dict[str, Any]
+    mean: Any
+    sd: Any
+    busy: float
+    begin_seconds: float
+    verdict_seconds: float
+
+
+def engine(problem: Any, batch: Any, shard: int, more: Mapping[str, Any]) -> Judged:
+    """This engine with settings ``more`` on shards of ``shard`` data sets, judged as a campaign judges."""
     import numpy as np
 
     from chainsweep.config import parse_config
@@ -310,19 +326,28 @@ def engine(problem: Any, batch: Any, shard: int) -> tuple[Any, Any, Any, float]:
     fields = {n: n for n in batch.fields}
     config = parse_config({"model": {"file": "model.py", "observed": ["y"]}, "data": {"fields": fields}}, "benchmark")
     seeds = Seeds(1, "nuts")
-    columns, means, sds, busy = [], [], [], []
+    settings = config.engines.nuts.model_copy(update=dict(more))
+    columns, means, sds, busy, first, verdicts = [], [], [], [], 0.0, 0.0
     for start in range(0, len(batch), shard):
         part = batch.take(np.arange(start, min(start + shard, len(batch))))
         notes: list[str] = []
-        sink = ProgressSink(lambda done, total, note="", notes=notes: notes.append(note))
-        outcome = nuts.run(problem, part, config.engines.nuts, seeds, sink=sink, resume=None, deadline=lambda: False)
+        times = [time.perf_counter()]
+
+        def told(done: int, total: int, note: str = "", notes: list = notes, times: list = times) -> None:
+            notes.append(note)
+            times.append(time.perf_counter())
+
+        sink = ProgressSink(told)
+        outcome = nuts.run(problem, part, settings, seeds, sink=sink, resume=None, deadline=lambda: False)
+        sampled = time.perf_counter()
         columns.append(judge(outcome.chains, BatchedProblem(problem, part), config, seeds))
+        first, verdicts = first + times[min(1, len(times) - 1)] - times[0], verdicts + time.perf_counter() - sampled
         theta = np.asarray(problem.flatten(outcome.chains.posterior))
         means.append(np.nanmean(theta, axis=(1, 2)))
         sds.append(np.nanstd(theta, axis=(1, 2)))
         busy.append(busy_share(notes))
     joined = {name: np.concatenate([np.asarray(c[name]) for c in columns]) for name in columns[0]}
-    return joined, np.concatenate(means), np.concatenate(sds), float(np.mean(busy))
+    return Judged(joined, np.concatenate(means), np.concatenate(sds), float(np.mean(busy)), first, verdicts)
 
 
 def wrong_ones(kind: str, verified: Any, mean: Any, sd: Any) -> int | None:
@@ -342,8 +367,10 @@ def wrong_ones(kind: str, verified: Any, mean: Any, sd: Any) -> int | None:
     return int((verified[:count] & ((shift > 0.3) | (spread > 0.3))).sum())
 
 
-def measure(row: str, kind: str, datasets: int, shard: int, folder: Path | None) -> Row:
-    """One row, in this process."""
+def measure(
+    row: str, kind: str, datasets: int, shard: int, folder: Path | None, more: Mapping[str, Any] | None = None
+) -> Row:
+    """One row, in this process; ``more`` are settings of (e), or iterations of (c) and (d)."""
     began = time.perf_counter()
     import numpy as np
 
@@ -358,13 +385,16 @@ def measure(row: str, kind: str, datasets: int, shard: int, folder: Path | None)
         from chainsweep.execute.provenance import compile_clock
 
         clock = compile_clock()
-        columns, mean, sd, busy = engine(problem, batch, shard)
+        judged = engine(problem, batch, shard, more or {})
         seconds = time.perf_counter() - began
+        columns, mean, sd, busy = judged.columns, judged.mean, judged.sd, judged.busy
+        first, verdicts = judged.begin_seconds, judged.verdict_seconds
         verified = columns["verdict"] == "converged"
         gradients, compiled = float(np.nansum(columns["gradients"])), clock.seconds
         ess = np.fmin(columns["ess_bulk_min"], columns["ess_tail_min"])
     else:
-        draws, verified, ess = peer(row, problem, batch)
+        draws, verified, ess = peer(row, problem, batch, more or {})
+        first = verdicts = 0.0
         seconds = time.perf_counter() - began
         gradients, compiled, busy = draws.gradients, draws.compile_seconds, draws.lanes_busy
         from chainsweep.model.batched import BatchedProblem
@@ -383,6 +413,8 @@ def measure(row: str, kind: str, datasets: int, shard: int, folder: Path | None)
         lanes_busy=busy,
         peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         wrong=wrong_ones(kind, np.asarray(verified), mean, sd),
+        begin_seconds=first,
+        verdict_seconds=verdicts,
     )
 
 

@@ -22,7 +22,7 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.guide import DEEP_FIT, Guide, deepened, learned, search
+from chainsweep.engines.guide import Guide, deepened, learned, search
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
 from chainsweep.engines.nuts_program import Bits, Program, kernels_of
@@ -30,9 +30,8 @@ from chainsweep.engines.nuts_rounds import (
     ENERGY_ERROR,
     Round,
     bits_of,
-    device_memory,
     energy_error,
-    lanes_that_fit,
+    lanes_of,
     rounds_of,
 )
 from chainsweep.model.batched import BatchedProblem
@@ -99,20 +98,12 @@ class _Run:
         self.seeds, self.sink, self.deadline = seeds, sink, deadline
         self.batched = BatchedProblem(problem, batch)
         self.begun: Bits = bits_of(settings)
-        self.lanes = min(len(batch), settings.lanes or lanes_that_fit(device_memory(), self._lane_bytes()))
+        self.lanes = lanes_of(problem, batch, settings)
         self.elsewhere: Floats | None = None
         self.sampled: dict[int, Sampled] = {}
         self.failures: dict[int, str] = {}
         self.seconds = np.zeros(len(batch))
         self.bits = np.full(len(batch), self.begun, np.int64)
-
-    def _lane_bytes(self) -> int:
-        """Device memory of one lane: its data, its mixture, and a block's proposals and outputs, twice."""
-        n, settings = self.problem.ndim_unconstrained, self.settings
-        data = sum(values[0].size for values in (*self.batch.fields.values(), self.batch.mask))
-        mixture = 2 * DEEP_FIT.components * (2 * n**2 + 3 * n + 2)
-        block = settings.chains * settings.block * (settings.jumps * (n + 2) + n + 4)
-        return self.begun // 8 * 2 * (data * (1 + settings.chains) + mixture + block)
 
     def execute(self, resume: Arrays | None) -> Outcome:
         now = 0

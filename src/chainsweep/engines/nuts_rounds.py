@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config import NutsSettings as Settings
+from chainsweep.data.collection import Batch
+from chainsweep.engines.guide import DEEP_FIT
 from chainsweep.engines.nuts_program import Algorithm, Bits
+from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
 
@@ -62,6 +65,20 @@ def lanes_that_fit(memory: int | None, lane: int) -> int:
     if memory is None:
         return DEFAULT_LANES
     return min(MOST_LANES, max(DEFAULT_LANES, int(MEMORY_SHARE * memory) // lane))
+
+
+def lanes_of(problem: Problem, batch: Batch, settings: Settings) -> int:
+    """The data sets of ``batch`` that are advanced together: as many as told, or as the device has room for."""
+    return min(len(batch), settings.lanes or lanes_that_fit(device_memory(), lane_bytes(problem, batch, settings)))
+
+
+def lane_bytes(problem: Problem, batch: Batch, settings: Settings) -> int:
+    """Bytes of device memory of one lane: its data, its mixture, and a block's proposals and outputs, twice."""
+    n = problem.ndim_unconstrained
+    data = sum(values[0].size for values in (*batch.fields.values(), batch.mask))
+    mixture = 2 * DEEP_FIT.components * (2 * n**2 + 3 * n + 2)
+    block = settings.chains * settings.block * (settings.jumps * (n + 2) + n + 4)
+    return bits_of(settings) // 8 * 2 * (data * (1 + settings.chains) + mixture + block)
 
 
 def bits_of(settings: Settings) -> Bits:

@@ -29,7 +29,7 @@ from chainsweep.execute.attempt import (
     load_state,
     write_npz,
 )
-from chainsweep.execute.devices import torch_device
+from chainsweep.execute.devices import device_faults, torch_device
 from chainsweep.execute.host import forget_suspects, guarded_calls
 from chainsweep.execute.judge import judge
 from chainsweep.execute.provenance import compile_clock, provenance
@@ -115,11 +115,12 @@ def sample_by_halves(
     """Call ``run(batch=..., sink=..., resume=...)``; when it raises, halve the batch until only the culprits fail.
 
     ``no_draws(reason)`` makes the chains of one failed data set. The error goes on when no data set at all of
-    several gets through: then it is not the data. Parts save no state, which the next attempt would take for the
-    whole batch's; it starts from the state that the whole batch saved.
+    several gets through: then it is not the data; and at once where a GPU is full or has failed. Parts save no state,
+    which the next attempt would take for the whole batch's; it starts from the state that the whole batch saved.
     """
     try:
-        return run(batch=batch, sink=sink, resume=resume)
+        with device_faults():
+            return run(batch=batch, sink=sink, resume=resume)
     except (ChainsweepError, MemoryError):
         raise
     except Exception as error:
@@ -140,7 +141,8 @@ def _halved(
     for positions in np.array_split(np.arange(len(batch)), 2):
         part = batch.take(positions)
         try:
-            outcome = run(batch=part, sink=sink, resume=None)
+            with device_faults():
+                outcome = run(batch=part, sink=sink, resume=None)
         except (ChainsweepError, MemoryError):
             raise
         except Exception as part_error:

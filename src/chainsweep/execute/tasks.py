@@ -15,6 +15,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Deadline
 from chainsweep.errors import ChainsweepError, UsageError
 from chainsweep.execute.attempt import Report
+from chainsweep.execute.devices import device_faults
 from chainsweep.execute.failures import forget_failure
 from chainsweep.execute.provenance import allow_mixed_images, note_image
 from chainsweep.execute.simulate import bank_path, is_simulated, parts_of, simulate
@@ -153,13 +154,16 @@ def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline)
         The campaign changed since it was frozen, or its image since the first task.
     StoppedEarly
         What the task stands on is not there yet.
+    UnavailableError
+        The GPU is full or has failed.
     """
     campaign.verify()
     if is_done(campaign, task):
         return Result.ALREADY_DONE
     if task.stage in WORK:
         note_image(target_of(campaign, task))
-    result = _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
+    with device_faults():
+        result = _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
     if result is Result.DONE and task.stage in WORK:
         forget_failure(target_of(campaign, task))
     return result
