@@ -49,22 +49,43 @@ SPARE_CORES = 2
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement: its time limit, and whether it is of the processor, whatever device there is."""
+    """One measurement: its time limit, and whether it is of the processor, whatever device there is.
+
+    Parts ``beside`` go one after the other, while the others do.
+    """
 
     name: str
     limit_s: float
     measure: Callable[[parts.Place], dict[str, Any]]
     on_processor: bool = False
+    beside: bool = False
 
 
 def parts_of(size: str) -> list[Part]:
     """The parts at these sizes, the most valuable first."""
-    sizes = parts.SIZES[size]
+    return quick_parts() if size == "quick" else whole_parts(parts.SIZES[size])
+
+
+def quick_parts() -> list[Part]:
+    """One part of each kind, on the least that shows that it works; two cores share them."""
+    straight = "references-float64"
+    return [
+        Part("machine", 60, parts.machine),
+        Part("nuts-right-float64", 120, partial(parts.nuts_right, precision="float64", name=straight)),
+        Part("nuts-resumed", 120, partial(parts.nuts_resumed, precision="float64", straight=straight)),
+        Part("sweep", 120, parts.sweep),
+        Part("snpe", 120, partial(parts.snpe, mixed=False), beside=True),
+        Part("snpe-resumed", 120, parts.snpe_resumed, beside=True),
+        Part("numpyro-vmapped", 120, parts.nuts_peer, beside=True),
+    ]
+
+
+def whole_parts(sizes: parts.Sizes) -> list[Part]:
+    """Every part."""
     first, *others = sizes.speeds
     float32, float64 = "references-float32", "references-float64"
     processor = "references-processor"
-    quick = size == "quick"
-    listed = [
+    return [
         Part("machine", 60, parts.machine),
         Part("nuts-right-float32", 150, partial(parts.nuts_right, precision="float32", name=float32)),
         speed(first),
@@ -72,6 +93,7 @@ def parts_of(size: str) -> list[Part]:
         Part("sweep", 150, parts.sweep),
         Part("nuts-resumed", 120, partial(parts.nuts_resumed, precision="float32", straight=float32)),
         Part("two-tasks", 90, parts.two_tasks),
+        Part("snpe-resumed", 90, parts.snpe_resumed),
         Part("nuts-right-float64", 120, partial(parts.nuts_right, precision="float64", name=float64)),
         Part("nuts-agrees-float32", 60, partial(parts.nuts_agrees, name=float32, processor=processor)),
         Part("nuts-agrees-float64", 60, partial(parts.nuts_agrees, name=float64, processor=processor)),
@@ -81,15 +103,15 @@ def parts_of(size: str) -> list[Part]:
         *(speed(others[0], share) for share in (0.5, 2.0) if others),
         *(speed(count) for count in others[1:]),
         Part("snpe-batch-4096", 210, partial(parts.snpe, mixed=False, batch=4096)),
-        Part("processor-nuts-right", 300, partial(parts.nuts_right, precision="float64", name=processor), True),
-        Part("processor-nuts-speed", 300, partial(parts.nuts_speed, datasets=sizes.processor_speed), True),
-        Part("processor-snpe", 210, partial(parts.snpe, mixed=False, device="cpu"), True),
+        *(
+            Part(f"processor-{name}", limit, measure, on_processor=True, beside=True)
+            for name, limit, measure in (
+                ("nuts-right", 300, partial(parts.nuts_right, precision="float64", name=processor)),
+                ("nuts-speed", 300, partial(parts.nuts_speed, datasets=sizes.processor_speed)),
+                ("snpe", 210, partial(parts.snpe, mixed=False, device="cpu")),
+            )
+        ),
     ]
-    left_out = QUICKLY_LEFT_OUT if quick else ()
-    return [part for part in listed if part.name not in left_out]
-
-
-QUICKLY_LEFT_OUT = ("snpe-batch-4096", "snpe-mixed-precision", "processor-snpe", "processor-nuts-speed")
 
 
 def speed(datasets: int, lanes_share: float = 1.0) -> Part:
@@ -197,8 +219,7 @@ def check(options: argparse.Namespace) -> int:
     if unknown:
         raise SystemExit(f"no such parts: {', '.join(sorted(unknown))}; there are {names_of(size)}")
     record, ends_at = Record(options.out), time.monotonic() + 60 * options.minutes
-    aside = [part for part in listed if part.on_processor]
-    ahead = [part for part in listed if not part.on_processor]
+    aside, ahead = ([part for part in listed if part.beside is beside] for beside in (True, False))
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
         run = partial(run_parts, size=size, scratch=Path(folder), record=record, ends_at=ends_at)
         beside = len(os.sched_getaffinity(0)) >= SPARE_CORES

@@ -44,6 +44,7 @@ class Sizes:
     weighed: int
     peer: int
     peer_iterations: tuple[int, int]
+    resumed_steps: int
     nuts: dict[str, Any] = field(default_factory=dict)
     snpe: dict[str, Any] = field(default_factory=dict)
 
@@ -59,9 +60,11 @@ QUICK_NUTS = {
     "target_rhat": 1.2,
 }
 SIZES = {
-    "quick": Sizes(4, (4,), 4, 4, 2.0, 4, 4, (50, 50), QUICK_NUTS, {"train_steps": 20, "draws": 200}),
-    "processor": Sizes(64, (64, 256), 64, 64, 90.0, 500, 64, (500, 1000)),
-    "gpu": Sizes(64, (1024, 4096, 256, 16384), 256, 1024, 90.0, 500, 1024, (500, 1000)),
+    "quick": Sizes(
+        4, (4,), 4, 4, 2.0, 4, 4, (50, 50), 20, QUICK_NUTS, {"train_steps": 20, "draws": 200, "adaptive_rounds": 0}
+    ),
+    "processor": Sizes(64, (64, 256), 64, 64, 90.0, 500, 64, (500, 1000), 60),
+    "gpu": Sizes(64, (1024, 4096, 256, 16384), 256, 1024, 90.0, 500, 1024, (500, 1000), 300),
 }
 SHARD = 4096
 """Data sets of one call of the engine at most."""
@@ -539,6 +542,78 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
         "network_efficiency_median": float(np.nanmedian(info["proposal_efficiency"])),
         "good": float(((info["khat"] < 0.7) & (info["ess"] > 400)).mean()),
     }
+
+
+def snpe_resumed(place: Place) -> dict[str, Any]:
+    """Training stopped half-way and begun again, against the same without a stop: whether weights are bit-equal.
+
+    Once as it is, once with torch's deterministic algorithms, which some steps of a GPU need for that.
+    """
+    import warnings
+
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    for name, deterministic in (("as_it_is", False), ("deterministic", True)):
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            whole, seconds = trained_for(place.sizes.resumed_steps, stop_at=None)
+        again, _ = trained_for(place.sizes.resumed_steps, stop_at=None)
+        stopped, _ = trained_for(place.sizes.resumed_steps, stop_at=place.sizes.resumed_steps // 2)
+        place.keep(
+            **{
+                f"{name}_again_bit_equal": same_bits(whole, again),
+                f"{name}_resumed_bit_equal": same_bits(whole, stopped),
+                f"{name}_seconds": seconds,
+                f"{name}_warnings": sorted({str(each.message).split(".")[0][:200] for each in told}),
+            }
+        )
+    return {"steps": place.sizes.resumed_steps}
+
+
+def trained_for(steps: int, stop_at: int | None) -> tuple[dict[str, Any], float]:
+    """Weights after some steps of training on the worked example, and seconds."""
+    from benchmarks import nuts as bench
+    from benchmarks import snpe as bench_snpe
+    from chainsweep.config import SnpeSettings
+    from chainsweep.engines import snpe as engine
+    from chainsweep.execute.devices import torch_device
+
+    problem, designs = bench.model("narrow"), bench_snpe.made("narrow", 64, 1).batch
+    settings = SnpeSettings(train_steps=steps)
+    sink, calls = Kept(), iter(range(steps + 1))
+    began, state, trained = time.perf_counter(), None, None
+    while trained is None:
+        stop = stop_at if state is None else None
+        trained = engine.train(
+            problem,
+            designs,
+            settings,
+            1,
+            sink=sink,
+            resume=state,
+            deadline=lambda stop=stop: stop is not None and next(calls) >= stop,
+            device=torch_device(),
+        )
+        state = sink.state
+    return dict(trained.weights), time.perf_counter() - began
+
+
+class Kept:
+    """A sink that keeps the last state in memory."""
+
+    state: Any = None
+
+    def checkpoint(self, state: Any) -> None:
+        self.state = state
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        print(f"{done} of {total} {note}", flush=True)
+
+
+def same_bits(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 def torch_gib(device: str) -> float | None:

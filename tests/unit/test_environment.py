@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from chainsweep.execute import environment
+
 SUMS = """
 import os, sys
 from pathlib import Path
@@ -38,3 +40,27 @@ def test_the_number_of_cores_changes_no_bit_of_a_sum(tmp_path):
     one, two, threaded = sums(tmp_path, 1), sums(tmp_path, 2), sums(tmp_path, 2, 2)
     assert one == two
     assert threaded != one, "two threads give the same bits: the setting is no longer needed"
+
+
+def test_a_gpu_gets_its_own_settings_and_a_user_s_win(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "GPU_DRIVER", tmp_path)
+    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
+    environment.prepare(tmp_path, found)
+    assert found["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
+    assert found["JAX_DEFAULT_MATMUL_PRECISION"] == "highest"
+    assert "deterministic" in found["XLA_FLAGS"]
+    assert "optimization_level" not in found["XLA_FLAGS"]
+    monkeypatch.setattr(environment, "GPU_DRIVER", tmp_path / "none")
+    found = {}
+    environment.prepare(tmp_path, found)
+    assert "JAX_DEFAULT_MATMUL_PRECISION" not in found
+    assert "xla_gpu" not in found["XLA_FLAGS"]
+
+
+def test_xla_knows_the_flags_of_a_gpu():
+    """XLA ends the process at a flag that it does not know."""
+    flags = {"XLA_FLAGS": f"{environment.XLA_FLAGS} {environment.GPU_FLAGS}"}
+    line = [sys.executable, "-c", "import jax; jax.numpy.ones(3).sum()"]
+    assert subprocess.run(line, env=os.environ | flags, timeout=120, check=False).returncode == 0
+    wrong = {"XLA_FLAGS": f"{environment.GPU_FLAGS}_misspelt"}
+    assert subprocess.run(line, env=os.environ | wrong, timeout=120, check=False, capture_output=True).returncode != 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from chainsweep.engines import snpe_flow
 from chainsweep.engines.snpe_flow import (
     ATTENTION_LAYERS,
     AUTOREGRESSIVE,
@@ -67,6 +68,20 @@ def test_summaries_do_not_depend_on_how_many_there_are():
     whole = sampler.summary(packed)
     assert whole.shape == (1500, 6)
     np.testing.assert_allclose(whole[1200:1210], sampler.summary(packed[1200:1210]), atol=1e-12)
+
+
+def test_draws_are_the_same_in_many_passes_and_in_one(monkeypatch):
+    sampler, packed = sampler_of("nsf", autoregressive=False), some_features()
+    base = np.random.default_rng(0).standard_normal((4, 300, 3))
+    calls = []
+    sampler.estimator.embedding_net.register_forward_hook(lambda *_: calls.append(1))
+    whole = sampler.draw(packed, base)
+    assert len(calls) == 1
+    monkeypatch.setitem(snpe_flow.ROWS_PER_CALL, "cpu", 70)
+    parts = sampler.draw(packed, base)
+    assert len(calls) == 1 + 4
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
 
 
 @pytest.mark.parametrize("attention", [0, ATTENTION_LAYERS])

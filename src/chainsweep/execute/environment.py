@@ -14,6 +14,11 @@ XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false"
 QUICK_COMPILING = "--xla_backend_optimization_level=1"
 """Where there is no GPU: a third less compiling, and programs as fast. It would hold for a GPU's kernels too."""
 GPU_DRIVER = Path("/dev/nvidiactl")
+GPU_FLAGS = "--xla_gpu_deterministic_ops=true"
+"""Sums of a GPU's programs have one order, and no timing chooses among kernels: a draw has the same bits again."""
+ON_A_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+"""Where there is a GPU: JAX leaves torch and other processes their share of its memory, and single precision is single
+precision (by default products of matrices have 10 bits, which log densities cannot bear)."""
 
 
 CPU_DESCRIPTION = Path("/proc/cpuinfo")
@@ -39,6 +44,8 @@ def prepare(compiled: Path, environment: MutableMapping[str, str] = os.environ) 
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled / machine()))
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    environment.setdefault("XLA_FLAGS", XLA_FLAGS if GPU_DRIVER.exists() else f"{XLA_FLAGS} {QUICK_COMPILING}")
+    environment.setdefault("XLA_FLAGS", f"{XLA_FLAGS} {GPU_FLAGS if GPU_DRIVER.exists() else QUICK_COMPILING}")
+    for name, value in ON_A_GPU.items() if GPU_DRIVER.exists() else ():
+        environment.setdefault(name, value)
     for name in SINGLE_THREADED:
         environment.setdefault(name, "1")
