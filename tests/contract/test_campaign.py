@@ -328,6 +328,7 @@ def test_kill_and_run_again_gives_the_same_bits(finished, tmp_path):
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    assert json.loads(command("status", again, "--json").stdout)["running_tasks"] == []
     command("run", again, "--workers", "2")
     assert_same_draws(finished, again)
     assert not list(again.rglob(".state-*"))
@@ -347,6 +348,10 @@ def test_ctrl_c_saves_state_and_exits_75(finished, tmp_path):
     line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until_a_task_runs(again)
+    status = json.loads(command("status", again, "--json").stdout)
+    assert all(task["here"] for task in status["running_tasks"])
+    assert status["running_tasks"]
+    assert status["interrupted_tasks"] == []
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr
