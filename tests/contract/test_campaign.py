@@ -267,12 +267,15 @@ def test_draws_of_another_model_are_no_start(finished, tmp_path):
 
 def test_python_interface(finished):
     campaign = chainsweep.open(finished)
-    tree = campaign.posterior(campaign.collection.ids[0], "nuts")
-    assert tree["posterior"]["a"].dims == ("chain", "draw")
-    assert "diverging" in tree["sample_stats"]
-    draws = campaign.draws("emcee")
-    assert draws["a"].dims == ("dataset", "chain", "draw")
-    assert list(draws["dataset"].values) == campaign.collection.ids
+    with campaign.draws("emcee") as draws:
+        assert draws["a"].dims == ("dataset", "chain", "draw")
+        assert list(draws["dataset"].values) == campaign.collection.ids
+        given = campaign.posterior(campaign.collection.ids[0], "nuts")
+    assert given["posterior"]["a"].dims == ("chain", "draw")
+    assert "diverging" in given["sample_stats"]
+    row = campaign.catalogue().set_index(["engine", "dataset_id"]).loc["nuts"].iloc[0]
+    summary = pytest.importorskip("arviz").summary(given, round_to="none")
+    assert summary.loc["a", "mean"] == pytest.approx(row["mean_a"], abs=0.1 * row["sd_a"])
 
 
 def test_show_and_export(finished, tmp_path):
