@@ -12,8 +12,10 @@ EXTRAS_jax-gpu := nuts smc gpu
 EXTRAS_jax-cpu := nuts smc
 EXTRAS_torch-gpu := snpe
 EXTRAS_torch-cpu := snpe
-# Folder or page with torch's CPU builds, for the lock and the wheels of torch-cpu.
+# Folder or page with torch's CPU builds: pip takes one in place of the default wheel and its gigabytes of CUDA; also for
+# the lock and the wheels of torch-cpu.
 TORCH_CPU ?=
+FIND_TORCH = $(if $(TORCH_CPU),--find-links $(TORCH_CPU) $(if $(findstring ://,$(TORCH_CPU)),--extra-index-url $(TORCH_CPU)))
 APPTAINER ?= sh containers/apptainer.sh
 # A folder with a root file system to build on, where no registry is reachable; "make build/rootfs" makes one.
 BASE ?=
@@ -30,7 +32,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "chainsweep needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(FIND_TORCH) --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import CampaignError
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 class OpenCampaign(Campaign):
     """A campaign folder, with its merged results as DataFrame and xarray objects."""
 
-    def posterior(self, dataset_id: str, engine: str) -> xr.DataTree:
+    def posterior(self, dataset_id: str, engine: str) -> Any:
         """Draws of one data set: groups ``posterior`` and ``sample_stats``, dims ``(chain, draw)``, no padding.
+
+        What the functions of the ArviZ that is installed take: ``xarray.DataTree``, or ``arviz.InferenceData`` before
+        ArviZ 1.0. Without ArviZ a ``DataTree``.
 
         Raises
         ------
@@ -26,10 +29,10 @@ class OpenCampaign(Campaign):
             Nothing is merged yet.
         """
         from chainsweep.store.draws import read_draws
-        from chainsweep.store.export import draws_tree
+        from chainsweep.store.export import draws_tree, for_arviz
 
         self._require_merged()
-        return draws_tree(read_draws(self.paths.posterior, dataset_id, engine))
+        return for_arviz(draws_tree(read_draws(self.paths.posterior, dataset_id, engine)))
 
     def draws(self, engine: str) -> xr.Dataset:
         """Draws of all data sets of one engine, lazily: dims ``(dataset, chain, draw)``, NaN behind ``n_draws``.

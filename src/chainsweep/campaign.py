@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import file_digest, sha256
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -323,14 +324,35 @@ def campaign_hash(resolved: dict[str, Any]) -> str:
     return sha256(text.encode()).hexdigest()
 
 
+def with_own_names(config: CampaignConfig, path: Path) -> tuple[CampaignConfig, ModuleType]:
+    """The configuration with each field that it leaves to the model's arguments, and the loaded model file.
+
+    Raises
+    ------
+    UnavailableError
+        JAX or NumPyro is not installed.
+    """
+    from chainsweep.packages import require
+
+    require("jax", "numpyro", extra="model")
+    from chainsweep.model.load import load_module
+    from chainsweep.model.signature import with_own_names as completed
+
+    module = load_module(path)
+    return completed(config, module, path), module
+
+
 def load_model(
     path: Path,
     config: CampaignConfig,
     fields: dict[str, NDArray],
     constants: dict[str, float],
     structure: dict[str, Any] | None = None,
+    module: ModuleType | None = None,
 ) -> Problem:
     """The model file as a Problem: traced on one unpadded data set, or with the ``structure`` that ``init`` found.
+
+    ``module`` is the file if it is loaded already.
 
     Raises
     ------
@@ -344,4 +366,4 @@ def load_model(
     from chainsweep.model.problem import Structure
 
     known = None if structure is None else Structure.from_plain(structure)
-    return load_problem(path, config, example_observation(fields, constants), known)
+    return load_problem(path, config, example_observation(fields, constants), known, module)

@@ -56,7 +56,8 @@ class DataSection(Section):
     source: str | None = None
     format: Literal["auto", "csv", "npz", "hdf5", "parquet", "fits"] = "auto"
     manifest: str | None = None
-    fields: Annotated[dict[Identifier, str], Field(min_length=1)]
+    fields: dict[Identifier, str] = {}
+    """Model argument to column or array; ``init`` adds the arguments that are left out, each under its own name."""
     constants: list[Identifier] = []
     positive: list[Identifier] | None = None
     """Fields that must be > 0 at every point; by default those whose name ends in ``_err``."""

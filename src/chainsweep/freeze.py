@@ -6,15 +6,16 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainsweep.campaign import SCHEMA, Campaign, Paths, campaign_hash, file_hash, load_model
+from chainsweep.campaign import SCHEMA, Campaign, Paths, campaign_hash, file_hash, load_model, with_own_names
 from chainsweep.config import CampaignConfig, load_config
 from chainsweep.data.collection import Collection, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
-from chainsweep.errors import ConfigError, InputError, ModelError, UsageError
+from chainsweep.errors import ConfigError, DataError, InputError, ModelError, UsageError
 from chainsweep.packages import versions
 from chainsweep.store.network import freeze_network, model_key
 from chainsweep.store.starts import freeze_starts
@@ -47,12 +48,19 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
     if data is None and config.data.source is None:
         raise ConfigError(f"{config_path}: no data: give [data] source, or --data PATH")
     source = data if data is not None else folder / str(config.data.source)
-    ingested = ingest(config.data, source)
+    named = config.data.fields
+    config, module = with_own_names(config, model)
+    own = [name for name in config.data.fields if name not in named]
+    try:
+        ingested = ingest(config.data, source)
+    except DataError as error:
+        left = f"\n{model}: [data] fields leaves out {', '.join(own)}, so each is looked for under its own name"
+        raise DataError(f"{error}{left if own else ''}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         partial.chmod(0o755)
-        _fill(Paths(partial), config_path, model, config, ingested)
+        _fill(Paths(partial), config_path, model, config, ingested, module)
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial)
@@ -60,13 +68,15 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
     return Campaign(out)
 
 
-def _fill(paths: Paths, config_path: Path, model: Path, config: CampaignConfig, ingested: Ingested) -> None:
+def _fill(
+    paths: Paths, config_path: Path, model: Path, config: CampaignConfig, ingested: Ingested, module: ModuleType
+) -> None:
     shutil.copyfile(config_path, paths.config)
     shutil.copyfile(model, paths.model)
     # Traced at its own place, so that errors name the user's file.
     fields = {name: values[: ingested.offsets[1]] for name, values in ingested.fields.items()}
     constants = {name: float(values[0]) for name, values in ingested.constants.items()}
-    problem = load_model(model, config, fields, constants)
+    problem = load_model(model, config, fields, constants, module=module)
     data_hash = freeze(with_named_truth(ingested, problem.names, model), paths.data)
     write_quarantine(ingested.quarantine, paths.quarantine)
     collection = Collection(paths.data)

@@ -7,12 +7,16 @@ from importlib import metadata, util
 from chainsweep.errors import UnavailableError
 
 
+def missing(*modules: str) -> list[str]:
+    """Those of ``modules`` that cannot be imported."""
+    return [module for module in modules if util.find_spec(module) is None]
+
+
 def require(*modules: str, extra: str) -> None:
     """Raise UnavailableError, naming the extra to install, unless every module can be imported."""
-    missing = [module for module in modules if util.find_spec(module) is None]
-    if missing:
+    if absent := missing(*modules):
         raise UnavailableError(
-            f"this needs the package {', '.join(missing)}, which is not installed here; "
+            f"this needs the package {', '.join(absent)}, which is not installed here; "
             f"install it with: pip install 'chainsweep[{extra}]'"
         )
 

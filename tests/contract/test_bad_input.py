@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chainsweep.campaign import Campaign
 from chainsweep.cli import main
+from chainsweep.errors import ModelError
+from chainsweep.freeze import init_campaign
+from chainsweep.model.batched import BatchedProblem
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 
 BLACK_BOX_CONFIG = LINE_CONFIG.replace('curve = "mu"\nx = "x"\n', "")
@@ -63,7 +67,10 @@ MODELS = {
         ["latent site 'b'", "depends on the number of points"],
     ),
     "missing argument": (LINE_MODEL.replace("y_err, y=None", "sigma, y=None"), ["takes no argument 'y_err'"]),
-    "extra argument": (LINE_MODEL.replace("y_err, y=None", "y_err, z, y=None"), ["needs argument 'z'"]),
+    "extra argument": (
+        LINE_MODEL.replace("y_err, y=None", "y_err, z, y=None"),
+        ["no array 'z'", "'x', 'y', 'y_err'", "fields leaves out z"],
+    ),
     "observed has no default": (
         LINE_MODEL.replace("y=None", "y"),
         ["observed argument 'y' must default to None"],
@@ -71,6 +78,84 @@ MODELS = {
     "observed is transformed": (LINE_MODEL.replace("obs=y", "obs=None if y is None else 2 * y + 1"), ["unchanged"]),
     "no such curve": (LINE_MODEL.replace('"mu", a', '"nu", a'), ["curve = 'mu'", "deterministic sites: nu"]),
 }
+
+
+WITH_LIBRARIES = "import math\nimport numpy as np\nimport jax, jax.numpy as jnp\nKEPT = []\n" + LINE_MODEL
+
+
+def with_mean(mean: str) -> str:
+    return WITH_LIBRARIES.replace("a + b * x", mean)
+
+
+def with_line(line: str) -> str:
+    return WITH_LIBRARIES.replace("    mu =", f"    {line}\n    mu =")
+
+
+MISTAKES = {
+    "NumPy on a parameter": (with_mean("a + np.exp(b) * x"), "np.exp(b)", "jnp.exp"),
+    "NumPy on data": (with_mean("a + b * np.exp(x)"), "np.exp(x)", "jnp.exp"),
+    "NumPy's where": (with_mean("a + np.where(x > 0, b, 0)"), "np.where(x > 0", "jnp.where"),
+    "functions of math": (with_mean("a + math.exp(b) * x"), "math.exp(b)", "jnp.exp"),
+    "if": (with_line("if a > 1: a = 1.0"), "if a > 1", "jnp.where(condition"),
+    "min": (with_mean("a + min(b, 1.0) * x"), "min(b, 1.0)", "jnp.minimum"),
+    "float": (with_mean("a + b * x / float(x.max())"), "float(x.max())", "x.max() in place of float(x.max())"),
+    "int": (with_mean("a + b * x * int(x.sum())"), "int(x.sum())", "Leave the value an array"),
+    "range": (with_line("for k in range(jnp.sign(a).astype(int)): a = a + k"), "for k in range", "fori_loop"),
+    "selected points": (with_mean("a + b * x[x > 0].sum()* x"), "x[x > 0].sum()", "Keep all points"),
+    "kept from a call": (
+        with_line("KEPT.append(a); a = a + 0 * KEPT[max(0, len(KEPT) - 4)]"),
+        "KEPT.append(a)",
+        "may keep nothing",
+    ),
+    "a helper that raises": (
+        with_mean("a + helper(b) * x") + "\ndef helper(value):\n    return {}['scale'] * value\n",
+        "return {}['scale'] * value",
+        "KeyError: 'scale'",
+    ),
+    "an unknown keyword": (LINE_MODEL.replace("obs=y", "observed=y"), "observed=y", "unexpected keyword argument"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_in_a_model_is_told_with_its_line_and_what_to_write(run, write_job, case):
+    model, line, advice = MISTAKES[case]
+    path = write_job(model=model)
+    number = next(n for n, text in enumerate(model.splitlines(), 1) if line in text)
+    code, out, error = run("init", path, "--out", path.parent / "out")
+    assert code == 65
+    assert f"{path.parent / 'model.py'}: model 'model' raised" in error
+    assert f"(line {number}: {model.splitlines()[number - 1].strip()})" in error
+    assert advice in error
+    assert len(error.splitlines()) == 1
+    assert "bug" not in error
+    assert "Traceback" not in out + error
+
+
+def test_the_same_models_with_what_is_advised_are_taken(run, write_job, tmp_path):
+    """The twin."""
+    mean = (
+        "jnp.minimum(a, 1.0) + jnp.where(x > 0, jnp.exp(b), 0.0) * x / x.max() + jnp.sum(x, where=x > 0) / x.shape[0]"
+    )
+    path = write_job(model=with_mean(mean))
+    assert run("init", path, "--out", tmp_path / "out")[0] == 0
+
+
+def test_what_cannot_be_differentiated_or_has_no_density_is_told(run, write_job):
+    loop = "jax.lax.while_loop(lambda c: c < 3, lambda c: c + b ** 2 + 1, b)"
+    refused(run, write_job(model=with_mean(f"a + {loop} * x")), "model.py", "differentiated", "while_loop")
+    model = LINE_MODEL.replace("dist.Normal(mu, y_err)", "dist.Normal(mu[1:], y_err[1:])")
+    refused(run, write_job(model=model), "model.py: site 'obs': Normal gives no log density", "(12,)")
+
+
+def test_a_model_that_fails_later_is_told_too(write_job, tmp_path):
+    """In a campaign that an earlier version took, say: the task says what the user wrote, and where."""
+    campaign = init_campaign(write_job(), tmp_path / "out")
+    text = with_mean("a + np.exp(b) * x")
+    campaign.paths.model.write_text(text)
+    batched = BatchedProblem(campaign.problem, campaign.batch(0))
+    number = next(n for n, line in enumerate(text.splitlines(), 1) if "np.exp" in line)
+    with pytest.raises(ModelError, match=rf"out/model.py: .*\(line {number}: .*jnp.exp in place of np.exp"):
+        batched.log_density(np.zeros((len(batched.batch), 1, 2)))
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -93,6 +178,14 @@ def test_an_engine_that_the_model_cannot_serve(run, write_job, functions, engine
     refused(run, write_job(model=PRIOR + functions, config=config), expected)
 
 
+def test_a_black_box_has_no_curve_and_its_x_is_a_field_too(run, write_job):
+    functions = "def log_likelihood(params, x, y, y_err): return 0.0\n"
+    emcee = '[policy]\nengines = ["emcee"]\n'
+    refused(run, write_job(model=PRIOR + functions, config=LINE_CONFIG + emcee), "curve = 'mu'", "leave it out")
+    config = LINE_CONFIG.replace('curve = "mu"\nx = "x"', 'x = "t"') + emcee
+    refused(run, write_job(model=PRIOR + functions, config=config), "x = 't' is no argument", "x, y, y_err")
+
+
 def test_a_simplex_is_not_for_emcee(run, write_job):
     model = LINE_MODEL.replace(
         'b = numpyro.sample("b", dist.Normal(0, 2))',
@@ -110,10 +203,44 @@ def test_a_simplex_is_not_for_emcee(run, write_job):
         (('y_err = "y_err"', 'y_err = "sigma"'), ["data.npz", "sigma", "'x', 'y', 'y_err'"]),
         (('file = "model.py"', 'file = "other.py"'), ["other.py", "no such file"]),
         (('observed = ["y"]', 'observed = ["z"]'), ["'z'", "fields"]),
+        (('x = "x"\n', 'x = "wavelength"\n'), ["x = 'wavelength' is no argument", "x, y, y_err"]),
     ],
 )
 def test_configurations_that_cannot_be_used(run, write_job, change, expected):
     refused(run, write_job(config=LINE_CONFIG.replace(*change)), *expected)
+
+
+NO_FIELDS = LINE_CONFIG.replace('fields = { x = "x", y = "y", y_err = "y_err" }\n', "")
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        (LINE_MODEL, NO_FIELDS),
+        (LINE_MODEL, NO_FIELDS + 'fields = { y = "y" }\n'),
+        (PRIOR + "def log_likelihood(params, x, y, y_err): return 0.0\n", NO_FIELDS.replace('curve = "mu"\n', "")),
+        (PRIOR + "def simulate(params, rng, x, y_err): return x\n", NO_FIELDS.replace('curve = "mu"\n', "")),
+    ],
+)
+def test_fields_may_be_left_out_where_names_agree(run, write_job, tmp_path, model, config):
+    engine = "snpe" if "simulate" in model else "emcee"
+    path = write_job(model=model, config=config + f'[policy]\nengines = ["{engine}"]\n')
+    code, _, error = run("init", path, "--out", tmp_path / "out")
+    assert code == 0, error
+    campaign = Campaign(tmp_path / "out")
+    assert campaign.config.data.fields == {"x": "x", "y": "y", "y_err": "y_err"}
+    assert set(campaign.dataset("000000")[0]) == {"x", "y", "y_err"}
+
+
+def test_fields_left_out_where_names_do_not_say_enough(run, write_job):
+    data = line_data(3)
+    data["wavelength"] = data.pop("x")
+    refused(run, write_job(config=NO_FIELDS, data=data), "no array 'x'", "'wavelength'", "leaves out x, y_err, y")
+    maybe = LINE_MODEL.replace("y_err, y=None", "y_err=0.1, y=None")
+    refused(run, write_job(config=NO_FIELDS, model=maybe), "argument 'y_err'", "has a default", "model.py")
+    anything = PRIOR + "def log_likelihood(params, **fields): return 0.0\n"
+    config = NO_FIELDS.replace('curve = "mu"\n', "") + '[policy]\nengines = ["emcee"]\n'
+    refused(run, write_job(config=config, model=anything), "[data] fields is left out", "model.py")
 
 
 def test_sequential_snpe_serves_one_data_set(run, write_job):

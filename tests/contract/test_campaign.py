@@ -267,12 +267,15 @@ def test_draws_of_another_model_are_no_start(finished, tmp_path):
 
 def test_python_interface(finished):
     campaign = chainsweep.open(finished)
-    tree = campaign.posterior(campaign.collection.ids[0], "nuts")
-    assert tree["posterior"]["a"].dims == ("chain", "draw")
-    assert "diverging" in tree["sample_stats"]
-    draws = campaign.draws("emcee")
-    assert draws["a"].dims == ("dataset", "chain", "draw")
-    assert list(draws["dataset"].values) == campaign.collection.ids
+    with campaign.draws("emcee") as draws:
+        assert draws["a"].dims == ("dataset", "chain", "draw")
+        assert list(draws["dataset"].values) == campaign.collection.ids
+        given = campaign.posterior(campaign.collection.ids[0], "nuts")
+    assert given["posterior"]["a"].dims == ("chain", "draw")
+    assert "diverging" in given["sample_stats"]
+    row = campaign.catalogue().set_index(["engine", "dataset_id"]).loc["nuts"].iloc[0]
+    summary = pytest.importorskip("arviz").summary(given, round_to="none")
+    assert summary.loc["a", "mean"] == pytest.approx(row["mean_a"], abs=0.1 * row["sd_a"])
 
 
 def test_show_and_export(finished, tmp_path):
@@ -328,6 +331,7 @@ def test_kill_and_run_again_gives_the_same_bits(finished, tmp_path):
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    assert json.loads(command("status", again, "--json").stdout)["running_tasks"] == []
     command("run", again, "--workers", "2")
     assert_same_draws(finished, again)
     assert not list(again.rglob(".state-*"))
@@ -347,6 +351,10 @@ def test_ctrl_c_saves_state_and_exits_75(finished, tmp_path):
     line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until_a_task_runs(again)
+    status = json.loads(command("status", again, "--json").stdout)
+    assert all(task["here"] for task in status["running_tasks"])
+    assert status["running_tasks"]
+    assert status["interrupted_tasks"] == []
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr

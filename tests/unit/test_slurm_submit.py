@@ -11,13 +11,17 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from chainsweep.campaign import Campaign
+from chainsweep.cli.cluster import _status_view
 from chainsweep.errors import CampaignError, UnavailableError, UsageError
+from chainsweep.execute import attempt
 from chainsweep.execute.failures import Kind, read_failure, record_failure
 from chainsweep.execute.tasks import target_of, tasks_of
 from chainsweep.freeze import init_campaign
@@ -217,6 +221,44 @@ def test_status_counts_files_and_shows_the_queue_beside_them(campaign, slurm):
     assert content["engines"]["nuts"]["failed"] == 2
 
 
+HERE = attempt.this_process()
+ENDED = replace(HERE, started=HERE.started + 1)
+"""A process of the same number that ended before this one started."""
+
+
+def claimed(campaign: Campaign, index: int, process: attempt.Process, monkeypatch) -> None:
+    """An inference task that ``process`` has begun."""
+    monkeypatch.setattr(attempt, "this_process", lambda: process)
+    attempt.claim(target_of(campaign, tasks_of(campaign)["infer"][index]))
+
+
+def test_tasks_of_a_run_that_goes_on_are_running_and_of_a_killed_one_broke_off(campaign, monkeypatch):
+    processes = [HERE, ENDED, replace(HERE, pid=2**22 + 1), replace(HERE, host="elsewhere")]
+    for index, process in enumerate(processes):
+        claimed(campaign, index, process, monkeypatch)
+    content = watch.full_status(campaign, watch.Progress(campaign))
+    assert [(entry["index"], entry["here"]) for entry in content["running_tasks"]] == [(0, True), (3, False)]
+    assert [(entry["index"], entry["kind"]) for entry in content["interrupted_tasks"]] == [(1, "killed"), (2, "killed")]
+    assert 0 not in [task.index for task in watch.tasks_with_logs(campaign, None)]
+    shown = Console(width=200)
+    with shown.capture() as caught:
+        shown.print(_status_view(content))
+    assert "running here: infer emcee 0\n" in caught.get()
+    assert "running on elsewhere, as far as can be seen from here: infer emcee 3" in caught.get()
+    assert "infer emcee 1: broke off, killed" in caught.get()
+
+
+def test_a_process_that_nobody_waits_for_has_ended():
+    """A zombie keeps its number."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = replace(HERE, pid=child.pid, started=attempt._start_of(child.pid))
+    assert process.is_running()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not process.is_running()
+    child.communicate()
+
+
 @pytest.mark.parametrize(
     ("state", "text", "kind"),
     [
@@ -228,11 +270,9 @@ def test_status_counts_files_and_shows_the_queue_beside_them(campaign, slurm):
         ("FAILED", "nothing of note", "killed"),
     ],
 )
-def test_why_a_task_broke_off_is_read_from_slurm(campaign, slurm, state, text, kind):
-    from chainsweep.execute.attempt import claim
-
+def test_why_a_task_broke_off_is_read_from_slurm(campaign, slurm, monkeypatch, state, text, kind):
     submit_campaign(campaign, SITE, ALL)
-    claim(target_of(campaign, tasks_of(campaign)["infer"][6]))
+    claimed(campaign, 6, ENDED, monkeypatch)
     job = next(job for job in sent_jobs(campaign.paths.jobs) if job.kind == "nuts")
     job.output_of(6).write_text(text)
     queue = (slurm / "queue").read_text()

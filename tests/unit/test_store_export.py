@@ -3,10 +3,12 @@
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 
 from chainsweep.errors import CampaignError, InputError
+from chainsweep.store import export
 from chainsweep.store.draws import DatasetDraws, equal_weights, flat_columns, read_draws
-from chainsweep.store.export import ExportExtras, draws_tree, export_dataset
+from chainsweep.store.export import ExportExtras, draws_tree, export_dataset, for_arviz
 from chainsweep.store.merged import merge
 from chainsweep.store.shard import read_shard
 from tests.unit.store_samples import CAMPAIGN, make_shard, publish_sample
@@ -56,6 +58,39 @@ def test_netcdf_opens_in_arviz(source, tmp_path):
     assert idata.sample_stats["diverging"].dtype == bool
     np.testing.assert_array_equal(idata.observed_data["y"], np.arange(5.0))
     assert list(az.summary(idata).index) == NAMES
+
+
+def test_arviz_takes_what_it_is_given(source, monkeypatch):
+    """The installed one, and by its version one that takes trees, or none at all; the groups are the same."""
+    az = pytest.importorskip("arviz")
+    tree = draws_tree(read_draws(source, "b", "nuts"))
+    given = for_arviz(tree)
+    assert list(az.summary(given).index) == NAMES
+    assert float(az.rhat(given)["l"]) < 1.1
+    assert given.sample_stats["diverging"].dims == ("chain", "draw")
+    np.testing.assert_array_equal(given["posterior"]["theta"], tree["posterior"]["theta"])
+    for known in ({"arviz": "1.3.0"}, {"arviz": "10.0.0rc1"}, {}):
+        monkeypatch.setattr(export, "versions", lambda name, known=known: known)
+        given = for_arviz(tree)
+        assert given is tree
+        assert given.sample_stats["diverging"].dims == ("chain", "draw")
+    if int(az.__version__.partition(".")[0]) < 1:
+        with pytest.raises(TypeError, match="DataTree"):
+            az.summary(tree)
+
+
+@pytest.mark.parametrize("opened", ["xarray", True, False, "best-effort"])
+def test_draws_are_read_while_the_file_is_held_open(source, opened):
+    """HDF5 refuses a second open with other locking; the last check shows that it does."""
+    if opened == "xarray":
+        held = xr.open_dataset(source, group="nuts/posterior", engine="h5netcdf")
+    else:
+        held = h5py.File(source, "r", locking=opened)
+    with held:
+        assert read_draws(source, "a", "nuts").posterior["l"].shape == (2, 40)
+        with pytest.raises(OSError, match="file locking flag values don't match"):
+            h5py.File(source, "r", locking=opened is False)
+    read_draws(source, "a", "nuts")
 
 
 def test_draws_tree_has_the_groups_of_arviz_and_no_padding(source):

@@ -170,17 +170,18 @@ def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:
 
 
 def _ended(content: dict[str, Any]) -> bool:
-    """Whether there is nothing left to watch: no data set is open, or nothing of what was submitted is in the queue."""
+    """Whether there is nothing left to watch: no data set is open, or nothing of what was submitted runs or waits."""
     queue = content["queue"]
-    if queue["elements"]:
+    if queue["elements"] or content["running_tasks"]:
         return False
     nothing_open = all(not counts["pending"] for counts in content["engines"].values())
     return nothing_open or (queue["asked"] and queue["problem"] is None)
 
 
 def _status_view(content: dict[str, Any]) -> Group:
-    """What ``status`` shows: verdicts, the queue in one line, then each task that failed or broke off."""
+    """What ``status`` shows: verdicts, what runs and waits in a line each, then each task that failed or broke off."""
     parts: list[Any] = [verdict_table(content["engines"]), _queue_line(content["queue"])]
+    parts += _running_lines(content["running_tasks"])
     troubled = content["failed_tasks"] + content["interrupted_tasks"]
     for entry in troubled[:10]:
         broke_off = "reason" not in entry
@@ -192,6 +193,18 @@ def _status_view(content: dict[str, Any]) -> Group:
     if len(troubled) > 10:
         parts.append(Text(f"... and {len(troubled) - 10} more: see --json"))
     return Group(*parts)
+
+
+def _running_lines(running: list[dict[str, Any]]) -> list[Text]:
+    """A line for this machine, and one for each other."""
+    hosts = {task["host"]: task["here"] for task in running}
+    lines = []
+    for host, here in hosts.items():
+        labels = [task["task"] for task in running if task["host"] == host]
+        more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
+        where = "here" if here else f"on {host}, as far as can be seen from here"
+        lines.append(Text(f"running {where}: {', '.join(labels[:10])}{more}", style="green"))
+    return lines
 
 
 def _queue_line(queue: dict[str, Any]) -> Text:

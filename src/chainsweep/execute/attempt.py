@@ -1,18 +1,20 @@
 """One attempt at a task: who owns the task's file, and the state that the next attempt continues from.
 
 Beside a published file ``<name>.h5`` lie, while its task runs, ``.attempt-<name>.json`` (number and token of the
-owner; the last one to write it owns the task) and ``.state-<name>.npz`` (resumable state).
+owner, and its process; the last one to write it owns the task) and ``.state-<name>.npz`` (resumable state).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import secrets
+import socket
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +28,34 @@ CHECKPOINT_SECONDS = 10.0
 
 Report = Callable[[int, int, str], None]
 """Called with (done, total, note) as a task goes on."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of one machine; ``started`` (clock ticks after the machine's start) tells it from a later one."""
+
+    host: str
+    pid: int
+    started: int
+
+    def is_running(self) -> bool | None:
+        """Whether it still runs; None where it is another machine's."""
+        return _start_of(self.pid) == self.started if self.host == socket.gethostname() else None
+
+
+def this_process() -> Process:
+    """The process that asks."""
+    return Process(socket.gethostname(), os.getpid(), _start_of(os.getpid()) or 0)
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process of this machine started; None where there is none of this number."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *rest = status.rpartition(")")[2].split()
+    return None if state == "Z" else int(rest[18])
 
 
 @dataclass(frozen=True)
@@ -56,14 +86,23 @@ def claim(target: Path) -> Attempt:
     target.parent.mkdir(parents=True, exist_ok=True)
     path = _claim_path(target)
     attempt = Attempt(target, _read_claim(path)[0] + 1, secrets.token_hex(8))
-    text = json.dumps({"number": attempt.number, "token": attempt.token})
-    publish_text(path, text)
+    content = {"number": attempt.number, "token": attempt.token, "process": asdict(this_process())}
+    publish_text(path, json.dumps(content))
     return attempt
 
 
 def was_started(target: Path) -> bool:
     """Whether an attempt at the task that publishes ``target`` began, and has not published."""
     return _claim_path(target).exists()
+
+
+def owner_of(target: Path) -> Process | None:
+    """The process that last began the task that publishes ``target``; None where none did, or it is published."""
+    try:
+        content = json.loads(_claim_path(target).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Process(**content["process"]) if "process" in content else None
 
 
 def state_path(target: Path) -> Path:

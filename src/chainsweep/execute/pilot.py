@@ -26,6 +26,7 @@ from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute.attempt import ProgressSink
 from chainsweep.execute.devices import describe_device
 from chainsweep.execute.environment import prepare
+from chainsweep.packages import missing
 from chainsweep.publish import publish_text
 
 COSTLY_SECONDS = 0.005
@@ -83,6 +84,9 @@ def emcee_spread(campaign: Campaign) -> Spread:
         return Spread("datasets", "the likelihood is compiled, and takes all walkers in one call")
     if spread != "auto":
         return Spread(spread, "[engines.emcee] spread says so")
+    if absent := missing("jax", "numpyro"):
+        why = f"log_likelihood cannot be timed here, where {' and '.join(absent)} is not installed"
+        return Spread("datasets", f"{why}; submit where it is, or set [engines.emcee] spread, if a call is costly")
     prepare(campaign.paths.compiled)
     if campaign.problem.host_log_likelihood is None:
         return Spread("datasets", "the model has no likelihood")

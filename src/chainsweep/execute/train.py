@@ -19,7 +19,7 @@ from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.execute.attempt import Attempt, FileSink, Report, claim, load_state
 from chainsweep.execute.devices import torch_device
 from chainsweep.publish import LostOwnership, publish, publish_text
-from chainsweep.store.network import CALIBRATION, MODEL, NETWORK, model_key
+from chainsweep.store.network import CALIBRATION, MODEL, NETWORK, model_key, read_metadata
 
 if TYPE_CHECKING:
     from chainsweep.engines.snpe_trained import Trained
@@ -54,15 +54,8 @@ def is_trained(campaign: Campaign) -> bool:
 
 
 def _is_published(campaign: Campaign, path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
-        return False
-    try:
-        with safe_open(path, framework="numpy") as content:
-            return (content.metadata() or {}).get("key") == network_key(campaign)
-    except (SafetensorError, OSError):
-        return False
+    metadata = read_metadata(path)
+    return metadata is not None and metadata.get("key") == network_key(campaign)
 
 
 def member_path(campaign: Campaign, member: int) -> Path:

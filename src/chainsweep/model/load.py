@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,18 +18,22 @@ from numpyro.distributions import Distribution
 
 from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
+from chainsweep.model.mistakes import explained, told
 from chainsweep.model.problem import Observation, Parameter, Problem, Structure, observation
 from chainsweep.model.transforms import free_transform
+from chainsweep.model.trial import check_compiles, padding_is_invisible
 
 RESERVED_NAMES = ("dataset", "chain", "draw", "n_draws")
-PADDING_TRIAL = 8
-"""Points of padding, and prior draws, of the trial whether padding changes the log density."""
 
 
 def load_problem(
-    path: Path, config: CampaignConfig, example: Observation, structure: Structure | None = None
+    path: Path,
+    config: CampaignConfig,
+    example: Observation,
+    structure: Structure | None = None,
+    module: ModuleType | None = None,
 ) -> Problem:
-    """Load a model file and check it against one data set.
+    """Load a model file, unless it is given as ``module``, and check it against one data set.
 
     Switches JAX to double precision. ``example`` is one data set of the campaign, unpadded. With ``structure``, which
     this function found for the same file and data before, nothing is traced or checked again.
@@ -42,26 +44,29 @@ def load_problem(
         The file cannot be executed, defines no model, or the model cannot be used as it is; the message
         names the function, argument or site.
     """
-    jax.config.update("jax_enable_x64", True)
-    module = load_module(path)
+    module = module if module is not None else load_module(path)
     function = getattr(module, config.model.function, None)
     observed = tuple(config.model.observed)
-    if callable(function) and structure is not None:
-        return Problem(function, structure, observed, config.model.curve)
-    if callable(function):
-        arguments = (*config.data.fields, *config.data.constants)
-        _check_signature(function, path, arguments, observed)
-        structure = trace_structure(function, path, example, observed)
-        problem = Problem(function, structure, observed, config.model.curve)
-        _check_curve(problem, path, example)
-        if structure.paddable and not _padding_is_invisible(problem, example):
-            problem = replace(problem, structure=replace(structure, paddable=False))
-        return problem
-    return _black_box(module, path, config, observed, structure)
+    if not callable(function):
+        return _black_box(module, path, config, observed, structure)
+    model = told(function, path)
+    if structure is not None:
+        return Problem(model, structure, observed, config.model.curve)
+    structure = trace_structure(model, path, example, observed)
+    problem = Problem(model, structure, observed, config.model.curve)
+    _check_curve(problem, path, example)
+    check_compiles(problem, path, example)
+    if structure.paddable and not padding_is_invisible(problem, example):
+        problem = replace(problem, structure=replace(structure, paddable=False))
+    return problem
 
 
 def load_module(path: Path) -> ModuleType:
-    """Execute a model file as a module of its own; the error of a file that raises names its line."""
+    """Execute a model file as a module of its own; the error of a file that raises names its line.
+
+    Switches JAX to double precision before, since the file may make arrays.
+    """
+    jax.config.update("jax_enable_x64", True)
     spec = importlib.util.spec_from_file_location("chainsweep_user_model", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ModelError(f"{path}: no such model file; expected a Python file named by [model] file")
@@ -69,53 +74,14 @@ def load_module(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ModelError(f"{path}: raised while it was loaded: {_where(error, path)}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{path}: raised while it was loaded: {explained(error, path)}") from error
     return module
 
 
-def _where(error: BaseException, path: Path) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
-    line = f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
-    if isinstance(error, SyntaxError) and error.lineno:
-        line = f" (line {error.lineno})"
-    return f"{type(error).__name__}: {error}{line}"
-
-
-def _check_signature(function: Callable, path: Path, arguments: tuple[str, ...], observed: tuple[str, ...]) -> None:
-    accepted = inspect.signature(function).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-    named = [n for n, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    where = f"{path}: function '{function.__name__}({', '.join(accepted)})'"
-    for argument in arguments:
-        if argument not in named and not open_ended:
-            raise ModelError(
-                f"{where} takes no argument '{argument}', which [data] fields or constants gives; "
-                f"rename one of them (the model takes: {', '.join(named)})"
-            )
-    for name in named:
-        if name not in arguments and accepted[name].default is inspect.Parameter.empty:
-            raise ModelError(
-                f"{where} needs argument '{name}', which neither [data] fields nor [data] constants gives; "
-                f"they give: {', '.join(arguments)}"
-            )
-    for name in observed:
-        if name not in arguments:
-            raise ModelError(
-                f"{path}: [model] observed names '{name}', which is no key of [data] fields ({', '.join(arguments)})"
-            )
-        if name in named and accepted[name].default is not None:
-            raise ModelError(f"{where}: observed argument '{name}' must default to None, so that it can be simulated")
-
-
-def _trace_once(function: Callable, path: Path, arguments: Mapping[str, Any]) -> Any:
-    try:
-        with handlers.seed(rng_seed=0), handlers.trace() as trace:
-            function(**arguments)
-    except Exception as error:
-        raise ModelError(
-            f"{path}: model '{function.__name__}' raised when it was run: {_where(error, path)}"
-        ) from error
+def _trace_once(function: Callable, arguments: Mapping[str, Any]) -> Any:
+    with handlers.seed(rng_seed=0), handlers.trace() as trace:
+        function(**arguments)
     return trace
 
 
@@ -133,14 +99,16 @@ def trace_structure(function: Callable, path: Path, example: Observation, observ
     Raises ``ModelError`` where the model cannot be used as it is; ``path`` names its file in the message.
     """
     longer = _append_last_point(example)
-    trace = _trace_once(function, path, {**example.fields, **example.constants})
-    trace_longer = _trace_once(function, path, {**longer.fields, **longer.constants})
+    trace = _trace_once(function, {**example.fields, **example.constants})
+    trace_longer = _trace_once(function, {**longer.fields, **longer.constants})
     sites = _observed_sites(trace)
     if not sites:
         raise ModelError(
             f"{path}: model '{function.__name__}' has no observed site; "
             f"pass obs={observed[0]} to one of its numpyro.sample statements"
         )
+    for name, site in trace.items():
+        _check_density(name, site, path)
     latent = _latent_sites(trace)
     if not latent:
         raise ModelError(f"{path}: model '{function.__name__}' has no latent numpyro.sample site to infer")
@@ -163,7 +131,7 @@ def trace_structure(function: Callable, path: Path, example: Observation, observ
             )
     axes, paddable = _point_axes(sites, _observed_sites(trace_longer))
     mapping = _map_observed(function, path, sites, example, observed)
-    simulated = _trace_once(function, path, {**example.fields, **example.constants, **dict.fromkeys(observed)})
+    simulated = _trace_once(function, {**example.fields, **example.constants, **dict.fromkeys(observed)})
     for name, site_name in mapping.items():
         if jnp.shape(simulated[site_name]["value"]) != jnp.shape(example.fields[name]):
             raise ModelError(
@@ -172,6 +140,18 @@ def trace_structure(function: Callable, path: Path, example: Observation, observ
                 f"{jnp.shape(example.fields[name])}; give it the shape of the design, not of the data"
             )
     return Structure(tuple(_parameter(n, s) for n, s in latent.items()), mapping, axes, paddable)
+
+
+def _check_density(name: str, site: Any, path: Path) -> None:
+    if site["type"] != "sample":
+        return
+    try:
+        jax.eval_shape(site["fn"].log_prob, site["value"])
+    except Exception as error:
+        kind, shape = type(site["fn"]).__name__, jnp.shape(site["value"])
+        raise ModelError(
+            f"{path}: site '{name}': {kind} gives no log density of values of shape {shape}: {explained(error, path)}"
+        ) from error
 
 
 def _parameter(name: str, site: Any) -> Parameter:
@@ -223,29 +203,10 @@ def _map_observed(
     return mapping
 
 
-def _padding_is_invisible(problem: Problem, example: Observation) -> bool:
-    """Whether the log density stays the same when points are padded and masked.
-
-    It does not where the model looks at its fields as a whole (their length, their mean), which is allowed;
-    such data sets are then never padded.
-    """
-    fields = {n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()}
-    mask = jnp.concatenate([example.mask, jnp.zeros(PADDING_TRIAL, bool)])
-    padded = Observation(fields, example.constants, mask)
-
-    @jax.jit
-    def compare(keys: Any) -> Any:
-        theta = jax.vmap(lambda key: problem.sample_prior(key, example))(keys)
-        return [jax.vmap(problem.log_density, in_axes=(0, None))(theta, obs) for obs in (example, padded)]
-
-    plain, with_padding = compare(jax.random.split(jax.random.key(0), PADDING_TRIAL))
-    return bool(np.allclose(plain, with_padding, rtol=1e-9, atol=1e-9, equal_nan=True))
-
-
 def _check_curve(problem: Problem, path: Path, example: Observation) -> None:
     if problem.curve_site is None:
         return
-    trace = _trace_once(problem.model, path, {**example.fields, **example.constants})
+    trace = _trace_once(problem.model, {**example.fields, **example.constants})
     if problem.curve_site not in trace:
         deterministic = [n for n, s in trace.items() if s["type"] == "deterministic"]
         raise ModelError(
@@ -270,6 +231,11 @@ def _black_box(
     for name, distribution in prior.items():
         if not isinstance(distribution, Distribution) or distribution.support.is_discrete:
             raise ModelError(f"{path}: prior['{name}'] must be a continuous NumPyro distribution, got {distribution!r}")
+    if config.model.curve is not None:
+        raise ModelError(
+            f"{path}: [model] curve = '{config.model.curve}' names a deterministic site of a NumPyro model, and a "
+            "black-box model has none; leave it out"
+        )
     log_likelihood = getattr(module, "log_likelihood", None)
     simulate = getattr(module, "simulate", None)
     if log_likelihood is None and simulate is None:
@@ -282,7 +248,7 @@ def _black_box(
             numpyro.sample(name, distribution)
 
     if structure is None:
-        latent = _latent_sites(_trace_once(prior_model, path, {}))
+        latent = _latent_sites(_trace_once(prior_model, {}))
         structure = Structure(tuple(_parameter(n, s) for n, s in latent.items()), {}, {}, paddable=True)
     return Problem(
         prior_model,

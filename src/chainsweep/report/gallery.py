@@ -7,10 +7,12 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-from chainsweep.report.style import FigureFormat, figure_bytes
+    from chainsweep.report.style import FigureFormat
 
 _MIME = {"svg": "image/svg+xml", "png": "image/png"}
 
@@ -37,6 +39,8 @@ class Gallery:
 
     def add(self, figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg", dpi: int = 200) -> Picture:
         """Save ``figures/<stem>.<fmt>`` and return it ready to embed; the figure is emptied."""
+        from chainsweep.report.style import figure_bytes
+
         path = self.out_dir / "figures" / f"{stem}.{fmt}"
         path.parent.mkdir(parents=True, exist_ok=True)
         data = figure_bytes(figure, fmt, dpi)

@@ -289,6 +289,8 @@ def describe(submission: Submission, ids: Mapping[str, int] | None = None) -> di
                 "elements": job.elements,
                 "tasks_per_element": job.per_element,
                 "ranks": job.ranks,
+                "share": job.form or None,
+                "why": job.why or None,
                 "array": f"0-{job.elements - 1}" if job.is_array else None,
                 "after": list(job.after),
                 "script": str(job.script),

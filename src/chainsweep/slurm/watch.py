@@ -9,7 +9,7 @@ from typing import Any
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import UnavailableError
-from chainsweep.execute.attempt import was_started
+from chainsweep.execute.attempt import owner_of, was_started
 from chainsweep.execute.failures import Kind
 from chainsweep.execute.status import Progress, campaign_status
 from chainsweep.execute.tasks import Task, target_of, work_of
@@ -65,7 +65,7 @@ def look(campaign: Campaign) -> Queue:
 
 
 def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
-    """``campaign_status`` with the queue's state, and every task that ended without its file."""
+    """``campaign_status`` with the queue's state, tasks that run outside of it, and those that ended without a file."""
     found = look(campaign)
     content = campaign_status(campaign, progress)
     sent = sent_jobs(campaign.paths.jobs)
@@ -73,7 +73,7 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
         job = _last_job(sent, entry["stage"], entry["index"])
         entry |= _from_slurm(job, found, entry["index"], Kind(entry["kind"]))
         entry["last_lines"] = last_lines(Path(entry["log"]))
-    content["interrupted_tasks"] = _interrupted(campaign, progress, sent, found)
+    content["running_tasks"], content["interrupted_tasks"] = _unfinished(campaign, progress, sent, found)
     live = [element for element in found.elements if element.live]
     kinds = {job.name: job.kind for job in sent}
     states: dict[str, Counter[str]] = {}
@@ -89,14 +89,16 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
     return content
 
 
-def _interrupted(campaign: Campaign, progress: Progress, sent: list[SentJob], found: Queue) -> list[dict[str, Any]]:
-    """Tasks that a job had, are not done, did not say why they ended, and that nothing in the queue will continue.
+def _unfinished(
+    campaign: Campaign, progress: Progress, sent: list[SentJob], found: Queue
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Tasks that began, are not done and that nothing in the queue continues: those that run, and those that broke off.
 
-    A job may have ended before it began its task: then its output file alone says why.
-    None while the queue cannot be asked: then they may well be running.
+    A task runs while the process that began it does (``here``), as one of ``chainsweep run``. That of another machine
+    cannot be seen: it counts as running unless a job had it, for the queue would know. A job may have ended before
+    it began its task: then its output file alone says why. No task broke off while the queue cannot be asked: it may
+    well be running.
     """
-    if found.problem is not None:
-        return []
     live = {
         (job.stage, task)
         for element in found.elements
@@ -105,21 +107,28 @@ def _interrupted(campaign: Campaign, progress: Progress, sent: list[SentJob], fo
         if job.name == element.name
         for task in job.tasks_of(element.element)
     }
-    listed = []
+    running, broken = [], []
     for task in progress.open:
         if (task.stage, task.index) in live:
             continue
-        log = campaign.paths.log(task.stage, task.index)
+        entry: dict[str, Any] = {"task": task.label, "stage": task.stage, "index": task.index}
         last_job = _last_job(sent, task.stage, task.index)
-        if not was_started(target_of(campaign, task)):
-            output = None if last_job is None else last_job.output_of(task.index)
-            if output is None or not output.exists():
-                continue
-            log = output
-        entry = {"task": task.label, "stage": task.stage, "index": task.index, "kind": str(Kind.KILLED)}
-        entry |= {"log": str(log), "last_lines": last_lines(log)}
-        listed.append(entry | _from_slurm(last_job, found, task.index, Kind.KILLED))
-    return listed
+        owner = owner_of(target_of(campaign, task))
+        runs = owner.is_running() if owner is not None else False
+        if owner is not None and (runs or (runs is None and last_job is None)):
+            running.append(entry | {"host": owner.host, "pid": owner.pid, "here": bool(runs)})
+        elif found.problem is None and (log := _log_of_broken(campaign, task, last_job)) is not None:
+            entry |= {"kind": str(Kind.KILLED), "log": str(log), "last_lines": last_lines(log)}
+            broken.append(entry | _from_slurm(last_job, found, task.index, Kind.KILLED))
+    return running, broken
+
+
+def _log_of_broken(campaign: Campaign, task: Task, last_job: SentJob | None) -> Path | None:
+    """Where it says how a task ended; None where it never began."""
+    if was_started(target_of(campaign, task)):
+        return campaign.paths.log(task.stage, task.index)
+    output = None if last_job is None else last_job.output_of(task.index)
+    return output if output is not None and output.exists() else None
 
 
 def _from_slurm(job: SentJob | None, found: Queue, index: int, kind: Kind) -> dict[str, Any]:
@@ -179,11 +188,16 @@ def tasks_with_logs(campaign: Campaign, dataset_id: str | None) -> list[Task]:
     """The tasks that handle a data set and have a log; without an id the ones that failed or broke off."""
     progress = Progress(campaign)
     if dataset_id is None:
-        broken = [task for task in progress.open if was_started(target_of(campaign, task))]
-        return [*progress.failed, *broken]
+        return [*progress.failed, *(task for task in progress.open if _broke_off(target_of(campaign, task)))]
     plan, _ = campaign.locate(campaign.collection.position(dataset_id))
     tasks = [task for task in work_of(progress.tasks) if task.shard in (None, plan.index)]
     return [task for task in tasks if campaign.paths.log(task.stage, task.index).exists()]
+
+
+def _broke_off(target: Path) -> bool:
+    """Whether an attempt began that is not done, and whose process does not run on this machine."""
+    owner = owner_of(target)
+    return was_started(target) and not (owner is not None and owner.is_running())
 
 
 def cancel_jobs(campaign: Campaign) -> list[int]:

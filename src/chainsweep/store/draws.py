@@ -41,7 +41,9 @@ def read_draws(posterior_path: Path, dataset_id: str, engine: str) -> DatasetDra
         The file is missing or damaged.
     """
     try:
-        with h5py.File(posterior_path, "r", locking=False) as file:
+        # HDF5 opens a file that this process holds open already (in xarray, say) only with the same locking, which
+        # nobody can ask it; through a Python file it does not know that it is the same one, and locks nothing.
+        with posterior_path.open("rb") as raw, h5py.File(raw, "r") as file:
             row = _find_row(file, dataset_id, engine, posterior_path)
             group = file[engine]
             count = int(group["sample_stats/n_draws"][row])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from chainsweep.errors import ChainsweepError, InputError
+from chainsweep.packages import versions
 from chainsweep.publish import publish
 from chainsweep.store.draws import (
     RESAMPLING_SEED,
@@ -94,6 +96,21 @@ def draws_tree(draws: DatasetDraws, extras: ExportExtras | None = None) -> xr.Da
         "constant_data": _plain_group(extras.constant_data),
     }
     return xr.DataTree.from_dict({name: group for name, group in groups.items() if group.data_vars})
+
+
+def for_arviz(tree: xr.DataTree) -> Any:
+    """What the installed ArviZ takes: before 1.0 an ``InferenceData`` with the tree's groups, else ``tree`` itself.
+
+    Both give ``result.posterior["slope"]`` and ``result["sample_stats"]``.
+    """
+    version = versions("arviz").get("arviz")
+    if version is None or int(version.partition(".")[0]) >= 1:
+        return tree
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # its daily notice of ArviZ 1
+        import arviz
+    groups: dict[str, Any] = {name: group.to_dataset() for name, group in tree.children.items()}
+    return arviz.InferenceData(**groups)
 
 
 def _draws_group(arrays: Mapping[str, NDArray]) -> xr.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Set
 from pathlib import Path
@@ -21,6 +22,26 @@ MODEL = "model"
 def model_key(file_hash: str, function: str) -> str:
     """What says that two campaigns simulate with one model."""
     return f"{file_hash}:{function}"
+
+
+def read_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata of a whole safetensors file; None where there is none, or it is cut short.
+
+    Read without the package, since ``status`` and ``submit`` ask where no network can be used: a file is the length of
+    its header (8 bytes, little-endian), the header (JSON), then the arrays.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            header = json.loads(file.read(length)) if 8 + length <= size else None
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(header, dict):
+        return None
+    metadata = header.pop("__metadata__", {})
+    ends = [array["data_offsets"][1] for array in header.values()]
+    return metadata if 8 + length + max(ends, default=0) == size else None
 
 
 def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path) -> None:
