@@ -67,3 +67,39 @@ def test_a_batch_is_not_halved_for_the_device_s_sake(on_gpu):
     with pytest.raises(UnavailableError, match="memory"):
         sample_by_halves(run, batch, None, None, None)
     assert tried == [8]
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "gpu_names", lambda: ["A", "B"])
+    monkeypatch.setattr(devices, "CUDA_BUILDS", {"nuts": lambda: True, "snpe": lambda: False})
+
+
+def test_gpus_are_those_that_this_process_may_use(two_gpus, monkeypatch):
+    assert devices.gpus_here() == devices.Gpus(("0", "1"), ("nuts",))
+    for chosen, names in (("1", ("1",)), ("3, 5", ("3", "5")), ("GPU-8f2c", ("GPU-8f2c",))):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert devices.gpus_here().names == names
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert devices.gpus_here() == devices.Gpus()
+
+
+def test_gpus_without_a_cuda_build_serve_nobody(two_gpus, monkeypatch):
+    assert "for nuts" in devices.describe_device(devices.gpus_here())
+    monkeypatch.setattr(devices, "CUDA_BUILDS", {"nuts": lambda: False})
+    assert devices.gpus_here() == devices.Gpus()
+    assert "no CUDA build" in devices.describe_device(devices.gpus_here())
+
+
+def test_builds_are_told_without_importing_them(monkeypatch):
+    monkeypatch.setattr(devices, "versions", lambda name: {"torch": "2.13.0+cpu"})
+    assert not devices.CUDA_BUILDS["snpe"]()
+    monkeypatch.setattr(devices, "versions", lambda name: {"torch": "2.11.0+cu130"})
+    assert devices.CUDA_BUILDS["snpe"]()
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(devices.util, "find_spec", lambda name: object() if name == "jax_cuda13_plugin" else None)
+    assert devices.CUDA_BUILDS["nuts"]()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert not devices.CUDA_BUILDS["nuts"]()

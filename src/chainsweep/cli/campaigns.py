@@ -66,12 +66,14 @@ def init(
 def run(
     folder: Folder,
     engine: Engines = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: all cores.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes of the processor; default: all cores.")
+    ] = None,
     mixed_images: MixedImages = False,
     uncalibrated: Uncalibrated = False,
 ) -> None:
     """Run everything that is not done yet on this machine, then merge and report. Rerun to continue."""
-    from chainsweep.execute.devices import describe_device
+    from chainsweep.execute.devices import describe_device, gpus_here
     from chainsweep.execute.local import LocalRun
     from chainsweep.execute.progress import RunDisplay
 
@@ -81,9 +83,10 @@ def run(
     apply_mixed_images(campaign, mixed_images)
     apply_uncalibrated(campaign, engines, uncalibrated)
     count = workers or len(os.sched_getaffinity(0))
-    out.print(f"{campaign.name}: {len(campaign.collection.ids)} data sets, {describe_device()}, {count} workers")
+    gpus = gpus_here()
+    out.print(f"{campaign.name}: {len(campaign.collection.ids)} data sets, {describe_device(gpus)}, {count} workers")
     with RunDisplay(campaign, engines, out) as display:
-        outcome = LocalRun(campaign, engines, count, display.observe).run()
+        outcome = LocalRun(campaign, engines, count, display.observe, gpus).run()
     if outcome.stopped:
         raise StoppedEarly(f"stopped; state is saved. Continue with: chainsweep run {folder}")
     print_status(campaign)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import util
 
 from chainsweep.errors import UnavailableError
+from chainsweep.packages import versions
 
 TORCH_FAULTS = ("OutOfMemoryError", "AcceleratorError")
 JAX_FAULTS = ("JaxRuntimeError", "XlaRuntimeError")
@@ -29,6 +32,46 @@ def gpu_names() -> list[str]:
     return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if listed.returncode == 0 else []
 
 
+@dataclass(frozen=True)
+class Gpus:
+    """The GPUs for ``run``: their ``names`` in ``CUDA_VISIBLE_DEVICES``, and the ``engines`` that use them."""
+
+    names: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+
+
+def gpus_here() -> Gpus:
+    """Return the GPUs that this process may use, for the engines whose library here is a CUDA build."""
+    count, chosen = len(gpu_names()), os.environ.get("CUDA_VISIBLE_DEVICES")
+    words = map(str, range(count)) if chosen is None else (word.strip() for word in chosen.split(","))
+    names = tuple(word for word in words if word and word != "-1") if count else ()
+    engines = tuple(engine for engine, has_cuda in CUDA_BUILDS.items() if has_cuda())
+    return Gpus(names, engines) if names and engines else Gpus()
+
+
+def hold_to(gpu: str | None, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let this process see the one GPU of this name, or with None none; before a numerical library is imported."""
+    environment["CUDA_VISIBLE_DEVICES"] = gpu or ""
+    if gpu is None:
+        environment["JAX_PLATFORMS"] = "cpu"
+
+
+def _jax_has_cuda() -> bool:
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    plugins = (f"jax_cuda{version}_plugin" for version in CUDA_VERSIONS)
+    return wanted != "cpu" and any(util.find_spec(plugin) is not None for plugin in plugins)
+
+
+def _torch_has_cuda() -> bool:
+    version = versions("torch").get("torch", "+cpu")
+    return not version.endswith("+cpu")
+
+
+CUDA_VERSIONS = (12, 13)
+CUDA_BUILDS = {"nuts": _jax_has_cuda, "snpe": _torch_has_cuda}
+"""Whether the library that an engine computes with is a build for GPUs; nothing is imported to know."""
+
+
 def use_device(device: str | None, engine: str | None) -> None:
     """Hold this process to the ``gpu`` or the ``cpu``; None leaves the choice to the libraries.
 
@@ -38,8 +81,7 @@ def use_device(device: str | None, engine: str | None) -> None:
         A GPU is wanted, and the library that the engine computes with sees none.
     """
     if device == "cpu":
-        os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        hold_to(None)
     if device != "gpu":
         return
     seen = torch_device() if engine == "snpe" else _jax_platform()
@@ -91,9 +133,10 @@ def torch_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def describe_device() -> str:
-    """One phrase: the GPUs, or the cores of this process."""
+def describe_device(gpus: Gpus | None = None) -> str:
+    """One phrase: the GPUs, and what ``gpus`` are used for; or the cores of this process."""
     names = gpu_names()
     if names:
-        return f"{len(names)} GPU ({names[0]})"
+        used = "" if gpus is None else f" for {', '.join(gpus.engines)}" if gpus.engines else ", no CUDA build for it"
+        return f"{len(names)} GPU ({names[0]}){used}"
     return f"no GPU, {len(os.sched_getaffinity(0))} CPU cores"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Deadline
+from chainsweep.execute.devices import hold_to
 from chainsweep.execute.environment import prepare
 from chainsweep.execute.logged import Finished, run_logged
 from chainsweep.execute.requeue import run_afresh
@@ -35,8 +36,17 @@ class Progress:
     note: str
 
 
-def work(root: Path, tasks: Connection, stop: Event, parent: int) -> None:
-    """Run tasks until the pipe closes. Everything a task prints goes to its log file."""
+@dataclass(frozen=True)
+class Device:
+    """What a worker computes on: the ``gpu`` of this name, or with None a processor."""
+
+    gpu: str | None
+
+
+def work(root: Path, tasks: Connection, stop: Event, parent: int, device: Device | None) -> None:
+    """Run tasks until the pipe closes, on ``device`` (None: whatever there is). What a task prints goes to its log."""
+    if device is not None:
+        hold_to(device.gpu)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     campaign = Campaign(root)
