@@ -79,7 +79,7 @@ def checkout(tmp_path):
 
 def gpu_check(root, *arguments: str, cwd=None) -> subprocess.CompletedProcess[str]:
     line = ["sh", str(root / "benchmarks" / SCRIPT.name), *arguments]
-    environment = {**os.environ, "PYTHON": sys.executable}
+    environment = {name: value for name, value in os.environ.items() if name != "BUNDLE"} | {"PYTHON": sys.executable}
     return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
