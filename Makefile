@@ -20,9 +20,15 @@ APPTAINER ?= sh containers/apptainer.sh
 # A folder with a root file system to build on, where no registry is reachable; "make build/rootfs" makes one.
 BASE ?=
 DEBIAN_MIRROR ?= $(shell apt-get indextargets --format '$$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/*$$')
+# Wheels that any Linux of the last years takes.
+MANYLINUX := --platform any --platform manylinux2014_x86_64 $(foreach tag,$(shell seq 5 28),--platform manylinux_2_$(tag)_x86_64)
+# Python of the machine that the wheels of gpu-bundle are for; what has no wheel on the registry; the most it may weigh.
+BUNDLE_PYTHON ?= 3.12
+BUNDLE_BUILT := nflows
+BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse bench-nuts bench-nuts-growth bench-emcee bench-snpe
+.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-nuts bench-nuts-growth bench-emcee bench-snpe
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -63,6 +69,25 @@ bench-snpe: $(STAMP)
 	$(BIN)/python benchmarks/snpe.py grow
 	$(BIN)/python benchmarks/snpe.py single
 	$(BIN)/python benchmarks/snpe.py loop
+
+# What this machine's GPU does: right, fast, resumed. Writes to build/gpu-check/.
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py
+
+# The wheels that benchmarks/gpu_check.sh installs on a machine that has JAX, NumPyro and torch, and no network.
+gpu-bundle: $(STAMP)
+	rm -rf build/gpu-bundle.new
+	grep -v '^$(BUNDLE_BUILT)==' benchmarks/gpu_bundle.txt | \
+	  $(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version $(BUNDLE_PYTHON) \
+	  --implementation cp $(MANYLINUX) --requirement /dev/stdin --dest build/gpu-bundle.new
+	grep '^$(BUNDLE_BUILT)==' benchmarks/gpu_bundle.txt | \
+	  $(BIN)/python -m pip wheel --quiet --no-deps --requirement /dev/stdin --wheel-dir build/gpu-bundle.new
+	ls build/gpu-bundle.new | grep -q '^$(BUNDLE_BUILT)-.*-none-any.whl$$'
+	@bytes=$$(cat build/gpu-bundle.new/*.whl | wc -c); \
+	  echo "build/gpu-bundle: $$(ls build/gpu-bundle.new | wc -l) wheels for Python $(BUNDLE_PYTHON), $$((bytes / 1000)) kB"; \
+	  test $$bytes -le $(BUNDLE_LIMIT_MB)000000 || { echo "that is over $(BUNDLE_LIMIT_MB) MB" >&2; exit 1; }
+	rm -rf build/gpu-bundle
+	mv build/gpu-bundle.new build/gpu-bundle
 
 check: format lint types test
 
@@ -114,8 +139,7 @@ wheelhouse: build/wheelhouse/$(or $(IMAGE),IMAGE_IS_MISSING)
 build/wheelhouse/%: containers/locks/%.txt $(STAMP)
 	rm -rf $@ $@.new
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --python-version 3.11 --implementation cp \
-	  --abi cp311 --abi abi3 --abi none --platform manylinux2014_x86_64 --platform any \
-	  $(foreach tag,$(shell seq 5 28),--platform manylinux_2_$(tag)_x86_64) \
+	  --abi cp311 --abi abi3 --abi none $(MANYLINUX) \
 	  $(if $(TORCH_CPU),--find-links $(TORCH_CPU)) --requirement $< --dest $@.new
 	mv $@.new $@
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from chainsweep.api import OpenCampaign, open_campaign
+from chainsweep.packages import VERSION as __version__
 
 __all__ = ["OpenCampaign", "__version__", "open"]
-__version__ = "0.1.0"
 
 open = open_campaign

@@ -1,10 +1,13 @@
-"""Optional packages: is one here, and which version."""
+"""The version of chainsweep, and of the packages that are here; is an optional one here?"""
 
 from __future__ import annotations
 
 from importlib import metadata, util
 
 from chainsweep.errors import UnavailableError
+
+VERSION = "0.1.0"
+"""The version of chainsweep itself, in a source tree that is not installed too; packaging reads it here."""
 
 
 def missing(*modules: str) -> list[str]:
@@ -22,11 +25,11 @@ def require(*modules: str, extra: str) -> None:
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Installed versions of those ``distributions`` that are here."""
+    """Versions of those ``distributions`` that are here; chainsweep is, always."""
     found = {}
     for name in distributions:
         try:
-            found[name] = metadata.version(name)
+            found[name] = VERSION if name == "chainsweep" else metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found

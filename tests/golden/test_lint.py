@@ -75,7 +75,10 @@ def test_a_lock_is_hashed_and_agrees_with_the_constraints(path):
     assert not re.search(r"https?://|file:|--find-links|--index", path.read_text())
 
 
-@pytest.mark.parametrize("path", [*sorted(CONTAINERS.glob("*.sh")), ROOT / ".ci" / "run"], ids=lambda path: path.name)
+SCRIPTS = [*sorted(CONTAINERS.glob("*.sh")), *sorted((ROOT / "benchmarks").glob("*.sh")), ROOT / ".ci" / "run"]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_shell_scripts(path):
     text = path.read_text()
     shellcheck(text, "bash" if "bash" in text.splitlines()[0] else "sh")

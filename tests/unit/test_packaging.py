@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import tomllib
+from importlib import metadata
 
 import pytest
 
+import chainsweep
+from chainsweep.packages import VERSION, versions
 from chainsweep.site import JOB_KINDS
 from chainsweep.slurm import render
 from tests.conftest import ROOT
@@ -33,6 +36,21 @@ def test_the_licence_and_who_wrote_it_are_said():
     assert not [kind for kind in project["classifiers"] if kind.startswith("License")]
     oldest = project["requires-python"].removeprefix(">=")
     assert f"Programming Language :: Python :: {oldest}" in project["classifiers"]
+
+
+def test_a_source_tree_that_is_not_installed_knows_its_version(monkeypatch):
+    def nothing_is_installed(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nothing_is_installed)
+    assert versions("numpy", "chainsweep") == {"chainsweep": VERSION}
+    assert chainsweep.__version__ == VERSION
+
+
+def test_packaging_reads_the_version_where_the_program_does():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    home = (ROOT / PROJECT["tool"]["hatch"]["version"]["path"]).read_text()
+    assert f'\nVERSION = "{VERSION}"\n' in home
 
 
 def test_what_every_command_imports_is_no_extra():

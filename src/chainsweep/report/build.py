@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chainsweep.config import CampaignConfig
+from chainsweep.packages import VERSION
 from chainsweep.report.collect import (
     Arrays,
     choose,
@@ -133,7 +133,7 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
         name=campaign.name,
         campaign_hash=campaign.hash,
         created=f"{created or datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        versions={"chainsweep": _own_version(), "Python": platform.python_version()},
+        versions={"chainsweep": VERSION, "Python": platform.python_version()},
         engines=engines,
         parameters=campaign.parameter_names,
         n_datasets=len(ids),
@@ -147,13 +147,6 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
         notes=notes,
     )
     return render_report(view, campaign.paths.report)
-
-
-def _own_version() -> str:
-    try:
-        return version("chainsweep")
-    except PackageNotFoundError:
-        return "from a source tree"
 
 
 def _engines(config: CampaignConfig, catalogue: pd.DataFrame) -> tuple[str, ...]:
