@@ -355,13 +355,13 @@ def measure(row: str, kind: str, datasets: int, shard: int, folder: Path | None)
     else:
         batch, problem = peaks(kind, datasets), model(kind)
     if row == "e":
-        from chainsweep.execute.provenance import compile_clock
+        from chainsweep.execute.compiling import watch
 
-        clock = compile_clock()
+        clock = watch()
         columns, mean, sd, busy = engine(problem, batch, shard)
         seconds = time.perf_counter() - began
         verified = columns["verdict"] == "converged"
-        gradients, compiled = float(np.nansum(columns["gradients"])), clock.seconds
+        gradients, compiled = float(np.nansum(columns["gradients"])), clock.now().seconds
         ess = np.fmin(columns["ess_bulk_min"], columns["ess_tail_min"])
     else:
         draws, verified, ess = peer(row, problem, batch)
@@ -397,8 +397,8 @@ def answer_of(words: list[str]) -> dict[str, Any]:
     """What a script of these words prints last, as JSON."""
     with tempfile.TemporaryDirectory() as empty:
         environment = dict(os.environ)
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        prepare(Path(empty), environment)
+        environment["JAX_COMPILATION_CACHE_DIR"] = empty
+        prepare(environment)
         done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-3000:]}")

@@ -98,7 +98,7 @@ def note(campaign: Campaign, **timings: Timing) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file() and ".compiled" not in path.parts]
+    files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path): sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -1,6 +1,6 @@
 """The pilot: a few data sets run here to time them, and the timed choice of what MPI ranks share out.
 
-Every engine runs the same data sets three times. The first run fills the campaign's cache of compiled programs, the
+Every engine runs the same data sets three times. The first run fills the cache of compiled programs, the
 second starts as a process does that finds them there, the third is what the data sets themselves cost.
 ``pilot.json`` keeps the figures; they change no draw, and nothing is published.
 """
@@ -24,6 +24,7 @@ from chainsweep.engines.base import Arrays, Seeds, Status
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute.attempt import ProgressSink
+from chainsweep.execute.compiling import watch
 from chainsweep.execute.devices import describe_device
 from chainsweep.execute.environment import prepare
 from chainsweep.publish import publish_text
@@ -83,7 +84,8 @@ def emcee_spread(campaign: Campaign) -> Spread:
         return Spread("datasets", "the likelihood is compiled, and takes all walkers in one call")
     if spread != "auto":
         return Spread(spread, "[engines.emcee] spread says so")
-    prepare(campaign.paths.compiled)
+    prepare()
+    watch()
     if campaign.problem.host_log_likelihood is None:
         return Spread("datasets", "the model has no likelihood")
     seconds = _call_seconds(campaign)
@@ -116,7 +118,8 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
     ChainsweepError
         An engine does not get through its pilot.
     """
-    prepare(campaign.paths.compiled)
+    prepare()
+    watch()
     batch = _pilot_batch(campaign, count)
     timings = read_pilot(campaign)
     trained = None
