@@ -114,7 +114,7 @@ def _keep_whole_programs() -> None:
     theirs = compilation_cache.get_file_cache
 
     def ours(path: str) -> Any:
-        if "://" in path or jax.config.read("jax_compilation_cache_max_size") != -1:
+        if "://" in path or jax.config.jax_compilation_cache_max_size != -1:  # type: ignore[attr-defined]
             return theirs(path)  # what only JAX can do: a store that is no file system, or its own limit
         return ProgramFolder(Path(path)), path
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from chainsweep.execute.programs import Say, program_folder, say_on_stderr
@@ -39,3 +40,15 @@ def prepare(environment: MutableMapping[str, str] = os.environ, say: Say = say_o
     environment.setdefault("XLA_FLAGS", XLA_FLAGS if GPU_DRIVER.exists() else f"{XLA_FLAGS} {QUICK_COMPILING}")
     for name in SINGLE_THREADED:
         environment.setdefault(name, "1")
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """``prepare`` for a while: what this process starts afterwards, such as jobs elsewhere, is not told the same."""
+    before = dict(os.environ)
+    prepare()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

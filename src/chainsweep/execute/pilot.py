@@ -26,7 +26,7 @@ from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute.attempt import ProgressSink
 from chainsweep.execute.compiling import watch
 from chainsweep.execute.devices import describe_device
-from chainsweep.execute.environment import prepare
+from chainsweep.execute.environment import prepare, prepared
 from chainsweep.publish import publish_text
 
 COSTLY_SECONDS = 0.005
@@ -84,11 +84,11 @@ def emcee_spread(campaign: Campaign) -> Spread:
         return Spread("datasets", "the likelihood is compiled, and takes all walkers in one call")
     if spread != "auto":
         return Spread(spread, "[engines.emcee] spread says so")
-    prepare()
-    watch()
-    if campaign.problem.host_log_likelihood is None:
-        return Spread("datasets", "the model has no likelihood")
-    seconds = _call_seconds(campaign)
+    with prepared():
+        watch()
+        if campaign.problem.host_log_likelihood is None:
+            return Spread("datasets", "the model has no likelihood")
+        seconds = _call_seconds(campaign)
     form, compared = ("walkers", "more") if seconds > COSTLY_SECONDS else ("datasets", "not more")
     why = f"a call of log_likelihood takes {1e3 * seconds:.3g} ms, {compared} than {1e3 * COSTLY_SECONDS:g} ms"
     return Spread(form, why)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from chainsweep.errors import UsageError
+from chainsweep.errors import UnavailableError, UsageError
 from chainsweep.packages import versions
 
 CACHE_VARIABLE = "CHAINSWEEP_CACHE"
@@ -55,14 +55,19 @@ def cache_root(environment: Mapping[str, str]) -> Path:
 
     Raises
     ------
-    RuntimeError
+    UnavailableError
         No variable names it, and this user has no home.
     """
     if named := environment.get(CACHE_VARIABLE):
         return Path(named).absolute()
     shared = Path(environment.get("XDG_CACHE_HOME", ""))
     # The XDG specification wants a path that is not absolute to be ignored.
-    return (shared if shared.is_absolute() else Path.home() / ".cache") / "chainsweep"
+    if shared.is_absolute():
+        return shared / "chainsweep"
+    try:
+        return Path.home() / ".cache" / "chainsweep"
+    except RuntimeError as error:
+        raise UnavailableError("no folder for compiled programs: this user has no home") from error
 
 
 def cache_limit(environment: Mapping[str, str]) -> float:
@@ -95,8 +100,8 @@ def program_folder(environment: Mapping[str, str], say: Say = say_on_stderr) -> 
     limit = cache_limit(environment)
     try:
         root = cache_root(environment)
-    except RuntimeError as error:
-        return _private_folder(None, f"no folder for compiled programs ({error})", say)
+    except UnavailableError as error:
+        return _private_folder(None, str(error), say)
     folder = root / "programs" / f"{machine()}-jaxlib-{versions('jaxlib').get('jaxlib', 'none')}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,6 +113,11 @@ def program_folder(environment: Mapping[str, str], say: Say = say_on_stderr) -> 
     except OSError as error:
         return _private_folder(folder, f"{folder}: cannot be written ({error.strerror})", say)
     return folder
+
+
+def cache_size(root: Path) -> int:
+    """Bytes that the entries below ``root`` take."""
+    return sum(entry.stat().st_size for folder in root.glob("programs/*") for entry in _entries(folder))
 
 
 def _is_ours(folder: Path) -> bool:
