@@ -10,12 +10,11 @@ import pytest
 
 SUMS = """
 import os, sys
-from pathlib import Path
 from chainsweep.execute.environment import prepare
 
-cores, threads = int(sys.argv[2]), sys.argv[3:]
+cores, threads = int(sys.argv[1]), sys.argv[2:]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-prepare(Path(sys.argv[1]))
+prepare()
 if threads:
     os.environ["NPROC"] = threads[0]
 import hashlib, jax, numpy as np
@@ -29,7 +28,8 @@ print(hashlib.sha256(b"".join(np.asarray(each).tobytes() for each in sums)).hexd
 
 def sums(folder, *arguments: object) -> str:
     clean = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
-    line = [sys.executable, "-c", SUMS, str(folder), *map(str, arguments)]
+    clean["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    line = [sys.executable, "-c", SUMS, *map(str, arguments)]
     return subprocess.run(line, check=True, capture_output=True, text=True, timeout=120, env=clean).stdout
 
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from chainsweep.errors import UsageError
-from chainsweep.execute import compiling, programs
+from chainsweep.execute import compiling, doctor, programs
 from chainsweep.execute.compiling import CompileClock
 from chainsweep.execute.programs import LIMIT_GIB, ProgramFolder, cache_limit, cache_root, program_folder, prune
 
@@ -245,6 +245,21 @@ def test_programs_of_another_processor_lie_elsewhere(tmp_path, monkeypatch):
     assert programs.machine() == here, "the number of cores does not matter"
     other.write_text(text.replace("flags\t\t:", "flags\t\t: more").replace("Features\t:", "Features\t: more"))
     assert programs.machine() != here
+
+
+def test_doctor_tries_whether_one_process_finds_what_another_compiled(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHAINSWEEP_CACHE", str(tmp_path))
+    found = doctor.compiled_programs()
+    assert (found.state, found.what) == ("ok", "compiled programs")
+    assert f"kept in {tmp_path}, 0 MiB of at most {LIMIT_GIB:g} GiB" in found.found
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_says_so_where_it_finds_nothing():
+    """The twin."""
+    state, words = doctor.judged_cache(3, 0, "/cache")
+    assert state == "broken"
+    assert "0 of 3 found; jax-ml/jax#38445" in words
 
 
 def test_nested_events_are_counted_once(monkeypatch):

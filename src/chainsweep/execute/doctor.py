@@ -56,7 +56,7 @@ def examine() -> list[Finding]:
         ("GPU", _gpu),
         ("JAX device", lambda: _program("JAX device", "jax", JAX_PROGRAM)),
         ("torch device", lambda: _program("torch device", "torch", TORCH_PROGRAM)),
-        ("compiled programs", _compiled_programs),
+        ("compiled programs", compiled_programs),
         ("Apptainer", lambda: _command("Apptainer", ["apptainer", "--version"])),
         ("Slurm", lambda: _command("Slurm", ["sinfo", "--version"])),
         ("scratch", _scratch),
@@ -124,7 +124,7 @@ def _program(what: str, package: str, program: str) -> Finding:
     return Finding(what, "ok", done.stdout.strip())
 
 
-def _compiled_programs() -> Finding:
+def compiled_programs() -> Finding:
     """Whether a process finds what another one compiled; tried in a cache of its own."""
     what = "compiled programs"
     if not versions("jax"):
