@@ -167,7 +167,10 @@ def run_part(part: Part, size: str, scratch: Path, limit_s: float) -> tuple[dict
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
     if part.on_processor:
         environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    prepare(scratch / "compiled", environment)
+    if size != "quick":
+        # An empty cache, which the parts share: what compiling costs is seen.
+        environment["CHAINSWEEP_CACHE"] = str(scratch / "cache")
+    prepare(environment)
     answers, printed = scratch / f"{part.name}.json", scratch / f"{part.name}.log"
     words = [sys.executable, __file__, "--part", part.name, "--size", size, "--scratch", str(scratch)]
     began, error = time.perf_counter(), None

@@ -382,15 +382,15 @@ def measure(
     else:
         batch, problem = peaks(kind, datasets), model(kind)
     if row == "e":
-        from chainsweep.execute.provenance import compile_clock
+        from chainsweep.execute.compiling import watch
 
-        clock = compile_clock()
+        clock = watch()
         judged = engine(problem, batch, shard, more or {})
         seconds = time.perf_counter() - began
         columns, mean, sd, busy = judged.columns, judged.mean, judged.sd, judged.busy
         first, verdicts = judged.begin_seconds, judged.verdict_seconds
         verified = columns["verdict"] == "converged"
-        gradients, compiled = float(np.nansum(columns["gradients"])), clock.seconds
+        gradients, compiled = float(np.nansum(columns["gradients"])), clock.now().seconds
         ess = np.fmin(columns["ess_bulk_min"], columns["ess_tail_min"])
     else:
         draws, verified, ess = peer(row, problem, batch, more or {})
@@ -429,8 +429,8 @@ def answer_of(words: list[str]) -> dict[str, Any]:
     """What a script of these words prints last, as JSON."""
     with tempfile.TemporaryDirectory() as empty:
         environment = dict(os.environ)
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        prepare(Path(empty), environment)
+        environment["JAX_COMPILATION_CACHE_DIR"] = empty
+        prepare(environment)
         done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-3000:]}")

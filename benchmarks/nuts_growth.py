@@ -66,9 +66,9 @@ def measure(what: str, count: int) -> dict[str, Any]:
     """One row, in this process."""
     import numpy as np
 
-    from chainsweep.execute.provenance import compile_clock
+    from chainsweep.execute.compiling import watch
 
-    began, clock, exact = time.perf_counter(), compile_clock(), None
+    began, clock, exact = time.perf_counter(), watch(), None
     if what == "parameters":
         problem, batch, exact = linear(count)
     else:
@@ -82,7 +82,7 @@ def measure(what: str, count: int) -> dict[str, Any]:
         "count": count,
         "datasets": len(batch),
         "seconds": seconds,
-        "compile_seconds": clock.seconds,
+        "compile_seconds": clock.now().seconds,
         "converged": float(np.mean(columns["verdict"] == "converged")),
         "worst_mean": error,
     }

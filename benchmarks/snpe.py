@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import resource
 import sys
 import time
@@ -361,7 +360,7 @@ def main() -> None:
     options.out.mkdir(exist_ok=True)
     from chainsweep.execute.environment import prepare
 
-    prepare(options.out / "compiled-bench", os.environ)
+    prepare()
     result = COMMANDS[options.command](options)
     path = options.out / f"bench-snpe-{options.command}-{options.kind}.json"
     path.write_text(json.dumps(result, indent=1))

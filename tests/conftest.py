@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,16 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Before any test imports JAX: tests run as a task's process does.
-os.environ.setdefault("JAX_ENABLE_X64", "1")
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+from chainsweep.execute.compiling import watch
+from chainsweep.execute.environment import prepare
+
+# Before any test imports JAX: tests run as a task's process does, with the user's cache of compiled programs, for most
+# of their time is JAX compiling.
+prepare()
+watch()
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# Most of the time of the tests is JAX compiling: what one test or worker compiled, the others reuse.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(autouse=True, scope="module")

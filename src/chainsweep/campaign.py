@@ -128,9 +128,9 @@ class Paths:
         return self.submissions / str(number)
 
     @property
-    def compiled(self) -> Path:
-        """JAX's cache of compiled programs, shared by the tasks of this campaign."""
-        return self.root / ".compiled"
+    def cache(self) -> Path:
+        """The default cache of compiled programs of this campaign's jobs: beside the campaign, which it survives."""
+        return self.root.parent / "chainsweep-cache"
 
     def log(self, stage: str, index: int) -> Path:
         """Log of one task; every attempt appends."""

@@ -83,6 +83,8 @@ class Site(Section):
     """Further ``source[:target[:ro]]`` folders that the image sees; the campaign's folder always is."""
     mpi_library: Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]+$")] | None = None
     """The host's ``libmpi.so``, used inside the image instead of the image's own MPI; of MPICH's binary interface."""
+    cache: Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]+$")] | None = None
+    """Folder of compiled programs, on a disk that all nodes see; default: ``chainsweep-cache`` beside the campaign."""
     modules: tuple[Word, ...] = ()
     environment: dict[Variable, OneLine] = Field(default_factory=dict)
     mpi_launch: Annotated[tuple[OneLine, ...], Field(min_length=1)] = ("srun", "--mpi=pmi2")

@@ -88,6 +88,26 @@ def test_an_image_and_walkers_over_ranks(kind):
     assert text == golden.read_text()
 
 
+@pytest.mark.parametrize("usable", [True, False])
+def test_an_image_sees_the_cache_where_there_is_one(tmp_path, usable):
+    """A folder that is not there would end the image's start, and without it work only takes longer."""
+    file, cache = tmp_path / "image.sif", tmp_path / "a, b" / "cache"
+    file.write_bytes(b"image")
+    if not usable:
+        cache.parent.write_text("a file where the folder should be")
+    done = subprocess.run(["stat", "-L", "-c", "%s %Y %Z", file], capture_output=True, text=True, check=True)
+    site = Site(name="boxed", image=str(file), cache=str(cache))
+    text = render(job_of("merge", site), CAMPAIGN, site, Image(file, "ab" * 32, done.stdout.strip()))
+    head = text[: text.index("program=(")] + 'printf "%s|" "$CHAINSWEEP_CACHE" "${launch[@]}"\n'
+    environment = {"SLURM_JOB_ID": "77", "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash"], input=head, capture_output=True, text=True, check=True, env=environment)
+    named, *words = done.stdout.split("|")[:-1]
+    assert named == str(cache)
+    assert words[-1] == str(file)
+    assert (f'--mount=type=bind,"source={cache}","destination={cache}"' in words) is usable
+    assert cache.is_dir() is usable
+
+
 def test_the_shell_reads_hostile_paths_as_they_are():
     """The bash of a script, up to the work itself, run for real."""
     text = text_of("nuts", "local")

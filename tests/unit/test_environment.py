@@ -12,12 +12,11 @@ from chainsweep.execute import environment
 
 SUMS = """
 import os, sys
-from pathlib import Path
 from chainsweep.execute.environment import prepare
 
-cores, threads = int(sys.argv[2]), sys.argv[3:]
+cores, threads = int(sys.argv[1]), sys.argv[2:]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-prepare(Path(sys.argv[1]))
+prepare()
 if threads:
     os.environ["NPROC"] = threads[0]
 import hashlib, jax, numpy as np
@@ -31,7 +30,8 @@ print(hashlib.sha256(b"".join(np.asarray(each).tobytes() for each in sums)).hexd
 
 def sums(folder, *arguments: object) -> str:
     clean = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
-    line = [sys.executable, "-c", SUMS, str(folder), *map(str, arguments)]
+    clean["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    line = [sys.executable, "-c", SUMS, *map(str, arguments)]
     return subprocess.run(line, check=True, capture_output=True, text=True, timeout=120, env=clean).stdout
 
 
@@ -44,15 +44,15 @@ def test_the_number_of_cores_changes_no_bit_of_a_sum(tmp_path):
 
 def test_a_gpu_gets_its_own_settings_and_a_user_s_win(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "GPU_DRIVER", tmp_path)
-    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
-    environment.prepare(tmp_path, found)
+    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "CHAINSWEEP_CACHE": str(tmp_path)}
+    environment.prepare(found)
     assert found["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
     assert found["JAX_DEFAULT_MATMUL_PRECISION"] == "highest"
     assert "deterministic" in found["XLA_FLAGS"]
     assert "optimization_level" not in found["XLA_FLAGS"]
     monkeypatch.setattr(environment, "GPU_DRIVER", tmp_path / "none")
-    found = {}
-    environment.prepare(tmp_path, found)
+    found = {"CHAINSWEEP_CACHE": str(tmp_path)}
+    environment.prepare(found)
     assert "JAX_DEFAULT_MATMUL_PRECISION" not in found
     assert "xla_gpu" not in found["XLA_FLAGS"]
 

@@ -74,6 +74,7 @@ def run(
 ) -> None:
     """Run everything that is not done yet on this machine, then merge and report. Rerun to continue."""
     from chainsweep.execute.devices import describe_device, gpus_here
+    from chainsweep.execute.environment import prepare
     from chainsweep.execute.local import LocalRun
     from chainsweep.execute.progress import RunDisplay
 
@@ -82,11 +83,14 @@ def run(
     _require_packages(engines)
     apply_mixed_images(campaign, mixed_images)
     apply_uncalibrated(campaign, engines, uncalibrated)
+    prepare()  # here, so that the workers share what it finds, a temporary cache too
     count = workers or len(os.sched_getaffinity(0))
     gpus = gpus_here()
     out.print(f"{campaign.name}: {len(campaign.collection.ids)} data sets, {describe_device(gpus)}, {count} workers")
     with RunDisplay(campaign, engines, out) as display:
         outcome = LocalRun(campaign, engines, count, display.observe, gpus).run()
+    if outcome.compiled.programs:
+        out.print(f"Compiling, all processes together: {outcome.compiled}", highlight=False)
     if outcome.stopped:
         raise StoppedEarly(f"stopped; state is saved. Continue with: chainsweep run {folder}")
     print_status(campaign)
@@ -121,11 +125,13 @@ def merge(folder: Folder, mixed_images: MixedImages = False, as_json: AsJson = F
 @app.command()
 def report(folder: Folder, as_json: AsJson = False) -> None:
     """Write report/index.html and its figures."""
+    from chainsweep.execute.compiling import watch
     from chainsweep.execute.environment import prepare
     from chainsweep.execute.reporting import make_report
 
     campaign = opened_to_write(folder)
-    prepare(campaign.paths.compiled)
+    prepare()
+    watch()
     page = make_report(campaign)
     if as_json:
         print(json.dumps({"report": str(page)}))
@@ -137,10 +143,12 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
 def calibrate(folder: Folder, as_json: AsJson = False) -> None:
     """Try the trained network on fresh simulations: do its intervals hold as many truths as they claim?"""
     from chainsweep.execute.calibrate import calibrate as try_network
+    from chainsweep.execute.compiling import watch
     from chainsweep.execute.environment import prepare
 
     campaign = opened_to_write(folder)
-    prepare(campaign.paths.compiled)
+    prepare()
+    watch()
     record = try_network(campaign)
     if as_json:
         print(json.dumps(record))

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from chainsweep.engines.registry import ENGINES
-from chainsweep.errors import UnavailableError
+from chainsweep.errors import ChainsweepError
 from chainsweep.execute.devices import gpu_names
+from chainsweep.execute.programs import CACHE_VARIABLE, cache_limit, cache_root, cache_size
 from chainsweep.packages import versions
 
 TIMEOUT_SECONDS = 120
@@ -25,6 +26,15 @@ RANK_PROGRAM = (
     "os.write(1, b'size %d\\n' % start_mpi().COMM_WORLD.Get_size())"
 )
 JAX_PROGRAM = "import jax; d = jax.devices(); print(d[0].platform, len(d), d[0].device_kind)"
+COMPILING_PROGRAM = """
+from chainsweep.execute.environment import prepare
+prepare()
+from chainsweep.execute.compiling import watch
+clock = watch()
+import jax
+jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.ones(64))
+print(clock.now().programs, clock.now().cache_hits)
+"""
 TORCH_PROGRAM = "import torch; print('cuda', torch.cuda.is_available(), torch.cuda.device_count())"
 
 
@@ -46,6 +56,7 @@ def examine() -> list[Finding]:
         ("GPU", _gpu),
         ("JAX device", lambda: _program("JAX device", "jax", JAX_PROGRAM)),
         ("torch device", lambda: _program("torch device", "torch", TORCH_PROGRAM)),
+        ("compiled programs", compiled_programs),
         ("Apptainer", lambda: _command("Apptainer", ["apptainer", "--version"])),
         ("Slurm", lambda: _command("Slurm", ["sinfo", "--version"])),
         ("scratch", _scratch),
@@ -59,8 +70,8 @@ def tried(what: str, trial: Callable[[], Finding]) -> Finding:
     """What a trial found; one that cannot even be made found something broken."""
     try:
         return trial()
-    except (OSError, subprocess.SubprocessError, UnavailableError) as error:
-        name = "" if isinstance(error, UnavailableError) else f"{type(error).__name__}: "
+    except (OSError, subprocess.SubprocessError, ChainsweepError) as error:
+        name = "" if isinstance(error, ChainsweepError) else f"{type(error).__name__}: "
         return Finding(what, "broken", f"{name}{error}")
 
 
@@ -113,6 +124,36 @@ def _program(what: str, package: str, program: str) -> Finding:
     return Finding(what, "ok", done.stdout.strip())
 
 
+def compiled_programs() -> Finding:
+    """Whether a process finds what another one compiled; tried in a cache of its own."""
+    what = "compiled programs"
+    if not versions("jax"):
+        return Finding(what, "missing", "jax is not installed")
+    root, limit = cache_root(os.environ), cache_limit(os.environ)
+    size = f"{root}, {cache_size(root) / 2**20:.0f} MiB of at most {limit / 2**30:g} GiB"
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    with tempfile.TemporaryDirectory() as folder:
+        environment[CACHE_VARIABLE] = folder
+        done = [_run([sys.executable, "-c", COMPILING_PROGRAM], environment) for _ in range(2)]
+    for process in done:
+        if process.returncode:
+            return Finding(what, "broken", process.stderr.strip().splitlines()[-1])
+    programs, hits = map(int, done[1].stdout.split())
+    return Finding(what, *judged_cache(programs, hits, size))
+
+
+def judged_cache(programs: int, hits: int, size: str) -> tuple[str, str]:
+    """State and words for a process that found ``hits`` of the ``programs`` that the one before it had compiled."""
+    if hits == programs:
+        return "ok", f"a process finds what another compiled ({hits} of {programs}); kept in {size}"
+    return "broken", (
+        f"JAX refuses what another process compiled on this processor ({hits} of {programs} found; "
+        "jax-ml/jax#38445): every process compiles all its programs itself, a minute in place of seconds at each "
+        "start; so take more data sets a task ([shards] size), and fewer workers"
+    )
+
+
 def _command(what: str, command: Sequence[str]) -> Finding:
     if shutil.which(command[0]) is None:
         return Finding(what, "missing", f"no {command[0]} on the path")
@@ -121,8 +162,10 @@ def _command(what: str, command: Sequence[str]) -> Finding:
     return Finding(what, "ok" if done.returncode == 0 else "broken", text[0])
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, env=environment
+    )
 
 
 def _scratch() -> Finding:

@@ -29,10 +29,11 @@ from chainsweep.execute.attempt import (
     load_state,
     write_npz,
 )
+from chainsweep.execute.compiling import watch
 from chainsweep.execute.devices import device_faults, torch_device
 from chainsweep.execute.host import forget_suspects, guarded_calls
 from chainsweep.execute.judge import judge
-from chainsweep.execute.provenance import compile_clock, provenance
+from chainsweep.execute.provenance import provenance
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.publish import publish
 from chainsweep.store.shard import Shard, ShardHeader, publish_shard
@@ -56,8 +57,8 @@ def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline:
 def _sampled_and_published(
     campaign: Campaign, engine: str, shard: int, attempt: Attempt, sink: FileSink, deadline: Deadline
 ) -> bool:
-    clock = compile_clock()
-    compiled_before = clock.seconds
+    clock = watch()
+    before = clock.now()
     batch = campaign.batch(shard)
     outcome = sample(campaign, engine, batch, sink, load_state(attempt, campaign.hash), deadline)
     if outcome.status is Status.STOPPED or outcome.chains is None:
@@ -66,7 +67,7 @@ def _sampled_and_published(
     content = judged_shard(campaign, batch, engine, shard, attempt.number, outcome.chains)
     if "trace" in outcome.chains.info:
         _publish_trace(campaign.paths.trace(engine, shard), outcome.chains, attempt.still_owner)
-    content.header.provenance["compile_seconds"] = round(clock.seconds - compiled_before, 3)
+    content.header.provenance.update((clock.now() - before).header())
     publish_shard(attempt.target, content, campaign.config.store.dtype, attempt.still_owner)
     return True
 

@@ -18,6 +18,7 @@ from chainsweep.execute.devices import use_device
 from chainsweep.execute.environment import prepare
 from chainsweep.execute.logged import Finished
 from chainsweep.execute.mpi import Ranks, ranks, watched
+from chainsweep.execute.programs import say_on_stderr
 from chainsweep.execute.ranked import Form, exit_code, run_tasks
 from chainsweep.execute.requeue import JobAttempt, run_afresh, run_bounded
 from chainsweep.execute.tasks import WORK, Result, Task, find_task, run_task, target_of
@@ -63,7 +64,7 @@ def _run(call: JobCall, here: Ranks, report: Report, deadline: Deadline) -> list
     campaign = Campaign(call.folder)
     campaign.require_writable()
     tasks = [find_task(campaign, call.stage, index) for index in call.indices]
-    prepare(campaign.paths.compiled)
+    prepare(say=say_on_stderr if here.rank == 0 else lambda text: None)
     for engine in dict.fromkeys(task.engine for task in tasks):
         use_device(call.device, engine)
     return run_tasks(

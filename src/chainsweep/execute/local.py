@@ -14,6 +14,7 @@ from typing import Any
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import ChainsweepError
+from chainsweep.execute.compiling import NOTHING, Compiled
 from chainsweep.execute.devices import Gpus
 from chainsweep.execute.failures import Kind, record_failure
 from chainsweep.execute.logged import Finished
@@ -36,11 +37,15 @@ class Failure:
 
 @dataclass
 class RunOutcome:
-    """What a run came to: tasks that ran or were done before, those that failed, and whether it was stopped."""
+    """What a run came to: tasks that ran or were done before, those that failed, and whether it was stopped.
+
+    ``compiled`` is what all its processes compiled.
+    """
 
     done: list[Task] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     stopped: bool = False
+    compiled: Compiled = NOTHING
 
 
 Observer = Callable[[Progress | Finished], None]
@@ -195,6 +200,7 @@ class LocalRun:
         self._finish(task, Finished(task, None, error, ChainsweepError.exit_code))
 
     def _finish(self, task: Task, message: Finished) -> None:
+        self.outcome.compiled += message.compiled
         if message.result is None:
             self.outcome.failed.append(Failure(task, message.error, message.exit_code))
         elif message.result != Result.STOPPED.name:

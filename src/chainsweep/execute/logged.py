@@ -13,17 +13,22 @@ from pathlib import Path
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import ChainsweepError
+from chainsweep.execute.compiling import NOTHING, Compiled, watch
 from chainsweep.execute.tasks import Result, Task
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A task ended: ``result`` is the name of a Result, or None with an error and its exit code."""
+    """A task ended: ``result`` is the name of a Result, or None with an error and its exit code.
+
+    ``compiled`` says what it compiled; nothing of a task that failed.
+    """
 
     task: Task
     result: str | None
     error: str = ""
     exit_code: int = 0
+    compiled: Compiled = NOTHING
 
 
 Run = Callable[[Task], Result]
@@ -43,6 +48,8 @@ def _run(task: Task, run: Callable[[], Result], speaker: str) -> Finished:
     began = time.monotonic()
     print(f"{_now()} {task.label}: started by {speaker}", flush=True)
     try:
+        clock = watch()
+        before = clock.now()
         result = run()
     except ChainsweepError as error:
         print(f"{_now()} {task.label}: {error} ({speaker})", flush=True)
@@ -51,7 +58,10 @@ def _run(task: Task, run: Callable[[], Result], speaker: str) -> Finished:
         traceback.print_exc()
         return Finished(task, None, f"{type(error).__name__}: {error}", ChainsweepError.exit_code)
     print(f"{_now()} {task.label}: {result.value} after {time.monotonic() - began:.1f} s ({speaker})", flush=True)
-    return Finished(task, result.name)
+    compiled = clock.now() - before
+    if compiled.programs:
+        print(f"{_now()} {task.label}: {compiled}", flush=True)
+    return Finished(task, result.name, compiled=compiled)
 
 
 def _now() -> str:

@@ -1,6 +1,6 @@
 """The pilot: a few data sets run here to time them, and the timed choice of what MPI ranks share out.
 
-Every engine runs the same data sets three times. The first run fills the campaign's cache of compiled programs, the
+Every engine runs the same data sets three times. The first run fills the cache of compiled programs, the
 second starts as a process does that finds them there, the third is what the data sets themselves cost.
 ``pilot.json`` keeps the figures; they change no draw, and nothing is published.
 """
@@ -24,8 +24,9 @@ from chainsweep.engines.base import Arrays, Seeds, Status
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.execute.attempt import ProgressSink
+from chainsweep.execute.compiling import watch
 from chainsweep.execute.devices import describe_device
-from chainsweep.execute.environment import prepare
+from chainsweep.execute.environment import prepare, prepared
 from chainsweep.packages import missing
 from chainsweep.publish import publish_text
 
@@ -87,10 +88,11 @@ def emcee_spread(campaign: Campaign) -> Spread:
     if absent := missing("jax", "numpyro"):
         why = f"log_likelihood cannot be timed here, where {' and '.join(absent)} is not installed"
         return Spread("datasets", f"{why}; submit where it is, or set [engines.emcee] spread, if a call is costly")
-    prepare(campaign.paths.compiled)
-    if campaign.problem.host_log_likelihood is None:
-        return Spread("datasets", "the model has no likelihood")
-    seconds = _call_seconds(campaign)
+    with prepared():
+        watch()
+        if campaign.problem.host_log_likelihood is None:
+            return Spread("datasets", "the model has no likelihood")
+        seconds = _call_seconds(campaign)
     form, compared = ("walkers", "more") if seconds > COSTLY_SECONDS else ("datasets", "not more")
     why = f"a call of log_likelihood takes {1e3 * seconds:.3g} ms, {compared} than {1e3 * COSTLY_SECONDS:g} ms"
     return Spread(form, why)
@@ -120,7 +122,8 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
     ChainsweepError
         An engine does not get through its pilot.
     """
-    prepare(campaign.paths.compiled)
+    prepare()
+    watch()
     batch = _pilot_batch(campaign, count)
     timings = read_pilot(campaign)
     trained = None

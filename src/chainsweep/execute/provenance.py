@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from chainsweep.errors import CampaignError
@@ -39,28 +37,6 @@ def provenance() -> dict[str, str | int | float | bool]:
         "precision": precision,
         "image": this_image(),
     }
-
-
-@lru_cache(maxsize=1)
-def compile_clock() -> CompileClock:
-    """The one clock of this process, which runs from the first call on."""
-    import jax
-
-    clock = CompileClock()
-    jax.monitoring.register_event_duration_secs_listener(clock.listen)
-    return clock
-
-
-@dataclass
-class CompileClock:
-    """``seconds`` that JAX has spent on tracing and compiling; what its cache answers costs little."""
-
-    seconds: float = 0.0
-
-    def listen(self, event: str, duration_secs: float, **_: object) -> None:
-        """What JAX calls after each event."""
-        if event.startswith("/jax/core/compile/"):
-            self.seconds += duration_secs
 
 
 def this_image() -> str:

@@ -50,7 +50,7 @@ def work(root: Path, tasks: Connection, stop: Event, parent: int, device: Device
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     campaign = Campaign(root)
-    prepare(campaign.paths.compiled)
+    prepare()
 
     def deadline() -> bool:
         return stop.is_set() or os.getppid() != parent

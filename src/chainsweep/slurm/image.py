@@ -17,6 +17,7 @@ from hashlib import file_digest
 from pathlib import Path
 
 from chainsweep.errors import ConfigError, UnavailableError
+from chainsweep.execute.programs import CACHE_VARIABLE
 from chainsweep.execute.provenance import IMAGE_VARIABLE
 from chainsweep.publish import publish_text
 from chainsweep.site import Site
@@ -24,7 +25,15 @@ from chainsweep.site import Site
 VERIFY_TIMEOUT_S = 600
 ABSENT = "0" * 64
 """Stands in a plan for the SHA-256 of an image that is not here."""
-PASSED_ON = ("SLURM_*", "PMI*", "CUDA_VISIBLE_DEVICES", "MPI4PY_LIBMPI", "MPIR_CVAR_*", IMAGE_VARIABLE)
+PASSED_ON = (
+    "SLURM_*",
+    "PMI*",
+    "CUDA_VISIBLE_DEVICES",
+    "MPI4PY_LIBMPI",
+    "MPIR_CVAR_*",
+    IMAGE_VARIABLE,
+    CACHE_VARIABLE,
+)
 """Variables that the work sees inside an image, as patterns of bash; those of the site file beside them."""
 # The SIF format: a header of these fields, then descriptors of fixed length. Source: the sif project's documentation.
 _HEADER = struct.Struct("<32s10s3s3s16s8q")
@@ -174,15 +183,16 @@ def inside(
     words = ["bash", "-c", hand_over(site), "inside", *site.apptainer, "exec"]
     words += ["--containall", "--no-home", "--cleanenv", "--pwd", "/tmp", *(["--nv"] if gpu else [])]
     if folder is not None:
-        words += [_mount(folder), *(_mount(path, "ro") for path in frozen)]
+        words += [mount(folder), *(mount(path, "ro") for path in frozen)]
     if site.mpi_library is not None:
-        words.append(_mount(Path(site.mpi_library).parent, "ro"))
+        words.append(mount(Path(site.mpi_library).parent, "ro"))
     for bind in site.binds:
         words += ["--bind", bind]
     return [*words, str(image)]
 
 
-def _mount(path: Path, *options: str) -> str:
+def mount(path: Path, *options: str) -> str:
+    """The word that has an image see ``path`` where it lies."""
     fields = ["type=bind", *(_csv(f"{name}={path}") for name in ("source", "destination")), *options]
     return "--mount=" + ",".join(fields)
 

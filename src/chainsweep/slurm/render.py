@@ -13,10 +13,11 @@ import jinja2
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import UsageError
+from chainsweep.execute.programs import CACHE_VARIABLE
 from chainsweep.execute.provenance import IMAGE_VARIABLE
 from chainsweep.packages import versions
 from chainsweep.site import Site
-from chainsweep.slurm.image import Image, inside
+from chainsweep.slurm.image import Image, inside, mount
 from chainsweep.slurm.job import Job, as_ranges
 
 _PACKAGED = Path(__file__).parents[1] / "slurm_templates"
@@ -34,6 +35,7 @@ def render(job: Job, campaign: Campaign, site: Site, image: Image | None = None)
     UsageError
         A path holds a character that no ``#SBATCH`` line can hold.
     """
+    cache = Path(site.cache or campaign.paths.cache)
     template = _environment().get_template(f"{job.kind}.sbatch.j2")
     return template.render(
         job=job,
@@ -44,6 +46,7 @@ def render(job: Job, campaign: Campaign, site: Site, image: Image | None = None)
         python=interpreter(site, job.kind),
         image=image,
         image_variable=IMAGE_VARIABLE,
+        cache={"variable": CACHE_VARIABLE, "folder": str(cache), "mount": mount(cache)},
         inside=[] if image is None else inside(site, image.path, job.gpu, campaign.paths.root, campaign.paths.frozen),
         mpi_launch=_mpi_launch(site, job),
         requeue_limit=site.requeue_limit * math.ceil(job.per_element / job.ranks),
