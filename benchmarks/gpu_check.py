@@ -40,9 +40,11 @@ from chainsweep.execute.environment import prepare  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-MINUTES = 8.0
+MINUTES = {"gpu": 8.0, "processor": 45.0, "quick": 20.0}
 LEAST_S = 10.0
 """With less time left a part is not begun."""
+PATIENCE = {"gpu": 1.0, "processor": 8.0, "quick": 1.0}
+"""Time limits of the parts are those of a GPU, times this."""
 SPARE_CORES = 2
 """Cores from which on parts of the processor run beside those of the device."""
 
@@ -70,13 +72,13 @@ def quick_parts() -> list[Part]:
     """One part of each kind, on the least that shows that it works; two cores share them."""
     straight = "references-float64"
     return [
-        Part("machine", 60, parts.machine),
-        Part("nuts-right-float64", 120, partial(parts.nuts_right, precision="float64", name=straight)),
-        Part("nuts-resumed", 120, partial(parts.nuts_resumed, precision="float64", straight=straight)),
-        Part("sweep", 120, parts.sweep),
-        Part("snpe", 120, partial(parts.snpe, mixed=False), beside=True),
-        Part("snpe-resumed", 120, parts.snpe_resumed, beside=True),
-        Part("numpyro-vmapped", 120, parts.nuts_peer, beside=True),
+        Part("machine", 120, parts.machine),
+        Part("nuts-right-float64", 300, partial(parts.nuts_right, precision="float64", name=straight)),
+        Part("nuts-resumed", 300, partial(parts.nuts_resumed, precision="float64", straight=straight)),
+        Part("sweep", 300, parts.sweep),
+        Part("snpe", 300, partial(parts.snpe, mixed=False), beside=True),
+        Part("snpe-resumed", 300, parts.snpe_resumed, beside=True),
+        Part("numpyro-vmapped", 300, parts.nuts_peer, beside=True),
     ]
 
 
@@ -159,7 +161,7 @@ def run_parts(listed: Sequence[Part], size: str, scratch: Path, record: Record, 
             line = {"part": part.name, "ok": False, "seconds": 0.0, "error": "not begun: the time was up"}
             record.add(line, "")
             continue
-        record.add(*run_part(part, size, scratch, min(part.limit_s, left)))
+        record.add(*run_part(part, size, scratch, min(PATIENCE[size] * part.limit_s, left)))
 
 
 def run_part(part: Part, size: str, scratch: Path, limit_s: float) -> tuple[dict[str, Any], str]:
@@ -221,7 +223,7 @@ def check(options: argparse.Namespace) -> int:
     unknown = set(options.only or ()) - {part.name for part in listed}
     if unknown:
         raise SystemExit(f"no such parts: {', '.join(sorted(unknown))}; there are {names_of(size)}")
-    record, ends_at = Record(options.out), time.monotonic() + 60 * options.minutes
+    record, ends_at = Record(options.out), time.monotonic() + 60 * (options.minutes or MINUTES[size])
     aside, ahead = ([part for part in listed if part.beside is beside] for beside in (True, False))
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
         run = partial(run_parts, size=size, scratch=Path(folder), record=record, ends_at=ends_at)
@@ -306,7 +308,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check", help="folder of the results")
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin nothing after this long")
+    parser.add_argument("--minutes", type=float, help=f"end by then; default: {MINUTES}")
     parser.add_argument("--keep", action="store_true", help="keep what is in --out as a result of the project")
     parser.add_argument("--section", action="store_true", help="rewrite the section of docs/performance.md")
     parser.add_argument("--part", help=argparse.SUPPRESS)

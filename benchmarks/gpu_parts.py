@@ -28,8 +28,8 @@ SHIFT, SPREAD = 0.3, 0.3
 """A verified posterior is wrong when a mean is off by ``SHIFT`` exact sds, or an sd by the share ``SPREAD``."""
 GAUGE = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "200")
 STOPPED, UNAVAILABLE = 75, 69
-WAIT_S = 120.0
-"""The longest wait of a part for what another part makes."""
+WAIT_S = 1800.0
+"""The longest wait of a part for what another part makes, where its own time limit does not end it."""
 
 
 @dataclass(frozen=True)
