@@ -363,6 +363,8 @@ def test_ctrl_c_saves_state_and_exits_75(finished, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr
+    ended = json.loads(command("status", again, "--json").stdout)["interrupted_tasks"]
+    assert {entry["kind"] for entry in ended} == {"stopped, its state is saved"}
     assert "Continue with" in stderr
     command("run", again)
     assert_same_draws(finished, again)

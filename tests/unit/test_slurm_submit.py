@@ -232,13 +232,17 @@ def claimed(campaign: Campaign, index: int, process: attempt.Process, monkeypatc
     attempt.claim(target_of(campaign, tasks_of(campaign)["infer"][index]))
 
 
-def test_tasks_of_a_run_that_goes_on_are_running_and_of_a_killed_one_broke_off(campaign, monkeypatch):
+def test_tasks_of_a_run_that_goes_on_are_running_and_of_a_killed_or_stopped_one_are_not(campaign, monkeypatch):
     processes = [HERE, ENDED, replace(HERE, pid=2**22 + 1), replace(HERE, host="elsewhere")]
     for index, process in enumerate(processes):
         claimed(campaign, index, process, monkeypatch)
+    claimed(campaign, 4, HERE, monkeypatch)
+    attempt.note_stopped(target_of(campaign, tasks_of(campaign)["infer"][4]))
+    attempt.note_stopped(target_of(campaign, tasks_of(campaign)["infer"][3]))
     content = watch.full_status(campaign, watch.Progress(campaign))
     assert [(entry["index"], entry["here"]) for entry in content["running_tasks"]] == [(0, True), (3, False)]
-    assert [(entry["index"], entry["kind"]) for entry in content["interrupted_tasks"]] == [(1, "killed"), (2, "killed")]
+    ended = [(entry["index"], entry["kind"]) for entry in content["interrupted_tasks"]]
+    assert ended == [(1, "killed"), (2, "killed"), (4, "stopped, its state is saved")]
     assert 0 not in [task.index for task in watch.tasks_with_logs(campaign, None)]
     shown = Console(width=200)
     with shown.capture() as caught:
@@ -246,6 +250,7 @@ def test_tasks_of_a_run_that_goes_on_are_running_and_of_a_killed_one_broke_off(c
     assert "running here: infer emcee 0\n" in caught.get()
     assert "running on elsewhere, as far as can be seen from here: infer emcee 3" in caught.get()
     assert "infer emcee 1: broke off, killed" in caught.get()
+    assert "infer emcee 4: stopped, its state is saved; run or submit again to continue" in caught.get()
 
 
 def test_a_process_that_nobody_waits_for_has_ended():

@@ -180,10 +180,15 @@ def _ended(content: dict[str, Any]) -> bool:
 
 def _status_view(content: dict[str, Any]) -> Group:
     """What ``status`` shows: verdicts, what runs and waits in a line each, then each task that failed or broke off."""
+    from chainsweep.execute.failures import Kind
+
     parts: list[Any] = [verdict_table(content["engines"]), _queue_line(content["queue"])]
     parts += _running_lines(content["running_tasks"])
     troubled = content["failed_tasks"] + content["interrupted_tasks"]
     for entry in troubled[:10]:
+        if entry["kind"] == Kind.STOPPED:
+            parts.append(Text(f"{entry['task']}: {entry['kind']}; run or submit again to continue", style="yellow"))
+            continue
         broke_off = "reason" not in entry
         parts.append(Text(f"{entry['task']}: {'broke off' if broke_off else 'failed'}, {entry['kind']}", style="red"))
         if not broke_off:

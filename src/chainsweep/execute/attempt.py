@@ -105,6 +105,21 @@ def owner_of(target: Path) -> Process | None:
     return Process(**content["process"]) if "process" in content else None
 
 
+def note_stopped(target: Path) -> None:
+    """Write down, where this process owns the task, that it stopped in order: it was not killed."""
+    if owner_of(target) == this_process():
+        path = _claim_path(target)
+        publish_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"stopped": True}))
+
+
+def was_stopped(target: Path) -> bool:
+    """Whether the last attempt at the task that publishes ``target`` stopped in order, its state saved."""
+    try:
+        return bool(json.loads(_claim_path(target).read_text(encoding="utf-8")).get("stopped"))
+    except FileNotFoundError:
+        return False
+
+
 def state_path(target: Path) -> Path:
     """Where the resumable state of the task that publishes ``target`` is kept."""
     return target.with_name(f".state-{target.stem}.npz")

@@ -30,6 +30,7 @@ class Kind(enum.StrEnum):
     UNAVAILABLE = "missing device, package or service"
     CANCELLED = "cancelled"
     KILLED = "killed"
+    STOPPED = "stopped, its state is saved"
     BUG = "bug"
 
 

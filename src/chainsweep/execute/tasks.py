@@ -14,7 +14,7 @@ from pathlib import Path
 from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Deadline
 from chainsweep.errors import ChainsweepError, UsageError
-from chainsweep.execute.attempt import Report
+from chainsweep.execute.attempt import Report, note_stopped
 from chainsweep.execute.devices import device_faults
 from chainsweep.execute.failures import forget_failure
 from chainsweep.execute.provenance import allow_mixed_images, note_image
@@ -166,6 +166,8 @@ def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline)
         result = _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
     if result is Result.DONE and task.stage in WORK:
         forget_failure(target_of(campaign, task))
+    if result is Result.STOPPED and task.stage in WORK:
+        note_stopped(target_of(campaign, task))
     return result
 
 

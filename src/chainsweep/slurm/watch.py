@@ -9,7 +9,7 @@ from typing import Any
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import UnavailableError
-from chainsweep.execute.attempt import owner_of, was_started
+from chainsweep.execute.attempt import owner_of, was_started, was_stopped
 from chainsweep.execute.failures import Kind
 from chainsweep.execute.status import Progress, campaign_status
 from chainsweep.execute.tasks import Task, target_of, work_of
@@ -114,12 +114,14 @@ def _unfinished(
         entry: dict[str, Any] = {"task": task.label, "stage": task.stage, "index": task.index}
         last_job = _last_job(sent, task.stage, task.index)
         owner = owner_of(target_of(campaign, task))
-        runs = owner.is_running() if owner is not None else False
+        stopped = was_stopped(target_of(campaign, task))
+        runs = owner.is_running() if owner is not None and not stopped else False
         if owner is not None and (runs or (runs is None and last_job is None)):
             running.append(entry | {"host": owner.host, "pid": owner.pid, "here": bool(runs)})
         elif found.problem is None and (log := _log_of_broken(campaign, task, last_job)) is not None:
-            entry |= {"kind": str(Kind.KILLED), "log": str(log), "last_lines": last_lines(log)}
-            broken.append(entry | _from_slurm(last_job, found, task.index, Kind.KILLED))
+            kind = Kind.STOPPED if stopped else Kind.KILLED
+            entry |= {"kind": str(kind), "log": str(log), "last_lines": last_lines(log)}
+            broken.append(entry | _from_slurm(last_job, found, task.index, kind))
     return running, broken
 
 
@@ -137,7 +139,7 @@ def _from_slurm(job: SentJob | None, found: Queue, index: int, kind: Kind) -> di
         return {}
     output = job.output_of(index)
     known: dict[str, Any] = {"job_id": job.job_id, "slurm_log": str(output)}
-    if kind not in (Kind.KILLED, Kind.TIME_LIMIT):
+    if kind not in (Kind.KILLED, Kind.STOPPED, Kind.TIME_LIMIT):
         return known
     element = found.state_of(job, index)
     if element is not None and element.state in STATES:
