@@ -55,7 +55,7 @@ class JumpMove(Move):
         self.count = len(keys)
         self.ensembles = len(streams.keys) // self.count
         filling = len(self.problem.batch) - self.count
-        self.keys = jnp.asarray(np.pad(keys, ((0, filling), (0, 0))), jnp.uint32)
+        self.keys = jax.device_put(np.pad(keys, ((0, filling), (0, 0))).astype(np.uint32))
         every = np.pad(np.arange(self.count), (0, filling), mode="edge")
         # Neighbours may not change a sum, so each data set has the components of its own kind of mixture.
         self.kinds = [

@@ -29,6 +29,7 @@ from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_den
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool, find_modes, no_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.loops import one_by_one_here
 
 Floats = NDArray[np.float64]
 
@@ -303,7 +304,7 @@ def _padded(mixture: Mixture) -> Mixture:
 
 def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
     """The mixtures that ``function`` gives of rows up to ``count``, ``lanes`` of them at a time."""
-    parts = [function(rows) for rows in blocks_of(count, lanes)]
+    parts = [function(np.unique(rows) if one_by_one_here() else rows) for rows in blocks_of(count, lanes)]
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 

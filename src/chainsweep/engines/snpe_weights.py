@@ -294,7 +294,7 @@ def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_
     """Constrained log density; a slow host likelihood is not called again but taken from ``log_density``."""
     if batched.problem.has_jax_likelihood:
         return batched.log_density(theta)
-    log_prior_z = -np.asarray(batched.compiled("potential")(z, batched.observations))
+    log_prior_z = -batched.potential(z)
     return batched.log_prior(theta) + log_density - log_prior_z
 
 

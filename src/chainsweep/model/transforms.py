@@ -33,6 +33,19 @@ def free_transform(support: Any) -> Any:
     return biject_to(support)
 
 
+def normal_share(z: Array) -> Array:
+    """The normal distribution function, never 0 or 1: a bound itself may have an infinite density."""
+    share = 0.5 * erfc(-z * np.sqrt(0.5))
+    limits = jnp.finfo(jnp.result_type(share))
+    return jnp.clip(share, limits.tiny, 1.0 - limits.eps)
+
+
+def constrained(transform: Any, z: Array, share: Array) -> Array:
+    """``transform(z)`` of a bijection of ``free_transform``, where ``share`` is ``normal_share(z)``."""
+    base = transform.base_transform if isinstance(transform, IndependentTransform) else transform
+    return base.at(share) if isinstance(base, NormalToInterval) else transform(z)
+
+
 class NormalToInterval(Transform):
     """``low + (high - low) * Phi(z)``, elementwise; bounds broadcast."""
 
@@ -46,10 +59,11 @@ class NormalToInterval(Transform):
 
     def __call__(self, z: Array) -> Array:
         """Values in the interval."""
-        share = 0.5 * erfc(-z * np.sqrt(0.5))
-        limits = jnp.finfo(jnp.result_type(share))
-        # Never a bound itself, where a density may be infinite.
-        return self.low + (self.high - self.low) * jnp.clip(share, limits.tiny, 1.0 - limits.eps)
+        return self.at(normal_share(z))
+
+    def at(self, share: Array) -> Array:
+        """The values so far between the bounds."""
+        return self.low + (self.high - self.low) * share
 
     def _inverse(self, y: Array) -> Array:
         return ndtri((y - self.low) / (self.high - self.low))
