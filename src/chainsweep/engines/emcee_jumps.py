@@ -24,7 +24,7 @@ from chainsweep.engines.guide import Guide
 from chainsweep.engines.mixture import Prepared, prepared, random_numbers
 from chainsweep.engines.moves import GroupStreams
 from chainsweep.engines.random_numbers import uniforms
-from chainsweep.model.loops import apart, one_by_one
+from chainsweep.model.loops import apart, one_by_one, one_by_one_here
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -59,7 +59,7 @@ class JumpMove(Move):
         every = np.pad(np.arange(self.count), (0, filling), mode="edge")
         # Neighbours may not change a sum, so each data set has the components of its own kind of mixture.
         self.kinds = [
-            (rows, JUMPS[wide], _prepared(guide.jumps(every, wide)))
+            (rows, JUMPS[wide], _prepared(guide.jumps(every, wide or one_by_one_here())))
             for wide in (False, True)
             if (rows := np.flatnonzero(guide.wide == wide)).size
         ]

@@ -98,8 +98,11 @@ class Guide:
         return self.log_weight.shape[1] - DEEP_FIT.components * self.fitted
 
     def jumps(self, rows: NDArray[np.int64], wide: bool | None = None) -> Mixture:
-        """The mixtures of the data sets ``rows``: by default as few components as hold them all."""
-        all_of_them = self.wide[rows].any() if wide is None else wide
+        """The mixtures of the data sets ``rows``, with all components.
+
+        On an accelerator by default with as few as hold them all: elsewhere those without weight cost nothing.
+        """
+        all_of_them = (one_by_one_here() or self.wide[rows].any()) if wide is None else wide
         used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 

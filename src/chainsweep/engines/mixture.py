@@ -85,22 +85,21 @@ def log_density(mixture: Mixture, z: Array) -> Floats:
     """Log density at ``z`` ``(dataset, draw, nz)``, shape ``(dataset, draw)``."""
     z = np.asarray(z, float)
     datasets, draws, nz = z.shape
-    blocks = -(-draws // (points_together(draws)))
-    points = filled(z, 1, padded_to(draws, points_together(draws) * FULL_BLOCKS))
-    points = points.reshape(datasets, -1, points_together(draws), nz)
-    whole = widened(mixture)
-    found = np.empty((datasets, *points.shape[1:3]))
-    for rows in blocks_of(datasets, lanes_of(points[0].size * (1 if one_by_one_here() else len(whole.mean[0])))):
-        count = np.unique(rows).size
-        some = Mixture(*(part[rows] for part in whole))
-        found[rows[:count]] = np.asarray(_log_densities(np.asarray(count), some, points[rows], np.asarray(blocks)))[
-            :count
-        ]
-    return found.reshape(datasets, -1)[:, :draws]
+    block, whole, found = points_together(draws), widened(mixture), np.empty((datasets, draws))
+    most = block * FULL_BLOCKS if one_by_one_here() else draws
+    for rows in blocks_of(datasets, lanes_of(draws * whole.mean.shape[1])):
+        some, own = Mixture(*(part[rows] for part in whole)), np.unique(rows)
+        for first in range(0, draws, most):
+            part = z[rows, first : first + most]
+            sizes = np.asarray(own.size), np.asarray(-(-part.shape[1] // block))
+            points = filled(part, 1, most).reshape(len(rows), -1, block, nz)
+            density = np.asarray(_log_densities(some, points, *sizes)).reshape(len(rows), -1)
+            found[own, first : first + most] = density[: own.size, : part.shape[1]]
+    return found
 
 
 @jax.jit
-def _log_densities(count: Any, mixture: Mixture, z: Array, blocks: Any) -> Array:
+def _log_densities(mixture: Mixture, z: Array, count: Any, blocks: Any) -> Array:
     """``(dataset, block, point)`` of the first ``count`` data sets and their first ``blocks``."""
 
     def of_dataset(mixture: Mixture, z: Array) -> Array:
