@@ -44,7 +44,9 @@ SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
 """Parts of the mixture that proposes jumps."""
 START_POWER = 0.5
 """Chains start at draws chosen with their weights to this power."""
-QUICK = Settings(draws=1500, rounds=6, components=96, points=1024, effective=100.0, known_share=0.1, ess=400.0)
+QUICK = Settings(
+    draws=1500, rounds=6, components=96, points=1024, effective=100.0, known_share=0.1, ess=400.0, early=True
+)
 """The search for every data set, and the fit to what it found."""
 DEEP = Settings(
     draws=8000, rounds=8, components=512, points=4096, effective=1000.0, known_share=0.2, ess=400.0, lanes=4

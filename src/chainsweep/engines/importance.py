@@ -10,7 +10,8 @@ its draws are independent and its proposal is a known density, so the mean weigh
 Pareto's k-hat means what it says. Weights over all rounds (the balance heuristic) would carry more effective draws
 and be biased low, because a proposal stands on the very points that it then weighs; they steer the adaptation
 only. A data set is done when k-hat and effective draws suffice *and* the evidence agrees with the round before:
-a round that misses a mode looks perfect by itself, and a round that met it once does not agree.
+a round that misses a mode looks perfect by itself, and a round that met it once does not agree. The first round draws
+from what is known alone, such as Laplace fits of modes.
 
 Reference: Bugallo et al. 2017, IEEE Signal Processing Magazine 34 (4), 60; Marin, Pudlo, Sedki 2019, Bernoulli 25,
 1816 (bias of recycling); Vehtari et al. 2024, JMLR 25 (72), 1 (k-hat).
@@ -57,6 +58,8 @@ class Settings:
     khat: float = 0.7
     agreement: float = 4.0
     """Two rounds agree when their log evidences differ by less than this many standard errors."""
+    early: bool = False
+    """Whether the first round may be the last, where what it was given gives the same evidence."""
     lanes: int = 16
     """Data sets of one compiled call on an accelerator: one shape however many are still at work."""
 
@@ -133,7 +136,10 @@ def adapt(
     require_float64()
     datasets, _, nz = start.z.shape
     pool = _Pool(*strongest(start, settings.draws))
-    run = _Run(target, start, keys, settings, pool, _empty(datasets, settings.draws, nz))
+    result = _empty(datasets, settings.draws, nz)
+    if settings.early:
+        result.log_evidence[:], result.log_evidence_se[:] = _evidence_of(start)
+    run = _Run(target, start, keys, settings, pool, result)
     active = np.arange(datasets, dtype=np.int64) if members is None else np.asarray(members, dtype=np.int64)
     lanes = max(1, min(lanes_here(settings), datasets))
     for step in range(settings.rounds):
@@ -152,8 +158,8 @@ def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.b
     part = _Pool(*(array[positions] for array in run.pool))
     standing, share = _standing(run.start, positions, settings, first=step == 0)
     keys = split_keys(fold_keys(run.keys[positions], step), 3)
-    fitted = _fitted(run.target, part, keys, positions, settings)
-    proposal = combine((1.0 - share, fitted), (share, standing))
+    fitted = _fitted(run.target, part, keys, positions, settings) if share < 1.0 else _unfitted(part, settings)
+    proposal = combine((share, standing), (1.0 - share, fitted))
     z = draw(proposal, keys[:, 2], settings.draws)
     density = log_density(proposal, np.concatenate([z, part.z], axis=1))
     log_proposal, log_proposal_before = np.split(density, [settings.draws], axis=1)
@@ -188,6 +194,13 @@ def _fitted(target: Target, pool: _Pool, keys: NDArray[np.uint32], positions: Po
     return fit(keys[:, 1], pool.z, log_weight, kernels, precision, settings.points)
 
 
+def _unfitted(pool: _Pool, settings: Settings) -> Mixture:
+    """Components without weight, as many as a fit has."""
+    datasets, _, nz = pool.z.shape
+    shape = datasets, settings.components
+    return Mixture(np.full(shape, -np.inf), np.zeros((*shape, nz)), np.tile(np.eye(nz), (*shape, 1, 1)))
+
+
 def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: int) -> NDArray[np.bool_]:
     """Keep a round as the result so far; says which data sets it satisfies."""
     khat, _ = psis_khat(log_weight)
@@ -209,6 +222,16 @@ def _absorb(pool: _Pool, drawn: _Pool) -> _Pool:
     best = np.argpartition(smallest, drawn.z.shape[1] - 1, axis=1)[:, -pool.z.shape[1] :]
     flat = [np.take_along_axis(array, best, axis=1) for array in merged[1:]]
     return _Pool(np.take_along_axis(merged.z, best[..., None], axis=1), *flat)
+
+
+def _evidence_of(start: Start) -> tuple[Floats, Floats]:
+    """Log evidences and their errors from the points that there are at the start; NaN where none has weight."""
+    log_weight = np.where(np.isfinite(start.log_target), start.log_target - start.log_denominator, -np.inf)
+    top = log_weight.max(axis=1, initial=-np.inf)
+    some = np.isfinite(top)
+    weight = np.exp(log_weight - np.where(some, top, 0.0)[:, None])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return top + np.log(weight.sum(axis=1)), np.sqrt((weight**2).sum(axis=1)) / weight.sum(axis=1)
 
 
 def _empty(datasets: int, draws: int, nz: int) -> WeightedDraws:

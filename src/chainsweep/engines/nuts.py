@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,10 +23,11 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.guide import DEEP_FIT, Guide, deepened, learned, search
+from chainsweep.engines.guide import DEEP_FIT, MOST_DIMENSIONS, Guide, deepened, learned, search, whitened
+from chainsweep.engines.importance_start import CHAIN_COMPONENTS
 from chainsweep.engines.mixture import Mixture
 from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
-from chainsweep.engines.nuts_program import Bits, Program, kernels_of
+from chainsweep.engines.nuts_program import Bits, Lanes, Program, kernels_of
 from chainsweep.engines.nuts_rounds import (
     ENERGY_ERROR,
     Round,
@@ -36,6 +38,7 @@ from chainsweep.engines.nuts_rounds import (
     rounds_of,
 )
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.loops import one_by_one_here
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -99,8 +102,12 @@ class _Run:
         self.seeds, self.sink, self.deadline = seeds, sink, deadline
         self.batched = BatchedProblem(problem, batch)
         self.begun: Bits = bits_of(settings)
-        self.lanes = min(len(batch), settings.lanes or lanes_that_fit(device_memory(), self._lane_bytes()))
+        self.lanes = settings.lanes or lanes_that_fit(device_memory(), self._lane_bytes())
+        if not one_by_one_here():
+            # A processor's idle lanes cost nothing, and one number of lanes serves every batch.
+            self.lanes = min(len(batch), self.lanes)
         self.elsewhere: Floats | None = None
+        self.ahead: Future[None] | None = None
         self.sampled: dict[int, Sampled] = {}
         self.failures: dict[int, str] = {}
         self.seconds = np.zeros(len(batch))
@@ -115,6 +122,34 @@ class _Run:
         return self.begun // 8 * 2 * (data * (1 + settings.chains) + mixture + block)
 
     def execute(self, resume: Arrays | None) -> Outcome:
+        if not one_by_one_here():
+            return self._execute(resume)
+        # While XLA compiles the largest programs on another core, the search is under way.
+        with ThreadPoolExecutor(1) as beside:
+            self.ahead = beside.submit(self._compile_ahead)
+            return self._execute(resume)
+
+    def _compile_ahead(self) -> None:
+        """Make the programs of the first round, by calling them with lanes of which none counts."""
+        settings, n, width = self.settings, self.problem.ndim_unconstrained, self.lanes
+        components = 1 + settings.descents + CHAIN_COMPONENTS * (self.elsewhere is not None)
+        components += DEEP_FIT.components * (n <= MOST_DIMENSIONS)
+        center, eye = np.zeros((width, n)), np.tile(np.eye(n), (width, 1, 1))
+        mixture = Mixture(
+            np.zeros((width, components)),
+            np.zeros((width, components, n)),
+            np.tile(np.eye(n), (width, components, 1, 1)),
+        )
+        batched = BatchedProblem(self.problem, self.batch.take(np.zeros(width, np.int64)))
+        lanes = Lanes(batched.observations, center, eye, whitened(mixture, center, eye))
+        first = rounds_of(settings, self.begun)[0]
+        kernels = kernels_of(self.problem, settings, first.algorithm, first.bits)
+        w, keys = np.zeros((width, settings.chains, n)), np.zeros((width, settings.chains, 2), np.uint32)
+        none = np.zeros(width, np.int64), np.asarray(0)
+        state = kernels.initialise(kernels.blank(w, keys, lanes), w, keys, lanes, *none)
+        kernels.advance(state, lanes, *none)
+
+    def _execute(self, resume: Arrays | None) -> Outcome:
         now = 0
         if resume is not None:
             now, self.seconds = int(resume["round"]), resume["seconds"].copy()
@@ -188,6 +223,8 @@ class _Run:
 
     def _round(self, now: int, this: Round, open_sets: NDArray[np.int64], resume: Arrays | None) -> bool:
         """One round of ``open_sets``, all of which get draws; False when the deadline came first."""
+        if self.ahead is not None:
+            self.ahead.result()
         if this.attempt:
             shallow = open_sets[~self.guide.deep[open_sets]]
             self.guide = deepened(self.guide, self.batched, shallow, self.seeds)

@@ -249,6 +249,7 @@ def _adapt(
         rounds=min(guide.QUICK.rounds, settings.adaptive_rounds),
         ess=thorough.ess,
         khat=thorough.khat,
+        early=False,
     )
     prior_keys, keys = (seeds.jax_keys(batched.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
     broad = None

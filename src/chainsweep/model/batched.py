@@ -30,6 +30,8 @@ BLOCKS, MANY_BLOCKS = 64, 1024
 """Blocks of draws of one compiled call, on a processor and on an accelerator."""
 MAX_NUMBERS = 1 << 23
 """Largest (block x draw x point) array of one compiled call; bounds memory at some 64 MiB an array."""
+PRIOR_POINTS = 32
+"""The same where only the prior is compiled: a step of an ensemble has few."""
 CURVATURES = 32
 """Points at which second derivatives are computed together."""
 
@@ -50,7 +52,7 @@ class Compiled:
         self.problem = problem
         self.functions: dict[str, Callable] = {}
 
-    def __call__(self, name: str, arrays: Sequence[Any], batch: Batch, block: int = POINTS) -> Any:
+    def __call__(self, name: str, arrays: Sequence[Any], batch: Batch, block: int) -> Any:
         """``name`` of a Problem method at points or keys ``(dataset, draw, ...)`` of the data sets of ``batch``.
 
         The result, a tree of NumPy arrays, has ``(dataset, draw)`` in front. What it is does not depend on the other
@@ -203,8 +205,9 @@ class BatchedProblem:
         simulated = self._host_simulate(keys, theta)
         return self._replica_log_likelihood(theta, simulated), self.log_likelihood(theta)
 
-    def _call(self, name: str, *arrays: Any, block: int = POINTS) -> Any:
-        return self.compiled(name, arrays, self.batch, block)
+    def _call(self, name: str, *arrays: Any, block: int | None = None) -> Any:
+        ours = POINTS if self.problem.has_jax_likelihood else PRIOR_POINTS
+        return self.compiled(name, arrays, self.batch, block or ours)
 
     def _unpadded(self, position: int, names: tuple[str, ...]) -> dict[str, Any]:
         length = int(self.batch.n_points[position])
