@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp, multivariate_t
 
 from chainsweep.config import parse_config
 from chainsweep.data.collection import Batch
-from chainsweep.engines import mixture
+from chainsweep.engines import mixture_density
 from chainsweep.engines.importance import Settings, adapt, settings_for
 from chainsweep.engines.importance_start import (
     Start,
@@ -24,7 +24,8 @@ from chainsweep.engines.importance_start import (
     strongest,
     target_of,
 )
-from chainsweep.engines.mixture import Mixture, combine, degrees, draw, log_density
+from chainsweep.engines.mixture import combine, draw, log_density
+from chainsweep.engines.mixture_density import Mixture, degrees
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.errors import ChainsweepError
@@ -86,7 +87,7 @@ def test_both_ways_to_the_density_agree_far_out_and_close_in(monkeypatch):
     narrow = parts._replace(chol=parts.chol * np.array([1e-5, 1.0, 1e3])[:, None, None])
     z = np.concatenate([narrow.mean + 1e-6, narrow.mean * 1e6], axis=1)
     fused = np.asarray(log_density(narrow, z))
-    monkeypatch.setattr(mixture, "UNROLLED_DIMENSIONS", 0)
+    monkeypatch.setattr(mixture_density, "UNROLLED_DIMENSIONS", 0)
     jax.clear_caches()
     assert_allclose(np.asarray(log_density(narrow, z)), fused, rtol=1e-9)
     jax.clear_caches()

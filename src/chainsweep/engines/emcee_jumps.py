@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from chainsweep.engines.emcee_density import Chunk, StackDensity, chunks, log_density_one
 from chainsweep.engines.guide import Guide
-from chainsweep.engines.mixture import Prepared, prepared, random_numbers
+from chainsweep.engines.mixture_density import Prepared, prepared, random_numbers
 from chainsweep.engines.moves import GroupStreams
 from chainsweep.engines.random_numbers import uniforms
 from chainsweep.model.loops import apart, one_by_one, one_by_one_here

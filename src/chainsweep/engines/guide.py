@@ -25,7 +25,8 @@ from chainsweep.diagnostics.weights import normalised_weights, resample
 from chainsweep.engines.base import Arrays, Seeds
 from chainsweep.engines.importance import Settings, adapt, lanes_here
 from chainsweep.engines.importance_start import Target, from_chains, from_modes, from_prior, target_of
-from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
+from chainsweep.engines.mixture import combine, draw, log_density
+from chainsweep.engines.mixture_density import Mixture, Prepared, prepared
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool, find_modes, no_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem, blocks_of

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat
 from chainsweep.engines.importance_start import Start, Target, strongest
-from chainsweep.engines.mixture import Mixture, combine, draw, log_density, require_float64
+from chainsweep.engines.mixture import combine, draw, log_density, require_float64
+from chainsweep.engines.mixture_density import Mixture
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.model.keys import fold_keys, split_keys
 from chainsweep.model.loops import one_by_one_here

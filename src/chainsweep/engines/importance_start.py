@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.engines.mixture import Mixture, combine
+from chainsweep.engines.mixture import combine
+from chainsweep.engines.mixture_density import Mixture
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.model.batched import BatchedProblem

@@ -20,21 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from chainsweep.engines.mixture import (
+from chainsweep.engines.mixture import FULL_BLOCKS, MOST_COMPONENTS, filled, padded_to, points_together, systematic
+from chainsweep.engines.mixture_density import (
     COMPONENTS,
-    FULL_BLOCKS,
-    MOST_COMPONENTS,
     UNROLLED_DIMENSIONS,
     Mixture,
     Prepared,
     cholesky,
     degrees,
-    filled,
-    padded_to,
-    points_together,
     power,
     prepared,
-    systematic,
 )
 from chainsweep.model.batched import blocks_of
 from chainsweep.model.keys import uniform_of

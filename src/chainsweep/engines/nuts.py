@@ -23,11 +23,11 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.guide import DEEP_FIT, MOST_DIMENSIONS, Guide, deepened, learned, search, whitened
+from chainsweep.engines.guide import DEEP_FIT, MOST_DIMENSIONS, Guide, deepened, learned, search
 from chainsweep.engines.importance_start import CHAIN_COMPONENTS
-from chainsweep.engines.mixture import Mixture
-from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
-from chainsweep.engines.nuts_program import Bits, Lanes, Program, kernels_of
+from chainsweep.engines.mixture_density import Mixture
+from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, compile_ahead, packed, unpacked, whitening
+from chainsweep.engines.nuts_program import Bits, Program, kernels_of
 from chainsweep.engines.nuts_rounds import (
     ENERGY_ERROR,
     Round,
@@ -131,23 +131,13 @@ class _Run:
 
     def _compile_ahead(self) -> None:
         """Make the programs of the first round, by calling them with lanes of which none counts."""
-        settings, n, width = self.settings, self.problem.ndim_unconstrained, self.lanes
+        settings, n = self.settings, self.problem.ndim_unconstrained
         components = 1 + settings.descents + CHAIN_COMPONENTS * (self.elsewhere is not None)
         components += DEEP_FIT.components * (n <= MOST_DIMENSIONS)
-        center, eye = np.zeros((width, n)), np.tile(np.eye(n), (width, 1, 1))
-        mixture = Mixture(
-            np.zeros((width, components)),
-            np.zeros((width, components, n)),
-            np.tile(np.eye(n), (width, components, 1, 1)),
-        )
-        batched = BatchedProblem(self.problem, self.batch.take(np.zeros(width, np.int64)))
-        lanes = Lanes(batched.observations, center, eye, whitened(mixture, center, eye))
         first = rounds_of(settings, self.begun)[0]
         kernels = kernels_of(self.problem, settings, first.algorithm, first.bits)
-        w, keys = np.zeros((width, settings.chains, n)), np.zeros((width, settings.chains, 2), np.uint32)
-        none = np.zeros(width, np.int64), np.asarray(0)
-        state = kernels.initialise(kernels.blank(w, keys, lanes), w, keys, lanes, *none)
-        kernels.advance(state, lanes, *none)
+        observations = BatchedProblem(self.problem, self.batch.take(np.zeros(self.lanes, np.int64))).observations
+        compile_ahead(kernels, observations, (self.lanes, settings.chains, n), components)
 
     def _execute(self, resume: Arrays | None) -> Outcome:
         now = 0

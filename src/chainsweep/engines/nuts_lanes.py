@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from chainsweep.engines.base import Arrays
 from chainsweep.engines.guide import whitened
-from chainsweep.engines.mixture import Mixture
-from chainsweep.engines.nuts_program import Lanes, Program, with_pooled_steps
+from chainsweep.engines.mixture_density import Mixture
+from chainsweep.engines.nuts_program import Kernels, Lanes, Program, with_pooled_steps
 from chainsweep.model.loops import lanes_computed
 from chainsweep.model.problem import Observation
 
@@ -274,6 +274,18 @@ class Batching:
         self._bind()
         self.next, self.blocks, self.busy, self.computed, self.spent = (int(value) for value in state["counters"])
         self.sampled = unpacked({k.removeprefix("left/"): v for k, v in state.items() if k.startswith("left/")})
+
+
+def compile_ahead(kernels: Kernels, observations: Observation, shape: tuple[int, int, int], components: int) -> None:
+    """Compile the programs of lanes of this ``shape``, (lane, chain, n), by calling them with none that counts."""
+    width, _, n = shape
+    center, eye = np.zeros((width, n)), np.tile(np.eye(n), (width, 1, 1))
+    mean, chol = np.zeros((width, components, n)), np.tile(np.eye(n), (width, components, 1, 1))
+    jumps = whitened(Mixture(np.zeros((width, components)), mean, chol), center, eye)
+    lanes = Lanes(observations, center, eye, jumps)
+    w, keys, none = np.zeros(shape), np.zeros((*shape[:2], 2), np.uint32), (np.zeros(width, np.int64), np.asarray(0))
+    state = kernels.initialise(kernels.blank(w, keys, lanes), w, keys, lanes, *none)
+    kernels.advance(state, lanes, *none)
 
 
 def whitening(points: Floats, fallback: Floats) -> tuple[Floats, Floats]:

@@ -22,7 +22,7 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings
-from chainsweep.engines.mixture import Prepared, picked, random_numbers
+from chainsweep.engines.mixture_density import Prepared, picked, random_numbers
 from chainsweep.model.loops import apart, of_lanes, zeros_like_result
 from chainsweep.model.problem import Observation, Problem
 

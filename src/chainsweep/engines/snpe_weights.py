@@ -15,7 +15,7 @@ from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, 
 from chainsweep.engines import guide, importance
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.importance_start import PRIOR_INFLATION, Start, broad_of, target_of
-from chainsweep.engines.mixture import Mixture
+from chainsweep.engines.mixture_density import Mixture
 from chainsweep.engines.snpe_trained import Network
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem

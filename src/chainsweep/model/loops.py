@@ -30,12 +30,6 @@ def lanes_of(numbers: int) -> int:
     return DATASETS if one_by_one_here() else max(1, min(TOGETHER, MAX_BLOCK // max(1, numbers)))
 
 
-def map_datasets(function: Callable, arrays: tuple[Any, ...], numbers: int) -> Any:
-    """``function`` of each data set, which is the leading axis of ``arrays``; ``numbers`` is its largest array."""
-    together = {} if one_by_one_here() else {"batch_size": max(1, MAX_BLOCK // max(1, numbers))}
-    return jax.lax.map(lambda one: function(*one), arrays, **together)
-
-
 def first_of(function: Callable, arrays: tuple[Any, ...], count: Any) -> Any:
     """``function`` of each of the first ``count`` rows of ``arrays``; behind them is nothing of meaning.
 

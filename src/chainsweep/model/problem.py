@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtri
 from numpyro import handlers
 from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
 from chainsweep.model.handlers import MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
-from chainsweep.model.transforms import constrained, free_transform, normal_share
+from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
 
 Array = Any
 
@@ -222,11 +223,13 @@ class Problem:
         """Constrained ``theta`` to unconstrained ``z``; infinite on the edge of the support."""
         params = self.unflatten(theta)
         trace = self._trace(params, obs)
-        parts = []
+        parts, bounded = [], []
         for parameter in self.parameters:
-            transform = free_transform(trace[parameter.name]["fn"].support)
-            parts.append(jnp.reshape(transform.inv(params[parameter.name]), (parameter.unconstrained_size,)))
-        return jnp.concatenate(parts)
+            value, is_share = unconstrained(free_transform(trace[parameter.name]["fn"].support), params[parameter.name])
+            parts.append(jnp.reshape(value, (parameter.unconstrained_size,)))
+            bounded += [is_share] * parameter.unconstrained_size
+        z = jnp.concatenate(parts)
+        return jnp.where(np.array(bounded), ndtri(z), z) if any(bounded) else z
 
     def sample_prior(self, key: Array, obs: Observation) -> Array:
         """One prior draw, constrained, ``(ndim,)``."""

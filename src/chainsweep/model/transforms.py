@@ -46,6 +46,12 @@ def constrained(transform: Any, z: Array, share: Array) -> Array:
     return base.at(share) if isinstance(base, NormalToInterval) else transform(z)
 
 
+def unconstrained(transform: Any, value: Array) -> tuple[Array, bool]:
+    """The inverse of a bijection of ``free_transform`` at ``value``; True where it is yet to go through ``ndtri``."""
+    base = transform.base_transform if isinstance(transform, IndependentTransform) else transform
+    return (base.share(value), True) if isinstance(base, NormalToInterval) else (transform.inv(value), False)
+
+
 class NormalToInterval(Transform):
     """``low + (high - low) * Phi(z)``, elementwise; bounds broadcast."""
 
@@ -66,7 +72,11 @@ class NormalToInterval(Transform):
         return self.low + (self.high - self.low) * share
 
     def _inverse(self, y: Array) -> Array:
-        return ndtri((y - self.low) / (self.high - self.low))
+        return ndtri(self.share(y))
+
+    def share(self, y: Array) -> Array:
+        """How far values lie between the bounds, 0 to 1."""
+        return (y - self.low) / (self.high - self.low)
 
     def log_abs_det_jacobian(self, z: Array, y: Array, intermediates: Any = None) -> Array:
         """Log of the derivative, elementwise."""
