@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -252,6 +254,20 @@ def test_kernels_on_chains_ignore_padding():
     z[0, 100:] = np.nan
     parts = from_chains(target, z, keys(1))
     assert np.isfinite(np.asarray(log_density(parts, z[:, :100]))).all()
+
+
+def test_a_first_round_that_gives_the_evidence_of_the_start_is_the_last():
+    """Only where it is told to; the twin's start claims another evidence."""
+    target = gaussian_target(np.zeros((2, 2)), sd=1.0)
+    known = Mixture(np.zeros((2, 1)), np.zeros((2, 1, 2)), np.tile(np.eye(2), (2, 1, 1, 1)))
+    start = gaussian_start(target, 2, 2)._replace(known=known)
+    early = replace(SMALL, early=True)
+    result = adapt(target, start, keys(2), early)
+    assert_array_equal(result.rounds, 1)
+    assert_allclose(result.log_evidence, 2.0, atol=0.2)
+    strange = start._replace(log_denominator=start.log_denominator - np.array([[0.0], [9.0]]))
+    assert_array_equal(adapt(target, strange, keys(2), early).rounds, [1, 2])
+    assert_array_equal(adapt(target, start, keys(2), SMALL).rounds, 2)
 
 
 def test_adaptation_finds_the_evidence_and_says_when_it_is_done():
