@@ -113,6 +113,7 @@ def test_a_batch_on_an_accelerator_gives_what_a_processor_gives(monkeypatch):
         batched = BatchedProblem(problem, batch, Compiled(problem))
         return batched.log_density(theta), batched.sample_prior(keys, 300), batched.simulate(keys, theta)["y"]
 
+    assert BatchedProblem(problem, batch).log_density(theta[:, :0]).shape == (3, 0)
     one_by_one = results()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for ours, theirs in zip(one_by_one, results(), strict=True):

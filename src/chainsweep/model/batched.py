@@ -59,6 +59,8 @@ class Compiled:
         data sets.
         """
         datasets, draws = arrays[0].shape[:2]
+        if not draws:
+            return self._nothing(name, arrays, batch)
         points = 1 if draws == 1 else block
         per_dataset = -(-draws // points)
         index = np.minimum(np.arange(per_dataset * points), draws - 1)
@@ -76,14 +78,15 @@ class Compiled:
         """The result at some ``blocks`` ``(block, point, ...)``, the first of which is the ``first`` of the batch."""
         count = len(blocks[0])
         row = np.minimum(np.arange(most), count - 1)
-        owner = (first + row) // per_dataset
-        obs = Observation(
-            {name: values[owner] for name, values in batch.fields.items()},
-            {name: values[owner] for name, values in batch.constants.items()},
-            batch.mask[owner],
-        )
+        obs = _observed(batch, (first + row) // per_dataset)
         found = self._compiled(name)(np.asarray(count), (*(a[row] for a in blocks), obs))
         return jax.tree.map(lambda a: np.asarray(a)[:count], found)
+
+    def _nothing(self, name: str, arrays: Sequence[Any], batch: Batch) -> Any:
+        """The result at no draw at all."""
+        block = (*(np.zeros((1, 1, *a.shape[2:]), a.dtype) for a in arrays), _observed(batch, np.zeros(1, np.int64)))
+        shapes = jax.eval_shape(self._compiled(name), np.asarray(0), block)
+        return jax.tree.map(lambda leaf: np.zeros((len(batch), 0, *leaf.shape[2:]), leaf.dtype), shapes)
 
     def _compiled(self, name: str) -> Callable:
         if name not in self.functions:
@@ -99,6 +102,11 @@ class Compiled:
             over_blocks.__name__ = name
             self.functions[name] = jax.jit(over_blocks)
         return self.functions[name]
+
+
+def _observed(batch: Batch, rows: NDArray[np.int64]) -> Observation:
+    some = batch.take(rows)
+    return Observation(some.fields, some.constants, some.mask)
 
 
 _COMPILED: WeakKeyDictionary[Problem, Compiled] = WeakKeyDictionary()
