@@ -16,7 +16,8 @@ from chainsweep.engines import emcee as engine
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Outcome, Seeds, Status
 from chainsweep.engines.emcee_stack import GUIDED_MOVES, PLAIN_MOVES
 from chainsweep.engines.guide import Guide, relearned, search
-from chainsweep.engines.mixture import Mixture, Prepared, draw, log_density
+from chainsweep.engines.mixture import draw, log_density
+from chainsweep.engines.mixture_density import Mixture, Prepared
 from chainsweep.engines.moves import StretchMove
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem

@@ -15,7 +15,7 @@ from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk
 from chainsweep.engines import nuts
 from chainsweep.engines.base import Seeds
-from chainsweep.engines.mixture import Mixture, prepared
+from chainsweep.engines.mixture_density import Mixture, prepared
 from chainsweep.engines.nuts_program import Standing, jumped, proposed, stepped_within
 from chainsweep.execute.attempt import ProgressSink
 from chainsweep.model.load import example_observation, load_problem

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from scipy.stats import ks_2samp, multivariate_t
 
 from chainsweep.config import parse_config
 from chainsweep.data.collection import Batch
-from chainsweep.engines import mixture
+from chainsweep.engines import mixture_density
 from chainsweep.engines.importance import Settings, adapt, settings_for
 from chainsweep.engines.importance_start import (
     Start,
@@ -24,7 +26,8 @@ from chainsweep.engines.importance_start import (
     strongest,
     target_of,
 )
-from chainsweep.engines.mixture import Mixture, combine, degrees, draw, log_density
+from chainsweep.engines.mixture import combine, draw, log_density
+from chainsweep.engines.mixture_density import Mixture, degrees
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.errors import ChainsweepError
@@ -86,7 +89,7 @@ def test_both_ways_to_the_density_agree_far_out_and_close_in(monkeypatch):
     narrow = parts._replace(chol=parts.chol * np.array([1e-5, 1.0, 1e3])[:, None, None])
     z = np.concatenate([narrow.mean + 1e-6, narrow.mean * 1e6], axis=1)
     fused = np.asarray(log_density(narrow, z))
-    monkeypatch.setattr(mixture, "UNROLLED_DIMENSIONS", 0)
+    monkeypatch.setattr(mixture_density, "UNROLLED_DIMENSIONS", 0)
     jax.clear_caches()
     assert_allclose(np.asarray(log_density(narrow, z)), fused, rtol=1e-9)
     jax.clear_caches()
@@ -251,6 +254,20 @@ def test_kernels_on_chains_ignore_padding():
     z[0, 100:] = np.nan
     parts = from_chains(target, z, keys(1))
     assert np.isfinite(np.asarray(log_density(parts, z[:, :100]))).all()
+
+
+def test_a_first_round_that_gives_the_evidence_of_the_start_is_the_last():
+    """Only where it is told to; the twin's start claims another evidence."""
+    target = gaussian_target(np.zeros((2, 2)), sd=1.0)
+    known = Mixture(np.zeros((2, 1)), np.zeros((2, 1, 2)), np.tile(np.eye(2), (2, 1, 1, 1)))
+    start = gaussian_start(target, 2, 2)._replace(known=known)
+    early = replace(SMALL, early=True)
+    result = adapt(target, start, keys(2), early)
+    assert_array_equal(result.rounds, 1)
+    assert_allclose(result.log_evidence, 2.0, atol=0.2)
+    strange = start._replace(log_denominator=start.log_denominator - np.array([[0.0], [9.0]]))
+    assert_array_equal(adapt(target, strange, keys(2), early).rounds, [1, 2])
+    assert_array_equal(adapt(target, start, keys(2), SMALL).rounds, 2)
 
 
 def test_adaptation_finds_the_evidence_and_says_when_it_is_done():

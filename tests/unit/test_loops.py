@@ -16,8 +16,9 @@ from scipy.stats import kstest
 from chainsweep.data.collection import Batch
 from chainsweep.engines.random_numbers import normals, random_words, uniforms
 from chainsweep.model.batched import BatchedProblem, Compiled
+from chainsweep.model.keys import fold_keys, split_keys, uniform_of
 from chainsweep.model.load import example_observation, trace_structure
-from chainsweep.model.loops import POINTS, apart, map_points
+from chainsweep.model.loops import apart, first_of
 from chainsweep.model.problem import Problem
 from tests.conftest import line_data
 
@@ -72,13 +73,26 @@ def test_only_a_processors_program_has_branches(monkeypatch):
     assert "cond" not in program()
 
 
-@pytest.mark.parametrize("count", [1, POINTS, POINTS + 1, 3 * POINTS - 5])
-def test_points_in_blocks_are_the_same_as_all_at_once(count):
-    points = jnp.arange(float(count))[:, None] * jnp.ones(3)
-    weights = jnp.arange(float(count))
-    found = jax.jit(lambda p, w: map_points(lambda p, w: (p.sum() * w, p * 2), (p, w)))(points, weights)
-    assert_array_equal(found[0], 3 * np.arange(count) ** 2)
-    assert_array_equal(found[1], 2 * points)
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_only_so_many_rows_are_computed(count):
+    rows = jnp.arange(5.0)
+    first, second = jax.jit(lambda n: first_of(lambda x: (x + 1.0, {"double": 2.0 * x}), (rows,), n))(count)
+    assert_array_equal(first, np.where(np.arange(5) < count, rows + 1.0, 0.0))
+    assert_array_equal(second["double"], np.where(np.arange(5) < count, 2.0 * rows, 0.0))
+
+
+def test_keys_are_those_of_jax():
+    key = jax.random.PRNGKey(2**40 + 3)
+    raw = np.asarray(key)[None]
+    assert_array_equal(split_keys(raw, 1000)[0], jax.random.split(key, 1000))
+    assert_array_equal(fold_keys(raw, 7)[0], jax.random.fold_in(key, 7))
+    assert not np.array_equal(fold_keys(raw, 7), fold_keys(raw, 8))
+
+
+def test_a_number_of_each_key_is_uniform():
+    drawn = uniform_of(split_keys(np.array([[3, 4]], np.uint32), 20_000)[0])
+    assert kstest(drawn, "uniform").pvalue > 1e-3
+    assert kstest(drawn**1.1, "uniform").pvalue < 1e-3, "a twin that is not"
 
 
 def line(x, y_err, y=None):
@@ -99,6 +113,7 @@ def test_a_batch_on_an_accelerator_gives_what_a_processor_gives(monkeypatch):
         batched = BatchedProblem(problem, batch, Compiled(problem))
         return batched.log_density(theta), batched.sample_prior(keys, 300), batched.simulate(keys, theta)["y"]
 
+    assert BatchedProblem(problem, batch).log_density(theta[:, :0]).shape == (3, 0)
     one_by_one = results()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for ours, theirs in zip(one_by_one, results(), strict=True):

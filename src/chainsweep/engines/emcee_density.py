@@ -51,6 +51,11 @@ def chunks(rows: Ints) -> Iterator[Chunk]:
         yield Chunk(some, part, places)
 
 
+def padded_to_chunks(count: int) -> int:
+    """The least multiple of ``CHUNK`` that holds ``count``."""
+    return -(-count // CHUNK) * CHUNK
+
+
 class StackDensity:
     """The log density of the data sets of a stack, which ``problem`` holds."""
 

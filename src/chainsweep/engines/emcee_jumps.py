@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from chainsweep.engines.emcee_density import Chunk, StackDensity, chunks, log_density_one
 from chainsweep.engines.guide import Guide
-from chainsweep.engines.mixture import Prepared, prepared, random_numbers
+from chainsweep.engines.mixture_density import Prepared, prepared, random_numbers
 from chainsweep.engines.moves import GroupStreams
 from chainsweep.engines.random_numbers import uniforms
-from chainsweep.model.loops import apart, one_by_one
+from chainsweep.model.loops import apart, one_by_one, one_by_one_here
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -55,11 +55,11 @@ class JumpMove(Move):
         self.count = len(keys)
         self.ensembles = len(streams.keys) // self.count
         filling = len(self.problem.batch) - self.count
-        self.keys = jnp.asarray(np.pad(keys, ((0, filling), (0, 0))), jnp.uint32)
+        self.keys = jax.device_put(np.pad(keys, ((0, filling), (0, 0))).astype(np.uint32))
         every = np.pad(np.arange(self.count), (0, filling), mode="edge")
         # Neighbours may not change a sum, so each data set has the components of its own kind of mixture.
         self.kinds = [
-            (rows, JUMPS[wide], _prepared(guide.jumps(every, wide)))
+            (rows, JUMPS[wide], _prepared(guide.jumps(every, wide or one_by_one_here())))
             for wide in (False, True)
             if (rows := np.flatnonzero(guide.wide == wide)).size
         ]

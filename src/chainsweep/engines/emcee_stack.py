@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from chainsweep.config import EmceeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, Seeds
-from chainsweep.engines.emcee_density import StackDensity
+from chainsweep.engines.emcee_density import StackDensity, padded_to_chunks
 from chainsweep.engines.emcee_jumps import JumpMove
 from chainsweep.engines.emcee_kept import Thinned, packed_chains, unpacked_chains
 from chainsweep.engines.guide import MOST_DIMENSIONS, Guide
@@ -212,7 +212,9 @@ class Stack:
 
     def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str], guide: Guide | None = None) -> None:
         self.positions = positions
-        filled = np.pad(positions, (0, sweep.most - len(positions)), mode="edge")
+        # Whole chunks, so that a batch of another size finds its programs compiled.
+        size = padded_to_chunks(sweep.most) if sweep.problem.has_jax_likelihood else sweep.most
+        filled = np.pad(positions, (0, size - len(positions)), mode="edge")
         self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled))
         self.density = StackDensity(self.problem)
         known = {row: failures[p] for row, p in enumerate(positions.tolist()) if p in failures}

@@ -25,10 +25,12 @@ from chainsweep.diagnostics.weights import normalised_weights, resample
 from chainsweep.engines.base import Arrays, Seeds
 from chainsweep.engines.importance import Settings, adapt, lanes_here
 from chainsweep.engines.importance_start import Target, from_chains, from_modes, from_prior, target_of
-from chainsweep.engines.mixture import Mixture, Prepared, combine, draw, log_density, prepared
+from chainsweep.engines.mixture import combine, draw, log_density
+from chainsweep.engines.mixture_density import Mixture, Prepared, prepared
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool, find_modes, no_modes, prior_pool
 from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.loops import one_by_one_here
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +45,9 @@ SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
 """Parts of the mixture that proposes jumps."""
 START_POWER = 0.5
 """Chains start at draws chosen with their weights to this power."""
-QUICK = Settings(draws=1500, rounds=6, components=96, points=1024, effective=100.0, known_share=0.1, ess=400.0)
+QUICK = Settings(
+    draws=1500, rounds=6, components=96, points=1024, effective=100.0, known_share=0.1, ess=400.0, early=True
+)
 """The search for every data set, and the fit to what it found."""
 DEEP = Settings(
     draws=8000, rounds=8, components=512, points=4096, effective=1000.0, known_share=0.2, ess=400.0, lanes=4
@@ -97,8 +101,11 @@ class Guide:
         return self.log_weight.shape[1] - DEEP_FIT.components * self.fitted
 
     def jumps(self, rows: NDArray[np.int64], wide: bool | None = None) -> Mixture:
-        """The mixtures of the data sets ``rows``: by default as few components as hold them all."""
-        all_of_them = self.wide[rows].any() if wide is None else wide
+        """The mixtures of the data sets ``rows``, with all components.
+
+        On an accelerator by default with as few as hold them all: elsewhere those without weight cost nothing.
+        """
+        all_of_them = (one_by_one_here() or self.wide[rows].any()) if wide is None else wide
         used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
@@ -303,7 +310,7 @@ def _padded(mixture: Mixture) -> Mixture:
 
 def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
     """The mixtures that ``function`` gives of rows up to ``count``, ``lanes`` of them at a time."""
-    parts = [function(rows) for rows in blocks_of(count, lanes)]
+    parts = [function(np.unique(rows) if one_by_one_here() else rows) for rows in blocks_of(count, lanes)]
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 

@@ -10,7 +10,8 @@ its draws are independent and its proposal is a known density, so the mean weigh
 Pareto's k-hat means what it says. Weights over all rounds (the balance heuristic) would carry more effective draws
 and be biased low, because a proposal stands on the very points that it then weighs; they steer the adaptation
 only. A data set is done when k-hat and effective draws suffice *and* the evidence agrees with the round before:
-a round that misses a mode looks perfect by itself, and a round that met it once does not agree.
+a round that misses a mode looks perfect by itself, and a round that met it once does not agree. The first round draws
+from what is known alone, such as Laplace fits of modes.
 
 Reference: Bugallo et al. 2017, IEEE Signal Processing Magazine 34 (4), 60; Marin, Pudlo, Sedki 2019, Bernoulli 25,
 1816 (bias of recycling); Vehtari et al. 2024, JMLR 25 (72), 1 (k-hat).
@@ -19,23 +20,21 @@ Reference: Bugallo et al. 2017, IEEE Signal Processing Magazine 34 (4), 60; Mari
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat
 from chainsweep.engines.importance_start import Start, Target, strongest
-from chainsweep.engines.mixture import Mixture, combine, draw, log_density, require_float64
+from chainsweep.engines.mixture import combine, draw, log_density, require_float64
+from chainsweep.engines.mixture_density import Mixture
 from chainsweep.engines.mixture_fit import fit, place
+from chainsweep.model.keys import fold_keys, split_keys
 from chainsweep.model.loops import one_by_one_here
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
-Array = Any
 
 FIRST_BROAD_SHARE = 0.2
 """Broad share of a first round that draws from what is known before anything is fitted."""
@@ -60,6 +59,8 @@ class Settings:
     khat: float = 0.7
     agreement: float = 4.0
     """Two rounds agree when their log evidences differ by less than this many standard errors."""
+    early: bool = False
+    """Whether the first round may be the last, where what it was given gives the same evidence."""
     lanes: int = 16
     """Data sets of one compiled call on an accelerator: one shape however many are still at work."""
 
@@ -90,9 +91,9 @@ class _Pool(NamedTuple):
     ones. Earlier ones are left out: evaluating them would cost a round squared, and only the adaptation sees it.
     """
 
-    z: Array
-    log_target: Array
-    log_denominator: Array
+    z: Floats
+    log_target: Floats
+    log_denominator: Floats
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def settings_for(nz: int, **changes: Any) -> Settings:
 
 
 def lanes_here(settings: Settings) -> int:
-    """Data sets of one call on this device: a CPU goes through them one by one, and idle lanes are only a waste."""
+    """Data sets of one round on this device: a processor goes through them one by one."""
     return max(1, settings.lanes // 4) if one_by_one_here() else settings.lanes
 
 
@@ -136,7 +137,10 @@ def adapt(
     require_float64()
     datasets, _, nz = start.z.shape
     pool = _Pool(*strongest(start, settings.draws))
-    run = _Run(target, start, keys, settings, pool, _empty(datasets, settings.draws, nz))
+    result = _empty(datasets, settings.draws, nz)
+    if settings.early:
+        result.log_evidence[:], result.log_evidence_se[:] = _evidence_of(start)
+    run = _Run(target, start, keys, settings, pool, result)
     active = np.arange(datasets, dtype=np.int64) if members is None else np.asarray(members, dtype=np.int64)
     lanes = max(1, min(lanes_here(settings), datasets))
     for step in range(settings.rounds):
@@ -149,19 +153,24 @@ def adapt(
 def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.bool_]:
     """One round of a few data sets; says which are done."""
     count, settings = len(members), run.settings
-    # Idle lanes repeat the first data set: every call has one shape, and what they compute is dropped.
-    positions = np.concatenate([members, np.full(lanes - count, members[0])])
+    # On an accelerator idle lanes repeat the first data set: every call has one shape.
+    idle = 0 if one_by_one_here() else lanes - count
+    positions = np.concatenate([members, np.full(idle, members[0])])
     part = _Pool(*(array[positions] for array in run.pool))
     standing, share = _standing(run.start, positions, settings, first=step == 0)
-    keys = np.asarray(_round_keys(run.keys[positions], step))
-    fitted = _fitted(run.target, part, keys, positions, settings)
-    proposal, z, log_proposal = _propose(keys[:, 2], fitted, standing, share, settings.draws)
-    z = np.asarray(z)
+    keys = split_keys(fold_keys(run.keys[positions], step), 3)
+    fitted = _fitted(run.target, part, keys, positions, settings) if share < 1.0 else _unfitted(part, settings)
+    proposal = combine((share, standing), (1.0 - share, fitted))
+    z = draw(proposal, keys[:, 2], settings.draws)
+    density = log_density(proposal, np.concatenate([z, part.z], axis=1))
+    log_proposal, log_proposal_before = np.split(density, [settings.draws], axis=1)
     log_target = np.asarray(run.target.log_density(z, positions))
     log_target = np.where(np.isnan(log_target), -np.inf, log_target)
-    for old, new in zip(run.pool, _absorb(part, proposal, z, log_target, log_proposal), strict=True):
-        old[members] = np.asarray(new)[:count]
-    log_weight = (log_target - np.asarray(log_proposal))[:count]
+    old = np.logaddexp(part.log_denominator, np.log(settings.draws) + log_proposal_before)
+    drawn = _Pool(z, log_target, np.log(settings.draws) + log_proposal)
+    for whole, new in zip(run.pool, _absorb(part._replace(log_denominator=old), drawn), strict=True):
+        whole[members] = new[:count]
+    log_weight = (log_target - log_proposal)[:count]
     good = _record(run, members, z[:count], log_weight, step)
     hopeless = ~np.isfinite(run.pool.log_target[members]).any(axis=1) & (step > 0)
     return good | hopeless | np.isposinf(log_weight).any(axis=1)
@@ -179,11 +188,18 @@ def _standing(start: Start, positions: Positions, settings: Settings, first: boo
     return combine((settings.broad_share, broad), (settings.known_share, known)), total
 
 
-def _fitted(target: Target, pool: _Pool, keys: Array, positions: Positions, settings: Settings) -> Mixture:
+def _fitted(target: Target, pool: _Pool, keys: NDArray[np.uint32], positions: Positions, settings: Settings) -> Mixture:
     log_weight = pool.log_target - pool.log_denominator
     kernels = place(keys[:, 0], pool.z, log_weight, settings.effective, settings.components)
-    precision = target.precision(np.asarray(kernels.center), positions)
+    precision = target.precision(kernels.center, positions)
     return fit(keys[:, 1], pool.z, log_weight, kernels, precision, settings.points)
+
+
+def _unfitted(pool: _Pool, settings: Settings) -> Mixture:
+    """Components without weight, as many as a fit has."""
+    datasets, _, nz = pool.z.shape
+    shape = datasets, settings.components
+    return Mixture(np.full(shape, -np.inf), np.zeros((*shape, nz)), np.tile(np.eye(nz), (*shape, 1, 1)))
 
 
 def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: int) -> NDArray[np.bool_]:
@@ -199,40 +215,24 @@ def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: 
     return agree & (khat < run.settings.khat) & (ess >= run.settings.ess)
 
 
-@jax.jit
-def _round_keys(keys: Array, step: int) -> Array:
-    """``(dataset, 3, 2)`` from raw keys ``(dataset, 2)``."""
-    return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step), 3))(keys.astype(jnp.uint32))
-
-
-@partial(jax.jit, static_argnums=4)
-def _propose(keys: Array, fitted: Mixture, standing: Mixture, share: float, draws: int) -> tuple[Mixture, Array, Array]:
-    """The proposal of a round, its draws and their log density."""
-    proposal = combine((1.0 - share, fitted), (share, standing))
-    z = draw(proposal, keys, draws)
-    return proposal, z, log_density(proposal, z)
-
-
-@jax.jit
-def _log_denominator(old: Array, proposal: Mixture, z: Array, draws: int) -> Array:
-    """That of older points ``z``, after so many draws of another proposal."""
-    return jnp.logaddexp(old, jnp.log(draws) + log_density(proposal, z))
-
-
-def _absorb(pool: _Pool, proposal: Mixture, z: Array, log_target: Array, log_proposal: Array) -> _Pool:
-    """The pool with the new draws, cut back to its size by the smallest weights; in no order."""
-    draws, size = z.shape[1], pool.z.shape[1]
-    old = np.asarray(_log_denominator(pool.log_denominator, proposal, pool.z, draws))
-    merged = _Pool(
-        np.concatenate([pool.z, z], axis=1),
-        np.concatenate([pool.log_target, log_target], axis=1),
-        np.concatenate([old, np.log(draws) + np.asarray(log_proposal)], axis=1),
-    )
+def _absorb(pool: _Pool, drawn: _Pool) -> _Pool:
+    """The pool with new draws, cut back to its size by the smallest weights; in no order."""
+    merged = _Pool(*(np.concatenate(pair, axis=1) for pair in zip(pool, drawn, strict=True)))
     log_weight = merged.log_target - merged.log_denominator
-    ascending = np.argpartition(np.where(np.isfinite(log_weight), log_weight, -np.inf), draws - 1, axis=1)
-    best = ascending[:, -size:]
+    smallest = np.where(np.isfinite(log_weight), log_weight, -np.inf)
+    best = np.argpartition(smallest, drawn.z.shape[1] - 1, axis=1)[:, -pool.z.shape[1] :]
     flat = [np.take_along_axis(array, best, axis=1) for array in merged[1:]]
     return _Pool(np.take_along_axis(merged.z, best[..., None], axis=1), *flat)
+
+
+def _evidence_of(start: Start) -> tuple[Floats, Floats]:
+    """Log evidences and their errors from the points that there are at the start; NaN where none has weight."""
+    log_weight = np.where(np.isfinite(start.log_target), start.log_target - start.log_denominator, -np.inf)
+    top = log_weight.max(axis=1, initial=-np.inf)
+    some = np.isfinite(top)
+    weight = np.exp(log_weight - np.where(some, top, 0.0)[:, None])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return top + np.log(weight.sum(axis=1)), np.sqrt((weight**2).sum(axis=1)) / weight.sum(axis=1)
 
 
 def _empty(datasets: int, draws: int, nz: int) -> WeightedDraws:

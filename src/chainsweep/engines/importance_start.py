@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.engines.mixture import Mixture, combine
+from chainsweep.engines.mixture import combine
+from chainsweep.engines.mixture_density import Mixture
 from chainsweep.engines.mixture_fit import fit, place
 from chainsweep.engines.starts import Modes, Pool
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -26,8 +24,6 @@ DRAWS_INFLATION = 4.0
 """Covariance of the broad component in units of another proposal's draws."""
 EVEN_SHARE = 0.5
 """Share of the known modes' weight that is even over them; the rest follows their Laplace masses."""
-CURVATURES = 32
-"""Points of one compiled call of a Hessian: every number of components is a multiple, so that one shape serves all."""
 CHAIN_COMPONENTS = 32
 CHAIN_POINTS = 512
 
@@ -47,10 +43,7 @@ class Target:
 
     def precision(self, z: Floats, positions: Positions) -> Any:
         """The Hessian, or zeros where it is not known."""
-        if self.hessian is None:
-            return np.zeros((*z.shape, z.shape[-1]))
-        blocks = [z[:, first : first + CURVATURES] for first in range(0, z.shape[1], CURVATURES)]
-        return np.concatenate([np.asarray(self.hessian(block, positions)) for block in blocks], axis=1)
+        return np.zeros((*z.shape, z.shape[-1])) if self.hessian is None else self.hessian(z, positions)
 
 
 class Start(NamedTuple):
@@ -94,14 +87,9 @@ def target_of(batched: BatchedProblem) -> Target:
         return density[back]
 
     def hessian(z: Floats, positions: Positions) -> Any:
-        return _hessian(batched.problem, z, part(positions).observations)
+        return part(positions).curvature(z)
 
     return Target(log_density, hessian if batched.problem.has_jax_likelihood else None)
-
-
-@partial(jax.jit, static_argnums=0)
-def _hessian(problem: Problem, z: Floats, observations: Observation) -> Any:
-    return jax.vmap(jax.vmap(jax.hessian(problem.potential), in_axes=(0, None)))(z, observations)
 
 
 def from_prior(target: Target, pool: Pool, keep: int = 4000) -> Start:

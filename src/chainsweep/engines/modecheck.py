@@ -18,7 +18,8 @@ from chainsweep.config import MODE_SHIFT
 from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.engines.importance import Settings, WeightedDraws, adapt
 from chainsweep.engines.importance_start import Start, Target, from_chains, target_of
-from chainsweep.engines.mixture import Mixture, combine, log_density
+from chainsweep.engines.mixture import combine, log_density
+from chainsweep.engines.mixture_density import Mixture
 from chainsweep.model.batched import BatchedProblem
 
 Floats = NDArray[np.float64]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,9 +23,10 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome, Seeds, Sink, Status
-from chainsweep.engines.guide import Guide, deepened, learned, search
-from chainsweep.engines.mixture import Mixture
-from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, packed, unpacked, whitening
+from chainsweep.engines.guide import DEEP_FIT, MOST_DIMENSIONS, Guide, deepened, learned, search
+from chainsweep.engines.importance_start import CHAIN_COMPONENTS
+from chainsweep.engines.mixture_density import Mixture
+from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, compile_ahead, packed, unpacked, whitening
 from chainsweep.engines.nuts_program import Bits, Program, kernels_of
 from chainsweep.engines.nuts_rounds import (
     ENERGY_ERROR,
@@ -35,6 +37,7 @@ from chainsweep.engines.nuts_rounds import (
     rounds_of,
 )
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.loops import one_by_one_here
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -100,12 +103,31 @@ class _Run:
         self.begun: Bits = bits_of(settings)
         self.lanes = lanes_of(problem, batch, settings)
         self.elsewhere: Floats | None = None
+        self.ahead: Future[None] | None = None
         self.sampled: dict[int, Sampled] = {}
         self.failures: dict[int, str] = {}
         self.seconds = np.zeros(len(batch))
         self.bits = np.full(len(batch), self.begun, np.int64)
 
     def execute(self, resume: Arrays | None) -> Outcome:
+        if not one_by_one_here():
+            return self._execute(resume)
+        # While XLA compiles the largest programs on another core, the search is under way.
+        with ThreadPoolExecutor(1) as beside:
+            self.ahead = beside.submit(self._compile_ahead)
+            return self._execute(resume)
+
+    def _compile_ahead(self) -> None:
+        """Make the programs of the first round, by calling them with lanes of which none counts."""
+        settings, n = self.settings, self.problem.ndim_unconstrained
+        components = 1 + settings.descents + CHAIN_COMPONENTS * (self.elsewhere is not None)
+        components += DEEP_FIT.components * (n <= MOST_DIMENSIONS)
+        first = rounds_of(settings, self.begun)[0]
+        kernels = kernels_of(self.problem, settings, first.algorithm, first.bits)
+        observations = BatchedProblem(self.problem, self.batch.take(np.zeros(self.lanes, np.int64))).observations
+        compile_ahead(kernels, observations, (self.lanes, settings.chains, n), components)
+
+    def _execute(self, resume: Arrays | None) -> Outcome:
         now = 0
         if resume is not None:
             now, self.seconds = int(resume["round"]), resume["seconds"].copy()
@@ -179,6 +201,8 @@ class _Run:
 
     def _round(self, now: int, this: Round, open_sets: NDArray[np.int64], resume: Arrays | None) -> bool:
         """One round of ``open_sets``, all of which get draws; False when the deadline came first."""
+        if self.ahead is not None:
+            self.ahead.result()
         if this.attempt:
             shallow = open_sets[~self.guide.deep[open_sets]]
             self.guide = deepened(self.guide, self.batched, shallow, self.seeds)

@@ -13,14 +13,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.engines.base import Arrays
 from chainsweep.engines.guide import whitened
-from chainsweep.engines.mixture import Mixture
-from chainsweep.engines.nuts_program import Lanes, Program
+from chainsweep.engines.mixture_density import Mixture
+from chainsweep.engines.nuts_program import Kernels, Lanes, Program, with_pooled_steps
 from chainsweep.model.loops import lanes_computed
 from chainsweep.model.problem import Observation
 
@@ -132,10 +131,9 @@ class Batching:
         for lane in running:
             self._keep(int(lane), z[lane], [values[lane] for values in stats])
         adapted = (self.done == self.program.adapt) | (self.done == self.program.scout + self.program.adapt)
-        share = np.where(adapted, self.starts.step_share[self.member], 1.0)
-        self.kernel = self.program.kernels.pool_step_sizes(
-            self.kernel, jnp.asarray(adapted & (self.member != EMPTY)), jnp.asarray(share)
-        )
+        adapted &= self.member != EMPTY
+        if adapted.any():
+            self.kernel = with_pooled_steps(self.kernel, adapted, self.starts.step_share[self.member])
         self._scouts_return(running)
         self._let_go(running)
 
@@ -157,6 +155,7 @@ class Batching:
         w, keys = np.zeros((*self.z.shape[:2], z.shape[-1])), self.starts.keys[members, phase]
         w[lanes] = np.linalg.solve(self.factor[lanes][:, None], (z - self.center[lanes][:, None])[..., None])[..., 0]
         kernels, rows = self.program.kernels, self._rows(lanes)
+        assert self._lanes is not None
         if self.kernel is None:
             self.kernel = kernels.blank(w, keys, self._lanes)
         self.kernel = kernels.initialise(self.kernel, w, keys, self._lanes, *rows)
@@ -173,7 +172,8 @@ class Batching:
         members = np.where(self.member == EMPTY, self.member.max(), self.member).clip(0)
         jumps = Mixture(*(part[members] for part in self.starts.jumps))
         jumps = whitened(jumps, self.center, np.linalg.inv(self.factor))
-        self._lanes = Lanes(self.starts.observations(members), jnp.array(self.center), jnp.array(self.factor), jumps)
+        center, factor = jax.device_put((self.center.copy(), self.factor.copy()))
+        self._lanes = Lanes(self.starts.observations(members), center, factor, jumps)
         return members
 
     def _keep(self, lane: int, z: Floats, stats: list[Floats]) -> None:
@@ -269,11 +269,23 @@ class Batching:
         for name, values in self.stats.items():
             values[...] = state[f"stats/{name}"]
         leaves, structure = jax.tree.flatten(self.kernel)
-        kernel = [jnp.array(state[f"kernel/{k}"]) for k in range(len(leaves))]
+        kernel = [np.array(state[f"kernel/{k}"]) for k in range(len(leaves))]
         self.kernel = jax.tree.unflatten(structure, kernel)
         self._bind()
         self.next, self.blocks, self.busy, self.computed, self.spent = (int(value) for value in state["counters"])
         self.sampled = unpacked({k.removeprefix("left/"): v for k, v in state.items() if k.startswith("left/")})
+
+
+def compile_ahead(kernels: Kernels, observations: Observation, shape: tuple[int, int, int], components: int) -> None:
+    """Compile the programs of lanes of this ``shape``, (lane, chain, n), by calling them with none that counts."""
+    width, _, n = shape
+    center, eye = np.zeros((width, n)), np.tile(np.eye(n), (width, 1, 1))
+    mean, chol = np.zeros((width, components, n)), np.tile(np.eye(n), (width, components, 1, 1))
+    jumps = whitened(Mixture(np.zeros((width, components)), mean, chol), center, eye)
+    lanes = Lanes(observations, center, eye, jumps)
+    w, keys, none = np.zeros(shape), np.zeros((*shape[:2], 2), np.uint32), (np.zeros(width, np.int64), np.asarray(0))
+    state = kernels.initialise(kernels.blank(w, keys, lanes), w, keys, lanes, *none)
+    kernels.advance(state, lanes, *none)
 
 
 def whitening(points: Floats, fallback: Floats) -> tuple[Floats, Floats]:

@@ -11,7 +11,7 @@ Reference: Tierney 1994, Annals of Statistics 22, 1701 (cycles of Metropolis ker
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings
-from chainsweep.engines.mixture import Prepared, picked, random_numbers
+from chainsweep.engines.mixture_density import Prepared, picked, random_numbers
 from chainsweep.model.loops import apart, of_lanes, zeros_like_result
 from chainsweep.model.problem import Observation, Problem
 
@@ -89,21 +89,21 @@ class Kernels:
         self.depth = settings.max_tree_depth
         self.steps = settings.hmc_steps if self.fixed else None
         self.target = settings.target_accept
-        self.blank = self._compiled(self._blank)
         self.initialise = self._compiled(self._initialise_lanes, donate_argnums=0)
-        self.pool_step_sizes = self._compiled(self._pool_step_sizes)
         self.advance = self._compiled(self._advance_lanes, donate_argnums=0)
         self.potentials = self._compiled(jax.vmap(jax.vmap(self._whitened_potential, in_axes=(0, None, None, None))))
 
     def _compiled(self, function: Callable, **options: Any) -> Callable:
-        compiled = jax.jit(function, **options)
+        return self._in_our_precision(jax.jit(function, **options))
+
+    def _in_our_precision(self, function: Callable) -> Callable:
         if self.bits == 64:
-            return compiled
+            return function
 
         def in_single_precision(*arrays: Any) -> Any:
             narrow = jax.tree.map(_narrowed, arrays)
             with jax.enable_x64(False):
-                return compiled(*narrow)
+                return function(*narrow)
 
         return in_single_precision
 
@@ -126,9 +126,10 @@ class Kernels:
         state = init(w, self.adapt, adapt_mass_matrix=False, target_accept_prob=self.target, rng_key=key, **algorithm)
         return state, sample
 
-    def _blank(self, w: Any, keys: Any, lanes: Lanes) -> Any:
+    def blank(self, w: Any, keys: Any, lanes: Lanes) -> Any:
         """The state of lanes in which nobody is yet, for starts of this shape."""
-        return zeros_like_result(jax.vmap(self._initialise), w, keys, lanes)
+        shapes = self._in_our_precision(partial(jax.eval_shape, jax.vmap(self._initialise)))(w, keys, lanes)
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
     def _initialise(self, w: Any, keys: Any, lane: Lanes) -> Any:
         return jax.vmap(lambda w, key: self._kernel(w, key, lane)[0])(w, keys)
@@ -136,15 +137,6 @@ class Kernels:
     def _initialise_lanes(self, state: Any, w: Any, keys: Any, lanes: Lanes, rows: Any, count: Any) -> Any:
         """``state`` with new chains in the first ``count`` of the lanes ``rows``, at ``w`` ``(lane, chain, n)``."""
         return of_lanes(self._initialise, (w, keys, lanes), rows, count, state)
-
-    @staticmethod
-    def _pool_step_sizes(state: Any, adapted: Any, share: Any) -> Any:
-        """In the lanes ``adapted`` ``(lane,)`` all chains take ``share`` of the geometric mean of their step sizes."""
-        own = state.adapt_state.step_size
-        shared = share[:, None] * jnp.exp(jnp.log(own).mean(axis=1, keepdims=True))
-        return state._replace(
-            adapt_state=state.adapt_state._replace(step_size=jnp.where(adapted[:, None], shared, own))
-        )
 
     def _advance_lanes(self, state: Any, lanes: Lanes, rows: Any, count: Any) -> tuple[Any, Any]:
         """The first ``count`` of the lanes ``rows`` a block further, and what they met on the way; zeros elsewhere."""
@@ -276,6 +268,14 @@ _NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
 
 def _narrowed(array: Any) -> Any:
     return array.astype(_NARROW.get(array.dtype, array.dtype))
+
+
+def with_pooled_steps(state: Any, adapted: Any, share: Any) -> Any:
+    """In the lanes ``adapted`` ``(lane,)`` all chains take ``share`` of the geometric mean of their step sizes."""
+    own = np.asarray(state.adapt_state.step_size)
+    pooled = share[:, None] * np.exp(np.log(np.where(adapted[:, None], own, 1.0)).mean(axis=1, keepdims=True))
+    step_size = np.where(adapted[:, None], pooled, own).astype(own.dtype)
+    return state._replace(adapt_state=state.adapt_state._replace(step_size=step_size))
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,7 @@ from chainsweep.config import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.guide import DEEP_FIT
 from chainsweep.engines.nuts_program import Algorithm, Bits
+from chainsweep.model.loops import one_by_one_here
 from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -68,8 +69,13 @@ def lanes_that_fit(memory: int | None, lane: int) -> int:
 
 
 def lanes_of(problem: Problem, batch: Batch, settings: Settings) -> int:
-    """The data sets of ``batch`` that are advanced together: as many as told, or as the device has room for."""
-    return min(len(batch), settings.lanes or lanes_that_fit(device_memory(), lane_bytes(problem, batch, settings)))
+    """The data sets that are advanced together: as many as told, or as the device has room for.
+
+    A processor's idle lanes cost nothing, so that one number serves every batch; elsewhere there are at most as many as
+    data sets in ``batch``.
+    """
+    lanes = settings.lanes or lanes_that_fit(device_memory(), lane_bytes(problem, batch, settings))
+    return lanes if one_by_one_here() else min(len(batch), lanes)
 
 
 def lane_bytes(problem: Problem, batch: Batch, settings: Settings) -> int:

@@ -15,26 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = Any
+from chainsweep.model.keys import threefry
 
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-PARITY = np.uint32(0x1BD11BDA)
+Array = Any
 
 
 def random_words(key: Array, count: int) -> tuple[Array, Array]:
     """Upper and lower halves ``(count,)``, 32 bits each, of the words of ``jax.random.bits``."""
     key = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    keys = key[0], key[1], key[0] ^ key[1] ^ PARITY
     low = jax.lax.iota(jnp.uint32, count)
-    high = jnp.zeros_like(low) + keys[0]
-    low = low + keys[1]
-    for block in range(5):
-        for rotation in ROTATIONS[block % 2]:
-            high = high + low
-            low = ((low << np.uint32(rotation)) | (low >> np.uint32(32 - rotation))) ^ high
-        high = high + keys[(block + 1) % 3]
-        low = low + keys[(block + 2) % 3] + np.uint32(block + 1)
-    return high, low
+    return threefry(key[0], key[1], jnp.zeros_like(low), low)
 
 
 def uniforms(key: Array, count: int) -> Array:

@@ -190,7 +190,7 @@ def _candidates(batched: BatchedProblem, network: Network, rng: np.random.Genera
 
 def _log_prior(batched: BatchedProblem, z: Floats) -> Floats:
     """Log prior density of the unconstrained ``z``; NaN where the likelihood of a JAX model vanishes."""
-    density = -np.asarray(batched.compiled("potential")(z, batched.observations))
+    density = -batched.potential(z)
     if batched.problem.has_jax_likelihood:
         likelihood = batched.log_likelihood(batched.constrain(z))
         return density - np.where(np.isfinite(likelihood), likelihood, np.nan)

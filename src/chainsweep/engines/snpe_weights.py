@@ -15,7 +15,7 @@ from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, 
 from chainsweep.engines import guide, importance
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.importance_start import PRIOR_INFLATION, Start, broad_of, target_of
-from chainsweep.engines.mixture import Mixture
+from chainsweep.engines.mixture_density import Mixture
 from chainsweep.engines.snpe_trained import Network
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
@@ -249,6 +249,7 @@ def _adapt(
         rounds=min(guide.QUICK.rounds, settings.adaptive_rounds),
         ess=thorough.ess,
         khat=thorough.khat,
+        early=False,
     )
     prior_keys, keys = (seeds.jax_keys(batched.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
     broad = None
@@ -294,7 +295,7 @@ def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_
     """Constrained log density; a slow host likelihood is not called again but taken from ``log_density``."""
     if batched.problem.has_jax_likelihood:
         return batched.log_density(theta)
-    log_prior_z = -np.asarray(batched.compiled("potential")(z, batched.observations))
+    log_prior_z = -batched.potential(z)
     return batched.log_prior(theta) + log_density - log_prior_z
 
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.loops import map_datasets
+from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.loops import first_of, lanes_of
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -124,9 +124,7 @@ def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: l
     center = _finite_median(some)
     scale = np.maximum(_finite_spread(some), 1e-8)
     start = np.where(np.isfinite(start), start, center[:, None])
-    z, log_density, covariance = (
-        np.asarray(a) for a in _descend(batched.problem, start, center, scale, batched.observations)
-    )
+    z, log_density, covariance = _descended(batched, start, center, scale)
     return _merge(z, log_density, covariance)
 
 
@@ -149,13 +147,41 @@ def _finite_spread(z: Floats) -> Floats:
     return 0.5 * (high - low)
 
 
+def _descended(batched: BatchedProblem, start: Floats, center: Floats, scale: Floats) -> tuple[Floats, ...]:
+    """``_descend`` for data sets in any number, a few in one call."""
+    parts = []
+    for rows in blocks_of(len(start), lanes_of(start.shape[1] * start.shape[2] ** 2)):
+        observations = batched.batch.take(rows)
+        obs = Observation(observations.fields, observations.constants, observations.mask)
+        count = np.asarray(len(np.unique(rows)))
+        found = _descend(batched.problem, count, start[rows], center[rows], scale[rows], obs)
+        parts.append([np.asarray(array)[:count] for array in found])
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
 @partial(jax.jit, static_argnums=0)
-def _descend(
-    problem: Problem, start: Floats, center: Floats, scale: Floats, observations: Observation
-) -> tuple[Floats, Floats, Floats]:
+def _descend(problem: Problem, count: Any, *datasets: Any) -> tuple[Floats, Floats, Floats]:
+    """The ends, their log densities and Laplace covariances, of the first ``count`` data sets."""
     over_starts = jax.vmap(partial(_descend_one, problem), in_axes=(0, None, None, None))
-    n = start.shape[2]
-    return map_datasets(over_starts, (start, center, scale, observations), start.shape[1] * n * n)
+    return first_of(over_starts, datasets, count)
+
+
+class _Descent(NamedTuple):
+    """The place ``u`` of a descent, its potential, slope and curvature (along ``axes``), and what it tries next."""
+
+    u: Any
+    value: Any
+    slope: Any
+    curvature: Any
+    axes: Any
+    trial: Any
+    damping: Any
+    count: Any
+
+    @property
+    def decrement(self) -> Any:
+        """What a Newton step would gain."""
+        return 0.5 * jnp.sum(self.slope**2 / jnp.maximum(jnp.abs(self.curvature), 1e-12))
 
 
 def _descend_one(
@@ -164,35 +190,31 @@ def _descend_one(
     def potential(u: Floats) -> Floats:
         return problem.potential(center + scale * u, obs)
 
-    gradient_of, hessian = jax.grad(potential), jax.hessian(potential)
+    def still(now: _Descent) -> Any:
+        return (now.count <= DESCENT_STEPS) & (now.decrement > DECREMENT)
 
-    def still(carry: tuple) -> Any:
-        _, _, _, count, decrement = carry
-        return (count < DESCENT_STEPS) & (decrement > DECREMENT)
-
-    def step(carry: tuple) -> tuple:
-        u, value, damping, count, _ = carry
-        curvature, axes = jnp.linalg.eigh(_finite(hessian(u)))
-        slope = axes.T @ _finite(gradient_of(u))
+    def step(now: _Descent) -> _Descent:
+        value, gradient = jax.value_and_grad(potential)(now.trial)
+        curvature, axes = jnp.linalg.eigh(_finite(jax.hessian(potential)(now.trial)))
+        # The start is taken whatever it is.
+        taken = (value < now.value) | (now.count == 0)
+        there = value, axes.T @ _finite(gradient), curvature, axes
+        here = now.value, now.slope, now.curvature, now.axes
+        value, slope, curvature, axes = (jnp.where(taken, new, old) for new, old in zip(there, here, strict=True))
+        u = jnp.where(taken, now.trial, now.u)
+        damping = jnp.where(now.count == 0, now.damping, now.damping * jnp.where(taken, 0.2, 6.0)).clip(1e-9, 1e9)
         move = axes @ (slope / (jnp.abs(curvature) + damping))
         length = jnp.linalg.norm(move)
         trial = u - move * jnp.minimum(1.0, 4.0 / jnp.maximum(length, 1e-12))
-        trial_value = potential(trial)
-        better = trial_value < value
-        return (
-            jnp.where(better, trial, u),
-            jnp.where(better, trial_value, value),
-            jnp.clip(jnp.where(better, damping / 5, damping * 6), 1e-9, 1e9),
-            count + 1,
-            0.5 * jnp.sum(slope**2 / jnp.maximum(jnp.abs(curvature), 1e-12)),
-        )
+        return _Descent(u, value, slope, curvature, axes, trial, damping, now.count + 1)
 
+    n = start.shape[0]
+    nowhere = jnp.full(n, jnp.inf)
     u = (start - center) / scale
-    begin = (u, potential(u), jnp.asarray(1e-2), jnp.asarray(0), jnp.asarray(jnp.inf))
-    u, value, *_ = jax.lax.while_loop(still, step, begin)
-    curvature, axes = jnp.linalg.eigh(_finite(hessian(u)))
-    covariance = (axes / jnp.maximum(curvature, LEAST_CURVATURE)) @ axes.T
-    return center + scale * u, -value, covariance * scale[:, None] * scale[None, :]
+    begin = _Descent(u, jnp.inf, nowhere, jnp.ones(n), jnp.eye(n), u, 1e-2, 0)
+    end = jax.lax.while_loop(still, step, jax.tree.map(jnp.asarray, begin))
+    covariance = (end.axes / jnp.maximum(end.curvature, LEAST_CURVATURE)) @ end.axes.T
+    return center + scale * end.u, -end.value, covariance * scale[:, None] * scale[None, :]
 
 
 def _finite(array: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A Problem over a whole batch of data sets: NumPy arrays in, NumPy arrays out, compiled once per shape.
+"""A Problem over a whole batch of data sets: NumPy arrays in, NumPy arrays out, compiled once.
 
 Black-box likelihoods and simulators are called once per data set and point, on unpadded fields. One that
 raises marks its data set as failed and goes on with the others.
@@ -6,26 +6,34 @@ raises marks its data set as failed and goes on with the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.errors import ModelError
 from chainsweep.model.host import HostCall
-from chainsweep.model.loops import map_points, one_by_one_here
+from chainsweep.model.keys import split_keys
+from chainsweep.model.loops import first_of, one_by_one_here
 from chainsweep.model.problem import Observation, Problem, observation
 
 Floats = NDArray[np.float64]
 
-MAX_POINT_EVALUATIONS = 1 << 23
-"""Largest (data set x draw x point) block of one compiled call; bounds memory at some 64 MiB an array."""
+POINTS = 256
+"""Draws of one data set that are computed together: what a cache holds."""
+BLOCKS, MANY_BLOCKS = 64, 1024
+"""Blocks of draws of one compiled call, on a processor and on an accelerator."""
+MAX_NUMBERS = 1 << 23
+"""Largest (block x draw x point) array of one compiled call; bounds memory at some 64 MiB an array."""
+PRIOR_POINTS = 32
+"""The same where only the prior is compiled: a step of an ensemble has few."""
+CURVATURES = 32
+"""Points at which second derivatives are computed together."""
 
 
 def blocks_of(count: int, size: int) -> list[NDArray[np.int64]]:
@@ -34,36 +42,78 @@ def blocks_of(count: int, size: int) -> list[NDArray[np.int64]]:
 
 
 class Compiled:
-    """The functions of one Problem, vectorised over data sets and draws and jitted.
+    """The functions of one Problem, jitted, for any number of data sets and draws.
 
-    Kept once per Problem and process (``compiled_for``): JAX then compiles once per shape.
+    Kept once per Problem and process (``compiled_for``): each function is one program, whatever the batch. It takes
+    blocks of points, each of one data set, ``BLOCKS`` of them at a time, and computes as many as there are.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.functions: dict[str, Callable] = {}
 
-    def __call__(self, name: str) -> Callable:
-        """``name`` of a Problem method, over ``(dataset, draw, ...)`` points or keys and stacked data sets."""
+    def __call__(self, name: str, arrays: Sequence[Any], batch: Batch, block: int) -> Any:
+        """``name`` of a Problem method at points or keys ``(dataset, draw, ...)`` of the data sets of ``batch``.
+
+        The result, a tree of NumPy arrays, has ``(dataset, draw)`` in front. What it is does not depend on the other
+        data sets.
+        """
+        datasets, draws = arrays[0].shape[:2]
+        if not draws:
+            return self._nothing(name, arrays, batch)
+        points = 1 if draws == 1 else block
+        per_dataset = -(-draws // points)
+        index = np.minimum(np.arange(per_dataset * points), draws - 1)
+        # A block of the last draws is filled up with the last one.
+        blocks = [np.asarray(a)[:, index].reshape(datasets * per_dataset, points, *a.shape[2:]) for a in arrays]
+        most = max(1, min(BLOCKS if one_by_one_here() else MANY_BLOCKS, MAX_NUMBERS // (points * max(1, batch.width))))
+        parts = [
+            self._blocks(name, [a[first : first + most] for a in blocks], batch, first, per_dataset, most)
+            for first in range(0, datasets * per_dataset, most)
+        ]
+        joined = parts[0] if len(parts) == 1 else jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
+        return jax.tree.map(lambda a: a.reshape(datasets, per_dataset * points, *a.shape[2:])[:, :draws], joined)
+
+    def _blocks(self, name: str, blocks: list[NDArray], batch: Batch, first: int, per_dataset: int, most: int) -> Any:
+        """The result at some ``blocks`` ``(block, point, ...)``, the first of which is the ``first`` of the batch."""
+        count = len(blocks[0])
+        row = np.minimum(np.arange(most), count - 1)
+        obs = _observed(batch, (first + row) // per_dataset)
+        found = self._compiled(name)(np.asarray(count), (*(a[row] for a in blocks), obs))
+        return jax.tree.map(lambda a: np.asarray(a)[:count], found)
+
+    def _nothing(self, name: str, arrays: Sequence[Any], batch: Batch) -> Any:
+        """The result at no draw at all."""
+        block = (*(np.zeros((1, 1, *a.shape[2:]), a.dtype) for a in arrays), _observed(batch, np.zeros(1, np.int64)))
+        shapes = jax.eval_shape(self._compiled(name), np.asarray(0), block)
+        return jax.tree.map(lambda leaf: np.zeros((len(batch), 0, *leaf.shape[2:]), leaf.dtype), shapes)
+
+    def _compiled(self, name: str) -> Callable:
         if name not in self.functions:
             method = getattr(self.problem, name)
 
-            def over_draws(*arrays: Any) -> Any:
-                *points, data = arrays
-                return map_points(lambda *point: method(*point, data), tuple(points))
+            def of_block(*arrays: Any) -> Any:
+                *points, obs = arrays
+                return jax.vmap(lambda *point: method(*point, obs))(*points)
 
-            def over_datasets(*arrays: Any) -> Any:
-                return jax.lax.map(lambda one: over_draws(*one), arrays)
+            def over_blocks(count: Any, arrays: tuple[Any, ...]) -> Any:
+                return first_of(of_block, arrays, count)
 
-            self.functions[name] = jax.jit(over_datasets if one_by_one_here() else jax.vmap(over_draws))
+            over_blocks.__name__ = name
+            self.functions[name] = jax.jit(over_blocks)
         return self.functions[name]
+
+
+def _observed(batch: Batch, rows: NDArray[np.int64]) -> Observation:
+    some = batch.take(rows)
+    return Observation(some.fields, some.constants, some.mask)
 
 
 _COMPILED: WeakKeyDictionary[Problem, Compiled] = WeakKeyDictionary()
 
 
 def compiled_for(problem: Problem) -> Compiled:
-    """The one Compiled of a Problem in this process, so that a second batch compiles nothing."""
+    """The one Compiled of a Problem in this process: a second batch compiles nothing."""
     if problem not in _COMPILED:
         _COMPILED[problem] = Compiled(problem)
     return _COMPILED[problem]
@@ -106,11 +156,19 @@ class BatchedProblem:
 
     def log_density_unconstrained(self, z: Floats) -> Floats:
         """Log density of the unconstrained ``z``, Jacobian included; -inf where it is no number."""
-        density = -self._call("potential", z)
+        density = -self.potential(z)
         if not self.problem.has_jax_likelihood:
             theta = self.constrain(z)
             density = density + self._host_log_likelihood(theta, where=np.isfinite(density))
         return np.where(np.isnan(density), -np.inf, density)
+
+    def potential(self, z: Floats) -> Floats:
+        """Negative log density of the unconstrained ``z`` as JAX computes it: of a black box the prior's alone."""
+        return self._call("potential", z)
+
+    def curvature(self, z: Floats) -> Floats:
+        """Second derivatives ``(dataset, draw, n, n)`` of ``potential``."""
+        return self._call("curvature", z, block=CURVATURES)
 
     def constrain(self, z: Floats) -> Floats:
         """Unconstrained to constrained points."""
@@ -132,7 +190,7 @@ class BatchedProblem:
 
     def sample_prior(self, keys: NDArray[np.uint32], draws: int) -> Floats:
         """``draws`` prior draws of each data set from one raw key ``(dataset, 2)`` each."""
-        return self._call("sample_prior", _split_keys(keys, draws))
+        return self._call("sample_prior", split_keys(keys, draws))
 
     def simulate(self, keys: NDArray[np.uint32], theta: Floats) -> dict[str, Floats]:
         """Observed fields at each point, ``(dataset, draw, point, ...)``; padding holds the last real point.
@@ -146,32 +204,18 @@ class BatchedProblem:
             raise ModelError("the model cannot simulate: define 'simulate(params, rng, **design)' in its file")
         if self.problem.black_box:
             return self._host_simulate(keys, theta)
-        return self._call("simulate", _split_keys(keys, theta.shape[1]), theta)
+        return self._call("simulate", split_keys(keys, theta.shape[1]), theta)
 
     def predictive_pair(self, keys: NDArray[np.uint32], theta: Floats) -> tuple[Floats, Floats]:
         """Log likelihood of simulated and of real observations at each point, each ``(dataset, draw)``."""
         if self.problem.has_jax_likelihood:
-            return self._call("predictive_pair", _split_keys(keys, theta.shape[1]), theta)
+            return self._call("predictive_pair", split_keys(keys, theta.shape[1]), theta)
         simulated = self._host_simulate(keys, theta)
         return self._replica_log_likelihood(theta, simulated), self.log_likelihood(theta)
 
-    def _call(self, name: str, *arrays: Any) -> Any:
-        """Evaluate in blocks of draws, so that memory stays bounded whatever the number of draws.
-
-        All blocks have one shape, a power of two, and are compiled once: the last one repeats its last draw.
-        """
-        datasets, draws = arrays[0].shape[:2]
-        width = max(1, self.batch.mask.shape[1])
-        most = max(1, MAX_POINT_EVALUATIONS // max(1, datasets * width))
-        block = draws if draws <= most else 1 << (most.bit_length() - 1)
-        function = self.compiled(name)
-        if draws <= block:
-            return jax.tree.map(np.asarray, function(*arrays, self.observations))
-        parts = [
-            jax.tree.map(np.asarray, function(*(np.asarray(a)[:, p] for a in arrays), self.observations))
-            for p in blocks_of(draws, block)
-        ]
-        return jax.tree.map(lambda *pieces: np.concatenate(pieces, axis=1)[:, :draws], *parts)
+    def _call(self, name: str, *arrays: Any, block: int | None = None) -> Any:
+        ours = POINTS if self.problem.has_jax_likelihood else PRIOR_POINTS
+        return self.compiled(name, arrays, self.batch, block or ours)
 
     def _unpadded(self, position: int, names: tuple[str, ...]) -> dict[str, Any]:
         length = int(self.batch.n_points[position])
@@ -237,8 +281,3 @@ class BatchedProblem:
                     self.failures[position] = f"simulate raised {type(error).__name__}: {error}"
                     break
         return result
-
-
-def _split_keys(keys: NDArray[np.uint32], draws: int) -> Any:
-    """Raw keys ``(dataset, 2)`` to ``(dataset, draws, 2)``."""
-    return jax.vmap(lambda key: jax.random.split(key, draws))(jnp.asarray(keys, jnp.uint32))

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 MAX_BLOCK = 1 << 24
 """Numbers in the largest intermediate array of data sets that an accelerator takes together."""
+DATASETS = 4
+"""Data sets of one call on a processor, which goes through those that there are."""
 TOGETHER = 512
 """Lanes that an accelerator advances together."""
-POINTS = 256
-"""Points of one data set that a processor computes together: what a cache holds."""
 
 
 def one_by_one_here() -> bool:
@@ -25,19 +25,27 @@ def one_by_one_here() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def map_datasets(function: Callable, arrays: tuple[Any, ...], numbers: int) -> Any:
-    """``function`` of each data set, which is the leading axis of ``arrays``; ``numbers`` is its largest array."""
-    together = {} if one_by_one_here() else {"batch_size": max(1, MAX_BLOCK // max(1, numbers))}
-    return jax.lax.map(lambda one: function(*one), arrays, **together)
+def lanes_of(numbers: int) -> int:
+    """Data sets of one compiled call, ``numbers`` being the largest array of one of them."""
+    return DATASETS if one_by_one_here() else max(1, min(TOGETHER, MAX_BLOCK // max(1, numbers)))
 
 
-def map_points(function: Callable, points: tuple[Any, ...]) -> Any:
-    """``function`` of each point of one data set, which is the leading axis of ``points``."""
-    count = points[0].shape[0]
-    if count <= POINTS or not one_by_one_here():
-        return jax.vmap(function)(*points)
-    # Even blocks: what is left over would be compiled once more.
-    return jax.lax.map(lambda one: function(*one), points, batch_size=-(-count // -(-count // POINTS)))
+def first_of(function: Callable, arrays: tuple[Any, ...], count: Any) -> Any:
+    """``function`` of each of the first ``count`` rows of ``arrays``; behind them is nothing of meaning.
+
+    An accelerator takes all rows at once.
+    """
+    if not one_by_one_here():
+        return jax.vmap(function)(*arrays)
+
+    def add(k: Any, found: Any) -> Any:
+        return jax.tree.map(lambda whole, part: whole.at[k].set(part), found, function(*_row(arrays, k)))
+
+    return jax.lax.fori_loop(0, count, add, zeros_like_result(jax.vmap(function), *arrays))
+
+
+def _row(arrays: Any, k: Any) -> Any:
+    return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, k, keepdims=False), arrays)
 
 
 def one_by_one(function: Callable, rows: Any, count: Any, given: tuple[Any, ...], datasets: tuple[Any, ...]) -> Any:

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtri
 from numpyro import handlers
 from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
 from chainsweep.model.handlers import MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
-from chainsweep.model.transforms import free_transform
+from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
 
 Array = Any
 
@@ -205,6 +206,10 @@ class Problem:
         prior, likelihood = _sum_log_probs(trace, check_support=False)
         return -(prior + likelihood + log_jacobian)
 
+    def curvature(self, z: Array, obs: Observation) -> Array:
+        """Second derivatives of ``potential``, ``(ndim_unconstrained, ndim_unconstrained)``."""
+        return jax.hessian(self.potential)(z, obs)
+
     def constrain(self, z: Array, obs: Observation) -> Array:
         """Unconstrained ``z`` to constrained ``theta``."""
         return self.constrain_with_jacobian(z, obs)[0]
@@ -218,11 +223,13 @@ class Problem:
         """Constrained ``theta`` to unconstrained ``z``; infinite on the edge of the support."""
         params = self.unflatten(theta)
         trace = self._trace(params, obs)
-        parts = []
+        parts, bounded = [], []
         for parameter in self.parameters:
-            transform = free_transform(trace[parameter.name]["fn"].support)
-            parts.append(jnp.reshape(transform.inv(params[parameter.name]), (parameter.unconstrained_size,)))
-        return jnp.concatenate(parts)
+            value, is_share = unconstrained(free_transform(trace[parameter.name]["fn"].support), params[parameter.name])
+            parts.append(jnp.reshape(value, (parameter.unconstrained_size,)))
+            bounded += [is_share] * parameter.unconstrained_size
+        z = jnp.concatenate(parts)
+        return jnp.where(np.array(bounded), ndtri(z), z) if any(bounded) else z
 
     def sample_prior(self, key: Array, obs: Observation) -> Array:
         """One prior draw, constrained, ``(ndim,)``."""
@@ -249,6 +256,9 @@ class Problem:
             raise ModelError("the model has no curve: set 'curve' in [model] to a numpyro.deterministic site")
         return self._trace(self.unflatten(theta), obs)[self.curve_site]["value"]
 
+    def _split_unconstrained(self, z: Array) -> dict[str, Array]:
+        return _split(z, [(p.name, p.unconstrained_shape, p.unconstrained_size) for p in self.parameters])
+
     def _arguments(self, obs: Observation, observed: bool) -> dict[str, Array]:
         arguments = {**obs.fields, **obs.constants}
         if not observed:
@@ -270,7 +280,9 @@ class Problem:
 
     def _trace_unconstrained(self, z: Array, obs: Observation) -> tuple[Any, Array]:
         """Trace at ``z``, each site transformed by its own support, which may depend on earlier sites."""
-        pieces = _split(z, [(p.name, p.unconstrained_shape, p.unconstrained_size) for p in self.parameters])
+        pieces = self._split_unconstrained(z)
+        # Of all parameters at once: normal distribution functions are most of a small model's program.
+        shares = self._split_unconstrained(normal_share(z))
         log_jacobian = [jnp.zeros(())]
 
         def constrain_site(site: dict) -> Array | None:
@@ -278,7 +290,7 @@ class Problem:
                 return None
             transform = free_transform(site["fn"].support)
             free = pieces[site["name"]]
-            value = transform(free)
+            value = constrained(transform, free, shares[site["name"]])
             terms = transform.log_abs_det_jacobian(free, value)
             log_jacobian[0] = log_jacobian[0] + sum_rightmost(terms, jnp.ndim(terms))
             return value
@@ -291,11 +303,8 @@ class Problem:
 
 def observation(fields: Mapping[str, Array], constants: Mapping[str, Array], mask: Array) -> Observation:
     """One data set, or a stack of them, as JAX arrays."""
-    return Observation(
-        {name: jnp.asarray(value) for name, value in fields.items()},
-        {name: jnp.asarray(value) for name, value in constants.items()},
-        jnp.asarray(mask),
-    )
+    # Copies: an array on a processor may share the memory of what it is made of.
+    return jax.device_put(jax.tree.map(np.array, Observation(dict(fields), dict(constants), mask)))
 
 
 def _is_jax(parts: list[Array]) -> bool:

@@ -33,6 +33,25 @@ def free_transform(support: Any) -> Any:
     return biject_to(support)
 
 
+def normal_share(z: Array) -> Array:
+    """The normal distribution function, never 0 or 1: a bound itself may have an infinite density."""
+    share = 0.5 * erfc(-z * np.sqrt(0.5))
+    limits = jnp.finfo(jnp.result_type(share))
+    return jnp.clip(share, limits.tiny, 1.0 - limits.eps)
+
+
+def constrained(transform: Any, z: Array, share: Array) -> Array:
+    """``transform(z)`` of a bijection of ``free_transform``, where ``share`` is ``normal_share(z)``."""
+    base = transform.base_transform if isinstance(transform, IndependentTransform) else transform
+    return base.at(share) if isinstance(base, NormalToInterval) else transform(z)
+
+
+def unconstrained(transform: Any, value: Array) -> tuple[Array, bool]:
+    """The inverse of a bijection of ``free_transform`` at ``value``; True where it is yet to go through ``ndtri``."""
+    base = transform.base_transform if isinstance(transform, IndependentTransform) else transform
+    return (base.share(value), True) if isinstance(base, NormalToInterval) else (transform.inv(value), False)
+
+
 class NormalToInterval(Transform):
     """``low + (high - low) * Phi(z)``, elementwise; bounds broadcast."""
 
@@ -46,13 +65,18 @@ class NormalToInterval(Transform):
 
     def __call__(self, z: Array) -> Array:
         """Values in the interval."""
-        share = 0.5 * erfc(-z * np.sqrt(0.5))
-        limits = jnp.finfo(jnp.result_type(share))
-        # Never a bound itself, where a density may be infinite.
-        return self.low + (self.high - self.low) * jnp.clip(share, limits.tiny, 1.0 - limits.eps)
+        return self.at(normal_share(z))
+
+    def at(self, share: Array) -> Array:
+        """The values so far between the bounds."""
+        return self.low + (self.high - self.low) * share
 
     def _inverse(self, y: Array) -> Array:
-        return ndtri((y - self.low) / (self.high - self.low))
+        return ndtri(self.share(y))
+
+    def share(self, y: Array) -> Array:
+        """How far values lie between the bounds, 0 to 1."""
+        return (y - self.low) / (self.high - self.low)
 
     def log_abs_det_jacobian(self, z: Array, y: Array, intermediates: Any = None) -> Array:
         """Log of the derivative, elementwise."""
