@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -14,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
 from chainsweep.data.collection import Batch
+from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, trace_structure
 from chainsweep.model.problem import Problem, observation
@@ -189,3 +193,24 @@ def test_prior_draws_and_simulations_follow_the_model(name):
     expected = np.asarray(trace["obs"]["fn"].mean)
     error = simulated[0, :, :POINTS].std(axis=0) / np.sqrt(4000)
     assert np.all(np.abs(simulated[0, :, :POINTS].mean(axis=0) - expected) < 5 * error)
+
+
+def test_a_model_is_traced_by_one_thread_at_a_time(monkeypatch):
+    """NumPyro's stack of handlers is the process's: two threads at once would mix two traces."""
+    problem, batch = make("normal")
+    one = jax.tree.map(lambda values: values[0], BatchedProblem(problem, batch).observations)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def trace(_: int) -> str:
+        return str(jax.make_jaxpr(lambda z: problem.potential(z, one))(jnp.zeros(problem.ndim_unconstrained)))
+
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = set(threads.map(trace, range(40)))
+        assert found == {trace(0)}
+        monkeypatch.setattr("chainsweep.model.problem._ONE_MODEL", nullcontext())
+        with ThreadPoolExecutor(4) as threads, pytest.raises((AssertionError, KeyError, IndexError, ModelError)):
+            assert set(threads.map(trace, range(400))) == found
+    finally:
+        sys.setswitchinterval(before)

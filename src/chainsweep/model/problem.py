@@ -11,7 +11,9 @@ All functions take a single point and a single data set and are pure JAX: engine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -233,14 +235,14 @@ class Problem:
 
     def sample_prior(self, key: Array, obs: Observation) -> Array:
         """One prior draw, constrained, ``(ndim,)``."""
-        with handlers.seed(rng_seed=key), handlers.trace() as trace:
+        with _recorded(key) as trace:
             self.model(**self._arguments(obs, observed=False))
         return self.flatten({p.name: trace[p.name]["value"] for p in self.parameters})
 
     def simulate(self, key: Array, theta: Array, obs: Observation) -> dict[str, Array]:
         """Observed fields drawn from the likelihood at ``theta``; padding points hold draws as well."""
         substituted = handlers.substitute(self.model, data=self.unflatten(theta))
-        with handlers.seed(rng_seed=key), handlers.trace() as trace:
+        with _recorded(key) as trace:
             substituted(**self._arguments(obs, observed=False))
         return {name: trace[site]["value"] for name, site in self.structure.observed_sites.items()}
 
@@ -271,8 +273,9 @@ class Problem:
         return MaskObserved(self.model, obs.mask, self.structure.point_axes)
 
     def _trace(self, params: Mapping[str, Array], obs: Observation) -> Any:
-        with handlers.seed(rng_seed=0), handlers.substitute(data=dict(params)), handlers.trace() as trace:
-            self._masked(obs)(**self._arguments(obs, observed=True))
+        substituted = handlers.substitute(self._masked(obs), data=dict(params))
+        with _recorded(0) as trace:
+            substituted(**self._arguments(obs, observed=True))
         return trace
 
     def _log_probs(self, theta: Array, obs: Observation) -> tuple[Array, Array]:
@@ -296,7 +299,7 @@ class Problem:
             return value
 
         substituted = handlers.substitute(self._masked(obs), substitute_fn=constrain_site)
-        with handlers.seed(rng_seed=0), handlers.trace() as trace:
+        with _recorded(0) as trace:
             substituted(**self._arguments(obs, observed=True))
         return trace, log_jacobian[0]
 
@@ -305,6 +308,19 @@ def observation(fields: Mapping[str, Array], constants: Mapping[str, Array], mas
     """One data set, or a stack of them, as JAX arrays."""
     # Copies: an array on a processor may share the memory of what it is made of.
     return jax.device_put(jax.tree.map(np.array, Observation(dict(fields), dict(constants), mask)))
+
+
+@contextmanager
+def _recorded(key: Any) -> Iterator[Any]:
+    """The trace of a model that runs inside, with random numbers from ``key``.
+
+    One thread at a time: NumPyro has one stack of handlers for the whole process.
+    """
+    with _ONE_MODEL, handlers.seed(rng_seed=key), handlers.trace() as trace:
+        yield trace
+
+
+_ONE_MODEL = threading.RLock()
 
 
 def _is_jax(parts: list[Array]) -> bool:
