@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from chainsweep.engines.base import Arrays, Chains, Deadline, DrawKind, Outcome,
 from chainsweep.engines.guide import DEEP_FIT, MOST_DIMENSIONS, Guide, deepened, learned, search
 from chainsweep.engines.importance_start import CHAIN_COMPONENTS
 from chainsweep.engines.mixture_density import Mixture
-from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, compile_ahead, packed, unpacked, whitening
+from chainsweep.engines.nuts_lanes import STATS, Batching, Sampled, Starts, lowered, packed, unpacked, whitening
 from chainsweep.engines.nuts_program import Bits, Program, kernels_of
 from chainsweep.engines.nuts_rounds import (
     ENERGY_ERROR,
@@ -103,29 +104,31 @@ class _Run:
         self.begun: Bits = bits_of(settings)
         self.lanes = lanes_of(problem, batch, settings)
         self.elsewhere: Floats | None = None
-        self.ahead: Future[None] | None = None
+        self.ahead: Future[list[Any]] | None = None
         self.sampled: dict[int, Sampled] = {}
         self.failures: dict[int, str] = {}
         self.seconds = np.zeros(len(batch))
         self.bits = np.full(len(batch), self.begun, np.int64)
 
     def execute(self, resume: Arrays | None) -> Outcome:
-        if not one_by_one_here():
+        if not one_by_one_here() or self.begun == 32:
             return self._execute(resume)
-        # While XLA compiles the largest programs on another core, the search is under way.
+        # While XLA compiles the largest programs on another core, the search is under way. Only this thread traces:
+        # NumPyro's handlers are those of all threads.
         with ThreadPoolExecutor(1) as beside:
-            self.ahead = beside.submit(self._compile_ahead)
+            largest = self._largest_programs()
+            self.ahead = beside.submit(lambda: [program.compile() for program in largest])
             return self._execute(resume)
 
-    def _compile_ahead(self) -> None:
-        """Make the programs of the first round, by calling them with lanes of which none counts."""
+    def _largest_programs(self) -> list[Any]:
+        """Those of the first round, yet to be compiled."""
         settings, n = self.settings, self.problem.ndim_unconstrained
         components = 1 + settings.descents + CHAIN_COMPONENTS * (self.elsewhere is not None)
         components += DEEP_FIT.components * (n <= MOST_DIMENSIONS)
         first = rounds_of(settings, self.begun)[0]
         kernels = kernels_of(self.problem, settings, first.algorithm, first.bits)
         observations = BatchedProblem(self.problem, self.batch.take(np.zeros(self.lanes, np.int64))).observations
-        compile_ahead(kernels, observations, (self.lanes, settings.chains, n), components)
+        return lowered(kernels, observations, (self.lanes, settings.chains, n), components)
 
     def _execute(self, resume: Arrays | None) -> Outcome:
         now = 0

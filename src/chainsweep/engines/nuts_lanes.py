@@ -276,16 +276,19 @@ class Batching:
         self.sampled = unpacked({k.removeprefix("left/"): v for k, v in state.items() if k.startswith("left/")})
 
 
-def compile_ahead(kernels: Kernels, observations: Observation, shape: tuple[int, int, int], components: int) -> None:
-    """Compile the programs of lanes of this ``shape``, (lane, chain, n), by calling them with none that counts."""
+def lowered(kernels: Kernels, observations: Observation, shape: tuple[int, int, int], components: int) -> list[Any]:
+    """The programs of lanes of this ``shape``, (lane, chain, n), yet to be compiled; JAX finds them when called."""
     width, _, n = shape
-    center, eye = np.zeros((width, n)), np.tile(np.eye(n), (width, 1, 1))
-    mean, chol = np.zeros((width, components, n)), np.tile(np.eye(n), (width, components, 1, 1))
-    jumps = whitened(Mixture(np.zeros((width, components)), mean, chol), center, eye)
-    lanes = Lanes(observations, center, eye, jumps)
-    w, keys, none = np.zeros(shape), np.zeros((*shape[:2], 2), np.uint32), (np.zeros(width, np.int64), np.asarray(0))
-    state = kernels.initialise(kernels.blank(w, keys, lanes), w, keys, lanes, *none)
-    kernels.advance(state, lanes, *none)
+    center, factor = np.zeros((width, n)), np.zeros((width, n, n))
+    mixture = Mixture(
+        np.zeros((width, components)), np.zeros((width, components, n)), np.zeros((width, components, n, n))
+    )
+    shapes = jax.eval_shape(whitened, mixture, center, factor)
+    jumps = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    lanes = Lanes(observations, center, factor, jumps)
+    w, keys, rows = np.zeros(shape), np.zeros((*shape[:2], 2), np.uint32), (np.zeros(width, np.int64), np.asarray(0))
+    state = kernels.blank(w, keys, lanes)
+    return [kernels.initialise.lower(state, w, keys, lanes, *rows), kernels.advance.lower(state, lanes, *rows)]
 
 
 def whitening(points: Floats, fallback: Floats) -> tuple[Floats, Floats]:

@@ -93,7 +93,7 @@ class Kernels:
         self.advance = self._compiled(self._advance_lanes, donate_argnums=0)
         self.potentials = self._compiled(jax.vmap(jax.vmap(self._whitened_potential, in_axes=(0, None, None, None))))
 
-    def _compiled(self, function: Callable, **options: Any) -> Callable:
+    def _compiled(self, function: Callable, **options: Any) -> Any:
         return self._in_our_precision(jax.jit(function, **options))
 
     def _in_our_precision(self, function: Callable) -> Callable:
