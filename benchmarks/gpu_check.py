@@ -74,11 +74,11 @@ def quick_parts() -> list[Part]:
     return [
         Part("machine", 120, parts.machine),
         Part("nuts-right-float64", 300, partial(parts.nuts_right, precision="float64", name=straight)),
-        Part("nuts-resumed", 300, partial(parts.nuts_resumed, precision="float64", straight=straight)),
-        Part("sweep", 300, parts.sweep),
+        Part("nuts-resumed", 300, partial(parts.nuts_resumed, straight=straight)),
         Part("snpe", 300, partial(parts.snpe, mixed=False), beside=True),
         Part("snpe-resumed", 300, parts.snpe_resumed, beside=True),
         Part("numpyro-vmapped", 300, parts.nuts_peer, beside=True),
+        Part("sweep", 300, parts.sweep, beside=True),
     ]
 
 
@@ -93,7 +93,7 @@ def whole_parts(sizes: parts.Sizes) -> list[Part]:
         speed(first),
         Part("snpe", 210, partial(parts.snpe, mixed=False)),
         Part("sweep", 150, parts.sweep),
-        Part("nuts-resumed", 120, partial(parts.nuts_resumed, precision="float32", straight=float32)),
+        Part("nuts-resumed", 120, partial(parts.nuts_resumed, straight=float32)),
         Part("two-tasks", 90, parts.two_tasks),
         Part("snpe-resumed", 90, parts.snpe_resumed),
         Part("nuts-right-float64", 120, partial(parts.nuts_right, precision="float64", name=float64)),

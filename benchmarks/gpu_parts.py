@@ -6,6 +6,7 @@ durable before the part has ended.
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -34,37 +35,29 @@ WAIT_S = 1800.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the parts work on; ``nuts`` are settings that make NUTS quick, empty for the defaults."""
+    """What the parts work on; ``nuts`` and ``network`` are settings that make them quick, empty for the defaults."""
 
     references: int
     speeds: tuple[int, ...]
     processor_speed: int
     sweep: int
+    engines: tuple[str, ...]
     train_s: float
     weighed: int
     peer: int
     peer_iterations: tuple[int, int]
     resumed_steps: int
     nuts: dict[str, Any] = field(default_factory=dict)
-    snpe: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    patience_s: float = 5.0
+    """How long after its first saved state a task is told to stop, where it is not half-way before."""
 
 
-QUICK_NUTS = {
-    "algorithm": "hmc",
-    "jumps": 0,
-    "chains": 2,
-    "warmup": 50,
-    "draws": 100,
-    "attempts": 1,
-    "target_ess": 50,
-    "target_rhat": 1.2,
-}
+QUICK_NETWORK = {"hidden": 16, "transforms": 1, "embedding": 8}
 SIZES = {
-    "quick": Sizes(
-        4, (4,), 4, 4, 2.0, 4, 4, (50, 50), 20, QUICK_NUTS, {"train_steps": 20, "draws": 200, "adaptive_rounds": 0}
-    ),
-    "processor": Sizes(64, (64, 256), 64, 64, 90.0, 500, 64, (500, 1000), 60),
-    "gpu": Sizes(64, (1024, 4096, 256, 16384), 256, 1024, 90.0, 500, 1024, (500, 1000), 300),
+    "quick": Sizes(4, (4,), 4, 4, ("nuts",), 2.0, 4, 4, (50, 50), 10, {"block": 10}, QUICK_NETWORK, 0.2),
+    "processor": Sizes(64, (64, 256), 64, 64, ("nuts", "snpe"), 90.0, 500, 64, (500, 1000), 40),
+    "gpu": Sizes(64, (1024, 4096, 256, 16384), 256, 1024, ("nuts", "snpe"), 90.0, 500, 1024, (500, 1000), 200),
 }
 SHARD = 4096
 """Data sets of one call of the engine at most."""
@@ -217,6 +210,13 @@ def frozen(place: Place, name: str, kind: str, datasets: int, shard: int, settin
     return folder
 
 
+def copied(folder: Path) -> Path:
+    """The same campaign in another folder, before anything is done in it."""
+    other = folder.with_name(f"{folder.name}-stopped")
+    shutil.rmtree(other, ignore_errors=True)
+    return Path(shutil.copytree(folder, other))
+
+
 def toml_value(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
@@ -286,6 +286,7 @@ def nuts_right(place: Place, precision: str, name: str) -> dict[str, Any]:
 
     count = place.sizes.references
     folder = frozen(place, name, "references", count, count, {"nuts": nuts_settings(place, precision)})
+    copied(folder)
     began = time.perf_counter()
     run_well(command("task", str(folder), "infer", "0"))
     seconds = time.perf_counter() - began
@@ -314,14 +315,13 @@ def worst(values: Any, chosen: Any) -> float | None:
     return float(values[chosen].max()) if chosen.any() else None
 
 
-def nuts_resumed(place: Place, precision: str, straight: str) -> dict[str, Any]:
+def nuts_resumed(place: Place, straight: str) -> dict[str, Any]:
     """The same campaign, stopped by a signal half-way and begun again: verdicts, and whether draws are bit-equal."""
-    name, count = f"{straight}-stopped", place.sizes.references
-    whole = wait_for_shard(place.campaign(straight))
-    folder = frozen(place, name, "references", count, count, {"nuts": nuts_settings(place, precision)})
+    count, whole = place.sizes.references, wait_for_shard(place.campaign(straight))
+    folder = place.campaign(f"{straight}-stopped")
     words = command("task", str(folder), "infer", "0")
     process = subprocess.Popen(words)
-    done = wait_until_half(folder, process)
+    done = wait_until_half(folder, process, place.sizes.patience_s)
     process.send_signal(signal.SIGUSR2)
     code = process.wait()
     if code != STOPPED:
@@ -354,8 +354,8 @@ def wait_for_shard(folder: Path) -> Path:
     raise RuntimeError(f"{folder.name}: no shard after {WAIT_S:g} s; the part that makes it failed, or has not run")
 
 
-def wait_until_half(folder: Path, process: subprocess.Popen) -> int:
-    """Data sets that have left by the time when a state is saved and half of them have, or a few seconds on."""
+def wait_until_half(folder: Path, process: subprocess.Popen, patience_s: float) -> int:
+    """Data sets that have left by the time when a state is saved and half of them have, or ``patience_s`` on."""
     import re
 
     from chainsweep.campaign import Campaign
@@ -367,7 +367,7 @@ def wait_until_half(folder: Path, process: subprocess.Popen) -> int:
         done, total = map(int, told[-1]) if told else (0, 1)
         if state.exists():
             saved = saved or time.monotonic()
-            if 2 * done >= total or time.monotonic() - saved > 5.0:
+            if 2 * done >= total or time.monotonic() - saved > patience_s:
                 return done
         time.sleep(0.02)
     raise RuntimeError(f"the task ended with {process.returncode} before it could be stopped half-way")
@@ -505,7 +505,7 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
 
     device = device or torch_device()
     problem, notes = bench.model("narrow"), bench_snpe.Notes()
-    more = {} if batch is None else {"batch": batch}
+    more = place.sizes.network | ({} if batch is None else {"batch": batch})
     settings = SnpeSettings(train_minutes=place.sizes.train_s / 60, train_steps=10**6, mixed_precision=mixed, **more)
     ends = {"sink": notes, "resume": None, "deadline": lambda: False, "device": device}
     with gauged() as busy:
@@ -532,8 +532,7 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
     rate = draws_per_second(network, len(fresh.batch))
     place.keep(held_out_loss=float(loss.mean()), draws_per_second=rate)
     began = time.perf_counter()
-    weighing = settings.model_copy(update=place.sizes.snpe)
-    chains = engine.run(problem, fresh.batch, weighing, Seeds(1, "snpe"), trained=trained, **ends).chains
+    chains = engine.run(problem, fresh.batch, settings, Seeds(1, "snpe"), trained=trained, **ends).chains
     seconds, info = time.perf_counter() - began, chains.info
     return {
         "weighed": len(fresh.batch),
@@ -545,35 +544,30 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
 
 
 def snpe_resumed(place: Place) -> dict[str, Any]:
-    """Training stopped half-way and begun again, against the same without a stop: whether weights are bit-equal.
+    """Training stopped half-way and begun again, against the same without a stop: whether its state is bit-equal.
 
-    Once as it is, once with torch's deterministic algorithms, which some steps of a GPU need for that.
+    Once as it is, and on a GPU with torch's deterministic algorithms, which some of its steps may need for that.
     """
-    import warnings
-
     import torch
 
+    from chainsweep.execute.devices import torch_device
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    for name, deterministic in (("as_it_is", False), ("deterministic", True)):
+    steps = place.sizes.resumed_steps
+    ways = {"as_it_is": False} | ({"deterministic": True} if torch_device() == "cuda" else {})
+    for name, deterministic in ways.items():
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            whole, seconds = trained_for(place.sizes.resumed_steps, stop_at=None)
-        again, _ = trained_for(place.sizes.resumed_steps, stop_at=None)
-        stopped, _ = trained_for(place.sizes.resumed_steps, stop_at=place.sizes.resumed_steps // 2)
-        place.keep(
-            **{
-                f"{name}_again_bit_equal": same_bits(whole, again),
-                f"{name}_resumed_bit_equal": same_bits(whole, stopped),
-                f"{name}_seconds": seconds,
-                f"{name}_warnings": sorted({str(each.message).split(".")[0][:200] for each in told}),
-            }
-        )
-    return {"steps": place.sizes.resumed_steps}
+        began = time.perf_counter()
+        whole = trained_for(place, steps, None)
+        seconds = time.perf_counter() - began
+        again, stopped = trained_for(place, steps, None), trained_for(place, steps, steps // 2)
+        equal = {"again": same_bits(whole, again), "resumed": same_bits(whole, stopped)}
+        place.keep(**{f"{name}_{what}_bit_equal": same for what, same in equal.items()}, **{f"{name}_seconds": seconds})
+    return {"steps": steps}
 
 
-def trained_for(steps: int, stop_at: int | None) -> tuple[dict[str, Any], float]:
-    """Weights after some steps of training on the worked example, and seconds."""
+def trained_for(place: Place, steps: int, stop_at: int | None) -> dict[str, Any]:
+    """The state after some steps of training on the worked example: weights, moments, history."""
     from benchmarks import nuts as bench
     from benchmarks import snpe as bench_snpe
     from chainsweep.config import SnpeSettings
@@ -581,23 +575,19 @@ def trained_for(steps: int, stop_at: int | None) -> tuple[dict[str, Any], float]
     from chainsweep.execute.devices import torch_device
 
     problem, designs = bench.model("narrow"), bench_snpe.made("narrow", 64, 1).batch
-    settings = SnpeSettings(train_steps=steps)
-    sink, calls = Kept(), iter(range(steps + 1))
-    began, state, trained = time.perf_counter(), None, None
-    while trained is None:
-        stop = stop_at if state is None else None
-        trained = engine.train(
-            problem,
-            designs,
-            settings,
-            1,
-            sink=sink,
-            resume=state,
-            deadline=lambda stop=stop: stop is not None and next(calls) >= stop,
-            device=torch_device(),
-        )
-        state = sink.state
-    return dict(trained.weights), time.perf_counter() - began
+    settings, sink = SnpeSettings(train_steps=10_000, **place.sizes.network), Kept()
+    done, state = 0, None
+    for until in (stop_at, steps) if stop_at else (steps,):
+        ends = {"resume": state, "deadline": after(until - done), "sink": sink}
+        assert engine.train(problem, designs, settings, 1, device=torch_device(), **ends) is None
+        done, state = until, sink.state
+    return {name: values for name, values in state.items() if name != "progress/seconds"}
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """A deadline that comes after some steps: it is asked before each."""
+    asked = itertools.count()
+    return lambda: next(asked) >= steps
 
 
 class Kept:
@@ -637,12 +627,13 @@ def draws_per_second(network: Any, datasets: int) -> float:
 
 
 def sweep(place: Place) -> dict[str, Any]:
-    """``chainsweep run`` of peaks under the narrow prior with NUTS and SNPE, from the command line to the report."""
+    """``chainsweep run`` of peaks with NUTS and, under the narrow prior, SNPE, from the command line to the report."""
     import json
 
-    snpe_settings = {key: value for key, value in place.sizes.snpe.items() if key == "train_steps"}
-    settings = {"nuts": dict(place.sizes.nuts), "snpe": snpe_settings}
-    folder = frozen(place, "sweep", "narrow", place.sizes.sweep, min(place.sizes.sweep, 1024), settings)
+    given = {"nuts": place.sizes.nuts, "snpe": place.sizes.network}
+    settings = {engine: dict(given[engine]) for engine in place.sizes.engines}
+    kind = "narrow" if "snpe" in place.sizes.engines else "visible"
+    folder = frozen(place, "sweep", kind, place.sizes.sweep, min(place.sizes.sweep, 1024), settings)
     began = time.perf_counter()
     run_well(command("run", str(folder), "--uncalibrated"))
     seconds = time.perf_counter() - began
@@ -655,7 +646,7 @@ def sweep(place: Place) -> dict[str, Any]:
         "run_seconds": seconds,
         "engines": status["engines"],
         "report_mib": page.stat().st_size / 2**20,
-        "devices": {e: summary_of(folder, e)["provenance"]["device"] for e in ("nuts", "snpe")},
+        "devices": {e: summary_of(folder, e)["provenance"]["device"] for e in place.sizes.engines},
     }
 
 
