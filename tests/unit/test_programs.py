@@ -247,6 +247,13 @@ def test_programs_of_another_processor_lie_elsewhere(tmp_path, monkeypatch):
     assert programs.machine() != here
 
 
+def test_a_jax_that_is_built_otherwise_keeps_its_own_cache(monkeypatch):
+    compilation_cache = pytest.importorskip("jax._src.compilation_cache")
+    monkeypatch.delattr(compilation_cache, "get_file_cache")
+    compiling._keep_whole_programs()
+    assert not hasattr(compilation_cache, "get_file_cache")
+
+
 def test_doctor_tries_whether_one_process_finds_what_another_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("CHAINSWEEP_CACHE", str(tmp_path))
     found = doctor.compiled_programs()

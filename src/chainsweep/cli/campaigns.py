@@ -90,7 +90,7 @@ def run(
     with RunDisplay(campaign, engines, out) as display:
         outcome = LocalRun(campaign, engines, count, display.observe, gpus).run()
     if outcome.compiled.programs:
-        out.print(f"Compiling, all processes together: {outcome.compiled}", highlight=False)
+        out.print(f"Compiling, all processes together: {outcome.compiled}", highlight=False, soft_wrap=True)
     if outcome.stopped:
         raise StoppedEarly(f"stopped; state is saved. Continue with: chainsweep run {folder}")
     print_status(campaign)

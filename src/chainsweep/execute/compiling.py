@@ -107,11 +107,18 @@ def watch() -> CompileClock:
 
 
 def _keep_whole_programs() -> None:
-    """Put ``ProgramFolder`` where JAX makes its cache; JAX has no public way for that."""
-    import jax
-    from jax._src import compilation_cache
+    """Put ``ProgramFolder`` where JAX makes its cache; JAX has no public way for that.
 
-    theirs = compilation_cache.get_file_cache
+    In a JAX that is built otherwise its own cache serves, which does not mend entries that were cut off.
+    """
+    import jax
+
+    try:
+        from jax._src import compilation_cache
+
+        theirs = compilation_cache.get_file_cache
+    except (ImportError, AttributeError):
+        return
 
     def ours(path: str) -> Any:
         if "://" in path or jax.config.jax_compilation_cache_max_size != -1:  # type: ignore[attr-defined]
