@@ -47,6 +47,19 @@ QUICK: dict[str, tuple[str, ...]] = {
 }
 """Folder or file to the quick tests in it; none named: all. Longest first."""
 
+SLOW: dict[str, tuple[str, ...]] = {
+    "unit/test_importance.py": (
+        "test_an_accelerators_programs_give_what_a_processors_give",
+        "test_a_data_set_is_the_same_alone_and_in_any_company",
+        "test_bad_targets_come_back_empty_and_stall_nobody",
+        "test_a_round_that_disagrees_with_the_one_before_is_not_trusted",
+        "test_finished_data_sets_take_no_more_work",
+        "test_many_parameters_get_few_kernels",
+    ),
+    "unit/test_pilot.py": ("test_a_real_pilot_times_every_kind_and_touches_nothing_else",),
+}
+"""The tests of those folders and files that are not quick after all: they compile or train for long."""
+
 
 def marks_of(file: str, function: str) -> list[str]:
     """Return the markers of a test: its folder's, its file's kind, and ``quick``.
@@ -67,8 +80,8 @@ def marks_of(file: str, function: str) -> list[str]:
     if folder not in FOLDERS:
         raise ValueError(f"tests/{file}: expected a test in one of the folders {', '.join(FOLDERS)}")
     names = QUICK.get(file, QUICK.get(folder))
-    quick = ["quick"] if names is not None and (not names or function in names) else []
-    return [folder, *([KINDS[file]] if file in KINDS else []), *quick]
+    quick = names is not None and (not names or function in names) and function not in SLOW.get(file, ())
+    return [folder, *([KINDS[file]] if file in KINDS else []), *(["quick"] if quick else [])]
 
 
 def begins(file: str) -> int:

@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from tests.conftest import TESTS
-from tests.selection import FOLDERS, QUICK, begins, marks_of
+from tests.selection import FOLDERS, QUICK, SLOW, begins, marks_of
 
 TWINS = {
     "emcee": ("statistical/test_emcee.py", "test_a_shifted_chain_would_be_seen"),
@@ -34,6 +34,13 @@ def test_what_the_table_names_exists(place):
         assert functions(place).issuperset(QUICK[place])
 
 
+@pytest.mark.parametrize("file", SLOW)
+def test_what_is_called_slow_exists_and_is_not_quick(file):
+    assert functions(file).issuperset(SLOW[file])
+    for name in SLOW[file]:
+        assert "quick" not in marks_of(file, name)
+
+
 @pytest.mark.parametrize("guarded", TWINS)
 def test_a_twin_that_must_fail_is_quick(guarded):
     file, name = TWINS[guarded]
@@ -43,6 +50,7 @@ def test_a_twin_that_must_fail_is_quick(guarded):
 
 def test_marks_follow_the_folder_and_the_table():
     assert marks_of("unit/test_config.py", "test_any") == ["unit", "quick"]
+    assert marks_of("unit/test_pilot.py", "test_a_real_pilot_times_every_kind_and_touches_nothing_else") == ["unit"]
     assert marks_of("contract/test_mpi.py", "test_other_bits_would_be_seen") == ["contract", "mpi", "quick"]
     assert marks_of("contract/test_mpi.py", "test_any") == ["contract", "mpi"]
     assert marks_of("cluster/test_images.py", "test_any") == ["cluster", "images"]
