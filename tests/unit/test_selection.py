@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import shlex
+import subprocess
 
 import pytest
 
-from tests.conftest import TESTS
+from tests.conftest import ROOT, TESTS
 from tests.selection import FOLDERS, QUICK, SLOW, begins, marks_of
 
 TWINS = {
@@ -68,3 +70,20 @@ def test_every_file_has_its_turn_and_long_ones_come_first():
     assert order[0] == "contract/test_campaign.py"
     assert order.index("cluster/test_faults.py") < order.index("statistical/test_nuts.py")
     assert begins("unit/test_config.py") < begins("cluster/test_faults.py")
+
+
+def test_make_runs_the_quick_ones_the_others_or_all_and_ci_runs_none_twice():
+    chosen = {}
+    for target in ("test", "test-rest", "test-all"):
+        line = ["make", "--dry-run", target]
+        shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        (words,) = (shlex.split(text) for text in shown.splitlines() if "-m pytest" in text)
+        chosen[target] = words[words.index("pytest") + 1 :]
+        assert f"--junitxml=build/tests-{target}.xml" in words
+    assert [words[words.index("-m") + 1] if "-m" in words else "" for words in chosen.values()] == [
+        "quick",
+        "not quick",
+        "",
+    ]
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [text for text in ci if text.startswith("make ")] == ["make check", "make test-rest"]
