@@ -56,6 +56,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_finished_data_sets_take_no_more_work",
         "test_many_parameters_get_few_kernels",
     ),
+    "unit/test_loops.py": ("test_a_batch_on_an_accelerator_gives_what_a_processor_gives",),
     "unit/test_pilot.py": ("test_a_real_pilot_times_every_kind_and_touches_nothing_else",),
 }
 """The tests of those folders and files that are not quick after all: they compile or train for long."""
