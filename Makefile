@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 STAMP := .venv/.installed
+# A file's tests stay together, for they share what they made; what each took stands in build/.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 --junitxml=build/tests-$@.xml
 
 # Images: each is named after its lock file. jax-cpu and torch-cpu are the GPU images' definitions, built without CUDA.
 IMAGES := cpu-mpi jax-gpu torch-gpu
@@ -28,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-nuts bench-nuts-growth bench-emcee bench-snpe
+.PHONY: install demo test test-rest test-all check format lint types clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-nuts bench-nuts-growth bench-emcee bench-snpe
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -45,8 +47,15 @@ demo: $(STAMP)
 	test -d demo/gaussian_peak || $(BIN)/chainsweep init jobs/gaussian_peak/campaign.toml --out demo/gaussian_peak
 	$(BIN)/chainsweep run demo/gaussian_peak
 
+# The quick tests, chosen in tests/selection.py; all others; all.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m quick
+
+test-rest: $(STAMP)
+	$(PYTEST) -m 'not quick'
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 # NUTS over many data sets beside the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)
@@ -89,6 +98,7 @@ gpu-bundle: $(STAMP)
 	rm -rf build/gpu-bundle
 	mv build/gpu-bundle.new build/gpu-bundle
 
+# What to run before a commit.
 check: format lint types test
 
 format: $(STAMP)

@@ -12,13 +12,28 @@ import pytest
 
 from chainsweep.execute.compiling import watch
 from chainsweep.execute.environment import prepare
+from tests.selection import begins, marks_of
 
 # Before any test imports JAX: tests run as a task's process does, with the user's cache of compiled programs, for most
 # of their time is JAX compiling.
 prepare()
 watch()
 
-ROOT = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Markers by folder and from one table, before ``-m`` chooses by them; files in the order in which they begin."""
+
+    def file(item: pytest.Item) -> str:
+        return item.path.relative_to(TESTS).as_posix()
+
+    for item in items:
+        for mark in marks_of(file(item), getattr(item, "originalname", item.name)):
+            item.add_marker(mark)
+    items.sort(key=lambda item: begins(file(item)))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -24,20 +24,20 @@ def least_padding(lengths, max_buckets):
     return best
 
 
-@pytest.mark.parametrize("seed", range(40))
-@pytest.mark.parametrize("max_buckets", [1, 2, 3, 4, 6])
-def test_padding_is_the_least_possible(seed, max_buckets):
-    rng = np.random.default_rng(seed)
-    high = int(rng.integers(4, 60))
-    lengths = rng.integers(3, high, size=int(rng.integers(1, 25))) ** (1 + seed % 2)
-    buckets = plan_buckets(lengths, max_buckets)
-    assert len(buckets) <= max_buckets
-    assert padding(lengths, buckets) == least_padding(lengths.tolist(), max_buckets)
-    assert sorted(np.concatenate([b.positions for b in buckets]).tolist()) == list(range(len(lengths)))
-    assert all((lengths[b.positions] <= b.width).all() and b.width in lengths for b in buckets)
-    widths = [b.width for b in buckets]
-    assert widths == sorted(set(widths))
-    assert all((np.diff(b.positions) > 0).all() for b in buckets)
+def test_padding_is_the_least_possible():
+    for seed, max_buckets in itertools.product(range(40), (1, 2, 3, 4, 6)):
+        case = f"seed {seed}, at most {max_buckets} buckets"
+        rng = np.random.default_rng(seed)
+        high = int(rng.integers(4, 60))
+        lengths = rng.integers(3, high, size=int(rng.integers(1, 25))) ** (1 + seed % 2)
+        buckets = plan_buckets(lengths, max_buckets)
+        assert len(buckets) <= max_buckets, case
+        assert padding(lengths, buckets) == least_padding(lengths.tolist(), max_buckets), case
+        assert sorted(np.concatenate([b.positions for b in buckets]).tolist()) == list(range(len(lengths))), case
+        assert all((lengths[b.positions] <= b.width).all() and b.width in lengths for b in buckets), case
+        widths = [b.width for b in buckets]
+        assert widths == sorted(set(widths)), case
+        assert all((np.diff(b.positions) > 0).all() for b in buckets), case
 
 
 def test_without_padding_each_length_has_its_bucket():

@@ -24,7 +24,7 @@ def keeps_then(place, what):
 def lines_of(tmp_path, monkeypatch):
     """Run parts of these names in processes of their own, and return their lines by name."""
     listed = [
-        Part(what, 20 if what != "hangs" else 5, partial(keeps_then, what=what)) for what in ("well", "fails", "hangs")
+        Part(what, 20 if what != "hangs" else 10, partial(keeps_then, what=what)) for what in ("well", "fails", "hangs")
     ]
     program = (
         "import sys; from functools import partial; from benchmarks import gpu_check as g; "
