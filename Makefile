@@ -28,7 +28,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-nuts bench-nuts-growth bench-emcee bench-snpe
+.PHONY: install demo test check format lint types clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -47,6 +47,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# Seconds to a first posterior and to the report, cold and warm, beside plain scripts; GAMMA=FOLDER adds measured photopeaks.
+GAMMA ?=
+bench-start: $(STAMP)
+	$(BIN)/python benchmarks/start.py $(if $(GAMMA),--gamma $(GAMMA))
 
 # NUTS over many data sets beside the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)
