@@ -30,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test test-rest test-all check format lint types clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-nuts bench-nuts-growth bench-emcee bench-snpe
+.PHONY: install demo test test-rest test-all check format lint types clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -56,6 +56,11 @@ test-rest: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST)
+
+# Seconds to a first posterior and to the report, cold and warm, beside plain scripts; GAMMA=FOLDER adds measured photopeaks.
+GAMMA ?=
+bench-start: $(STAMP)
+	$(BIN)/python benchmarks/start.py $(if $(GAMMA),--gamma $(GAMMA))
 
 # NUTS over many data sets beside the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)
