@@ -34,7 +34,7 @@ class Compiled:
     compile_seconds: float = 0.0
     """XLA's own, for the programs that the cache had not."""
     load_seconds: float = 0.0
-    """Reading the others."""
+    """Finding and reading the others."""
     trace_seconds: float = 0.0
     """From Python to what XLA compiles; each process pays it, whatever the cache has."""
 
@@ -80,13 +80,16 @@ class CompileClock:
         """What JAX calls at the end of each event; events nest, and the time of an inner one is its own."""
         if event not in _KINDS:
             return
-        own, start = duration_secs, time.perf_counter() - duration_secs
-        ended: list[tuple[float, float]] = self._of_thread.__dict__.setdefault("ended", [])
+        kind, own, start = _KINDS[event], duration_secs, time.perf_counter() - duration_secs
+        ended: list[tuple[float, float, str]] = self._of_thread.__dict__.setdefault("ended", [])
         while ended and ended[-1][0] >= start:
-            own -= ended.pop()[1]
-        ended.append((start, duration_secs))
+            inner, what = ended.pop()[1:]
+            own -= inner
+            if kind == "compile_seconds" and what == "load_seconds":
+                kind = what  # nothing was compiled: what remains went into the key
+        ended.append((start, duration_secs, kind))
         with self._lock:
-            self._sums[_KINDS[event]] += max(own, 0.0)
+            self._sums[kind] += max(own, 0.0)
             if event in _COUNTS:
                 self._sums[_COUNTS[event]] += 1
 
