@@ -38,8 +38,12 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Validate, ingest, quarantine what is unusable, and freeze a new campaign."""
+    from chainsweep.execute.compiling import watch
+    from chainsweep.execute.environment import prepare
     from chainsweep.freeze import init_campaign
 
+    prepare()
+    watch()
     campaign = init_campaign(config, out_dir, data)
     summary = {
         "campaign": campaign.name,
