@@ -56,7 +56,7 @@ class Sizes:
 QUICK_NETWORK = {"hidden": 16, "transforms": 1, "embedding": 8}
 SIZES = {
     "quick": Sizes(4, (4,), 4, 4, ("nuts",), 2.0, 4, 4, (50, 50), 10, {"block": 10}, QUICK_NETWORK, 0.2),
-    "processor": Sizes(64, (64, 256), 64, 64, ("nuts", "snpe"), 90.0, 500, 64, (500, 1000), 40),
+    "processor": Sizes(32, (32, 128), 32, 32, ("nuts", "snpe"), 60.0, 200, 32, (500, 1000), 40),
     "gpu": Sizes(64, (1024, 4096, 256, 16384), 256, 1024, ("nuts", "snpe"), 90.0, 500, 1024, (500, 1000), 200),
 }
 SHARD = 4096
