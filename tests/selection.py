@@ -36,7 +36,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "golden": (),
     "unit": (),
 }
-"""Folder or file to the quick tests in it; none named: all. Longest first; MPI when the campaign no longer needs both cores."""
+"""Folder or file to the quick tests in it; none named: all. Longest first, but MPI when the campaign leaves it a core."""
 
 SLOW: dict[str, tuple[str, ...]] = {
     "unit/test_importance.py": (
