@@ -36,7 +36,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "golden": (),
     "unit": (),
 }
-"""Folder or file to the quick tests in it; none named: all. Longest first, but MPI when the campaign leaves it a core."""
+"""Folder or file to the quick tests in it; none: all. Longest first, but MPI when the campaign leaves it a core."""
 
 SLOW: dict[str, tuple[str, ...]] = {
     "unit/test_importance.py": (
