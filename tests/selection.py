@@ -21,31 +21,22 @@ QUICK: dict[str, tuple[str, ...]] = {
         "test_the_report_stands_alone",
         "test_a_second_run_changes_nothing",
     ),
-    "statistical/test_snpe.py": (
-        "test_weighted_draws_are_the_exact_posterior",
-        "test_evidence_is_exact",
-        "test_twin_without_its_weights_is_not_the_posterior",
-    ),
+    "contract/test_log_density.py": (),
+    "contract/test_bad_input.py": (),
+    "contract/test_base_install.py": (),
     "statistical/test_nuts_exact.py": (
         "test_jumps_with_a_poor_mixture_leave_the_density_as_it_is",
         "test_a_mixture_whose_density_is_not_that_of_its_draws_is_seen",
-    ),
-    "statistical/test_emcee.py": (
-        "test_the_posterior_of_lines_is_exact_and_passes_its_checks",
-        "test_a_shifted_chain_would_be_seen",
     ),
     "contract/test_mpi.py": (
         "test_any_number_of_ranks_gives_the_bits_of_one_process",
         "test_other_bits_would_be_seen",
     ),
-    "contract/test_log_density.py": (),
-    "contract/test_bad_input.py": (),
-    "contract/test_base_install.py": (),
     "contract/test_readme.py": ("test_make_has_the_targets_that_readme_names",),
     "golden": (),
     "unit": (),
 }
-"""Folder or file to the quick tests in it; none named: all. Longest first."""
+"""Folder or file to the quick tests in it; none: all. Longest first, but MPI when the campaign leaves it a core."""
 
 SLOW: dict[str, tuple[str, ...]] = {
     "unit/test_importance.py": (

@@ -14,7 +14,6 @@ from tests.selection import FOLDERS, QUICK, SLOW, begins, marks_of
 TWINS = {
     "emcee": ("unit/test_emcee_moves.py", "test_a_wrong_factor_is_caught"),
     "nuts": ("statistical/test_nuts_exact.py", "test_a_mixture_whose_density_is_not_that_of_its_draws_is_seen"),
-    "snpe": ("statistical/test_snpe.py", "test_twin_without_its_weights_is_not_the_posterior"),
     "each engine in a campaign": ("contract/test_campaign.py", "test_a_wrong_posterior_would_be_seen"),
     "MPI": ("contract/test_mpi.py", "test_other_bits_would_be_seen"),
     "Slurm": ("unit/test_slurm_submit.py", "test_a_second_submit_while_jobs_wait_sends_nothing"),
