@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from chainsweep.report.chain_plots import (
     MAX_ROWS,
@@ -12,7 +15,14 @@ from chainsweep.report.chain_plots import (
     trace_plot,
     weights_plot,
 )
-from chainsweep.report.corner_plot import MAX_DRAWS, MAX_PARAMETERS, corner_draws, corner_plot
+from chainsweep.report.corner_plot import (
+    LEVELS,
+    MAX_DRAWS,
+    MAX_PARAMETERS,
+    corner_draws,
+    corner_plot,
+    density_levels,
+)
 from chainsweep.report.plots import CurvesOf, data_limits, data_plot
 from chainsweep.report.style import ENGINE_COLOURS, ENGINE_TEXT_COLOURS, figure_bytes
 from chainsweep.report.views import DataView, TraceView
@@ -239,7 +249,34 @@ class TestCorner:
         assert len(corner_draws("nuts", np.zeros((4, 9000, 1)), None).values) <= MAX_DRAWS
 
 
+class TestLevels:
+    def test_hold_their_mass(self):
+        x = np.linspace(-4, 4, 201)
+        density = np.exp(-0.5 * (x[:, None] ** 2 + x**2))
+        outer, inner = density_levels(density)
+        held = [density[density > level].sum() / density.sum() for level in (inner, outer)]
+        assert np.allclose(held, LEVELS, atol=0.005)
+        assert not np.allclose(held, LEVELS[::-1], atol=0.005)
+
+    def test_rise_even_where_one_bin_holds_all(self):
+        alone = np.zeros((3, 3))
+        alone[1, 1] = 5.0
+        outer, inner = density_levels(alone)
+        assert 0 < outer < inner == 5.0
+        assert density_levels(np.zeros((3, 3))) is None
+
+
 class TestStyle:
+    def test_panels_are_laid_out_before_the_bytes(self):
+        figure = data_plot(points(), CurvesOf("nuts", curves(points())))
+        before = figure.axes[0].get_position().bounds
+        png = figure_bytes(figure, "png", dpi=150)
+        with Image.open(io.BytesIO(png)) as image:
+            assert image.size == (690, 600)
+        assert figure.axes[0].get_position().bounds != before
+        edges = [ax.get_tightbbox() for ax in figure.axes]
+        assert all(box.x0 > 0 and box.y0 > 0 and box.x1 < 690 and box.y1 < 600 for box in edges)
+
     def test_same_figure_same_bytes_and_small_png(self):
         data = points(12)
         values = curves(data)
