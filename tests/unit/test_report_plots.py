@@ -15,14 +15,7 @@ from chainsweep.report.chain_plots import (
     trace_plot,
     weights_plot,
 )
-from chainsweep.report.corner_plot import (
-    LEVELS,
-    MAX_DRAWS,
-    MAX_PARAMETERS,
-    corner_draws,
-    corner_plot,
-    density_levels,
-)
+from chainsweep.report.corner_plot import MAX_DRAWS, MAX_PARAMETERS, corner_draws, corner_plot
 from chainsweep.report.plots import CurvesOf, data_limits, data_plot
 from chainsweep.report.style import ENGINE_COLOURS, ENGINE_TEXT_COLOURS, figure_bytes
 from chainsweep.report.views import DataView, TraceView
@@ -247,23 +240,6 @@ class TestCorner:
         assert len(corner_draws("snpe", values, log_weights).values) == 8
         assert len(corner_draws("snpe", values, np.full((1, 10), -np.inf)).values) == 0
         assert len(corner_draws("nuts", np.zeros((4, 9000, 1)), None).values) <= MAX_DRAWS
-
-
-class TestLevels:
-    def test_hold_their_mass(self):
-        x = np.linspace(-4, 4, 201)
-        density = np.exp(-0.5 * (x[:, None] ** 2 + x**2))
-        outer, inner = density_levels(density)
-        held = [density[density > level].sum() / density.sum() for level in (inner, outer)]
-        assert np.allclose(held, LEVELS, atol=0.005)
-        assert not np.allclose(held, LEVELS[::-1], atol=0.005)
-
-    def test_rise_even_where_one_bin_holds_all(self):
-        alone = np.zeros((3, 3))
-        alone[1, 1] = 5.0
-        outer, inner = density_levels(alone)
-        assert 0 < outer < inner == 5.0
-        assert density_levels(np.zeros((3, 3))) is None
 
 
 class TestStyle:

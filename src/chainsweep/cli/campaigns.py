@@ -207,4 +207,4 @@ def _require_packages(engines: tuple[str, ...]) -> None:
 
     for name in engines:
         require(*ENGINES[name].needs, extra=name)
-    require("matplotlib", extra="report")
+    require("matplotlib", "corner", extra="report")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +12,17 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullLocator
-from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d
 
 from chainsweep.report.chain_plots import usable_weights
 from chainsweep.report.formatting import short_name
 from chainsweep.report.style import INK, engine_colour, engine_text_colour, new_figure, say, styled
 from chainsweep.report.views import Floats
+
+with warnings.catch_warnings():
+    # corner imports ArviZ where it is installed, and ArviZ 0.x announces its successor once a day.
+    warnings.filterwarnings("ignore", message="\nArviZ is undergoing", category=FutureWarning)
+    from corner import hist2d
 
 MAX_PARAMETERS = 8
 MAX_DRAWS = 8000
@@ -149,45 +155,30 @@ def _pair(
         if len(x) < FEW_DRAWS:
             ax.plot(x, y, "o", color=engine_colour(posterior.engine), ms=3, mew=0, alpha=0.8)
             continue
-        _contours(ax, posterior.engine, (x, y), posterior.weights, limits)
+        rgb = to_rgb(engine_colour(posterior.engine))
+        hist2d(
+            x,
+            y,
+            ax=ax,
+            bins=BINS,
+            range=list(limits),
+            weights=posterior.weights,
+            levels=LEVELS,
+            smooth=1.3,
+            color=rgb,
+            quiet=True,
+            plot_datapoints=False,
+            plot_density=False,
+            no_fill_contours=True,
+            fill_contours=True,
+            contour_kwargs={"colors": [rgb], "linewidths": 1.1},
+            contourf_kwargs={"colors": [(*rgb, 0.0), (*rgb, 0.0), (*rgb, 0.13)]},
+        )
     ax.set(xlim=limits[0], ylim=limits[1])
     if np.isfinite(truth[0]):
         ax.axvline(truth[0], color=INK, lw=0.9, ls=(0, (4, 2)))
     if np.isfinite(truth[1]):
         ax.axhline(truth[1], color=INK, lw=0.9, ls=(0, (4, 2)))
-
-
-def _contours(
-    ax: Axes,
-    engine: str,
-    points: tuple[Floats, Floats],
-    weights: Floats | None,
-    limits: tuple[tuple[float, float], tuple[float, float]],
-) -> None:
-    """Lines around the densest parts that hold the mass of ``LEVELS``; the inner one is shaded."""
-    counts, *edges = np.histogram2d(*points, bins=BINS, range=limits, weights=weights)
-    density = gaussian_filter(counts, 1.3)
-    levels = density_levels(density)
-    if levels is None:
-        return
-    # Two rims, so that a line which leaves the panel leaves it at its edge, and all lines are closed.
-    rimmed = np.pad(np.pad(density, 1, mode="edge"), 1, constant_values=density.min())
-    x, y = (np.arange(-1.5, BINS + 2) * (ends[1] - ends[0]) + ends[0] for ends in edges)
-    rgb = to_rgb(engine_colour(engine))
-    shades = [(*rgb, 0.0), (*rgb, 0.0), (*rgb, 0.13)]
-    ax.contourf(x, y, rimmed.T, [0.0, *levels, 1.0001 * density.max()], colors=shades)
-    ax.contour(x, y, rimmed.T, levels, colors=[rgb], linewidths=1.1)
-
-
-def density_levels(density: Floats) -> list[float] | None:
-    """Densities, rising, above which lies the mass of ``LEVELS`` in binned ``density``; None where there is none."""
-    falling = np.sort(density, axis=None)[::-1]
-    mass = np.cumsum(falling)
-    if not mass[-1] > 0:
-        return None
-    reached = [max(int(np.searchsorted(mass, level * mass[-1], "right")) - 1, 0) for level in sorted(LEVELS)]
-    inner, outer = (float(falling[index]) for index in reached)
-    return [outer if outer < inner else inner * (1 - 1e-4), inner]
 
 
 def _ticks(ax: Axes, row: int, column: int, ndim: int) -> None:
