@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chainsweep.execute.programs import ProgramFolder
-from chainsweep.packages import versions
+from chainsweep.packages import missing
 
 _KINDS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace_seconds",
@@ -101,7 +101,7 @@ def watch() -> CompileClock:
     To be called after ``prepare``, for it imports JAX; where that is not installed, the clock stands still.
     """
     clock = CompileClock()
-    if versions("jax"):
+    if not missing("jax"):
         import jax
 
         jax.monitoring.register_event_duration_secs_listener(clock.listen)
