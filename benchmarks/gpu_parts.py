@@ -88,6 +88,7 @@ def machine(place: Place) -> dict[str, Any]:
         python=platform.python_version(),
         processor=processor_name(),
         cores=len(os.sched_getaffinity(0)),
+        load_before=os.getloadavg()[0],
         versions=versions("numpy", "scipy", "jax", "jaxlib", "numpyro", "torch", "sbi", "zuko", "emcee", "h5py"),
         gpu=gpu_line(),
     )
