@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -236,7 +237,8 @@ class Running:
     def steps(self) -> bool:
         """Whether a task of this job, and not of one before it, has begun to step."""
         logs = [path.read_text() for path in self.folder.rglob("infer-*.log")]
-        return any("step" in log.rpartition("started by")[2] and "after" not in log[-60:] for log in logs)
+        last = [log.rpartition("started by")[2] for log in logs]
+        return any("step" in log and not re.search(r" after [\d.]+ s", log) for log in last)
 
     def ranks(self) -> list[int]:
         """Process ids of the ranks."""
