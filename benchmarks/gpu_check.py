@@ -1,4 +1,4 @@
-"""What a GPU does with this package: is it right, how fast, does it survive. One command, one line of JSON a part.
+"""A check of this package on a GPU: is it right, how fast, does it survive. One command, one line of JSON a part.
 
     make gpu-check                                   # after make install, on a machine with a GPU: 8 minutes
     sh benchmarks/gpu_check.sh --out DIR             # the same from a bundle of wheels (make gpu-bundle), without a net
@@ -51,7 +51,7 @@ SPARE_CORES = 2
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement: its time limit, and whether it is of the processor, whatever device there is.
+    """A measurement: its time limit, and whether it is of the processor, whatever device there is.
 
     Parts ``beside`` go one after the other, while the others do.
     """
@@ -69,7 +69,7 @@ def parts_of(size: str) -> list[Part]:
 
 
 def quick_parts() -> list[Part]:
-    """One part of each kind, on the least that shows that it works; two cores share them."""
+    """Return a part of each kind, on the least that shows that it works; two cores share them."""
     straight = "references-float64"
     return [
         Part("machine", 120, parts.machine),
@@ -165,7 +165,7 @@ def run_parts(listed: Sequence[Part], size: str, scratch: Path, record: Record, 
 
 
 def run_part(part: Part, size: str, scratch: Path, limit_s: float) -> tuple[dict[str, Any], str]:
-    """One part in a process of its own: its line, and what it printed."""
+    """Run a part in a process of its own; return its line, and what it printed."""
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
     if part.on_processor:
         environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -263,13 +263,13 @@ NOTHING = "No GPU has been measured yet: every figure on this page is of process
 
 
 def section() -> str:
-    """What docs/performance.md says of GPUs: a table for each kept result of one, or that there is none."""
+    """Return the text of docs/performance.md on GPUs: a table for each kept result, or that there is none."""
     kept = sorted(RESULTS.glob("gpu-*.json"))
     return "\n\n".join(table(json.loads(path.read_text())) for path in kept) or NOTHING
 
 
 def table(result: dict[str, Any]) -> str:
-    """One device's parts as a table of all their figures, each as it was measured."""
+    """Return a device's parts as a table of all their figures, each as it was measured."""
     there = next(line for line in result["parts"] if line["part"] == "machine")
     versions = ", ".join(f"{name} {version}" for name, version in there["versions"].items())
     head = [f"**{there['gpu']}**, {there['cores']} cores of {there['processor']}; {result['date']}; {versions}.", ""]

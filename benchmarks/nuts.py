@@ -370,7 +370,7 @@ def wrong_ones(kind: str, verified: Any, mean: Any, sd: Any) -> int | None:
 def measure(
     row: str, kind: str, datasets: int, shard: int, folder: Path | None, more: Mapping[str, Any] | None = None
 ) -> Row:
-    """One row, in this process; ``more`` are settings of (e), or iterations of (c) and (d)."""
+    """Measure a row, in this process; ``more`` are settings of (e), or iterations of (c) and (d)."""
     began = time.perf_counter()
     import numpy as np
 
