@@ -35,7 +35,7 @@ WAIT_S = 1800.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of the parts' work; ``nuts`` and ``network`` are settings that make it quick, empty for the defaults."""
+    """The sizes of the parts' work; ``nuts`` and ``network`` are settings to make it quick, empty for the defaults."""
 
     references: int
     speeds: tuple[int, ...]
