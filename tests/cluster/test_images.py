@@ -114,9 +114,9 @@ def test_a_campaign_inside_images_gives_the_draws_of_one_outside(
     with h5netcdf.File(frozen / "posterior.h5") as merged, h5netcdf.File(outside / "posterior.h5") as plain:
         assert merged.attrs["image"] == " ".join(sorted(digests.values()))
         assert plain.attrs["image"] == "none"
-    assert len(list((frozen.parent / "chainsweep-cache").rglob("*-cache"))) > 50, (
-        "tasks left no compiled programs for each other"
-    )
+    # The tasks of one element share a process; its programs are kept for the next element, those of both JAX engines.
+    programs = [path.name for path in (frozen.parent / "chainsweep-cache").rglob("*-cache")]
+    assert len(programs) > 20, f"tasks left few compiled programs for each other: {programs}"
     logs = "".join((frozen / "logs" / f"infer-{task:05d}.log").read_text() for task in range(4))
     assert logs.count(" of 4, process ") >= 4
     assert "rank 0 of 4" in logs
