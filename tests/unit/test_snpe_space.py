@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from chainsweep.engines.snpe_space import Space, fixed_space, space_of
+from chainsweep.model.batched import BatchedProblem
 from tests.snpe_lines import line_batch, line_problem
 
 
@@ -44,3 +45,43 @@ def test_fixed_space_standardises_the_draws_it_was_made_from():
     z = np.random.default_rng(5).normal([100.0, -3.0], [0.01, 40.0], (3000, 2))
     w, _ = fixed_space(z).to_working(z[None])
     np.testing.assert_allclose(w[0].std(axis=0), 1.0, atol=0.06)
+
+
+PRIOR_OF = """
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+@jax.jit
+def nested(x):
+    return jax.lax.cond(x.sum() > 0, lambda: 1.0, lambda: 2.0)
+
+def model(x, y_err, centre, y=None):
+    a = numpyro.sample("a", {prior})
+    numpyro.sample("obs", dist.Normal(a * x + centre, y_err), obs=y)
+"""
+OF_THE_DESIGN = (
+    "dist.Normal(centre, 2)",
+    "dist.Uniform(0, jnp.max(x))",
+    "dist.Normal(0, nested(x))",
+    "dist.Normal(0, x.shape[0] + jnp.where(y_err[0] > 1e9, 1.0, 0.0))",
+)
+
+
+@pytest.mark.parametrize(
+    ("prior", "one"),
+    [("dist.Normal(0, 2)", True), ("dist.Uniform(-1, 3)", True), *((prior, False) for prior in OF_THE_DESIGN)],
+)
+def test_a_prior_is_drawn_once_where_it_uses_nothing_of_the_data_set(tmp_path, prior, one):
+    problem = line_problem(tmp_path, PRIOR_OF.replace("{prior}", prior))
+    batch = line_batch(70, spread=10.0)
+    assert BatchedProblem(problem, batch).one_prior is one
+    alone = [space_of(problem, batch.take(np.array([k]))) for k in (0, 69)]
+    together = space_of(problem, batch)
+    for name in ("centre", "halfwidth"):
+        found = getattr(together, name)
+        assert found.shape == (70, 1)
+        assert [found[0, 0], found[69, 0]] == [getattr(space, name)[0, 0] for space in alone]
+    if prior in OF_THE_DESIGN[::2]:
+        assert np.ptp(np.stack([together.centre, together.halfwidth]), axis=1).any()

@@ -66,13 +66,17 @@ def space_of(problem: Problem, batch: Batch) -> Space:
 
 def prior_quantiles(problem: Problem, batch: Batch, unconstrained: bool) -> Floats:
     """``NORMAL_QUANTILES`` of the parameters over prior draws: ``(quantile, dataset, dim)``."""
-    parts = []
-    for members in blocks_of(len(batch), DESIGN_BLOCK):
-        some = BatchedProblem(problem, batch.take(members))
-        theta = some.sample_prior(np.zeros((DESIGN_BLOCK, 2), np.uint32), PRIOR_DRAWS)
-        values = some.unconstrain(theta) if unconstrained else theta
-        parts.append(np.quantile(values, NORMAL_QUANTILES, axis=1))
+    some = BatchedProblem(problem, batch)
+    if some.one_prior:
+        return np.repeat(_quantiles(problem, batch.take(np.zeros(1, np.int64)), unconstrained), len(batch), axis=1)
+    parts = [_quantiles(problem, batch.take(rows), unconstrained) for rows in blocks_of(len(batch), DESIGN_BLOCK)]
     return np.concatenate(parts, axis=1)[:, : len(batch)]
+
+
+def _quantiles(problem: Problem, batch: Batch, unconstrained: bool) -> Floats:
+    some = BatchedProblem(problem, batch)
+    theta = some.sample_prior(np.zeros((len(batch), 2), np.uint32), PRIOR_DRAWS)
+    return np.quantile(some.unconstrain(theta) if unconstrained else theta, NORMAL_QUANTILES, axis=1)
 
 
 def fixed_space(z: Floats) -> Space:

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
@@ -109,6 +110,16 @@ def _observed(batch: Batch, rows: NDArray[np.int64]) -> Observation:
     return Observation(some.fields, some.constants, some.mask)
 
 
+def _used(function: Callable, first: Any, second: Any) -> bool:
+    """Whether the result of ``function(first, second)`` may depend on ``second``: one of its numbers leads to it."""
+    traced = jax.make_jaxpr(function)(first, second).jaxpr
+    needed = {id(v) for v in traced.outvars}
+    for step in reversed(traced.eqns):
+        if any(id(v) in needed for v in step.outvars):
+            needed |= {id(v) for v in step.invars}
+    return any(id(v) in needed for v in traced.invars[len(jax.tree.leaves(first)) :])
+
+
 _COMPILED: WeakKeyDictionary[Problem, Compiled] = WeakKeyDictionary()
 
 
@@ -187,6 +198,17 @@ class BatchedProblem:
     def curve(self, theta: Floats) -> Floats:
         """The model's curve, shape ``(dataset, draw, point)``, padding included."""
         return self._call("curve", theta)
+
+    @cached_property
+    def one_prior(self) -> bool:
+        """True where no draw of the prior, constrained or not, is computed from anything of the data set."""
+
+        def draw(key: Array, obs: Observation) -> tuple[Array, Array]:
+            theta = self.problem.sample_prior(key, obs)
+            return theta, self.problem.unconstrain(theta, obs)
+
+        first = jax.tree.map(lambda leaf: leaf[0], _observed(self.batch, np.zeros(1, np.int64)))
+        return not _used(draw, np.zeros(2, np.uint32), first)
 
     def sample_prior(self, keys: NDArray[np.uint32], draws: int) -> Floats:
         """``draws`` prior draws of each data set from one raw key ``(dataset, 2)`` each."""
