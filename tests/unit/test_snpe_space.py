@@ -63,7 +63,7 @@ def model(x, y_err, centre, y=None):
 """
 OF_THE_DESIGN = (
     "dist.Normal(centre, 2)",
-    "dist.Uniform(0, jnp.max(x))",
+    "dist.Uniform(0, jnp.abs(x).max())",
     "dist.Normal(0, nested(x))",
     "dist.Normal(0, x.shape[0] + jnp.where(y_err[0] > 1e9, 1.0, 0.0))",
 )
