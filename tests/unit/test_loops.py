@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from chainsweep.engines.random_numbers import normals, random_words, uniforms
 from chainsweep.model.batched import BatchedProblem, Compiled
 from chainsweep.model.keys import fold_keys, split_keys, uniform_of
 from chainsweep.model.load import example_observation, trace_structure
-from chainsweep.model.loops import apart, first_of
+from chainsweep.model.loops import apart, first_of, one_by_one
 from chainsweep.model.problem import Problem
 from tests.conftest import line_data
 
@@ -118,3 +119,31 @@ def test_a_batch_on_an_accelerator_gives_what_a_processor_gives(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for ours, theirs in zip(one_by_one, results(), strict=True):
         assert_allclose(ours, theirs, rtol=1e-11)
+
+
+def test_the_python_of_a_function_is_gone_through_once():
+    def counted():
+        calls = []
+
+        def function(x):
+            calls.append(x)
+            return 3.0 * x
+
+        return function, calls
+
+    def of_rows(function, x):
+        return first_of(function, (x,), 3)
+
+    def named(function, x):
+        return one_by_one(function, jnp.array([3, 1, 0]), 2, (), (x,))
+
+    def twice(function, x):
+        return jax.lax.fori_loop(0, 4, lambda _, x: apart(function, x), x)
+
+    x = jnp.arange(4.0)
+    for loop, right in ((of_rows, [0.0, 3.0, 6.0, 0.0]), (named, [9.0, 3.0, 0.0]), (twice, 81.0 * x)):
+        function, calls = counted()
+        found = jax.jit(partial(loop, function))(x)
+        assert_array_equal(found, right)
+        assert len(calls) == 1, loop.__name__
+        assert isinstance(calls[0], jax.core.Tracer)

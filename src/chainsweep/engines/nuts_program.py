@@ -23,7 +23,7 @@ from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from chainsweep.config import NutsSettings
 from chainsweep.engines.mixture_density import Prepared, picked, random_numbers
-from chainsweep.model.loops import apart, of_lanes, zeros_like_result
+from chainsweep.model.loops import apart, of_lanes, traced_once, zeros_like_result
 from chainsweep.model.problem import Observation, Problem
 
 Floats = NDArray[np.float64]
@@ -140,8 +140,9 @@ class Kernels:
 
     def _advance_lanes(self, state: Any, lanes: Lanes, rows: Any, count: Any) -> tuple[Any, Any]:
         """The first ``count`` of the lanes ``rows`` a block further, and what they met on the way; zeros elsewhere."""
-        _, met = zeros_like_result(jax.vmap(self._advance_lane), state, lanes)
-        return of_lanes(self._advance_lane, (state, lanes), rows, count, (state, met))
+        advance = traced_once(self._advance_lane)
+        _, met = zeros_like_result(jax.vmap(advance), state, lanes)
+        return of_lanes(advance, (state, lanes), rows, count, (state, met))
 
     def _advance_lane(self, state: Any, lane: Lanes) -> tuple[Any, Any]:
         proposals = self._proposals(state.rng_key, lane) if self.jumps else None

@@ -38,10 +38,13 @@ def first_of(function: Callable, arrays: tuple[Any, ...], count: Any) -> Any:
     if not one_by_one_here():
         return jax.vmap(function)(*arrays)
 
-    def add(k: Any, found: Any) -> Any:
-        return jax.tree.map(lambda whole, part: whole.at[k].set(part), found, function(*_row(arrays, k)))
+    of_row = traced_once(function)
 
-    return jax.lax.fori_loop(0, count, add, zeros_like_result(jax.vmap(function), *arrays))
+    def add(k: Any, found: Any) -> Any:
+        return jax.tree.map(lambda whole, part: whole.at[k].set(part), found, of_row(*_row(arrays, k)))
+
+    rows = jax.tree.leaves(arrays)[0].shape[0]
+    return jax.lax.fori_loop(0, count, add, zeros_like_result(of_row, *_row(arrays, 0), rows=(rows,)))
 
 
 def _row(arrays: Any, k: Any) -> Any:
@@ -54,14 +57,15 @@ def one_by_one(function: Callable, rows: Any, count: Any, given: tuple[Any, ...]
     The first ``count`` rows are gone through one after the other; zeros elsewhere.
     """
 
-    def of(i: Any) -> Any:
-        return function(*jax.tree.map(lambda p: p[i], given), *jax.tree.map(lambda p: p[rows[i]], datasets))
+    of_row = traced_once(function)
 
-    def add(i: int, found: Any) -> Any:
-        return jax.tree.map(lambda whole, part: whole.at[i].set(part), found, of(i))
+    def arguments(i: Any) -> tuple[Any, ...]:
+        return *_row(given, i), *_row(datasets, rows[i])
 
-    empty = zeros_like_result(jax.vmap(of), jnp.arange(len(rows)))
-    return jax.lax.fori_loop(0, count, add, empty)
+    def add(i: Any, found: Any) -> Any:
+        return jax.tree.map(lambda whole, part: whole.at[i].set(part), found, of_row(*arguments(i)))
+
+    return jax.lax.fori_loop(0, count, add, zeros_like_result(of_row, *arguments(0), rows=rows.shape))
 
 
 def of_lanes(function: Callable, arrays: Any, rows: Any, count: Any, result: Any) -> Any:
@@ -98,13 +102,18 @@ def apart(function: Callable, *arrays: Any) -> Any:
     """
     if not one_by_one_here():
         return function(*arrays)
-    always = jax.lax.optimization_barrier(jnp.asarray(True))
-    return jax.lax.cond(always, function, lambda *some: zeros_like_result(function, *some), *arrays)
+    always, once = jax.lax.optimization_barrier(jnp.asarray(True)), traced_once(function)
+    return jax.lax.cond(always, once, lambda *some: zeros_like_result(once, *some), *arrays)
 
 
-def zeros_like_result(function: Callable, *arrays: Any) -> Any:
-    """Zeros of the shapes that ``function`` gives; nothing is computed."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arrays))
+def traced_once(function: Callable) -> Callable:
+    """``function``, whose Python is gone through once for each shape of arguments, however often it is called."""
+    return jax.jit(function, inline=True)
+
+
+def zeros_like_result(function: Callable, *arrays: Any, rows: tuple[int, ...] = ()) -> Any:
+    """Zeros of the shapes that ``function`` gives, behind ``rows``; nothing is computed."""
+    return jax.tree.map(lambda leaf: jnp.zeros((*rows, *leaf.shape), leaf.dtype), jax.eval_shape(function, *arrays))
 
 
 def _together(width: int) -> int:
