@@ -75,10 +75,10 @@ def quick_parts() -> list[Part]:
         Part("machine", 120, parts.machine),
         Part("nuts-right-float64", 300, partial(parts.nuts_right, precision="float64", name=straight)),
         Part("nuts-resumed", 300, partial(parts.nuts_resumed, straight=straight)),
+        Part("sweep", 300, partial(parts.sweep, begun=straight)),
         Part("snpe", 300, partial(parts.snpe, mixed=False), beside=True),
         Part("snpe-resumed", 300, parts.snpe_resumed, beside=True),
         Part("numpyro-vmapped", 300, parts.nuts_peer, beside=True),
-        Part("sweep", 300, parts.sweep, beside=True),
     ]
 
 

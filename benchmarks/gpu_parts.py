@@ -624,14 +624,20 @@ def draws_per_second(network: Any, datasets: int) -> float:
 # Whole runs
 
 
-def sweep(place: Place) -> dict[str, Any]:
-    """``chainsweep run`` of peaks with NUTS and, under the narrow prior, SNPE, from the command line to the report."""
+def sweep(place: Place, begun: str | None = None) -> dict[str, Any]:
+    """``chainsweep run`` of peaks with NUTS and, under the narrow prior, SNPE, from the command line to the report.
+
+    Or of the campaign ``begun`` by another part, whose tasks are done: then it merges, judges and reports.
+    """
     import json
 
     given = {"nuts": place.sizes.nuts, "snpe": place.sizes.network}
     settings = {engine: dict(given[engine]) for engine in place.sizes.engines}
     kind = "narrow" if "snpe" in place.sizes.engines else "visible"
-    folder = frozen(place, "sweep", kind, place.sizes.sweep, min(place.sizes.sweep, 1024), settings)
+    if begun is None:
+        folder = frozen(place, "sweep", kind, place.sizes.sweep, min(place.sizes.sweep, 1024), settings)
+    else:
+        folder = wait_for_shard(place.campaign(begun)).parents[2]
     began = time.perf_counter()
     run_well(command("run", str(folder), "--uncalibrated"))
     seconds = time.perf_counter() - began
