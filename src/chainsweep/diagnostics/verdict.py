@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,9 +34,13 @@ class Check:
     passed: NDArray[np.bool_]
     limit: str
     """What the figure must satisfy, such as ``< 1.01``."""
+    causes: Mapping[int, str] = field(default_factory=dict)
+    """What is told of a data set in place of its figure; a check with no ``label`` tells nothing of others."""
 
     def sentence(self, position: int) -> str:
         """The figure of one data set, with the limit where it fails."""
+        if position in self.causes:
+            return self.causes[position]
         value = self.values[position]
         text = self.label.format(value) if np.isfinite(value) else f"{self.label.split('{')[0].strip()} undefined"
         return text if self.passed[position] or "{" not in self.label else f"{text} (must be {self.limit})"
@@ -53,6 +57,12 @@ def above(label: str, values: ArrayLike, limit: float) -> Check:
     """The figure must be above ``limit``."""
     array = np.asarray(values, float)
     return Check(label, array, array > limit, f"above {limit:g}")
+
+
+def caused(causes: Mapping[int, str], datasets: int) -> Check:
+    """A check that the data sets in ``causes`` fail, each for its cause."""
+    passed = np.array([i not in causes for i in range(datasets)], bool)
+    return Check("", np.full(datasets, np.nan), passed, "", causes)
 
 
 def markov_checks(
@@ -103,7 +113,7 @@ def verdicts(
             reasons.append(one_line(bad_data.get(i) or failures[i]))
             continue
         failing = [check.sentence(i) for check in checks if not check.passed[i]]
-        passing = [check.sentence(i) for check in checks if check.passed[i]]
+        passing = [check.sentence(i) for check in checks if check.passed[i] and check.label]
         labels.append(Verdict.NOT_CONVERGED if failing else Verdict.CONVERGED)
         reasons.append("; ".join(failing or passing))
     return [str(label) for label in labels], reasons

@@ -14,6 +14,7 @@ from chainsweep.diagnostics.summary import convergence_summary, posterior_summar
 from chainsweep.diagnostics.verdict import (
     Check,
     below,
+    caused,
     ensemble_checks,
     likelihood_free_checks,
     markov_checks,
@@ -22,6 +23,7 @@ from chainsweep.diagnostics.verdict import (
 )
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.modecheck import MASS_OUTSIDE, SPREAD, ModeCheck
+from chainsweep.execute.density_check import density_causes
 from chainsweep.execute.outside import check_chains, equal_draws
 from chainsweep.model.batched import BatchedProblem
 
@@ -46,6 +48,7 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
         checks = likelihood_free_checks(config.verdict, figures["miscalibration"], figures["ood_pvalue"])
     conclusive = np.ones(len(batched.batch), bool)
     if problem.has_likelihood:
+        checks = [caused(density_causes(batched, chains, seeds), len(batched.batch)), *checks]
         effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
         outside = check_chains(batched, chains, effective, seeds)
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}

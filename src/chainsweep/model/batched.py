@@ -21,7 +21,7 @@ from chainsweep.errors import ModelError
 from chainsweep.model.host import HostCall
 from chainsweep.model.keys import split_keys
 from chainsweep.model.loops import first_of, one_by_one_here
-from chainsweep.model.problem import Observation, Problem, observation
+from chainsweep.model.problem import LARGEST_LOG_DENSITY, Observation, Problem, observation
 
 Floats = NDArray[np.float64]
 
@@ -177,6 +177,14 @@ class BatchedProblem:
         """Negative log density of the unconstrained ``z`` as JAX computes it: of a black box the prior's alone."""
         return self._call("potential", z)
 
+    def undefined(self, z: Floats) -> NDArray[np.bool_]:
+        """True where the prior has mass and the log density of the unconstrained ``z`` is no number, or too large."""
+        potential = self.potential(z)
+        if self.problem.has_jax_likelihood:
+            return np.isnan(potential)
+        likelihood = self._host_values(self.constrain(z), where=np.isfinite(potential))
+        return np.isnan(potential) | ~(likelihood <= LARGEST_LOG_DENSITY)
+
     def curvature(self, z: Floats) -> Floats:
         """Second derivatives ``(dataset, draw, n, n)`` of ``potential``."""
         return self._call("curvature", z, block=CURVATURES)
@@ -245,6 +253,11 @@ class BatchedProblem:
         return fields | {name: float(value[position]) for name, value in self.batch.constants.items()}
 
     def _host_log_likelihood(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
+        values = self._host_values(theta, where)
+        return np.where(values <= LARGEST_LOG_DENSITY, values, -np.inf)
+
+    def _host_values(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
+        """Log likelihoods as the user's function gave them; -inf where it was not asked, or failed."""
         if self.problem.host_log_likelihood is None:
             raise ModelError("the model has no likelihood: define 'log_likelihood(params, **fields)' in its file")
         result = np.full(theta.shape[:2], -np.inf)
@@ -256,7 +269,7 @@ class BatchedProblem:
                 self.failures[position] = answer.failure
             else:
                 result[position, where[position]] = answer.values
-        return np.where(np.isnan(result), -np.inf, result)
+        return result
 
     def _replica_log_likelihood(self, theta: Floats, simulated: dict[str, Floats]) -> Floats:
         """Log likelihood of each draw's own observations; -inf where the user's function fails on them."""

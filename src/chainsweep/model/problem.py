@@ -31,6 +31,9 @@ from chainsweep.model.transforms import constrained, free_transform, normal_shar
 
 Array = Any
 
+LARGEST_LOG_DENSITY = 1e15
+"""Beyond it doubles are too coarse to tell one point from another; +inf is no density either."""
+
 
 class Observation(NamedTuple):
     """One data set as the model sees it: a pytree, so engines can ``vmap`` over stacked ones."""
@@ -189,24 +192,35 @@ class Problem:
     def log_density(self, theta: Array, obs: Observation) -> Array:
         """Log prior plus log likelihood at constrained ``theta`` ``(ndim,)``; -inf outside the support."""
         prior, likelihood = self._log_probs(theta, obs)
-        return _finite_or_minus_inf(prior + likelihood)
+        return _number_or_minus_inf(prior + likelihood)
 
     def log_likelihood(self, theta: Array, obs: Observation) -> Array:
-        """Log likelihood at constrained ``theta``; -inf where it is not a number."""
-        return _finite_or_minus_inf(self._log_probs(theta, obs)[1])
+        """Log likelihood at constrained ``theta``; -inf where it is no log density."""
+        return _number_or_minus_inf(self._log_probs(theta, obs)[1])
 
     def log_prior(self, theta: Array, obs: Observation) -> Array:
         """Log prior at constrained ``theta``; -inf outside the support."""
-        return _finite_or_minus_inf(self._log_probs(theta, obs)[0])
+        return _number_or_minus_inf(self._log_probs(theta, obs)[0])
 
     def potential(self, z: Array, obs: Observation) -> Array:
         """Negative log density of the unconstrained ``z`` ``(ndim_unconstrained,)``, Jacobian included.
 
-        Not a number or infinite where the likelihood is: samplers treat that as a divergence.
+        Infinite where the density is zero. NaN where the prior has mass and the density is no number, or too large
+        for one (``LARGEST_LOG_DENSITY``): samplers treat both as a divergence.
         """
         trace, log_jacobian = self._trace_unconstrained(z, obs)
         prior, likelihood = _sum_log_probs(trace, check_support=False)
-        return -(prior + likelihood + log_jacobian)
+        value = prior + likelihood + log_jacobian
+        value = jnp.where(value > LARGEST_LOG_DENSITY, jnp.nan, value)
+        return jnp.where(prior == -jnp.inf, jnp.inf, -value)
+
+    def terms(self, z: Array, obs: Observation) -> dict[str, Array]:
+        """The terms of ``-potential``: log probabilities by site, values of latent sites, and the log Jacobian."""
+        trace, log_jacobian = self._trace_unconstrained(z, obs)
+        sites = {name: site for name, site in trace.items() if site["type"] == "sample"}
+        found = {name: _site_terms(site) for name, site in sites.items()}
+        found |= {f"value of {p.name}": trace[p.name]["value"] for p in self.parameters}
+        return found | {"log Jacobian": log_jacobian}
 
     def curvature(self, z: Array, obs: Observation) -> Array:
         """Second derivatives of ``potential``, ``(ndim_unconstrained, ndim_unconstrained)``."""
@@ -335,6 +349,11 @@ def _split(flat: Array, layout: list[tuple[str, tuple[int, ...], int]]) -> dict[
     return pieces
 
 
+def _site_terms(site: Any) -> Array:
+    terms = site["fn"].log_prob(site["value"])
+    return terms if site["scale"] is None else site["scale"] * terms
+
+
 def _sum_log_probs(trace: Any, check_support: bool) -> tuple[Array, Array]:
     """Summed log probabilities of the latent and of the observed sites.
 
@@ -345,9 +364,7 @@ def _sum_log_probs(trace: Any, check_support: bool) -> tuple[Array, Array]:
     for site in trace.values():
         if site["type"] != "sample":
             continue
-        terms = site["fn"].log_prob(site["value"])
-        if site["scale"] is not None:
-            terms = site["scale"] * terms
+        terms = _site_terms(site)
         if site["is_observed"]:
             likelihood = likelihood + jnp.sum(terms)
             continue
@@ -358,5 +375,5 @@ def _sum_log_probs(trace: Any, check_support: bool) -> tuple[Array, Array]:
     return prior, likelihood
 
 
-def _finite_or_minus_inf(value: Array) -> Array:
-    return jnp.where(jnp.isnan(value), -jnp.inf, value)
+def _number_or_minus_inf(value: Array) -> Array:
+    return jnp.where(jnp.isnan(value) | (value > LARGEST_LOG_DENSITY), -jnp.inf, value)

@@ -1,0 +1,97 @@
+"""Is there a density behind the draws? What the model says near them, asked again after sampling.
+
+An engine takes a log density that is no number for zero, and goes on. That is right where there is no mass, and wrong
+where there could be some. It also takes the model for a function: the same answer at the same point, whatever was
+asked before. Both are tried here for each data set, whatever the engine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.engines.base import Chains, Seeds
+from chainsweep.execute.outside import equal_draws
+from chainsweep.model.batched import BatchedProblem
+
+Floats = NDArray[np.float64]
+
+NEAR = 512
+"""Points near the draws of a data set."""
+STEP = 0.5
+"""Their distance from a draw, in sds of the draws."""
+MOST_UNDEFINED = 0.01
+"""The largest share of them where the density may be no number."""
+REPEATED = 32
+"""Draws whose log density is asked for twice."""
+TOLERANCE = 1e-8
+"""The largest difference of two answers, relative to their size where that is above 1."""
+TOLD = 4
+"""Parameters of a point that a reason names, at most."""
+
+
+def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dict[int, str]:
+    """Why the draws of a data set stand for no density, by its position in the batch; data sets in order are absent."""
+    theta = np.asarray(batched.problem.flatten(chains.posterior), float)
+    draws = equal_draws(chains, theta, batched.batch.ids, NEAR, seeds, "density-draws")
+    z = batched.unconstrain_padded(draws)
+    return {**_undefined_near(batched, z, seeds), **_no_function(batched, draws)}
+
+
+def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[int, str]:
+    """Data sets whose density is no number at too many points near the draws ``z`` ``(dataset, draw, n)``."""
+    near = np.full(z.shape, np.nan)
+    for row, name in enumerate(batched.batch.ids):
+        inside = z[row][np.isfinite(z[row]).all(axis=1)]
+        if len(inside) > 1:
+            # Sums of the draws' own deviations have their covariance.
+            normal = seeds.generator(name, "density-near").standard_normal((NEAR, len(inside)))
+            steps = normal @ (inside - inside.mean(axis=0)) / np.sqrt(len(inside))
+            near[row] = inside[np.arange(NEAR) % len(inside)] + STEP * steps
+    asked = np.asarray(np.isfinite(near).all(axis=-1))
+    undefined = np.asarray(batched.undefined(np.where(asked[..., None], near, 0.0)) & asked)
+    causes = {}
+    for row in np.flatnonzero(undefined.mean(axis=1) > MOST_UNDEFINED).tolist():
+        points = near[row][undefined[row]]
+        inside = near[row][asked[row] & ~undefined[row]]
+        away = np.abs(points.mean(axis=0) - inside.mean(axis=0)) / (near[row].std(axis=0) + 1e-300)
+        which = int(np.argmax(away)) if inside.size else 0
+        one = _constrained(batched, row, points[np.argsort(points[:, which])[len(points) // 2]])
+        example = _told(batched.problem.names, one, which if len(one) == len(away) else 0)
+        causes[row] = (
+            f"log density is not a number (NaN or +inf) at {undefined[row].mean():.1%} of the points near the draws, "
+            f"e.g. {example}, where the prior has mass"
+        )
+    return causes
+
+
+def _constrained(batched: BatchedProblem, row: int, z: Floats) -> Floats:
+    """The parameters ``(ndim,)`` of one data set at its unconstrained ``z`` ``(n,)``."""
+    alone = BatchedProblem(batched.problem, batched.batch.take(np.array([row])), batched.compiled)
+    return alone.constrain(z[None, None])[0, 0]
+
+
+def _told(names: tuple[str, ...], theta: Floats, first: int = 0) -> str:
+    """The point ``theta`` ``(ndim,)`` by its parameters' names, the ``first`` of them before the others."""
+    order = [first, *(k for k in range(len(names)) if k != first)]
+    return ", ".join(f"{names[k]} = {theta[k]:.4g}" for k in order[:TOLD])
+
+
+def _no_function(batched: BatchedProblem, draws: Floats) -> dict[int, str]:
+    """Data sets whose log density at the same points ``(dataset, draw, n)`` is another when it is asked for again."""
+    some = draws[:, :: max(1, NEAR // REPEATED)]
+    asked = np.asarray(np.isfinite(some).all(axis=-1))
+    points = np.where(asked[..., None], some, np.nan_to_num(draws[:, :1]))
+    first = batched.log_density(points)
+    again = batched.log_density(points[:, ::-1])[:, ::-1]
+    with np.errstate(invalid="ignore"):
+        apart = asked & (np.abs(first - again) > TOLERANCE * np.maximum(1.0, np.abs(first)))
+    causes = {}
+    for row in np.flatnonzero(apart.any(axis=1)).tolist():
+        draw = int(np.argmax(apart[row]))
+        causes[row] = (
+            "the model is not a function of its arguments: its log density at "
+            f"{_told(batched.problem.names, points[row, draw])} was {first[row, draw]:.10g}, "
+            f"and {again[row, draw]:.10g} when it was asked for again"
+        )
+    return causes
