@@ -37,8 +37,9 @@ def linear(parameters: int) -> tuple[Any, Any, Any]:
     import numpyro.distributions as dist
 
     from chainsweep.data.collection import Batch
-    from chainsweep.model.load import example_observation, trace_structure
+    from chainsweep.model.load import example_observation
     from chainsweep.model.problem import Problem
+    from chainsweep.model.trace import trace_structure
 
     def design(x: Any) -> Any:
         return jnp.stack([jnp.cos(np.pi * k * x) for k in range(parameters)], axis=-1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import file_digest, sha256
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from chainsweep.model.problem import Problem
 
 SCHEMA = "chainsweep-campaign/1"
+
+Known = tuple[dict[str, NDArray], dict[str, float]]
+"""Unpadded fields and constants of one data set."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,7 @@ class Campaign:
 
         return pd.read_csv(self.paths.quarantine, dtype={"dataset_id": "string", "row": "Int64"})
 
-    def dataset(self, dataset_id: str) -> tuple[dict[str, NDArray], dict[str, float]]:
+    def dataset(self, dataset_id: str) -> Known:
         """Unpadded fields and constants of one data set."""
         position = self.collection.position(dataset_id)
         batch = self.collection.batch(np.array([position]), int(self.collection.lengths[position]))
@@ -349,10 +353,11 @@ def load_model(
     constants: dict[str, float],
     structure: dict[str, Any] | None = None,
     module: ModuleType | None = None,
+    others: Sequence[Known] = (),
 ) -> Problem:
     """The model file as a Problem: traced on one unpadded data set, or with the ``structure`` that ``init`` found.
 
-    ``module`` is the file if it is loaded already.
+    ``module`` is the file if it is loaded already; ``others`` are fields and constants of data sets of other lengths.
 
     Raises
     ------
@@ -366,4 +371,5 @@ def load_model(
     from chainsweep.model.problem import Structure
 
     known = None if structure is None else Structure.from_plain(structure)
-    return load_problem(path, config, example_observation(fields, constants), known, module)
+    examples = [example_observation(*each) for each in others]
+    return load_problem(path, config, example_observation(fields, constants), known, module, examples)

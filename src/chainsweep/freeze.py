@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainsweep.campaign import SCHEMA, Campaign, Paths, campaign_hash, file_hash, load_model, with_own_names
+from chainsweep.campaign import SCHEMA, Campaign, Known, Paths, campaign_hash, file_hash, load_model, with_own_names
 from chainsweep.config import CampaignConfig, load_config
 from chainsweep.data.collection import Collection, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
@@ -74,9 +74,8 @@ def _fill(
     shutil.copyfile(config_path, paths.config)
     shutil.copyfile(model, paths.model)
     # Traced at its own place, so that errors name the user's file.
-    fields = {name: values[: ingested.offsets[1]] for name, values in ingested.fields.items()}
-    constants = {name: float(values[0]) for name, values in ingested.constants.items()}
-    problem = load_model(model, config, fields, constants, module=module)
+    example, *others = (_dataset(ingested, position) for position in _lengths_apart(ingested))
+    problem = load_model(model, config, *example, module=module, others=others)
     data_hash = freeze(with_named_truth(ingested, problem.names, model), paths.data)
     write_quarantine(ingested.quarantine, paths.quarantine)
     collection = Collection(paths.data)
@@ -104,6 +103,19 @@ def _fill(
         freeze_network(config_path.parent / config.engines.snpe.model, needed, own, paths.network)
     resolved = _resolve(paths, config, collection, problem, data_hash, len(ingested.quarantine))
     paths.resolved.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
+
+
+def _lengths_apart(ingested: Ingested) -> list[int]:
+    """The first data set, and the shortest and the longest where they have other lengths."""
+    lengths = ingested.lengths
+    extremes = {int(np.argmin(lengths)), int(np.argmax(lengths))}
+    return [0, *sorted(position for position in extremes if lengths[position] != lengths[0])]
+
+
+def _dataset(ingested: Ingested, position: int) -> Known:
+    first, last = ingested.offsets[position : position + 2]
+    fields = {name: values[first:last] for name, values in ingested.fields.items()}
+    return fields, {name: float(values[position]) for name, values in ingested.constants.items()}
 
 
 def _resolve(

@@ -62,10 +62,6 @@ MODELS = {
         LINE_MODEL.replace("dist.Normal(0, 2))\n    mu", "dist.Poisson(3.0))\n    mu"),
         ["latent site 'b' is discrete", "Poisson"],
     ),
-    "shape of points": (
-        LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.Normal(0, 2).expand([x.shape[0]])'),
-        ["latent site 'b'", "depends on the number of points"],
-    ),
     "missing argument": (LINE_MODEL.replace("y_err, y=None", "sigma, y=None"), ["takes no argument 'y_err'"]),
     "extra argument": (
         LINE_MODEL.replace("y_err, y=None", "y_err, z, y=None"),
@@ -162,6 +158,14 @@ def test_a_model_that_fails_later_is_told_too(write_job, tmp_path):
 def test_models_that_cannot_be_used(run, write_job, case):
     model, expected = MODELS[case]
     refused(run, write_job(model=model), "model.py", *expected)
+
+
+def test_a_parameter_a_point_needs_data_sets_of_one_length(run, write_job, tmp_path):
+    model = LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.Normal(0, 2).expand([x.shape[0]])')
+    data = line_data(3)
+    data["x"][1, -2:] = data["y"][1, -2:] = data["y_err"][1, -2:] = np.nan
+    refused(run, write_job(model=model, data=data), "latent site 'b'", "depends on the number of points", "12 and 10")
+    assert run("init", write_job(model=model), "--out", tmp_path / "out")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 from chainsweep.data.collection import Batch
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.load import example_observation, trace_structure
+from chainsweep.model.load import example_observation
 from chainsweep.model.problem import Problem, observation
+from chainsweep.model.trace import trace_structure
 
 POINTS = 11
 PADDING = 5
@@ -214,3 +215,62 @@ def test_a_model_is_traced_by_one_thread_at_a_time(monkeypatch):
             assert set(threads.map(trace, range(400))) == found
     finally:
         sys.setswitchinterval(before)
+
+
+def one_data_set(model, fields: dict, constants: dict | None = None, others: tuple = ()) -> tuple[Problem, Batch]:
+    """A model as ``init`` takes it, and the one data set that it was tried on."""
+    example = example_observation(fields, constants or {})
+    structure = trace_structure(model, Path("model.py"), example, ("y",), others)
+    mask = np.ones((1, len(fields["y"])), bool)
+    batch = Batch(
+        ("one",),
+        {n: v[None] for n, v in fields.items()},
+        {n: np.array([v]) for n, v in (constants or {}).items()},
+        mask,
+    )
+    return Problem(model, structure, ("y",)), batch
+
+
+def agrees_with_numpyro(problem: Problem, batch: Batch, draws: int = 5) -> None:
+    batched, _, theta = random_points(problem, batch.take([0, 0]), draws)
+    expected = [log_density(problem.model, (), arguments(batch, 0), problem.unflatten(t))[0] for t in theta[0]]
+    np.testing.assert_allclose(batched.log_density(theta)[0], expected, atol=TOLERANCE)
+
+
+def eight_schools(s, y=None, size=8):
+    mu, tau = numpyro.sample("mu", dist.Normal(0, 5)), numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("J", size):
+        e = numpyro.sample("e", dist.Normal(0, 1))
+        numpyro.sample("obs", dist.Normal(mu + tau * e, s), obs=y)
+
+
+def schools_by_length(s, y=None):
+    eight_schools(s, y, s.shape[0])
+
+
+def schools_of(points: int) -> dict:
+    return {"s": np.linspace(9.0, 18.0, points), "y": np.linspace(-3.0, 28.0, points)}
+
+
+@pytest.mark.parametrize("model", [eight_schools, schools_by_length])
+def test_a_model_of_one_length_is_taken_where_all_data_sets_have_it(model):
+    problem, batch = one_data_set(model, schools_of(8))
+    assert not problem.structure.paddable
+    agrees_with_numpyro(problem, batch)
+    seven = example_observation(schools_of(7), {})
+    with pytest.raises(ModelError, match=r"one of 7|depends on the number of points.*8 and 7"):
+        one_data_set(model, schools_of(8), others=(seven,))
+
+
+def test_a_length_that_the_data_have_is_what_counts():
+    """The trial has a point more than a data set, here an odd number, which no data set has."""
+
+    def model(x, y=None):
+        a = numpyro.sample("a", dist.Normal(0, 2).expand([2]).to_event(1))
+        numpyro.sample("obs", dist.Normal((a + x.reshape(-1, 2)).ravel(), 1.0), obs=y)
+
+    fields = {"x": np.linspace(0, 1, 8), "y": np.linspace(0, 2, 8)}
+    six = example_observation({name: values[:6] for name, values in fields.items()}, {})
+    problem, batch = one_data_set(model, fields, others=(six,))
+    assert not problem.structure.paddable
+    agrees_with_numpyro(problem, batch)

@@ -15,8 +15,9 @@ from scipy import stats
 
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Chains
-from chainsweep.model.load import example_observation, trace_structure
+from chainsweep.model.load import example_observation
 from chainsweep.model.problem import Problem
+from chainsweep.model.trace import trace_structure
 
 POINTS = 5
 

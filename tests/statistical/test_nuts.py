@@ -17,8 +17,9 @@ from chainsweep.engines import nuts, nuts_program, nuts_rounds
 from chainsweep.engines.base import Seeds, Status
 from chainsweep.engines.nuts_lanes import FIRST_LOOK
 from chainsweep.model import loops
-from chainsweep.model.load import example_observation, trace_structure
+from chainsweep.model.load import example_observation
 from chainsweep.model.problem import Problem
+from chainsweep.model.trace import trace_structure
 from tests.conftest import line_data
 
 SETTINGS = NutsSettings(warmup=200, draws=400, block=100, prior_draws=256, descents=4)
