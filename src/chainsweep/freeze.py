@@ -74,8 +74,9 @@ def _fill(
     shutil.copyfile(config_path, paths.config)
     shutil.copyfile(model, paths.model)
     # Traced at its own place, so that errors name the user's file.
-    example, *others = (_dataset(ingested, position) for position in _lengths_apart(ingested))
-    problem = load_model(model, config, *example, module=module, others=others)
+    example, *others = (_dataset(ingested, position) for position in _examples(ingested))
+    notes: list[str] = []
+    problem = load_model(model, config, *example, module=module, others=others, say=notes.append)
     data_hash = freeze(with_named_truth(ingested, problem.names, model), paths.data)
     write_quarantine(ingested.quarantine, paths.quarantine)
     collection = Collection(paths.data)
@@ -102,14 +103,16 @@ def _fill(
         own = None if problem.has_likelihood else model_key(file_hash(paths.model), config.model.function)
         freeze_network(config_path.parent / config.engines.snpe.model, needed, own, paths.network)
     resolved = _resolve(paths, config, collection, problem, data_hash, len(ingested.quarantine))
+    if notes and "nuts" in config.policy.engines:
+        resolved["notes"] = notes[:1]
+    resolved["campaign_hash"] = campaign_hash(resolved)
     paths.resolved.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
 
 
-def _lengths_apart(ingested: Ingested) -> list[int]:
-    """The first data set, and the shortest and the longest where they have other lengths."""
+def _examples(ingested: Ingested) -> list[int]:
+    """The first data set, the shortest, the longest and the last: those that a model is tried on."""
     lengths = ingested.lengths
-    extremes = {int(np.argmin(lengths)), int(np.argmax(lengths))}
-    return [0, *sorted(position for position in extremes if lengths[position] != lengths[0])]
+    return list(dict.fromkeys([0, int(np.argmin(lengths)), int(np.argmax(lengths)), len(lengths) - 1]))
 
 
 def _dataset(ingested: Ingested, position: int) -> Known:
@@ -148,7 +151,7 @@ def _resolve(
         ],
         "versions": versions(*VERSIONED),
     }
-    return resolved | {"campaign_hash": campaign_hash(resolved)}
+    return resolved
 
 
 def shard_size(config: CampaignConfig, datasets: int) -> int:

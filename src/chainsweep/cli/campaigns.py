@@ -53,6 +53,7 @@ def init(
         "shards": len(campaign.shards),
         "engines": list(campaign.engines),
         "campaign_hash": campaign.hash,
+        "notes": campaign.resolved.get("notes", []),
     }
     if as_json:
         print(json.dumps(summary))
@@ -63,6 +64,8 @@ def init(
     )
     if campaign.quarantined:
         out.print(f"[yellow]{campaign.quarantined} set aside[/yellow]: see {escape(str(campaign.paths.quarantine))}")
+    for note in campaign.resolved.get("notes", []):
+        out.print(f"[yellow]Mind[/yellow]: {escape(note)}", highlight=False, soft_wrap=True)
     out.print(f"Next: chainsweep run {escape(str(out_dir))}")
 
 

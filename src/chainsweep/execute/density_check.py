@@ -35,7 +35,34 @@ def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dic
     theta = np.asarray(batched.problem.flatten(chains.posterior), float)
     draws = equal_draws(chains, theta, batched.batch.ids, NEAR, seeds, "density-draws")
     z = batched.unconstrain_padded(draws)
-    return {**_undefined_near(batched, z, seeds), **_no_function(batched, draws)}
+    return {
+        **_without_gradient(batched, chains, z),
+        **_undefined_near(batched, z, seeds),
+        **_no_function(batched, draws),
+    }
+
+
+def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dict[int, str]:
+    """Data sets with divergences whose gradient is no number at draws ``z`` ``(dataset, draw, n)``."""
+    if "diverging" not in chains.sample_stats:
+        return {}
+    diverged = np.nansum(chains.sample_stats["diverging"], axis=(1, 2)) > 0
+    causes = {}
+    for row in np.flatnonzero(diverged).tolist():
+        points = z[row][np.isfinite(z[row]).all(axis=1)][:REPEATED]
+        alone = BatchedProblem(batched.problem, batched.batch.take(np.array([row])), batched.compiled)
+        bad = ~alone.sloped(points[None])[0] & np.isfinite(alone.potential(points[None])[0])[:, None]
+        if bad.any():
+            draw = int(np.argmax(bad.any(axis=1)))
+            by = dict.fromkeys(
+                name for name, no in zip(batched.problem.unconstrained_names, bad[draw], strict=True) if no
+            )
+            at = _told(batched.problem.names, _constrained(batched, row, points[draw]))
+            causes[row] = (
+                f"the gradient by {', '.join(by)} is not a number where the density is one, at "
+                f"{bad.any(axis=1).mean():.0%} of the draws, e.g. {at}: an unsafe function in a branch of jnp.where, or of a zero"
+            )
+    return causes
 
 
 def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[int, str]:

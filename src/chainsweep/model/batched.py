@@ -185,6 +185,10 @@ class BatchedProblem:
         likelihood = self._host_values(self.constrain(z), where=np.isfinite(potential))
         return np.isnan(potential) | ~(likelihood <= LARGEST_LOG_DENSITY)
 
+    def sloped(self, z: Floats) -> NDArray[np.bool_]:
+        """True where the gradient of ``potential`` by an entry of ``z`` is a number, ``(dataset, draw, n)``."""
+        return np.asarray(self._call("sloped", z, block=CURVATURES), bool)
+
     def curvature(self, z: Floats) -> Floats:
         """Second derivatives ``(dataset, draw, n, n)`` of ``potential``."""
         return self._call("curvature", z, block=CURVATURES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,13 @@ from chainsweep.errors import ModelError
 from chainsweep.model.mistakes import explained, told
 from chainsweep.model.problem import Observation, Problem, Structure, observation
 from chainsweep.model.trace import latent_sites, parameter_of, trace_once, trace_structure
-from chainsweep.model.trial import check_compiles, padding_is_invisible
+from chainsweep.model.trial import (
+    check_compiles,
+    check_is_function,
+    gradient_note,
+    likely_points,
+    padding_is_invisible,
+)
 
 
 def load_problem(
@@ -29,12 +35,13 @@ def load_problem(
     structure: Structure | None = None,
     module: ModuleType | None = None,
     others: Sequence[Observation] = (),
+    say: Callable[[str], None] = lambda note: None,
 ) -> Problem:
-    """Load a model file, unless it is given as ``module``, and check it against one data set.
+    """Load a model file, unless it is given as ``module``, and check it against some data sets.
 
-    Switches JAX to double precision. ``example`` is one data set of the campaign, unpadded, and ``others`` are some of
-    other lengths, where there are any. With ``structure``, which this function found for the same file and data before,
-    nothing is traced or checked again.
+    Switches JAX to double precision. ``example`` and ``others`` are data sets of the campaign, unpadded; ``say`` is
+    told what is no error and may become one. With ``structure``, which this function found for the same file and data
+    before, nothing is traced or checked again.
 
     Raises
     ------
@@ -54,9 +61,15 @@ def load_problem(
     problem = Problem(model, structure, observed, config.model.curve)
     _check_curve(problem, path, example)
     check_compiles(problem, path, example)
-    if structure.paddable and not padding_is_invisible(problem, example):
-        problem = replace(problem, structure=replace(structure, paddable=False))
-    return problem
+    paddable = structure.paddable
+    for each in (example, *others):
+        z = likely_points(problem, each)
+        check_is_function(problem, path, each, z)
+        note = gradient_note(problem, path, each, z)
+        if note is not None:
+            say(note)
+        paddable = paddable and padding_is_invisible(problem, each, z)
+    return replace(problem, structure=replace(structure, paddable=paddable))
 
 
 def load_module(path: Path) -> ModuleType:

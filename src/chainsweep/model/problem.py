@@ -138,6 +138,11 @@ class Problem:
         return sum(parameter.unconstrained_size for parameter in self.parameters)
 
     @property
+    def unconstrained_names(self) -> tuple[str, ...]:
+        """The parameter's name of each unconstrained number."""
+        return tuple(p.name for p in self.parameters for _ in range(p.unconstrained_size))
+
+    @property
     def has_jax_likelihood(self) -> bool:
         """Whether the likelihood can be traced, and so differentiated, by JAX."""
         return not self.black_box
@@ -213,6 +218,10 @@ class Problem:
         value = prior + likelihood + log_jacobian
         value = jnp.where(value > LARGEST_LOG_DENSITY, jnp.nan, value)
         return jnp.where(prior == -jnp.inf, jnp.inf, -value)
+
+    def sloped(self, z: Array, obs: Observation) -> Array:
+        """True for each entry of ``z`` ``(ndim_unconstrained,)`` by which the gradient of ``potential`` is a number."""
+        return jnp.isfinite(jax.grad(self.potential)(z, obs))
 
     def terms(self, z: Array, obs: Observation) -> dict[str, Array]:
         """The terms of ``-potential``: log probabilities by site, values of latent sites, and the log Jacobian."""

@@ -54,6 +54,7 @@ def trace_structure(
             f"pass obs={observed[0]} to one of its numpyro.sample statements"
         )
     for name, site in trace.items():
+        _check_no_choice(name, site, path)
         _check_density(name, site, path)
     latent = latent_sites(trace)
     _check_latent(function, path, latent)
@@ -94,6 +95,23 @@ def _check_latent(function: Callable, path: Path, latent: Mapping[str, Any]) -> 
                 f"{path}: latent site '{name}' is discrete ({type(site['fn']).__name__}); "
                 "the engines need continuous parameters: sum it out in the model"
             )
+
+
+def _check_no_choice(name: str, site: Any, path: Path) -> None:
+    """Refuse what NumPyro draws anew in each run of a model and no engine infers."""
+    if site["type"] == "prng_key":
+        raise ModelError(
+            f"{path}: numpyro.prng_key() in a model makes its density random, and here it would be the same one for "
+            "ever. Infer what is random as a numpyro.sample site, or leave it out"
+        )
+    if site["type"] != "plate":
+        return
+    size, subsample = site["args"]
+    if subsample is not None and subsample < size:
+        raise ModelError(
+            f"{path}: plate '{name}' has subsample_size={subsample} of {size}: its density is that of a random subset, "
+            "an estimate that no engine here can use. Leave subsample_size out"
+        )
 
 
 def _check_density(name: str, site: Any, path: Path) -> None:

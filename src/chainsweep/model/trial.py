@@ -1,20 +1,34 @@
-"""A model tried at ``init``, on one data set, in the ways that engines will use it."""
+"""A model tried at ``init``, on some data sets and at likely points, in the ways that engines will use it."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import minimize
 
 from chainsweep.errors import ModelError
 from chainsweep.model.mistakes import explained
 from chainsweep.model.problem import Observation, Problem
 
 PADDING_TRIAL = 8
-"""Points of padding, and prior draws, of the trial whether padding changes the log density."""
+"""Points of padding of the trial whether padding changes the log density."""
+PRIOR_POINTS = 8
+DESCENTS, DESCENT_STEPS = 3, 60
+"""Descents to likely points, and their steps, at most."""
+FAR = 1e300
+"""A potential in place of one that is no number."""
+REMEDY = (
+    "Often this is a square root, logarithm or power of zero or of a negative number in a branch of jnp.where that is "
+    "not taken: give the function a safe argument, such as jnp.sqrt(jnp.where(x > c, x - c, 1.0)), inside the outer "
+    "jnp.where"
+)
+TERM_TOLERANCE = 1e-9
+"""The largest difference, absolute or relative, of two equal terms of a log density."""
 
 
 def check_compiles(problem: Problem, path: Path, example: Observation) -> None:
@@ -44,20 +58,109 @@ def check_compiles(problem: Problem, path: Path, example: Observation) -> None:
         raise ModelError(f"{path}: the model cannot be compiled or differentiated: {explained(error, path)}") from error
 
 
-def padding_is_invisible(problem: Problem, example: Observation) -> bool:
-    """Whether the log density stays the same when points are padded and masked.
+def likely_points(problem: Problem, example: Observation) -> Any:
+    """Unconstrained points ``(point, n)`` of one data set: prior draws, and the ends of quick descents from some."""
+
+    def draw(key: Any) -> Any:
+        return problem.unconstrain(problem.sample_prior(key, example), example)
+
+    drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), PRIOR_POINTS)))
+    slope = _slope(problem)
+
+    def descended(z: Any) -> Any:
+        def value_and_slope(at: Any) -> tuple[float, Any]:
+            value, gradient = slope(at, example)
+            return float(np.nan_to_num(value, nan=FAR, posinf=FAR)), np.nan_to_num(np.asarray(gradient, float))
+
+        return minimize(value_and_slope, z, jac=True, method="L-BFGS-B", options={"maxiter": DESCENT_STEPS}).x
+
+    usable = drawn[np.isfinite(drawn).all(axis=1)]
+    return np.concatenate([usable, *(descended(z)[None] for z in usable[:DESCENTS])])
+
+
+@lru_cache(maxsize=1)
+def _slope(problem: Problem) -> Any:
+    return jax.jit(jax.value_and_grad(problem.potential))
+
+
+def padding_is_invisible(problem: Problem, example: Observation, z: Any) -> bool:
+    """Whether every term of the log density stays the same when points are padded and masked.
 
     It does not where the model looks at its fields as a whole (their length, their mean), which is allowed;
-    such data sets are then never padded.
+    such data sets are then never padded. The terms are compared one by one at the points ``z`` ``(point, n)``: a sum
+    of them may hide some, or be -inf on both sides.
     """
     fields = {n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()}
     mask = jnp.concatenate([example.mask, jnp.zeros(PADDING_TRIAL, bool)])
-    padded = Observation(fields, example.constants, mask)
+    plain, padded = _terms(problem, example, z), _terms(problem, Observation(fields, example.constants, mask), z)
+    length = example.mask.shape[0]
+    for name, axis in problem.structure.point_axes.items():
+        padded[name] = (
+            np.take(padded[name], np.arange(length), axis=axis) if padded[name].ndim >= -axis else padded[name]
+        )
+    return all(_same(plain[name], padded[name]) for name in plain)
 
-    @jax.jit
-    def compare(keys: Any) -> Any:
-        theta = jax.vmap(lambda key: problem.sample_prior(key, example))(keys)
-        return [jax.vmap(problem.log_density, in_axes=(0, None))(theta, obs) for obs in (example, padded)]
 
-    plain, with_padding = compare(jax.random.split(jax.random.key(0), PADDING_TRIAL))
-    return bool(np.allclose(plain, with_padding, rtol=1e-9, atol=1e-9, equal_nan=True))
+def check_is_function(problem: Problem, path: Path, example: Observation, z: Any) -> None:
+    """Evaluate the model twice at the points ``z`` ``(point, n)``, the second time anew and in another order.
+
+    Raises
+    ------
+    ModelError
+        The answers differ; ``path`` names the model's file.
+    """
+    first = _terms(problem, example, z)
+    again = {name: values[::-1] for name, values in _terms(problem, example, z[::-1]).items()}
+    for name, values in first.items():
+        if not _same(values, again[name]):
+            raise ModelError(
+                f"{path}: the model is not a function of its arguments: at the same parameters and data, the term "
+                f"'{name}' of its log density was another when it was asked for again. Nothing in a model may be "
+                "random (np.random), count its calls, or be kept from one call to the next"
+            )
+
+
+def gradient_note(problem: Problem, path: Path, example: Observation, z: Any) -> str | None:
+    """Return a sentence where the gradient is no number at a point of ``z`` whose density is one; None elsewhere."""
+    slope, names = _slope(problem), problem.unconstrained_names
+    for point in z[::-1]:
+        value, gradient = (np.asarray(part) for part in slope(point, example))
+        bad = np.flatnonzero(~np.isfinite(gradient))
+        if np.isfinite(value) and len(bad):
+            theta = np.asarray(problem.constrain(point, example))
+            told = ", ".join(f"{name} = {number:.4g}" for name, number in zip(problem.names, theta, strict=True))
+            by = ", ".join(dict.fromkeys(names[k] for k in bad))
+            return (
+                f"{path}: the gradient by {by} is not a number{_where(problem, example, point)}, and the density is one "
+                f"({told}), so NUTS cannot move there. {REMEDY}"
+            )
+    return None
+
+
+def _where(problem: Problem, example: Observation, z: Any) -> str:
+    """The first point of a data set that alone gives such a gradient at ``z``; nothing where no point does."""
+    slope, points = _slope(problem), example.mask.shape[0]
+    for k in range(points if problem.structure.paddable else 0):
+        fields = {name: values[k : k + 1] for name, values in example.fields.items()}
+        gradient = slope(z, Observation(fields, example.constants, example.mask[k : k + 1]))[1]
+        if not np.isfinite(gradient).all():
+            design = {name: values for name, values in fields.items() if name not in problem.observed}
+            told = ", ".join(f"{name} = {float(values.ravel()[0]):.4g}" for name, values in design.items())
+            return f" at {told or f'point {k}'}"
+    return ""
+
+
+def _terms(problem: Problem, obs: Observation, z: Any) -> dict[str, Any]:
+    """The terms of the log density ``(point, ...)`` by their sites, and what else of it depends on a data set."""
+
+    def terms(z: Any) -> dict[str, Any]:
+        return problem.terms(z, obs)
+
+    found = jax.jit(jax.vmap(terms))(jnp.asarray(z))
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one.shape == other.shape and bool(
+        np.allclose(one, other, rtol=TERM_TOLERANCE, atol=TERM_TOLERANCE, equal_nan=True)
+    )
