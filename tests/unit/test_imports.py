@@ -25,7 +25,7 @@ ALLOWED = {
     "diagnostics": {"errors", "config"},
     "engines": {"errors", "config", "data", "model", "diagnostics"},
     "store": {"errors", "packages", "publish"},
-    "report": {"errors", "config", "packages", "diagnostics"},
+    "report": {"errors", "config", "packages", "publish", "diagnostics"},
     "campaign": {"errors", "config", "packages", "data", "model", "store"},
     "freeze": {"errors", "config", "packages", "data", "model", "engines", "store", "campaign"},
     "api": {"errors", "campaign", "store"},

@@ -293,6 +293,24 @@ def test_cancel_takes_all_jobs_out_of_the_queue(campaign, slurm):
     assert watch.cancel_jobs(campaign) == []
 
 
+@pytest.mark.parametrize("linked", ["submit", "submit/.lock", "submit/1", "jobs.jsonl"])
+def test_what_a_submit_writes_goes_through_no_link(campaign, slurm, tmp_path, linked):
+    foreign = tmp_path / "foreign"
+    foreign.touch() if linked.endswith((".lock", "jsonl")) else foreign.mkdir()
+    link = campaign.paths.root / linked
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(foreign)
+    number = 2 if linked == "submit/1" else 1  # a folder that is there is never written into again
+    if number == 1:
+        with pytest.raises(CampaignError, match=rf"{link}: .*link that leads to {foreign}"):
+            submit_campaign(campaign, SITE, ALL)
+        assert calls(slurm) == []
+    else:
+        assert submit_campaign(campaign, SITE, ALL)[0].number == number
+    assert foreign.is_file() or not list(foreign.iterdir())
+    assert foreign.is_dir() or not foreign.read_text()
+
+
 def test_a_half_written_last_line_is_ignored_and_a_damaged_one_is_not(campaign, slurm):
     submit_campaign(campaign, SITE, ALL)
     path, known = campaign.paths.jobs, sent_jobs(campaign.paths.jobs)

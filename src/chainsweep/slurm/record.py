@@ -7,13 +7,13 @@ job whose ``sbatch`` gave no answer is known by its unique name, and can be look
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from chainsweep.errors import CampaignError
+from chainsweep.publish import append_below, check_below
 from chainsweep.slurm.job import STAGE_OF, Job, ranges_read, ranges_text
 
 
@@ -79,8 +79,9 @@ def sent_jobs(path: Path) -> list[SentJob]:
     Raises
     ------
     CampaignError
-        A line is damaged. A last line that a killed process left half written is ignored.
+        The file is a link, or a line is damaged. A last line that a killed process left half written is ignored.
     """
+    check_below(path.parent, path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -119,9 +120,4 @@ def next_submission(jobs: Iterable[SentJob], folder: Path) -> int:
 
 
 def _append(path: Path, content: dict[str, object]) -> None:
-    line = json.dumps(content | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n"
-    half = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write("\n" + line if half else line)
-        handle.flush()
-        os.fsync(handle.fileno())
+    append_below(path.parent, path, json.dumps(content | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}))

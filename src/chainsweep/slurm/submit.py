@@ -19,7 +19,7 @@ from chainsweep.execute.pilot import Spread, emcee_spread
 from chainsweep.execute.provenance import NO_IMAGE, check_image
 from chainsweep.execute.requeue import forgive
 from chainsweep.execute.tasks import WORK, Task, is_done, target_of, tasks_of, work_of
-from chainsweep.publish import publish_text
+from chainsweep.publish import check_below, write_below
 from chainsweep.site import Site
 from chainsweep.slurm import client
 from chainsweep.slurm.image import ABSENT, Image, images_of, read_remembered, remember
@@ -197,10 +197,10 @@ def send(campaign: Campaign, site: Site, submission: Submission) -> dict[str, in
     paths = campaign.paths
     paths.logs.mkdir(exist_ok=True)
     remember(paths.images, submission.images)
-    write_scripts(submission.jobs, submission.scripts, paths.submission(submission.number))
+    write_scripts(paths.root, submission.jobs, submission.scripts)
     for job in submission.jobs:
         if job.why:
-            publish_text(paths.ranks, json.dumps({"share": job.form, "why": job.why}) + "\n")
+            write_below(paths.root, paths.ranks, (json.dumps({"share": job.form, "why": job.why}) + "\n").encode())
     tasks = tasks_of(campaign)
     ids: dict[str, int] = {}
     for job in submission.jobs:
@@ -246,10 +246,14 @@ def submission_lock(campaign: Campaign) -> Iterator[None]:
 
     Raises
     ------
+    CampaignError
+        What a submit writes would go through a link.
     UsageError
         Another submit is running.
     """
     path = campaign.paths.submissions / ".lock"
+    for each in (path, campaign.paths.images, campaign.paths.jobs):
+        check_below(campaign.paths.root, each)
     path.parent.mkdir(exist_ok=True)
     mine = f"{socket.gethostname()} {os.getpid()}"
     try:
@@ -271,7 +275,7 @@ def submission_lock(campaign: Campaign) -> Iterator[None]:
 
 
 def _create(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o644)
     with os.fdopen(descriptor, "w") as handle:
         handle.write(text)
 
