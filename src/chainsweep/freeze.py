@@ -16,6 +16,7 @@ from chainsweep.config import CampaignConfig, load_config
 from chainsweep.data.collection import Collection, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, DataError, InputError, ModelError, UsageError
+from chainsweep.folder import give_token
 from chainsweep.packages import versions
 from chainsweep.store.network import freeze_network, model_key
 from chainsweep.store.starts import freeze_starts
@@ -64,6 +65,7 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
         paths = Paths(partial)
         paths.model.write_bytes(text)
         _fill(paths, config_path, model, config, ingested, module)
+        give_token(partial, out.resolve())
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial)

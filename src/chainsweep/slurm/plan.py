@@ -41,6 +41,8 @@ class Order:
     """What a submission is about: its ``number``, the ``missing`` tasks by kind, the elements queued already."""
 
     number: int
+    token: str
+    """The token of the folder, which the names of its jobs hold."""
     missing: Mapping[str, Sequence[Task]]
     spread: Spread
     """What the ranks of emcee share out."""
@@ -96,7 +98,7 @@ class _Maker:
             form, why = self.order.spread
             ranks = settings.ranks if form == "walkers" else min(settings.ranks, per_element, len(tasks))
         return Job(
-            name=f"cs-{self.campaign.hash[:10]}-{self.order.number}-{kind}-{part}",
+            name=f"cs-{self.campaign.hash[:10]}-{self.order.token}-{self.order.number}-{kind}-{part}",
             kind=kind,
             part=part,
             tasks=tuple(task.index for task in tasks),

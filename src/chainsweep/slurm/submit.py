@@ -19,6 +19,7 @@ from chainsweep.execute.pilot import Spread, emcee_spread
 from chainsweep.execute.provenance import NO_IMAGE, check_image
 from chainsweep.execute.requeue import forgive
 from chainsweep.execute.tasks import WORK, Task, is_done, target_of, tasks_of, work_of
+from chainsweep.folder import identity_of, keep
 from chainsweep.publish import check_below, write_below
 from chainsweep.site import Site
 from chainsweep.slurm import client
@@ -27,7 +28,7 @@ from chainsweep.slurm.job import STAGE_OF, Job
 from chainsweep.slurm.plan import BEFORE, Limits, Order, command, plan_jobs, write_scripts
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
 from chainsweep.slurm.render import render
-from chainsweep.slurm.watch import look_or_raise
+from chainsweep.slurm.watch import adopt, look_or_raise
 
 DEFAULT_LIMITS = Limits(max_array_size=1001, max_jobs=10_000)
 """Slurm's own defaults."""
@@ -121,18 +122,15 @@ def submit_campaign(campaign: Campaign, site: Site, chosen: Selection) -> tuple[
 
 def queued_jobs(campaign: Campaign, elements: Sequence[client.Element]) -> Queued:
     """Match the queue with ``jobs.jsonl``; a job that was sent without an answer is adopted by its name."""
-    sent = {job.name: job for job in sent_jobs(campaign.paths.jobs)}
+    sent = adopt(campaign, elements)
     live: dict[str, SentJob] = {}
     tasks: set[tuple[str, int]] = set()
     count = 0
     for element in elements:
-        job = sent.get(element.name)
-        if job is None or not element.live:
+        job = sent[element.name]
+        if not element.live or job.job_id not in (None, element.job_id):
             continue
-        if job.job_id is None:
-            note_sent(campaign.paths.jobs, job.name, element.job_id)
-            job = sent[job.name] = SentJob(**vars(job) | {"job_id": element.job_id})
-        live[job.name] = job
+        live[job.name] = job = replace(job, job_id=element.job_id)
         count += 1
         tasks.update((job.stage, task) for task in job.tasks_of(element.element))
     return Queued(live, count, frozenset(tasks))
@@ -148,7 +146,8 @@ def _prepare(
     finish = any(missing[kind] for kind in missing if STAGE_OF[kind] in WORK) or (
         not any(job.kind in ("merge", "report") for job in queued.jobs.values()) and not _is_finished(campaign)
     )
-    order = Order(number, missing, spread, queued.elements, finish)
+    identity = identity_of(campaign.paths.root, number - 1)
+    order = Order(number, identity.token, missing, spread, queued.elements, finish)
     jobs = plan_jobs(campaign, site, limits, order)
     remembered = read_remembered(campaign.paths.images)
     images = images_of(site, dict.fromkeys(job.kind for job in jobs), remembered, absent_too)
@@ -195,6 +194,7 @@ def send(campaign: Campaign, site: Site, submission: Submission) -> dict[str, in
     if not submission.jobs:
         return {}
     paths = campaign.paths
+    keep(paths.root, identity_of(paths.root, submission.number - 1))
     paths.logs.mkdir(exist_ok=True)
     remember(paths.images, submission.images)
     write_scripts(paths.root, submission.jobs, submission.scripts)
