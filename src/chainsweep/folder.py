@@ -1,4 +1,4 @@
-"""Which Slurm jobs are a campaign folder's own: those whose names hold the token of this very folder.
+"""The token of a campaign folder: a Slurm job is the folder's own where its name holds it.
 
 Two folders made from the same files hold the same campaign, with the same hash; and a copy of a folder holds the record
 of jobs that it never sent. The token is random, is made by ``init`` and kept in ``folder.json``, and is no part of what
@@ -83,7 +83,7 @@ def identity_of(root: Path, submissions: int) -> Identity:
 
 
 def _read(root: Path) -> Identity | None:
-    """What stands in ``folder.json``; None where there is none."""
+    """The identity that ``folder.json`` holds; None where there is no such file."""
     path = root / FILE
     check_below(root, path)
     try:

@@ -1,4 +1,4 @@
-"""What runs is the text whose hash was compared: no bytecode beside it, and no text that came after."""
+"""The text whose hash was compared is the one that runs: no bytecode beside it, and no text that came after."""
 
 from __future__ import annotations
 
