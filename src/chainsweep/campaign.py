@@ -243,9 +243,16 @@ class Campaign:
 
     @cached_property
     def problem(self) -> Problem:
-        """The model; needs JAX and NumPyro."""
+        """The model, made from the very bytes whose hash is the recorded one; needs JAX and NumPyro.
+
+        Raises ``CampaignError`` where the file is no longer what was frozen.
+        """
+        path = self.paths.model
+        source = path.read_bytes() if path.is_file() else None
+        self._refuse({path.name: "missing" if source is None else sha256(source).hexdigest()})
         fields, constants = self.dataset(self.collection.ids[0])
-        return load_model(self.paths.model, self.config, fields, constants, self.resolved.get("structure"))
+        module = load_module(path, source)
+        return load_model(path, self.config, fields, constants, self.resolved.get("structure"), module)
 
     def verify(self) -> None:
         """Compare every frozen file with its recorded hash.
@@ -255,10 +262,15 @@ class Campaign:
         CampaignError
             Something changed; the message says what.
         """
+        self._refuse({name: file_hash(self.paths.root / name) for name in self.resolved["files"]})
+
+    def _refuse(self, now: dict[str, str]) -> None:
+        """Raise where a file's hash ``now``, or that of ``resolved.json`` itself, is not the recorded one."""
+        recorded = self.resolved["files"]
         changed = [
-            f"{name} (recorded {recorded[:12]}, now {now[:12]})"
-            for name, recorded in self.resolved["files"].items()
-            if (now := file_hash(self.paths.root / name)) != recorded
+            f"{name} (recorded {recorded[name][:12]}, now {found[:12]})"
+            for name, found in now.items()
+            if found != recorded[name]
         ]
         if self.hash != campaign_hash(self.resolved):
             changed.append(self.paths.resolved.name)
@@ -328,8 +340,8 @@ def campaign_hash(resolved: dict[str, Any]) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def with_own_names(config: CampaignConfig, path: Path) -> tuple[CampaignConfig, ModuleType]:
-    """The configuration with each field that it leaves to the model's arguments, and the loaded model file.
+def load_module(path: Path, source: bytes | None) -> ModuleType:
+    """The model file with the text ``source`` (None: as it is there), loaded.
 
     Raises
     ------
@@ -339,10 +351,19 @@ def with_own_names(config: CampaignConfig, path: Path) -> tuple[CampaignConfig, 
     from chainsweep.packages import require
 
     require("jax", "numpyro", extra="model")
-    from chainsweep.model.load import load_module
+    from chainsweep.model.load import load_module as loaded
+
+    return loaded(path, source)
+
+
+def with_own_names(config: CampaignConfig, path: Path, source: bytes) -> tuple[CampaignConfig, ModuleType]:
+    """The configuration with each field that it leaves to the model's arguments, and the model file, loaded.
+
+    Raises like ``load_module``.
+    """
+    module = load_module(path, source)
     from chainsweep.model.signature import with_own_names as completed
 
-    module = load_module(path)
     return completed(config, module, path), module
 
 

@@ -16,6 +16,7 @@ from chainsweep.config import CampaignConfig, load_config
 from chainsweep.data.collection import Collection, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, DataError, InputError, ModelError, UsageError
+from chainsweep.folder import give_token
 from chainsweep.packages import versions
 from chainsweep.store.network import freeze_network, model_key
 from chainsweep.store.starts import freeze_starts
@@ -49,7 +50,8 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
         raise ConfigError(f"{config_path}: no data: give [data] source, or --data PATH")
     source = data if data is not None else folder / str(config.data.source)
     named = config.data.fields
-    config, module = with_own_names(config, model)
+    text = _read(model)
+    config, module = with_own_names(config, model, text)
     own = [name for name in config.data.fields if name not in named]
     try:
         ingested = ingest(config.data, source)
@@ -60,7 +62,10 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         partial.chmod(0o755)
-        _fill(Paths(partial), config_path, model, config, ingested, module)
+        paths = Paths(partial)
+        paths.model.write_bytes(text)
+        _fill(paths, config_path, model, config, ingested, module)
+        give_token(partial, out.resolve())
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial)
@@ -68,11 +73,18 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
     return Campaign(out)
 
 
+def _read(model: Path) -> bytes:
+    """The text of the model file, read once: what is tried is what is frozen."""
+    try:
+        return model.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{model}: expected a model file that can be read, got: {error.strerror}") from error
+
+
 def _fill(
     paths: Paths, config_path: Path, model: Path, config: CampaignConfig, ingested: Ingested, module: ModuleType
 ) -> None:
     shutil.copyfile(config_path, paths.config)
-    shutil.copyfile(model, paths.model)
     # Traced at its own place, so that errors name the user's file.
     example, *others = (_dataset(ingested, position) for position in _examples(ingested))
     notes: list[str] = []

@@ -3,18 +3,26 @@
 Write to a unique temporary name in the same folder, close, reopen and validate, fsync, ``os.replace``, fsync
 the folder. A reader therefore sees the old file or the new one, never a part; a killed attempt leaves only an
 ``.attempt-*`` file beside it.
+
+``write_below``, ``append_below`` and ``remove_below`` reach a file from a campaign's folder down, through no link: a
+link there may lead to files that are not the campaign's. The campaign's own folder may well be reached through links.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+import shlex
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from chainsweep.errors import ChainsweepError
+from chainsweep.errors import CampaignError, ChainsweepError
 
 ATTEMPT_PREFIX = ".attempt-"
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class LostOwnership(ChainsweepError):
@@ -39,7 +47,7 @@ def publish(
         ``still_owner()`` said False just before the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{ATTEMPT_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-{path.name}"
+    temporary = path.parent / _temporary(path.name)
     try:
         write(temporary)
         validate(temporary)
@@ -60,9 +68,144 @@ def publish_text(path: Path, text: str) -> None:
     """Put a file with ``text`` in UTF-8 at ``path``, as ``publish`` does."""
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+        with os.fdopen(os.open(temporary, NEW, 0o666), "wb") as handle:
+            handle.write(text.encode())
 
     publish(path, write, lambda temporary: None)
+
+
+def write_below(root: Path, path: Path, content: bytes, mode: int = 0o666, durable: bool = True) -> None:
+    """Put a file with ``content`` at ``path`` below the folder ``root``, all at once, making folders on the way.
+
+    A file that can be made anew need not be ``durable``: then nothing is forced to the disk.
+
+    Raises
+    ------
+    CampaignError
+        A part of ``path`` below ``root`` is a link, or not of the kind that it must be; nothing was written.
+    """
+    with folder_below(root, path.parent) as folder:
+        _check_file(path, folder)
+        temporary = _temporary(path.name)
+        try:
+            with os.fdopen(os.open(temporary, NEW, mode, dir_fd=folder), "wb") as handle:
+                handle.write(content)
+                handle.flush()
+                if durable:
+                    os.fsync(handle.fileno())
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            _unlink(temporary, folder)
+            raise
+        if durable:
+            os.fsync(folder)
+
+
+def append_below(root: Path, path: Path, line: str) -> None:
+    """Append ``line`` to a text file below ``root``, durably, on a line of its own. Raises like ``write_below``."""
+    with folder_below(root, path.parent) as folder:
+        _check_file(path, folder)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        with os.fdopen(os.open(path.name, flags, 0o666, dir_fd=folder), "rb+", buffering=0) as handle:
+            size = os.fstat(handle.fileno()).st_size
+            half = size > 0 and os.pread(handle.fileno(), 1, size - 1) != b"\n"
+            handle.write((("\n" if half else "") + line + "\n").encode())
+            os.fsync(handle.fileno())
+
+
+def remove_below(root: Path, path: Path) -> None:
+    """Delete a file below ``root``, and its folder if that is left empty; a file that is gone is none to delete.
+
+    Raises like ``write_below``, also where the file itself became a link.
+    """
+    if not path.parent.exists():
+        return
+    with folder_below(root, path.parent) as folder:
+        _check_file(path, folder)
+        _unlink(path.name, folder)
+        with os.scandir(folder) as entries:
+            empty = next(entries, None) is None
+    if empty and path.parent != root:
+        with folder_below(root, path.parent.parent) as folder:
+            os.rmdir(path.parent.name, dir_fd=folder)
+
+
+def check_below(root: Path, path: Path) -> None:
+    """Raise ``CampaignError`` where ``path`` below ``root``, or a part on the way, is a link; it need not be there."""
+    place = root.resolve()
+    for name in _parts(root, path):
+        place /= name
+        if place.is_symlink():
+            raise _link(place)
+
+
+@contextmanager
+def folder_below(root: Path, path: Path) -> Iterator[int]:
+    """A descriptor of the folder ``path``, opened part by part from ``root`` down; what is not there is made."""
+    place = root.resolve()
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in _parts(root, path):
+            place /= name
+            inner = _folder_in(descriptor, name, place)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _folder_in(outer: int, name: str, place: Path) -> int:
+    """Open the folder ``name`` of the open folder ``outer``, made where it is not there; ``place`` is for messages."""
+    try:
+        return os.open(name, FOLDER, dir_fd=outer)
+    except FileNotFoundError:
+        os.mkdir(name, dir_fd=outer)
+        return os.open(name, FOLDER, dir_fd=outer)
+    except NotADirectoryError as error:
+        if place.is_symlink():
+            raise _link(place) from error
+        raise CampaignError(f"{place}: expected a folder, found a file; move it out of the campaign") from error
+
+
+def _parts(root: Path, path: Path) -> tuple[str, ...]:
+    """The names that lead from ``root`` to ``path``."""
+    parts = path.relative_to(root).parts
+    if ".." in parts:
+        raise CampaignError(f"{path}: expected a path inside {root}; nothing was written or deleted")
+    return parts
+
+
+def _check_file(path: Path, folder: int) -> None:
+    """Raise unless ``path``, whose folder is open as ``folder``, is a file or not there."""
+    try:
+        found = os.lstat(path.name, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise _link(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise CampaignError(f"{path}: expected a file, found a folder or a device; move it out of the campaign")
+
+
+def _link(path: Path) -> CampaignError:
+    return CampaignError(
+        f"{path}: expected a file or folder of this campaign, found a link that leads to "
+        f"{path.parent / path.readlink()}; nothing there was changed. Links inside a campaign are not followed: remove "
+        f"it (rm {shlex.quote(str(path))}), or move the whole campaign to where it should lie, and run this again"
+    )
+
+
+def _temporary(name: str) -> str:
+    """A name that nobody can foresee, beside ``name``."""
+    return f"{ATTEMPT_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-{name}"
+
+
+def _unlink(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return
 
 
 def _fsync(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign import Campaign, campaign_hash, file_hash
 from chainsweep.cli import main
 from chainsweep.errors import ModelError
 from chainsweep.freeze import init_campaign
@@ -143,11 +143,18 @@ def test_what_cannot_be_differentiated_or_has_no_density_is_told(run, write_job)
     refused(run, write_job(model=model), "model.py: site 'obs': Normal gives no log density", "(12,)")
 
 
+def freeze_again(campaign: Campaign, text: str) -> None:
+    """Put another model into a campaign, as if ``init`` had taken it."""
+    campaign.paths.model.write_text(text)
+    campaign.resolved["files"]["model.py"] = file_hash(campaign.paths.model)
+    campaign.hash = campaign_hash(campaign.resolved)
+
+
 def test_a_model_that_fails_later_is_told_too(write_job, tmp_path):
     """In a campaign that an earlier version took, say: the task says what the user wrote, and where."""
     campaign = init_campaign(write_job(), tmp_path / "out")
     text = with_mean("a + np.exp(b) * x")
-    campaign.paths.model.write_text(text)
+    freeze_again(campaign, text)
     batched = BatchedProblem(campaign.problem, campaign.batch(0))
     number = next(n for n, line in enumerate(text.splitlines(), 1) if "np.exp" in line)
     with pytest.raises(ModelError, match=rf"out/model.py: .*\(line {number}: .*jnp.exp in place of np.exp"):

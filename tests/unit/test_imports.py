@@ -18,6 +18,7 @@ ALLOWED = {
     "errors": set(),
     "packages": {"errors"},
     "publish": {"errors"},
+    "folder": {"errors", "publish"},
     "config": {"errors"},
     "site": {"errors", "config"},
     "data": {"errors", "config", "packages", "publish"},
@@ -25,9 +26,9 @@ ALLOWED = {
     "diagnostics": {"errors", "config"},
     "engines": {"errors", "config", "data", "model", "diagnostics"},
     "store": {"errors", "packages", "publish"},
-    "report": {"errors", "config", "packages", "diagnostics"},
+    "report": {"errors", "config", "packages", "publish", "diagnostics"},
     "campaign": {"errors", "config", "packages", "data", "model", "store"},
-    "freeze": {"errors", "config", "packages", "data", "model", "engines", "store", "campaign"},
+    "freeze": {"errors", "config", "packages", "data", "model", "engines", "store", "campaign", "folder"},
     "api": {"errors", "campaign", "store"},
     "execute": {
         "errors",
@@ -42,7 +43,7 @@ ALLOWED = {
         "report",
         "campaign",
     },
-    "slurm": {"errors", "config", "site", "packages", "publish", "store", "campaign", "execute"},
+    "slurm": {"errors", "config", "site", "packages", "publish", "store", "campaign", "folder", "execute"},
 }
 ONLY_TOP = {"cli", "__init__", "__main__"}
 

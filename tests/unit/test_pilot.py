@@ -91,7 +91,7 @@ def make(write_job, tmp_path):
 
 def forecast(campaign: Campaign, site: Site = EMPTY, form: str = "datasets") -> dict:
     missing = missing_tasks(campaign, Selection(campaign.engines), Queued())
-    return predict_cost(campaign, site, plan_jobs(campaign, site, WIDE, Order(1, missing, Spread(form))))
+    return predict_cost(campaign, site, plan_jobs(campaign, site, WIDE, Order(1, "0123abcdef", missing, Spread(form))))
 
 
 def note(campaign: Campaign, **timings: Timing) -> None:

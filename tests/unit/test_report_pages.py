@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chainsweep.errors import ChainsweepError
+from chainsweep.errors import CampaignError, ChainsweepError
 from chainsweep.report import build
 from chainsweep.report.build import build_report
 from chainsweep.report.collect import (
@@ -23,7 +23,7 @@ from chainsweep.report.collect import (
     stack_draws,
     truth_frame,
 )
-from chainsweep.report.gallery import dataset_folder, figure_files
+from chainsweep.report.gallery import LIST, dataset_folder, figure_files
 from chainsweep.report.pages import DatasetView, EngineView, SweepView, render_report
 from tests.unit.report_demo import ENGINES, NAMES, DemoCampaign
 
@@ -230,6 +230,64 @@ class TestBareView:
         assert not (tmp_path / "figures" / "a").exists()
         assert foreign.exists()
         assert [path.name for path in tmp_path.glob(".index*")] == []
+
+    def with_a_figure(self) -> SweepView:
+        one = EngineView("nuts", "converged", "", {}, empty_table(), draws=np.ones((1, 1, 1)))
+        return self.view(datasets=(DatasetView("a", "first", ("theta[0]",), {}, (one,)),))
+
+    def test_pictures_that_no_report_listed_stay(self, tmp_path):
+        mine = tmp_path / "report" / "figures" / "a" / "mine.png"
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        for view in (self.with_a_figure(), self.view(), self.view()):
+            render_report(view, tmp_path / "report")
+        assert [path.name for path in figure_files(tmp_path / "report", "a")] == ["mine.png"]
+
+    @pytest.mark.parametrize("linked", ["report", "report/figures", "report/figures/a"])
+    def test_a_linked_folder_is_refused_and_keeps_its_pictures(self, tmp_path, linked):
+        photos = tmp_path / "photos"
+        photos.mkdir()
+        (photos / "cat.png").write_text("a cat")
+        (photos / "corner.png").write_text("mine")
+        link = tmp_path / "campaign" / linked
+        link.parent.mkdir(parents=True)
+        link.symlink_to(photos)
+        with pytest.raises(CampaignError, match=rf"{link}: .*link that leads to {photos}.*rm ") as error:
+            render_report(self.with_a_figure(), tmp_path / "campaign" / "report")
+        assert error.value.exit_code == 65
+        assert {path.name: path.read_text() for path in photos.iterdir()} == {"cat.png": "a cat", "corner.png": "mine"}
+
+    @pytest.mark.parametrize("linked", ["index.html", LIST, "figures/a/corner.png"])
+    def test_a_linked_file_is_refused_and_what_it_leads_to_stays(self, tmp_path, linked):
+        mine = tmp_path / "mine"
+        mine.write_text('["figures/mine.png"]')
+        link = tmp_path / "report" / linked
+        link.parent.mkdir(parents=True)
+        link.symlink_to(mine)
+        with pytest.raises(CampaignError, match=rf"{link}: .*link that leads to {mine}"):
+            render_report(self.with_a_figure(), tmp_path / "report")
+        assert mine.read_text() == '["figures/mine.png"]'
+        assert not mine.is_symlink()
+
+    @pytest.mark.parametrize(
+        "listed", ['["../data.h5"]', '["figures/../../photo.png"]', '["/etc/x.png"]', '{"figures": 1}', "[1]", "["]
+    )
+    def test_a_list_that_names_other_files_deletes_none(self, tmp_path, listed):
+        for name in ("data.h5", "photo.png"):
+            (tmp_path / name).write_text("mine")
+        (tmp_path / "report").mkdir()
+        (tmp_path / "report" / LIST).write_text(listed)
+        with pytest.raises(CampaignError, match="remove it"):
+            render_report(self.view(), tmp_path / "report")
+        assert (tmp_path / "data.h5").exists()
+        assert (tmp_path / "photo.png").exists()
+
+    def test_a_campaign_that_is_reached_through_a_link_gets_its_report(self, tmp_path):
+        (tmp_path / "mnt" / "campaign").mkdir(parents=True)
+        (tmp_path / "scratch").symlink_to("mnt")
+        render_report(self.with_a_figure(), tmp_path / "scratch" / "campaign" / "report")
+        render_report(self.view(), tmp_path / "scratch" / "campaign" / "report")
+        assert (tmp_path / "mnt" / "campaign" / "report" / "index.html").exists()
 
 
 class TestBuild:

@@ -35,7 +35,7 @@ def order(shards: int, train: bool = True, form: str = "datasets", **options) ->
         "merge": [Task("merge", 0)],
         "report": [Task("report", 0)],
     }
-    return Order(1, missing, Spread(form), **options)
+    return Order(1, "0123abcdef", missing, Spread(form), **options)
 
 
 def test_everything_is_wired_by_dependency():

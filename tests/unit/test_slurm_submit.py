@@ -54,7 +54,10 @@ if [ -e down ]; then echo "slurm_load_jobs error: Unable to contact slurm contro
 cat queue 2>/dev/null || true
 """
 SCONTROL = "#!/bin/bash\nprintf 'MaxArraySize            = 1001\\nMaxJobCount             = 10000\\n'\n"
-SCANCEL = '#!/bin/bash\ncd "$(dirname "$0")"; echo "$*" >> cancelled; rm -f queue\n'
+SCANCEL = r"""#!/bin/bash
+cd "$(dirname "$0")"; echo "$*" >> cancelled
+for id in "$@"; do sed -i "/^$id|/d" queue; done
+"""
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +294,163 @@ def test_cancel_takes_all_jobs_out_of_the_queue(campaign, slurm):
     assert watch.cancel_jobs(campaign) == sorted(ids.values())
     assert (slurm / "cancelled").read_text().split() == [str(number) for number in sorted(ids.values())]
     assert watch.cancel_jobs(campaign) == []
+
+
+@pytest.mark.parametrize("linked", ["submit", "submit/.lock", "submit/1", "jobs.jsonl"])
+def test_what_a_submit_writes_goes_through_no_link(campaign, slurm, tmp_path, linked):
+    foreign = tmp_path / "foreign"
+    foreign.touch() if linked.endswith((".lock", "jsonl")) else foreign.mkdir()
+    link = campaign.paths.root / linked
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(foreign)
+    number = 2 if linked == "submit/1" else 1  # a folder that is there is never written into again
+    if number == 1:
+        with pytest.raises(CampaignError, match=rf"{link}: .*link that leads to {foreign}"):
+            submit_campaign(campaign, SITE, ALL)
+        assert calls(slurm) == []
+    else:
+        assert submit_campaign(campaign, SITE, ALL)[0].number == number
+    assert foreign.is_file() or not list(foreign.iterdir())
+    assert foreign.is_dir() or not foreign.read_text()
+
+
+@pytest.fixture
+def twins(frozen, tmp_path, slurm) -> tuple[Campaign, Campaign]:
+    """Two folders made from the same files; the jobs of the first are in the queue."""
+    first, second = (init_campaign(frozen.parent / "campaign.toml", tmp_path / name) for name in ("first", "second"))
+    assert first.hash == second.hash
+    submit_campaign(first, SITE, ALL)
+    return first, second
+
+
+def cancelled(slurm: Path) -> list[int]:
+    path = slurm / "cancelled"
+    return [int(number) for number in path.read_text().split()] if path.exists() else []
+
+
+def waiting(campaign: Campaign) -> int:
+    return watch.full_status(campaign, watch.Progress(campaign))["queue"]["elements"]
+
+
+def test_folders_made_from_the_same_files_have_jobs_of_their_own(twins, slurm):
+    first, second = twins
+    assert (waiting(first), waiting(second)) == (18, 0)
+    assert watch.cancel_jobs(second) == []
+    _, ids = submit_campaign(second, SITE, ALL)
+    assert len(ids) == 6
+    assert not {job.name for job in sent_jobs(first.paths.jobs)} & set(ids)
+    assert watch.cancel_jobs(second) == sorted(ids.values()) == cancelled(slurm)
+    assert (waiting(first), waiting(second)) == (18, 0)
+
+
+@pytest.mark.parametrize("edit", ["its whole record", "its ids", "its folder.json no longer there"])
+def test_no_edit_of_the_record_cancels_the_jobs_of_another_folder(twins, slurm, edit):
+    first, second = twins
+    submit_campaign(second, SITE, ALL)
+    theirs = {job.job_id for job in sent_jobs(first.paths.jobs)}
+    if edit == "its ids":
+        text = second.paths.jobs.read_text()
+        second.paths.jobs.write_text(re.sub(r'"job_id": 10(\d)', lambda m: f'"job_id": {94 + int(m[1])}', text))
+        assert theirs >= {100, 101, 102}
+    else:
+        second.paths.jobs.write_text(first.paths.jobs.read_text())
+    if "folder" in edit:
+        (second.paths.root / "folder.json").unlink()
+    watch.cancel_jobs(second)
+    assert not theirs & set(cancelled(slurm))
+    assert waiting(first) == 18
+
+
+def test_a_copy_of_a_folder_does_not_have_its_jobs(twins, slurm, tmp_path):
+    first, _ = twins
+    subprocess.run(["cp", "-r", first.paths.root, tmp_path / "copy"], check=True)
+    copy = Campaign(tmp_path / "copy")
+    assert waiting(copy) == 0
+    assert watch.cancel_jobs(copy) == cancelled(slurm) == []
+    planned = plan_submission(copy, SITE, ALL)
+    submission, ids = submit_campaign(copy, SITE, ALL)
+    assert [job.name for job in planned.jobs] == list(ids)
+    assert submission.number == 2
+    assert (waiting(first), waiting(copy)) == (18, 18)
+    assert watch.cancel_jobs(copy) == sorted(ids.values())
+    assert waiting(first) == 18
+
+
+@pytest.mark.parametrize("how", ["moved", "restored from a backup"])
+def test_a_folder_keeps_its_jobs(twins, tmp_path, how):
+    first, _ = twins
+    moved = first.paths.root.rename(tmp_path / "moved")
+    if how != "moved":
+        subprocess.run(["cp", "-r", moved, first.paths.root], check=True)
+        moved = first.paths.root
+    assert waiting(Campaign(moved)) == 18
+    assert submit_campaign(Campaign(moved), SITE, ALL)[1] == {}
+
+
+def made_before(campaign: Campaign, slurm: Path) -> None:
+    """Turn a folder, and the queue, into what the version without tokens left."""
+    token = json.loads((campaign.paths.root / "folder.json").read_text())["token"]
+    for path in (campaign.paths.jobs, slurm / "queue"):
+        path.write_text(path.read_text().replace(f"-{token}-", "-"))
+    (campaign.paths.root / "folder.json").unlink()
+
+
+def test_a_folder_made_before_there_were_tokens_goes_on(twins, slurm):
+    first, second = twins
+    submit_campaign(second, SITE, ALL)
+    for campaign in twins:
+        made_before(campaign, slurm)
+    assert (waiting(first), waiting(second)) == (18, 18)
+    assert submit_campaign(first, SITE, ALL)[1] == {}
+    name = next(job.name for job in sent_jobs(first.paths.jobs) if job.kind == "nuts")
+    end_all(slurm, keep=lambda line: not line.startswith("102|"))
+    submission, ids = submit_campaign(first, SITE, ALL)
+    assert [job.kind for job in submission.jobs] == ["nuts", "merge", "report"]
+    assert name not in ids
+    assert waiting(first) == 13 + 7
+    assert watch.cancel_jobs(first) == [100, 101, 103, 104, 105, *sorted(ids.values())]
+    assert waiting(second) == 18
+
+
+def test_without_a_token_a_job_whose_answer_was_lost_is_not_sent_twice_and_not_cancelled(twins, slurm):
+    """It has the name of a twin's job, and may be that."""
+    first, _ = twins
+    made_before(first, slurm)
+    lines = first.paths.jobs.read_text().splitlines(keepends=True)
+    first.paths.jobs.write_text("".join(line for line in lines if '"job_id": 100' not in line))
+    assert submit_campaign(first, SITE, ALL)[1] == {}
+    assert watch.cancel_jobs(first) == [101, 102, 103, 104, 105]
+
+
+def test_a_job_whose_answer_was_lost_is_cancelled_once_its_id_is_recorded(twins, slurm):
+    first, _ = twins
+    lines = first.paths.jobs.read_text().splitlines(keepends=True)
+    first.paths.jobs.write_text("".join(line for line in lines if '"job_id": 100' not in line))
+    assert watch.cancel_jobs(first) == [100, 101, 102, 103, 104, 105]
+    assert sent_jobs(first.paths.jobs)[0].job_id == 100
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"token": "abc"}', '{"token": "X", "path": "", "inode": 1, "tokenless": 0}']
+)
+def test_a_damaged_token_is_told(campaign, slurm, content):
+    submit_campaign(campaign, SITE, ALL)
+    (campaign.paths.root / "folder.json").write_text(content)
+    with pytest.raises(CampaignError, match=r"folder\.json: .*jobs\.jsonl"):
+        watch.cancel_jobs(campaign)
+    assert cancelled(slurm) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"event": "sent", "name": "cs-1-2-nuts-0", "job_id": 7}', "[]", '{"event": "sent", "job_id": "x"}'],
+)
+def test_a_line_that_no_chainsweep_wrote_is_told(campaign, slurm, line):
+    submit_campaign(campaign, SITE, ALL)
+    with campaign.paths.jobs.open("a") as handle:
+        handle.write(line + "\n")
+    with pytest.raises(CampaignError, match="line 13: expected a JSON object that says"):
+        watch.cancel_jobs(campaign)
 
 
 def test_a_half_written_last_line_is_ignored_and_a_damaged_one_is_not(campaign, slurm):

@@ -150,14 +150,14 @@ def logs(
 
 @app.command()
 def cancel(folder: Folder, as_json: AsJson = False) -> None:
-    """Take this campaign's jobs out of the queue; what they have saved stays."""
+    """Take this folder's jobs out of the queue; what they have saved stays."""
     from chainsweep.slurm.watch import cancel_jobs
 
     ids = cancel_jobs(Campaign(folder))
     if as_json:
         print(json.dumps({"cancelled": ids}))
     else:
-        out.print(f"Cancelled: {', '.join(map(str, ids))}" if ids else "Nothing of this campaign is in the queue.")
+        out.print(f"Cancelled: {', '.join(map(str, ids))}" if ids else "Nothing that this folder sent is in the queue.")
 
 
 def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:

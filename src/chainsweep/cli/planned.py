@@ -47,7 +47,7 @@ def print_jobs(content: dict[str, Any], sent: bool) -> None:
 
 def _kinds_of(names: Sequence[str]) -> str:
     """Jobs by kind, with their number where there are several: ``train, emcee (3)``."""
-    kinds = Counter(name.split("-")[3] for name in names)
+    kinds = Counter(name.split("-")[-2] for name in names)
     return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.items())
 
 

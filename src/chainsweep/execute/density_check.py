@@ -60,7 +60,8 @@ def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dic
             at = _told(batched.problem.names, _constrained(batched, row, points[draw]))
             causes[row] = (
                 f"the gradient by {', '.join(by)} is not a number where the density is one, at "
-                f"{bad.any(axis=1).mean():.0%} of the draws, e.g. {at}: an unsafe function in a branch of jnp.where, or of a zero"
+                f"{bad.any(axis=1).mean():.0%} of the draws, e.g. {at}: an unsafe function in a branch of jnp.where, "
+                "or of a zero"
             )
     return causes
 

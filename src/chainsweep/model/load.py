@@ -18,6 +18,7 @@ from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.mistakes import explained, told
 from chainsweep.model.problem import Observation, Problem, Structure, observation
+from chainsweep.model.source import ModelLoader, read_source
 from chainsweep.model.trace import latent_sites, parameter_of, trace_once, trace_structure
 from chainsweep.model.trial import (
     check_compiles,
@@ -72,19 +73,23 @@ def load_problem(
     return replace(problem, structure=replace(structure, paddable=paddable))
 
 
-def load_module(path: Path) -> ModuleType:
+def load_module(path: Path, source: bytes | None = None) -> ModuleType:
     """Execute a model file as a module of its own; the error of a file that raises names its line.
 
-    Switches JAX to double precision before, since the file may make arrays.
+    Where ``source`` is given, these bytes are run, which the caller has compared with a hash; else those of the file.
+    Nothing that Python compiled before (``__pycache__``) is ever run in their place. Switches JAX to double precision
+    before, since the file may make arrays.
     """
     jax.config.update("jax_enable_x64", True)
-    spec = importlib.util.spec_from_file_location("chainsweep_user_model", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ModelError(f"{path}: no such model file; expected a Python file named by [model] file")
+    name, text = "chainsweep_user_model", source if source is not None else read_source(path)
+    loader = ModelLoader(str(path.absolute()), text)
+    spec = importlib.util.spec_from_loader(name, loader, origin=loader.path)
+    assert spec is not None
+    spec.has_location = True
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ModelError(f"{path}: raised while it was loaded: {explained(error, path)}") from error
     return module

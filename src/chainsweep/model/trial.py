@@ -131,8 +131,8 @@ def gradient_note(problem: Problem, path: Path, example: Observation, z: Any) ->
             told = ", ".join(f"{name} = {number:.4g}" for name, number in zip(problem.names, theta, strict=True))
             by = ", ".join(dict.fromkeys(names[k] for k in bad))
             return (
-                f"{path}: the gradient by {by} is not a number{_where(problem, example, point)}, and the density is one "
-                f"({told}), so NUTS cannot move there. {REMEDY}"
+                f"{path}: the gradient by {by} is not a number{_where(problem, example, point)}, and the density is "
+                f"one ({told}), so NUTS cannot move there. {REMEDY}"
             )
     return None
 

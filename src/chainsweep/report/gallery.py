@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from chainsweep.errors import CampaignError
+from chainsweep.publish import check_below, remove_below, write_below
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from chainsweep.report.style import FigureFormat
 
 _MIME = {"svg": "image/svg+xml", "png": "image/png"}
+LIST = "figures.json"
+"""The figures of the last report, relative to its folder: what the next one may delete."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +38,73 @@ class Picture:
 
 @dataclass
 class Gallery:
-    """Writes the figures of one report and, when it is complete, removes those of an earlier one."""
+    """Writes the figures of one report and, when it is complete, removes those that an earlier one listed.
+
+    The folder that holds the report's is trusted; below it no link is followed.
+    """
 
     out_dir: Path
-    written: set[Path] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
+
+    @property
+    def root(self) -> Path:
+        """The campaign, which holds the report's folder."""
+        return self.out_dir.parent
+
+    def check(self) -> None:
+        """Raise ``CampaignError`` where the report would be written through a link: before anything is drawn."""
+        for name in ("figures", LIST, "index.html"):
+            check_below(self.root, self.out_dir / name)
+        for name in self.listed():
+            check_below(self.root, self.out_dir / name)
 
     def add(self, figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg", dpi: int = 200) -> Picture:
         """Save ``figures/<stem>.<fmt>`` and return it ready to embed; the figure is emptied."""
         from chainsweep.report.style import figure_bytes
 
-        path = self.out_dir / "figures" / f"{stem}.{fmt}"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        file = f"figures/{stem}.{fmt}"
         data = figure_bytes(figure, fmt, dpi)
         width, height = (round(100 * side) for side in figure.get_size_inches())
         figure.clear()
-        path.write_bytes(data)
-        self.written.add(path)
+        write_below(self.root, self.out_dir / file, data, durable=False)
+        self.written.add(file)
         uri = f"data:{_MIME[fmt]};base64,{base64.b64encode(data).decode('ascii')}"
-        return Picture(path.relative_to(self.out_dir).as_posix(), uri, alt, width, height)
+        return Picture(file, uri, alt, width, height)
+
+    def listed(self) -> set[str]:
+        """The figures that an earlier report wrote; none where it kept no list.
+
+        Raises
+        ------
+        CampaignError
+            The list is damaged, or names what no report writes.
+        """
+        path = self.out_dir / LIST
+        try:
+            names = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return set()
+        except ValueError as error:
+            raise CampaignError(f"{path}: is not valid JSON ({error}); remove it, and run this again") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) and _is_figure(name) for name in names):
+            raise CampaignError(
+                f"{path}: expected a list of files such as 'figures/sweep_rhat.svg', got {str(names)[:100]}; remove "
+                "it, and run this again. Nothing was deleted"
+            )
+        return set(names)
 
     def remove_stale(self) -> None:
-        """Delete figures that this report did not write, and folders that are left empty."""
-        root = self.out_dir / "figures"
-        for path in sorted(root.rglob("*"), reverse=True):
-            if path.is_dir():
-                if not any(path.iterdir()):
-                    path.rmdir()
-            elif path not in self.written and path.suffix[1:] in _MIME:
-                path.unlink()
+        """Delete figures that an earlier report listed and this one did not write, and folders left empty by it."""
+        for name in sorted(self.listed() - self.written):
+            remove_below(self.root, self.out_dir / name)
+        write_below(self.root, self.out_dir / LIST, (json.dumps(sorted(self.written), indent=1) + "\n").encode())
+
+
+def _is_figure(name: str) -> bool:
+    """Whether a report could have written a file of this name."""
+    parts = PurePosixPath(name).parts
+    plain = ".." not in parts and str(PurePosixPath(name)) == name
+    return plain and len(parts) in (2, 3) and parts[0] == "figures" and PurePosixPath(name).suffix[1:] in _MIME
 
 
 def dataset_folder(dataset_id: str) -> str:

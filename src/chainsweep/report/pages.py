@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from chainsweep.publish import write_below
 from chainsweep.report import formatting, sections
 from chainsweep.report.dataset_section import POSTERIOR_COLUMNS, dataset_section
 from chainsweep.report.gallery import Gallery
@@ -27,11 +27,17 @@ __all__ = [
 def render_report(view: SweepView, out_dir: Path) -> Path:
     """Write ``out_dir/index.html`` and ``out_dir/figures/...``; return the path of the page.
 
-    The page embeds its figures, loads nothing and runs no script; text is escaped. Figures of an earlier
-    report that this one does not draw are removed. The page is replaced only when everything else is written.
+    The page embeds its figures, loads nothing and runs no script; text is escaped. Figures that an earlier report
+    listed and this one does not draw are removed. The page is replaced only when everything else is written.
+
+    Raises
+    ------
+    CampaignError
+        The folder, or a file or folder in it that is to be written, is a link.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
     gallery = Gallery(out_dir)
+    gallery.check()
     environment = Environment(
         loader=PackageLoader("chainsweep.report"),
         autoescape=True,
@@ -65,7 +71,5 @@ def render_report(view: SweepView, out_dir: Path) -> Path:
     )
     gallery.remove_stale()
     page = out_dir / "index.html"
-    temporary = out_dir / f".index.html.{os.getpid()}"
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(page)
+    write_below(gallery.root, page, html.encode())
     return page

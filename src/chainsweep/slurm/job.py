@@ -25,9 +25,9 @@ def is_array(stage: str, tasks: int) -> bool:
 class Job:
     """A job of ``kind``: element ``i`` of its array handles ``per_element`` tasks from ``tasks[i * per_element]`` on.
 
-    ``name`` is unique in the cluster's queue: campaign, submission, kind and part. ``after`` names the jobs of the
-    same submission that must have ended before it starts. ``form`` says what the ranks of an emcee job share out,
-    and ``why``, for its log.
+    ``name`` is unique in the cluster's queue: campaign, the folder's token, submission, kind and part. ``after`` names
+    the jobs of the same submission that must have ended before it starts. ``form`` says what the ranks of an emcee job
+    share out, and ``why``, for its log.
     """
 
     name: str

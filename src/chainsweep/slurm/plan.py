@@ -16,6 +16,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.errors import ConfigError, UnavailableError
 from chainsweep.execute.pilot import Spread
 from chainsweep.execute.tasks import WORK, Task
+from chainsweep.publish import write_below
 from chainsweep.site import Site
 from chainsweep.slurm.job import STAGE_OF, Job, is_array
 
@@ -40,6 +41,8 @@ class Order:
     """What a submission is about: its ``number``, the ``missing`` tasks by kind, the elements queued already."""
 
     number: int
+    token: str
+    """The token of the folder, which the names of its jobs hold."""
     missing: Mapping[str, Sequence[Task]]
     spread: Spread
     """What the ranks of emcee share out."""
@@ -95,7 +98,7 @@ class _Maker:
             form, why = self.order.spread
             ranks = settings.ranks if form == "walkers" else min(settings.ranks, per_element, len(tasks))
         return Job(
-            name=f"cs-{self.campaign.hash[:10]}-{self.order.number}-{kind}-{part}",
+            name=f"cs-{self.campaign.hash[:10]}-{self.order.token}-{self.order.number}-{kind}-{part}",
             kind=kind,
             part=part,
             tasks=tuple(task.index for task in tasks),
@@ -142,9 +145,7 @@ def command(job: Job, ids: Mapping[str, str], also_after: Sequence[int] = ()) ->
     return ["sbatch", "--parsable", *dependency, str(job.script)]
 
 
-def write_scripts(jobs: Sequence[Job], texts: Sequence[str], folder: Path) -> None:
-    """Write the scripts of a submission into its folder."""
-    folder.mkdir(parents=True, exist_ok=False)
+def write_scripts(root: Path, jobs: Sequence[Job], texts: Sequence[str]) -> None:
+    """Write the scripts of a submission into its folder below ``root``, through no link."""
     for job, text in zip(jobs, texts, strict=True):
-        job.script.write_text(text, encoding="utf-8")
-        job.script.chmod(0o755)
+        write_below(root, job.script, text.encode(), mode=0o755)

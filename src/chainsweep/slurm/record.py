@@ -7,13 +7,16 @@ job whose ``sbatch`` gave no answer is known by its unique name, and can be look
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from chainsweep.campaign import Campaign
 from chainsweep.errors import CampaignError
+from chainsweep.folder import identity_of
+from chainsweep.publish import append_below, check_below
 from chainsweep.slurm.job import STAGE_OF, Job, ranges_read, ranges_text
 
 
@@ -79,8 +82,9 @@ def sent_jobs(path: Path) -> list[SentJob]:
     Raises
     ------
     CampaignError
-        A line is damaged. A last line that a killed process left half written is ignored.
+        The file is a link, or a line is damaged. A last line that a killed process left half written is ignored.
     """
+    check_below(path.parent, path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -89,27 +93,46 @@ def sent_jobs(path: Path) -> list[SentJob]:
     jobs: dict[str, SentJob] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            event = json.loads(line)
-        except ValueError as error:
+            _take(json.loads(line), jobs)
+        except (ValueError, KeyError, TypeError) as error:
             if number == len(lines) and not text.endswith("\n"):
                 break
-            raise CampaignError(f"{path}, line {number}: expected a JSON object ({error}); remove that line") from error
-        if event["event"] == "sending":
-            jobs[event["name"]] = SentJob(
-                name=event["name"],
-                submission=event["submission"],
-                kind=event["kind"],
-                tasks=ranges_read(event["tasks"]),
-                per_element=event["per_element"],
-                output=event["output"],
-                job_id=None,
-            )
-        elif event["event"] == "sent":
-            known = vars(jobs[event["name"]]) | {"job_id": int(event["job_id"])}
-            jobs[event["name"]] = SentJob(**known)
-        else:
-            jobs.pop(event["name"], None)
+            raise CampaignError(
+                f"{path}, line {number}: expected a JSON object that says what became of a job "
+                f"({type(error).__name__}: {error}); remove that line"
+            ) from error
     return list(jobs.values())
+
+
+def _take(event: dict[str, Any], jobs: dict[str, SentJob]) -> None:
+    """Bring ``jobs`` up to one event."""
+    name = event["name"]
+    if event["event"] == "sending":
+        if event["kind"] not in STAGE_OF:
+            raise ValueError(f"no kind of job: {event['kind']}")
+        jobs[name] = SentJob(
+            name=name,
+            submission=int(event["submission"]),
+            kind=event["kind"],
+            tasks=ranges_read(str(event["tasks"])),
+            per_element=int(event["per_element"]),
+            output=event["output"],
+            job_id=None,
+        )
+    elif event["event"] == "sent":
+        jobs[name] = replace(jobs[name], job_id=int(event["job_id"]))
+    else:
+        jobs.pop(name, None)
+
+
+def own_jobs(campaign: Campaign) -> list[SentJob]:
+    """The recorded jobs that this very folder sent, as their names say; not those of the folder that it is a copy of.
+
+    Raises like ``sent_jobs``.
+    """
+    jobs = sent_jobs(campaign.paths.jobs)
+    identity = identity_of(campaign.paths.root, max((job.submission for job in jobs), default=0))
+    return [job for job in jobs if identity.owns(job.name)]
 
 
 def next_submission(jobs: Iterable[SentJob], folder: Path) -> int:
@@ -119,9 +142,4 @@ def next_submission(jobs: Iterable[SentJob], folder: Path) -> int:
 
 
 def _append(path: Path, content: dict[str, object]) -> None:
-    line = json.dumps(content | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n"
-    half = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write("\n" + line if half else line)
-        handle.flush()
-        os.fsync(handle.fileno())
+    append_below(path.parent, path, json.dumps(content | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}))

@@ -19,7 +19,8 @@ from chainsweep.execute.pilot import Spread, emcee_spread
 from chainsweep.execute.provenance import NO_IMAGE, check_image
 from chainsweep.execute.requeue import forgive
 from chainsweep.execute.tasks import WORK, Task, is_done, target_of, tasks_of, work_of
-from chainsweep.publish import publish_text
+from chainsweep.folder import identity_of, keep
+from chainsweep.publish import check_below, write_below
 from chainsweep.site import Site
 from chainsweep.slurm import client
 from chainsweep.slurm.image import ABSENT, Image, images_of, read_remembered, remember
@@ -27,7 +28,7 @@ from chainsweep.slurm.job import STAGE_OF, Job
 from chainsweep.slurm.plan import BEFORE, Limits, Order, command, plan_jobs, write_scripts
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
 from chainsweep.slurm.render import render
-from chainsweep.slurm.watch import look_or_raise
+from chainsweep.slurm.watch import adopt, look_or_raise
 
 DEFAULT_LIMITS = Limits(max_array_size=1001, max_jobs=10_000)
 """Slurm's own defaults."""
@@ -121,18 +122,15 @@ def submit_campaign(campaign: Campaign, site: Site, chosen: Selection) -> tuple[
 
 def queued_jobs(campaign: Campaign, elements: Sequence[client.Element]) -> Queued:
     """Match the queue with ``jobs.jsonl``; a job that was sent without an answer is adopted by its name."""
-    sent = {job.name: job for job in sent_jobs(campaign.paths.jobs)}
+    sent = adopt(campaign, elements)
     live: dict[str, SentJob] = {}
     tasks: set[tuple[str, int]] = set()
     count = 0
     for element in elements:
-        job = sent.get(element.name)
-        if job is None or not element.live:
+        job = sent[element.name]
+        if not element.live or job.job_id not in (None, element.job_id):
             continue
-        if job.job_id is None:
-            note_sent(campaign.paths.jobs, job.name, element.job_id)
-            job = sent[job.name] = SentJob(**vars(job) | {"job_id": element.job_id})
-        live[job.name] = job
+        live[job.name] = job = replace(job, job_id=element.job_id)
         count += 1
         tasks.update((job.stage, task) for task in job.tasks_of(element.element))
     return Queued(live, count, frozenset(tasks))
@@ -148,7 +146,8 @@ def _prepare(
     finish = any(missing[kind] for kind in missing if STAGE_OF[kind] in WORK) or (
         not any(job.kind in ("merge", "report") for job in queued.jobs.values()) and not _is_finished(campaign)
     )
-    order = Order(number, missing, spread, queued.elements, finish)
+    identity = identity_of(campaign.paths.root, number - 1)
+    order = Order(number, identity.token, missing, spread, queued.elements, finish)
     jobs = plan_jobs(campaign, site, limits, order)
     remembered = read_remembered(campaign.paths.images)
     images = images_of(site, dict.fromkeys(job.kind for job in jobs), remembered, absent_too)
@@ -195,12 +194,13 @@ def send(campaign: Campaign, site: Site, submission: Submission) -> dict[str, in
     if not submission.jobs:
         return {}
     paths = campaign.paths
+    keep(paths.root, identity_of(paths.root, submission.number - 1))
     paths.logs.mkdir(exist_ok=True)
     remember(paths.images, submission.images)
-    write_scripts(submission.jobs, submission.scripts, paths.submission(submission.number))
+    write_scripts(paths.root, submission.jobs, submission.scripts)
     for job in submission.jobs:
         if job.why:
-            publish_text(paths.ranks, json.dumps({"share": job.form, "why": job.why}) + "\n")
+            write_below(paths.root, paths.ranks, (json.dumps({"share": job.form, "why": job.why}) + "\n").encode())
     tasks = tasks_of(campaign)
     ids: dict[str, int] = {}
     for job in submission.jobs:
@@ -246,10 +246,14 @@ def submission_lock(campaign: Campaign) -> Iterator[None]:
 
     Raises
     ------
+    CampaignError
+        What a submit writes would go through a link.
     UsageError
         Another submit is running.
     """
     path = campaign.paths.submissions / ".lock"
+    for each in (path, campaign.paths.images, campaign.paths.jobs):
+        check_below(campaign.paths.root, each)
     path.parent.mkdir(exist_ok=True)
     mine = f"{socket.gethostname()} {os.getpid()}"
     try:
@@ -271,7 +275,7 @@ def submission_lock(campaign: Campaign) -> Iterator[None]:
 
 
 def _create(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o644)
     with os.fdopen(descriptor, "w") as handle:
         handle.write(text)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from chainsweep.execute.attempt import owner_of, was_started, was_stopped
 from chainsweep.execute.failures import Kind
 from chainsweep.execute.status import Progress, campaign_status
 from chainsweep.execute.tasks import Task, target_of, work_of
+from chainsweep.folder import has_token
 from chainsweep.slurm import client
-from chainsweep.slurm.record import SentJob, sent_jobs
+from chainsweep.slurm.record import SentJob, note_sent, own_jobs, sent_jobs
 
 TAIL_BYTES = 16_384
 SIGNS = (
@@ -54,21 +56,25 @@ class Queue:
 
 
 def look(campaign: Campaign) -> Queue:
-    """Ask the queue once. Nothing was ever submitted: it is not asked at all."""
-    names = {job.name for job in sent_jobs(campaign.paths.jobs)}
-    if not names:
+    """Ask the queue once, for the jobs of this folder. Nothing was ever submitted: it is not asked at all.
+
+    A job is this folder's where it has the name and the id that were recorded; or the name, as long as no id is known.
+    """
+    sent = {job.name: job.job_id for job in own_jobs(campaign)}
+    if not sent:
         return Queue()
     try:
-        return Queue(tuple(element for element in client.queue() if element.name in names))
+        found = client.queue()
     except UnavailableError as error:
         return Queue(problem=str(error))
+    return Queue(tuple(e for e in found if e.name in sent and sent[e.name] in (None, e.job_id)))
 
 
 def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
     """``campaign_status`` with the queue's state, tasks that run outside of it, and those that ended without a file."""
     found = look(campaign)
     content = campaign_status(campaign, progress)
-    sent = sent_jobs(campaign.paths.jobs)
+    sent = own_jobs(campaign)
     for entry in content["failed_tasks"]:
         job = _last_job(sent, entry["stage"], entry["index"])
         entry |= _from_slurm(job, found, entry["index"], Kind(entry["kind"]))
@@ -203,11 +209,29 @@ def _broke_off(target: Path) -> bool:
 
 
 def cancel_jobs(campaign: Campaign) -> list[int]:
-    """Cancel everything of this campaign that is in the queue; the ids."""
-    ids = sorted({element.job_id for element in look_or_raise(campaign) if element.live})
+    """Cancel everything of this folder that is in the queue; the ids.
+
+    Whatever ``jobs.jsonl`` says, Slurm must know an id under a name of this folder for it to be cancelled.
+    """
+    elements = look_or_raise(campaign)
+    recorded = adopt(campaign, elements)
+    ids = sorted({e.job_id for e in elements if e.live and recorded[e.name].job_id == e.job_id})
     if ids:
         client.cancel(ids)
     return ids
+
+
+def adopt(campaign: Campaign, elements: Sequence[client.Element]) -> dict[str, SentJob]:
+    """This folder's jobs by name; one that was sent without an answer, and is in the queue, has its id recorded now.
+
+    Not one whose name holds no token: another folder may have sent it.
+    """
+    jobs = {job.name: job for job in own_jobs(campaign)}
+    for element in elements:
+        if element.live and jobs[element.name].job_id is None and has_token(element.name):
+            note_sent(campaign.paths.jobs, element.name, element.job_id)
+            jobs[element.name] = replace(jobs[element.name], job_id=element.job_id)
+    return jobs
 
 
 def look_or_raise(campaign: Campaign) -> tuple[client.Element, ...]:

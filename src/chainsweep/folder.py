@@ -1,0 +1,106 @@
+"""The token of a campaign folder: a Slurm job is the folder's own where its name holds it.
+
+Two folders made from the same files hold the same campaign, with the same hash; and a copy of a folder holds the record
+of jobs that it never sent. The token is random, is made by ``init`` and kept in ``folder.json``, and is no part of what
+a campaign is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from chainsweep.errors import CampaignError
+from chainsweep.publish import check_below, write_below
+
+FILE = "folder.json"
+TOKEN_BYTES = 5
+JOB_NAME = re.compile(r"cs-[0-9a-f]+-(?:(?P<token>[0-9a-f]{10})-)?(?P<submission>\d+)-[a-z]+-\d+")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A folder's token, and where the folder lay when it got it.
+
+    Names of jobs of the submissions up to ``tokenless`` hold no token: an earlier version of chainsweep sent them.
+    """
+
+    token: str
+    path: str
+    inode: int
+    tokenless: int = 0
+
+    def owns(self, job_name: str) -> bool:
+        """Whether this folder sent the jobs of a name."""
+        match = JOB_NAME.fullmatch(job_name)
+        if match is None:
+            return False
+        if match["token"] is None:
+            return int(match["submission"]) <= self.tokenless
+        return match["token"] == self.token
+
+
+def has_token(job_name: str) -> bool:
+    """Whether a job's name says whose it is; those of an earlier version may be another folder's."""
+    match = JOB_NAME.fullmatch(job_name)
+    return match is not None and match["token"] is not None
+
+
+def give_token(root: Path, place: Path) -> None:
+    """Give the new folder ``root`` a token of its own; it will lie at ``place``."""
+    keep(root, Identity(secrets.token_hex(TOKEN_BYTES), str(place), root.stat().st_ino))
+
+
+def keep(root: Path, identity: Identity) -> None:
+    """Write down whose jobs are the folder's, where that is not written there yet."""
+    if _read(root) != identity:
+        write_below(root, root / FILE, (json.dumps(asdict(identity), indent=1) + "\n").encode())
+
+
+def identity_of(root: Path, submissions: int) -> Identity:
+    """The identity of the campaign folder ``root``, which has sent ``submissions``; nothing is written.
+
+    A folder that moved still has its inode, and one that was restored from a backup its path; where both are others, it
+    is a copy, and the jobs of the first folder are not its own. Copies, and folders that an earlier version made, get a
+    token that follows from all that tells them apart, the same at each call; ``keep`` it before a job bears it.
+
+    Raises
+    ------
+    CampaignError
+        ``folder.json`` is a link, or damaged.
+    """
+    known, inode = _read(root), root.stat().st_ino
+    if known is not None and (known.path == str(root) or known.inode == inode):
+        return known
+    made = (root / "resolved.json").stat().st_mtime_ns
+    seed = f"{known.token if known is not None else ''} {root} {inode} {made}"
+    token = sha256(seed.encode()).hexdigest()[: 2 * TOKEN_BYTES]
+    return Identity(token, str(root), inode, submissions if known is None else 0)
+
+
+def _read(root: Path) -> Identity | None:
+    """The identity that ``folder.json`` holds; None where there is no such file."""
+    path = root / FILE
+    check_below(root, path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CampaignError(f"{path}: is not valid JSON ({error}); {_ADVICE}") from error
+    kinds = {"token": str, "path": str, "inode": int, "tokenless": int}
+    if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != kinds:
+        raise CampaignError(f"{path}: expected {', '.join(kinds)}, got {str(content)[:100]}; {_ADVICE}")
+    if not re.fullmatch(r"[0-9a-f]{10}", content["token"]):
+        raise CampaignError(f"{path}: expected a token of 10 hexadecimal digits, got {content['token']!r}; {_ADVICE}")
+    return Identity(**content)
+
+
+_ADVICE = (
+    "it says which jobs in the queue are this folder's. Remove it if none are, or restore it: the names of jobs in "
+    "jobs.jsonl hold the token (cs-HASH-TOKEN-...)"
+)
