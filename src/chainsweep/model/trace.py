@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
+from numpyro.primitives import Messenger
 
 from chainsweep.errors import ModelError
 from chainsweep.model.mistakes import explained
@@ -46,7 +47,8 @@ def trace_structure(
     A model that takes one length alone is as good as any where all data sets have it: then nothing is padded.
     Raises ``ModelError`` where the model cannot be used as it is; ``path`` names its file in the message.
     """
-    trace = trace_once(function, _arguments(example))
+    with _NoKeys(path):
+        trace = trace_once(function, _arguments(example))
     sites = _observed_sites(trace)
     if not sites:
         raise ModelError(
@@ -97,13 +99,24 @@ def _check_latent(function: Callable, path: Path, latent: Mapping[str, Any]) -> 
             )
 
 
+class _NoKeys(Messenger):
+    """Refuse a model that asks NumPyro for random numbers beside its sites."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__()
+
+    def process_message(self, msg: dict) -> None:
+        """Raise ``ModelError`` where a key is asked for."""
+        if msg["type"] == "prng_key":
+            raise ModelError(
+                f"{self.path}: numpyro.prng_key() in a model makes its density random, and here it would be the same "
+                "one for ever. Infer what is random as a numpyro.sample site, or leave it out"
+            )
+
+
 def _check_no_choice(name: str, site: Any, path: Path) -> None:
-    """Refuse what NumPyro draws anew in each run of a model and no engine infers."""
-    if site["type"] == "prng_key":
-        raise ModelError(
-            f"{path}: numpyro.prng_key() in a model makes its density random, and here it would be the same one for "
-            "ever. Infer what is random as a numpyro.sample site, or leave it out"
-        )
+    """Refuse a plate of which NumPyro takes other rows in each run of a model."""
     if site["type"] != "plate":
         return
     size, subsample = site["args"]

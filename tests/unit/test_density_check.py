@@ -1,0 +1,115 @@
+"""After sampling: is there a density near the draws, the same at each call, with a gradient?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chainsweep.engines.base import Chains, DrawKind, Seeds
+from chainsweep.execute.density_check import density_causes
+from chainsweep.model.batched import BatchedProblem
+from tests.snpe_lines import line_batch, line_problem
+
+JAX = """
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+def model(x, y_err, centre, y=None):
+    a = numpyro.sample("a", dist.Uniform(-5, 5))
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    numpyro.sample("obs", dist.Normal(a + b * x + 0 * {term}, y_err), obs=y)
+"""
+HOST = """
+import numpy as np
+import numpyro.distributions as dist
+prior = {{"a": dist.Uniform(-5, 5), "b": dist.Normal(0, 2)}}
+rng, calls = np.random.default_rng(0), [0]
+
+def log_likelihood(params, x, y, y_err, centre):
+    a, b = params["a"], params["b"]
+    good = -0.5 * np.sum(((y - a - b * x) / y_err) ** 2)
+    calls[0] += 1
+    return {value}
+"""
+
+
+def causes_of(
+    folder: Path, text: str, centres: tuple[float, ...] = (0.0, 3.0), diverging: bool = False
+) -> dict[int, str]:
+    """What is found near draws ``a`` of sd 0.2 about each centre and ``b`` of sd 0.2 about 0."""
+    problem = line_problem(folder, text)
+    batch = line_batch(len(centres))
+    draws = 0.2 * np.random.default_rng(1).standard_normal((len(centres), 2, 300, 2))
+    posterior = {"a": draws[..., 0] + np.array(centres)[:, None, None], "b": draws[..., 1]}
+    stats = {"diverging": np.full(draws.shape[:3], float(diverging))}
+    chains = Chains(DrawKind.MARKOV, posterior, stats, np.full(len(centres), 300))
+    return density_causes(BatchedProblem(problem, batch), chains, Seeds(1, "nuts"))
+
+
+def test_nothing_is_said_of_a_density(tmp_path):
+    assert causes_of(tmp_path, JAX.format(term="a")) == {}
+    assert causes_of(tmp_path, HOST.format(value="good")) == {}
+    assert causes_of(tmp_path, HOST.format(value="0.0")) == {}
+    assert causes_of(tmp_path, HOST.format(value="good if a < 0.1 else -np.inf")) == {}, "zero is a number"
+
+
+UNDEFINED = {
+    "square root": JAX.format(term="jnp.sqrt(0.1 - a)"),
+    "logarithm": JAX.format(term="jnp.log(0.1 - a)"),
+    "infinite": JAX.format(term="0").replace(
+        '    numpyro.sample("obs"',
+        "    numpyro.factor('f', jnp.where(a > 0.1, jnp.inf, 0.0))\n    numpyro.sample(\"obs\"",
+    ),
+    "huge": JAX.format(term="0").replace(
+        '    numpyro.sample("obs"',
+        "    numpyro.factor('f', jnp.where(a > 0.1, 1e300, 0.0))\n    numpyro.sample(\"obs\"",
+    ),
+    "black box, NaN": HOST.format(value="good if a < 0.1 else np.nan"),
+    "black box, infinite": HOST.format(value="good if a < 0.1 else np.inf"),
+    "black box, huge": HOST.format(value="good if a < 0.1 else 1e300"),
+}
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_a_density_that_is_no_number_near_the_draws_is_told_with_its_place(tmp_path, name):
+    causes = causes_of(tmp_path, UNDEFINED[name], centres=(0.0, -3.0))
+    assert list(causes) == [0], "the second data set is far from where there is no density"
+    share = float(causes[0].split("at ")[1].split("%")[0]) / 100
+    assert share == pytest.approx(0.33, abs=0.08), "P(normal > 0.1) of sd 0.2 * sqrt(1 + STEP**2)"
+    assert "not a number" in causes[0]
+    example = float(causes[0].split("a = ")[1].split(",")[0])
+    assert 0.1 < example < 1.0
+
+
+def test_few_points_without_a_density_are_let_be(tmp_path):
+    causes = causes_of(tmp_path, JAX.format(term="jnp.sqrt(0.8 - a)"), centres=(0.0, 0.45))
+    assert list(causes) == [1], "0.8 is 3.6 sd of the points above the first centre, 1.6 above the second"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "good + rng.normal(0, 0.1)",
+        "good + 1e-6 * rng.normal()",
+        "good - 1e-3 * calls[0]",
+        "good + 0.5 * (calls[0] % 2)",
+    ],
+)
+def test_what_is_no_function_of_its_arguments_is_told_with_both_answers(tmp_path, value):
+    causes = causes_of(tmp_path, HOST.format(value=value))
+    assert sorted(causes) == [0, 1]
+    assert "not a function of its arguments" in causes[0]
+    first, second = causes[0].split(" was ")[1].split(", and ")
+    assert float(first) != float(second.split(" when")[0])
+
+
+def test_a_gradient_that_is_no_number_is_told_where_chains_diverge(tmp_path):
+    text = JAX.format(term="jnp.where(x > 9, jnp.sqrt(x - a - 9), 0.0)")
+    assert causes_of(tmp_path, text) == {}, "no divergence, no question"
+    causes = causes_of(tmp_path, text, diverging=True)
+    assert sorted(causes) == [0, 1]
+    assert "the gradient by a is not a number" in causes[0]
+    assert causes_of(tmp_path, JAX.format(term="a"), diverging=True) == {}
