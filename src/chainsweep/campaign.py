@@ -354,10 +354,12 @@ def load_model(
     structure: dict[str, Any] | None = None,
     module: ModuleType | None = None,
     others: Sequence[Known] = (),
+    shared: Sequence[str] = (),
 ) -> Problem:
     """The model file as a Problem: traced on one unpadded data set, or with the ``structure`` that ``init`` found.
 
-    ``module`` is the file if it is loaded already; ``others`` are fields and constants of data sets of other lengths.
+    ``module`` is the file if it is loaded already; ``others`` are fields and constants of data sets of other lengths,
+    and ``shared`` names constants that have one value in all data sets.
 
     Raises
     ------
@@ -372,4 +374,4 @@ def load_model(
 
     known = None if structure is None else Structure.from_plain(structure)
     examples = [example_observation(*each) for each in others]
-    return load_problem(path, config, example_observation(fields, constants), known, module, examples)
+    return load_problem(path, config, example_observation(fields, constants), known, module, examples, shared)

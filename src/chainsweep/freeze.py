@@ -75,7 +75,8 @@ def _fill(
     shutil.copyfile(model, paths.model)
     # Traced at its own place, so that errors name the user's file.
     example, *others = (_dataset(ingested, position) for position in _lengths_apart(ingested))
-    problem = load_model(model, config, *example, module=module, others=others)
+    shared = [name for name, values in ingested.constants.items() if np.all(values == values[0])]
+    problem = load_model(model, config, *example, module=module, others=others, shared=shared)
     data_hash = freeze(with_named_truth(ingested, problem.names, model), paths.data)
     write_quarantine(ingested.quarantine, paths.quarantine)
     collection = Collection(paths.data)

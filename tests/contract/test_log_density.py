@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -16,11 +17,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
+from chainsweep.config import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.load import example_observation
-from chainsweep.model.problem import Problem, observation
+from chainsweep.model.load import example_observation, load_problem
+from chainsweep.model.problem import Problem, Structure, observation
 from chainsweep.model.trace import trace_structure
 
 POINTS = 11
@@ -274,3 +276,67 @@ def test_a_length_that_the_data_have_is_what_counts():
     problem, batch = one_data_set(model, fields, others=(six,))
     assert not problem.structure.paddable
     agrees_with_numpyro(problem, batch)
+
+
+def classes(x, y=None):
+    b = numpyro.sample("b", dist.Normal(0, 3).expand([2, 2]).to_event(2))
+    logits = jnp.concatenate([jnp.zeros((*x.shape, 1)), b[:, 0] + x[..., None] * b[:, 1]], -1)
+    numpyro.sample("obs", dist.Categorical(logits=logits), obs=y)
+
+
+def successes(n, y=None):
+    p = numpyro.sample("p", dist.Beta(2, 3))
+    numpyro.sample("obs", dist.Binomial(n, p), obs=y)
+
+
+@pytest.mark.parametrize("model", [classes, successes])
+def test_integers_reach_the_model_padded_or_not(model):
+    design = {"x": np.linspace(-1, 1, 6)} if model is classes else {"n": np.arange(5, 11)}
+    problem, batch = one_data_set(model, {**design, "y": np.array([0, 2, 1, 2, 0, 1])})
+    assert problem.structure.paddable
+    agrees_with_numpyro(problem, batch)
+    padded = {name: np.concatenate([v, v[:, -1:]], axis=1) for name, v in batch.fields.items()}
+    batched, _, theta = random_points(problem, batch.take([0, 0]))
+    longer = Batch(batch.ids, padded, {}, np.arange(7)[None] < 6)
+    np.testing.assert_allclose(BatchedProblem(problem, longer).log_density(theta[:1]), batched.log_density(theta)[:1])
+    drawn = batched.simulate(np.zeros((2, 2), np.uint32), theta)["y"]
+    assert np.all(drawn == np.round(drawn))
+
+
+POLYNOMIAL = """
+import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+
+def model(x, degree, y=None):
+    b = numpyro.sample("b", dist.Normal(0, 3).expand([3]).to_event(1))
+    numpyro.sample("obs", dist.Normal((x[:, None] ** jnp.arange(int(degree) + 1)) @ b, 0.5), obs=y)
+"""
+
+
+def loaded(path: Path, text: str, fields: dict, constants: dict, **known) -> tuple[Problem, Batch]:
+    """A model file as ``init`` loads it, and the one data set that it was tried on."""
+    path.write_text(text)
+    data = {"source": "data.npz", "fields": {n: n for n in fields}, "constants": list(constants)}
+    config = parse_config({"model": {"file": path.name, "observed": ["y"]}, "data": data}, origin="test")
+    problem = load_problem(path, config, example_observation(fields, constants), **known)
+    stacked = [{n: np.asarray(v)[None] for n, v in some.items()} for some in (fields, constants)]
+    return problem, Batch(("one",), *stacked, np.ones((1, len(fields["y"])), bool))
+
+
+def test_a_constant_of_all_data_sets_may_be_a_number_to_the_model(tmp_path):
+    """A linear model: the posterior by our log density is the exact one, mean and covariance."""
+    x = np.linspace(-1, 1, 9)
+    fields = {"x": x, "y": 1 + np.sin(3 * x)}
+    with pytest.raises(ModelError, match=r"int\(degree\)"):
+        loaded(tmp_path / "model.py", POLYNOMIAL, fields, {"degree": 2.0})
+    problem, batch = loaded(tmp_path / "model.py", POLYNOMIAL, fields, {"degree": 2.0}, shared=["degree"])
+    assert problem.structure.fixed == {"degree": 2.0}
+    design = x[:, None] ** np.arange(3)
+    precision = design.T @ design / 0.25 + np.eye(3) / 9
+    mean = np.linalg.solve(precision, design.T @ fields["y"] / 0.25)
+    batched = BatchedProblem(problem, batch)
+    np.testing.assert_allclose(batched.curvature(mean[None, None])[0, 0], precision, rtol=1e-8)
+    offsets = np.random.default_rng(1).normal(0, 0.3, (1, 6, 3))
+    density = batched.log_density(mean + offsets) - batched.log_density(mean[None, None])
+    np.testing.assert_allclose(density, -0.5 * np.einsum("dni,ij,dnj->dn", offsets, precision, offsets), atol=1e-8)
+    with_constant_again = Structure.from_plain(json.loads(json.dumps(problem.structure.plain())))
+    assert with_constant_again == problem.structure

@@ -29,12 +29,13 @@ def load_problem(
     structure: Structure | None = None,
     module: ModuleType | None = None,
     others: Sequence[Observation] = (),
+    shared: Sequence[str] = (),
 ) -> Problem:
     """Load a model file, unless it is given as ``module``, and check it against one data set.
 
     Switches JAX to double precision. ``example`` is one data set of the campaign, unpadded, and ``others`` are some of
-    other lengths, where there are any. With ``structure``, which this function found for the same file and data before,
-    nothing is traced or checked again.
+    other lengths, where there are any; ``shared`` names constants that have one value in all data sets. With
+    ``structure``, which this function found for the same file and data before, nothing is traced or checked again.
 
     Raises
     ------
@@ -53,10 +54,34 @@ def load_problem(
     structure = trace_structure(model, path, example, observed, others)
     problem = Problem(model, structure, observed, config.model.curve)
     _check_curve(problem, path, example)
-    check_compiles(problem, path, example)
-    if structure.paddable and not padding_is_invisible(problem, example):
-        problem = replace(problem, structure=replace(structure, paddable=False))
+    problem = _compilable(problem, path, example, shared)
+    if problem.structure.paddable and not padding_is_invisible(problem, example):
+        problem = replace(problem, structure=replace(problem.structure, paddable=False))
     return problem
+
+
+def _compilable(problem: Problem, path: Path, example: Observation, shared: Sequence[str]) -> Problem:
+    """The problem as it compiles: where it needs them as numbers (``int(degree)``), with ``shared`` constants fixed.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be compiled either way.
+    """
+    try:
+        check_compiles(problem, path, example)
+        return problem
+    except ModelError as error:
+        if not shared:
+            raise
+        fixed = {name: float(example.constants[name]) for name in shared}
+        problem = replace(problem, structure=replace(problem.structure, fixed=fixed))
+        try:
+            check_compiles(problem, path, example)
+        except ModelError:
+            # The numbers are not what it lacks, so the first message is the one to tell.
+            raise error from error.__cause__
+        return problem
 
 
 def load_module(path: Path) -> ModuleType:

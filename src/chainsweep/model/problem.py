@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -78,6 +78,8 @@ class Structure:
     """Observed site to the (negative) axis of its batch shape that runs over points."""
     paddable: bool
     """False when an observed site does not factorise over points, so padding cannot be masked out."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Constants that the model takes as numbers, not as symbols; all data sets have these values."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it; ``from_plain`` reads it back."""
@@ -89,7 +91,14 @@ class Structure:
         parameters = tuple(
             Parameter(p["name"], tuple(p["shape"]), tuple(p["unconstrained_shape"])) for p in plain["parameters"]
         )
-        return cls(parameters, dict(plain["observed_sites"]), dict(plain["point_axes"]), plain["paddable"])
+        return cls(
+            parameters,
+            dict(plain["observed_sites"]),
+            dict(plain["point_axes"]),
+            plain["paddable"],
+            # Campaigns of earlier versions say nothing of what follows.
+            dict(plain.get("fixed", {})),
+        )
 
 
 HostLikelihood = Callable[..., float]
@@ -262,7 +271,7 @@ class Problem:
         return _split(z, [(p.name, p.unconstrained_shape, p.unconstrained_size) for p in self.parameters])
 
     def _arguments(self, obs: Observation, observed: bool) -> dict[str, Array]:
-        arguments = {**obs.fields, **obs.constants}
+        arguments = {**obs.fields, **obs.constants, **self.structure.fixed}
         if not observed:
             arguments |= dict.fromkeys(self.observed)
         return {} if self.black_box else arguments
