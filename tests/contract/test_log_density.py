@@ -340,3 +340,48 @@ def test_a_constant_of_all_data_sets_may_be_a_number_to_the_model(tmp_path):
     np.testing.assert_allclose(density, -0.5 * np.einsum("dni,ij,dnj->dn", offsets, precision, offsets), atol=1e-8)
     with_constant_again = Structure.from_plain(json.loads(json.dumps(problem.structure.plain())))
     assert with_constant_again == problem.structure
+
+
+def sample_of_a_normal(y=None):
+    a, s = numpyro.sample("a", dist.Normal(0, 3)), numpyro.sample("s", dist.HalfNormal(1.0))
+    numpyro.sample("obs", dist.Normal(a, s), obs=y)
+
+
+def sample_of_vectors(y=None):
+    a = numpyro.sample("a", dist.Normal(0, 3).expand([2]).to_event(1))
+    numpyro.sample("obs", dist.MultivariateNormal(a, jnp.eye(2)), obs=y)
+
+
+def sample_in_a_plate(y=None):
+    a = numpyro.sample("a", dist.Normal(0, 3))
+    with numpyro.plate("n", y.shape[0]):
+        numpyro.sample("obs", dist.Normal(a, 1.0), obs=y)
+
+
+def sample_of_thirty(y=None, n=30):
+    a = numpyro.sample("a", dist.Normal(0, 3))
+    with numpyro.plate("n", n if y is None else y.shape[0]):
+        numpyro.sample("obs", dist.Normal(a, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("model", [sample_of_a_normal, sample_of_vectors, sample_in_a_plate, sample_of_thirty])
+def test_observations_need_no_design(model):
+    y = np.random.default_rng(2).normal(1.5, 1.0, (10, 2) if model is sample_of_vectors else 10)
+    problem, batch = one_data_set(model, {"y": y})
+    assert problem.structure.paddable
+    agrees_with_numpyro(problem, batch)
+    batched, _, theta = random_points(problem, batch.take([0, 0]))
+    padded = Batch(batch.ids, {"y": np.concatenate([y, y[-1:]])[None]}, {}, np.arange(11)[None] < 10)
+    np.testing.assert_allclose(BatchedProblem(problem, padded).log_density(theta[:1]), batched.log_density(theta)[:1])
+    assert batched.sample_prior(np.zeros((2, 2), np.uint32), 3).shape == (2, 3, problem.ndim)
+    if model in (sample_in_a_plate, sample_of_thirty):
+        with pytest.raises(ModelError, match=r"snpe.*y=None.*(NoneType|\(30,\), but the data have \(10,\)).*remove"):
+            problem.require("snpe")
+        return
+    problem.require("snpe")
+    many = np.broadcast_to(theta[:1, :1], (1, 400, problem.ndim))
+    drawn = BatchedProblem(problem, batch).simulate(np.zeros((1, 2), np.uint32), many)["y"]
+    assert drawn.shape == (1, 400, *y.shape)
+    sd = theta[0, 0, 1] if model is sample_of_a_normal else 1.0
+    np.testing.assert_allclose(drawn.std(axis=(0, 1, 2)), sd, rtol=0.06)
+    assert len(np.unique(drawn)) == drawn.size

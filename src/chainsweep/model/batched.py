@@ -229,7 +229,8 @@ class BatchedProblem:
             The model has no simulator.
         """
         if not self.problem.has_simulator:
-            raise ModelError("the model cannot simulate: define 'simulate(params, rng, **design)' in its file")
+            missing = self.problem.structure.no_simulator or "define 'simulate(params, rng, **design)' in its file"
+            raise ModelError(f"the model cannot simulate: {missing}")
         if self.problem.black_box:
             return self._host_simulate(keys, theta)
         return self._call("simulate", split_keys(keys, theta.shape[1]), theta)

@@ -11,6 +11,25 @@ from typing import Any
 from numpyro.primitives import Messenger
 
 
+class ExpandObserved(Messenger):
+    """Give observed sites the shape of the data while they are simulated.
+
+    A site without a design, ``Normal(a, s)`` of two numbers, draws one value where it is handed none; it is to draw one
+    a point. ``shapes`` maps the name of a site to the shape of its data.
+    """
+
+    def __init__(self, fn: Callable, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = shapes
+        super().__init__(fn)
+
+    def process_message(self, msg: dict) -> None:
+        """Expand the distribution of a site that is to be drawn."""
+        if msg["type"] != "sample" or msg["value"] is not None or msg["name"] not in self.shapes:
+            return
+        shape = self.shapes[msg["name"]]
+        msg["fn"] = msg["fn"].expand(shape[: len(shape) - msg["fn"].event_dim])
+
+
 class MaskObserved(Messenger):
     """Remove padding points from the log density of observed sites.
 

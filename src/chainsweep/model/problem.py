@@ -25,7 +25,7 @@ from numpyro import handlers
 from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
-from chainsweep.model.handlers import MaskObserved
+from chainsweep.model.handlers import ExpandObserved, MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
 from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
 
@@ -80,6 +80,10 @@ class Structure:
     """False when an observed site does not factorise over points, so padding cannot be masked out."""
     fixed: Mapping[str, float] = field(default_factory=dict)
     """Constants that the model takes as numbers, not as symbols; all data sets have these values."""
+    expanded: tuple[str, ...] = ()
+    """Observed sites that draw one value where they are handed none, and are to draw one a point."""
+    no_simulator: str = ""
+    """Why a NumPyro model draws no observations like the data; empty where it does."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it; ``from_plain`` reads it back."""
@@ -98,6 +102,8 @@ class Structure:
             plain["paddable"],
             # Campaigns of earlier versions say nothing of what follows.
             dict(plain.get("fixed", {})),
+            tuple(plain.get("expanded", ())),
+            plain.get("no_simulator", ""),
         )
 
 
@@ -156,7 +162,7 @@ class Problem:
     @property
     def has_simulator(self) -> bool:
         """Whether observations can be simulated."""
-        return not self.black_box or self.host_simulate is not None
+        return self.host_simulate is not None if self.black_box else not self.structure.no_simulator
 
     def require(self, engine: str) -> None:
         """Raise ModelError, naming the missing function, when ``engine`` cannot serve this model."""
@@ -175,6 +181,11 @@ class Problem:
             raise ModelError(
                 "engine 'emcee' samples the constrained space, and a parameter of this model lives on a "
                 "surface in it (a simplex or a correlation matrix). Use 'nuts', or give the free parameters"
+            )
+        if engine == "snpe" and self.structure.no_simulator:
+            raise ModelError(
+                f"engine 'snpe' needs simulations: {self.structure.no_simulator}. "
+                "Or remove 'snpe' from [policy] engines"
             )
         if engine == "snpe" and not self.has_simulator:
             raise ModelError(
@@ -245,12 +256,18 @@ class Problem:
     def sample_prior(self, key: Array, obs: Observation) -> Array:
         """One prior draw, constrained, ``(ndim,)``."""
         with _recorded(key) as trace:
-            self.model(**self._arguments(obs, observed=False))
+            self.model(**self._arguments(obs, observed=bool(self.structure.no_simulator)))
         return self.flatten({p.name: trace[p.name]["value"] for p in self.parameters})
 
     def simulate(self, key: Array, theta: Array, obs: Observation) -> dict[str, Array]:
         """Observed fields drawn from the likelihood at ``theta``; padding points hold draws as well."""
-        substituted = handlers.substitute(self.model, data=self.unflatten(theta))
+        expanded = {
+            site: jnp.shape(obs.fields[name])
+            for name, site in self.structure.observed_sites.items()
+            if site in self.structure.expanded
+        }
+        model = ExpandObserved(self.model, expanded) if expanded else self.model
+        substituted = handlers.substitute(model, data=self.unflatten(theta))
         with _recorded(key) as trace:
             substituted(**self._arguments(obs, observed=False))
         return {name: trace[site]["value"] for name, site in self.structure.observed_sites.items()}

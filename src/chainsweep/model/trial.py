@@ -33,7 +33,8 @@ def check_compiles(problem: Problem, path: Path, example: Observation) -> None:
         theta = problem.constrain(z, obs)
         curve = None if problem.curve_site is None else problem.curve(theta, obs)
         densities = problem.log_density(theta, obs), jax.hessian(problem.potential)(z, obs)
-        return problem.sample_prior(key, obs), problem.simulate(key, theta, obs), densities, curve
+        simulated = problem.simulate(key, theta, obs) if problem.has_simulator else None
+        return problem.sample_prior(key, obs), simulated, densities, curve
 
     keys = jax.random.split(jax.random.key(0), 2)
     try:
