@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
 from chainsweep.config import parse_config
 from chainsweep.data.collection import Batch
+from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
@@ -385,3 +387,90 @@ def test_observations_need_no_design(model):
     sd = theta[0, 0, 1] if model is sample_of_a_normal else 1.0
     np.testing.assert_allclose(drawn.std(axis=(0, 1, 2)), sd, rtol=0.06)
     assert len(np.unique(drawn)) == drawn.size
+
+
+SCAN = """
+import jax, numpyro, numpyro.distributions as dist
+
+def model(x, y=None):
+    r = numpyro.sample("r", dist.Normal(0, 1))
+    def step(level, rate):
+        return level + r * rate, level + r * rate
+    numpyro.sample("obs", dist.Normal(jax.lax.scan(step, x[0], x)[1], 0.5), obs=y)
+"""
+IN_A_FRESH_PROCESS = """
+import sys
+from pathlib import Path
+import numpy as np
+from chainsweep.model.load import example_observation
+
+example = example_observation({"x": np.linspace(0, 1, 5), "y": np.zeros(5)}, {"c": 0.5})
+print(example.fields["x"].dtype, example.constants["c"].dtype)
+"""
+
+
+def test_a_loop_may_begin_with_a_field(tmp_path):
+    """Its carry is float64 from the start: JAX computes so before the first array is made."""
+    x = np.linspace(0, 1, 6)
+    problem, batch = loaded(tmp_path / "model.py", SCAN, {"x": x, "y": 2 * x}, {})
+    sums = np.cumsum(x)
+    precision = 1 + np.sum(sums**2) / 0.25
+    mean = np.sum(sums * (2 * x - x[0])) / 0.25 / precision
+    density = BatchedProblem(problem, batch).log_density(np.array([[[mean], [mean - 0.1], [mean + 0.2]]]))[0]
+    np.testing.assert_allclose(density[1:] - density[0], -0.5 * precision * np.array([0.1, 0.2]) ** 2, rtol=1e-9)
+    done = subprocess.run([sys.executable, "-c", IN_A_FRESH_PROCESS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["float64", "float64"]
+
+
+BACKWARDS = """
+import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+
+@jax.custom_vjp
+def double(a):
+    return 2 * a
+
+double.defvjp(lambda a: (2 * a, a), lambda a, slope: (2 * slope,))
+
+@jax.custom_vjp
+def square(a):
+    return a * a
+
+def forth(a):
+    return a * a, a
+
+def back(a, slope):
+    return (BACK,)
+
+square.defvjp(forth, back)
+
+def model(x, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 2))
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    numpyro.sample("obs", dist.Normal(square(a) * x + b, 0.5), obs=y)
+"""
+LOOPED = "slope * jax.lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] + double(a) / 2), (0 * a, 0 * a))[1]"
+WAYS_BACK = {"forward": "2 * a * slope", "reverse": "double(a) * slope", "differences": LOOPED}
+
+
+@pytest.mark.parametrize("way", WAYS_BACK)
+def test_a_model_without_forward_derivatives_has_the_curvature_all_the_same(tmp_path, way):
+    """A reverse rule that calls such a function itself, as that of ``odeint`` does, has no forward derivative."""
+    text = BACKWARDS.replace("BACK", WAYS_BACK[way])
+    x = np.linspace(0, 1, 5)
+    problem, batch = loaded(tmp_path / "model.py", text, {"x": x, "y": 1 + x}, {})
+    assert problem.structure.second_derivatives == way
+    assert Structure.from_plain(json.loads(json.dumps(problem.structure.plain()))) == problem.structure
+    z = np.array([[[0.7, 0.2], [-1.3, 0.4]]])
+    found = BatchedProblem(problem, batch).curvature(z)[0]
+    for (a, b), matrix in zip(z[0], found, strict=True):
+        misfit = a * a * x + b - (1 + x)
+        exact = np.array(
+            [
+                [np.sum(4 * a**2 * x**2 + 2 * misfit * x) / 0.25 + 0.25, np.sum(2 * a * x) / 0.25],
+                [np.sum(2 * a * x) / 0.25, len(x) / 0.25 + 0.25],
+            ]
+        )
+        np.testing.assert_allclose(matrix, exact, rtol=1e-5 if way == "differences" else 1e-9)
+    batched, keys = BatchedProblem(problem, batch), np.zeros((1, 2), np.uint32)
+    modes = find_modes(batched, prior_pool(batched, keys, 64), 4, [np.random.default_rng(1)])
+    np.testing.assert_allclose(np.abs(modes.z[0, 0]), [0.9, 1.05], atol=0.2)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
@@ -17,9 +16,9 @@ from numpyro.distributions import Distribution
 from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.mistakes import explained, told
-from chainsweep.model.problem import Observation, Problem, Structure, observation
+from chainsweep.model.problem import Observation, Problem, Structure, double_precision, observation
 from chainsweep.model.trace import latent_sites, parameter_of, trace_once, trace_structure
-from chainsweep.model.trial import check_compiles, padding_is_invisible
+from chainsweep.model.trial import compilable, padding_is_invisible
 
 
 def load_problem(
@@ -69,19 +68,17 @@ def _compilable(problem: Problem, path: Path, example: Observation, shared: Sequ
         The model cannot be compiled either way.
     """
     try:
-        check_compiles(problem, path, example)
-        return problem
+        return compilable(problem, path, example)
     except ModelError as error:
         if not shared:
             raise
         fixed = {name: float(example.constants[name]) for name in shared}
         problem = replace(problem, structure=replace(problem.structure, fixed=fixed))
         try:
-            check_compiles(problem, path, example)
+            return compilable(problem, path, example)
         except ModelError:
             # The numbers are not what it lacks, so the first message is the one to tell.
             raise error from error.__cause__
-        return problem
 
 
 def load_module(path: Path) -> ModuleType:
@@ -89,7 +86,7 @@ def load_module(path: Path) -> ModuleType:
 
     Switches JAX to double precision before, since the file may make arrays.
     """
-    jax.config.update("jax_enable_x64", True)
+    double_precision()
     spec = importlib.util.spec_from_file_location("chainsweep_user_model", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ModelError(f"{path}: no such model file; expected a Python file named by [model] file")

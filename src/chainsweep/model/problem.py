@@ -25,6 +25,7 @@ from numpyro import handlers
 from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
+from chainsweep.model.derivatives import WAYS
 from chainsweep.model.handlers import ExpandObserved, MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
 from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
@@ -84,6 +85,8 @@ class Structure:
     """Observed sites that draw one value where they are handed none, and are to draw one a point."""
     no_simulator: str = ""
     """Why a NumPyro model draws no observations like the data; empty where it does."""
+    second_derivatives: str = "forward"
+    """How they are taken: a name of ``derivatives.WAYS``."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it; ``from_plain`` reads it back."""
@@ -104,6 +107,7 @@ class Structure:
             dict(plain.get("fixed", {})),
             tuple(plain.get("expanded", ())),
             plain.get("no_simulator", ""),
+            plain.get("second_derivatives", "forward"),
         )
 
 
@@ -230,7 +234,11 @@ class Problem:
 
     def curvature(self, z: Array, obs: Observation) -> Array:
         """Second derivatives of ``potential``, ``(ndim_unconstrained, ndim_unconstrained)``."""
-        return jax.hessian(self.potential)(z, obs)
+        return self.hessian(lambda point: self.potential(point, obs))(z)
+
+    def hessian(self, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        """Second derivatives of a ``function`` of ``(n,)`` that is made of the potential, as the model allows."""
+        return WAYS[self.structure.second_derivatives](function)
 
     def constrain(self, z: Array, obs: Observation) -> Array:
         """Unconstrained ``z`` to constrained ``theta``."""
@@ -330,8 +338,15 @@ class Problem:
         return trace, log_jacobian[0]
 
 
+def double_precision() -> None:
+    """Switch JAX to double precision, for the whole process; an array made before stays what it is."""
+    if not jax.config.read("jax_enable_x64"):
+        jax.config.update("jax_enable_x64", True)
+
+
 def observation(fields: Mapping[str, Array], constants: Mapping[str, Array], mask: Array) -> Observation:
-    """One data set, or a stack of them, as JAX arrays."""
+    """One data set, or a stack of them, as JAX arrays; switches JAX to double precision before."""
+    double_precision()
     # Copies: an array on a processor may share the memory of what it is made of.
     return jax.device_put(jax.tree.map(np.array, Observation(dict(fields), dict(constants), mask)))
 

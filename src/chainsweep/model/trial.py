@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from chainsweep.errors import ModelError
+from chainsweep.model.derivatives import WAYS
 from chainsweep.model.mistakes import explained
 from chainsweep.model.problem import Observation, Problem
 
@@ -17,11 +19,11 @@ PADDING_TRIAL = 8
 """Points of padding, and prior draws, of the trial whether padding changes the log density."""
 
 
-def check_compiles(problem: Problem, path: Path, example: Observation) -> None:
+def compilable(problem: Problem, path: Path, example: Observation) -> Problem:
     """Trace all that engines compile: simulations, densities with their derivatives, the curve.
 
     Nothing is compiled or computed. A mistake that shows only while JAX traces, with symbols in place of numbers,
-    is found here.
+    is found here. The answer is the problem with the first way to second derivatives that the model allows.
 
     Raises
     ------
@@ -32,13 +34,23 @@ def check_compiles(problem: Problem, path: Path, example: Observation) -> None:
     def uses(key: Any, z: Any, obs: Observation) -> Any:
         theta = problem.constrain(z, obs)
         curve = None if problem.curve_site is None else problem.curve(theta, obs)
-        densities = problem.log_density(theta, obs), jax.hessian(problem.potential)(z, obs)
+        densities = problem.log_density(theta, obs), problem.potential(z, obs)
         simulated = problem.simulate(key, theta, obs) if problem.has_simulator else None
         return problem.sample_prior(key, obs), simulated, densities, curve
 
-    keys = jax.random.split(jax.random.key(0), 2)
+    keys, z = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, problem.ndim_unconstrained))
+    failures: list[Exception] = []
     try:
-        jax.eval_shape(jax.vmap(uses, in_axes=(0, 0, None)), keys, jnp.zeros((2, problem.ndim_unconstrained)), example)
+        jax.eval_shape(jax.vmap(uses, in_axes=(0, 0, None)), keys, z, example)
+        for way in WAYS:
+            structure = replace(problem.structure, second_derivatives=way)
+            candidate = replace(problem, structure=structure)
+            try:
+                jax.eval_shape(jax.vmap(candidate.curvature, in_axes=(0, None)), z, example)
+                return candidate
+            except Exception as error:
+                failures.append(error)
+        raise failures[0]
     except ModelError:
         raise
     except Exception as error:
