@@ -20,6 +20,9 @@ from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
 from chainsweep.config import parse_config
 from chainsweep.data.collection import Batch
+from chainsweep.diagnostics.summary import convergence_summary
+from chainsweep.engines.importance_start import from_prior, target_of
+from chainsweep.engines.modecheck import PASSES, mode_check
 from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
@@ -474,3 +477,44 @@ def test_a_model_without_forward_derivatives_has_the_curvature_all_the_same(tmp_
     batched, keys = BatchedProblem(problem, batch), np.zeros((1, 2), np.uint32)
     modes = find_modes(batched, prior_pool(batched, keys, 64), 4, [np.random.default_rng(1)])
     np.testing.assert_allclose(np.abs(modes.z[0, 0]), [0.9, 1.05], atol=0.2)
+
+
+CORRELATED = """
+import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+
+def model(y=None):
+    L = numpyro.sample("L", dist.LKJCholesky(2, 2.0))
+    numpyro.sample("obs", dist.MultivariateNormal(jnp.zeros(2), scale_tril=L), obs=y)
+"""
+BY_MATRIX = CORRELATED.replace("LKJCholesky", "LKJ").replace("scale_tril", "covariance_matrix")
+
+
+@pytest.mark.parametrize("text", [CORRELATED, BY_MATRIX])
+def test_entries_that_never_change_are_left_out_of_figures(tmp_path, text):
+    """A correlation's posterior on a grid, and chains of it: judged as any, though two entries in four stand still."""
+    rng = np.random.default_rng(3)
+    y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 30)
+    problem, batch = loaded(tmp_path / "model.py", text, {"y": y}, {})
+    assert problem.names == ("L[0,0]", "L[0,1]", "L[1,0]", "L[1,1]")
+    assert problem.structure.still == ((0, 1) if text == CORRELATED else (0, 3))
+    batched = BatchedProblem(problem, batch)
+    z = np.linspace(-3, 3, 2001)[None, :, None]
+    r = batched.constrain(z)[0, :, 2]
+    quadratic = np.sum(y**2) - 2 * r * np.sum(y[:, 0] * y[:, 1])
+    exact = (1 - 15) * np.log1p(-(r**2)) - 0.5 * quadratic / (1 - r**2) + np.log(np.gradient(r, z[0, :, 0]))
+    density = batched.log_density_unconstrained(z)[0]
+    inside = slice(1, -1)
+    np.testing.assert_allclose((density - density.max())[inside], (exact - exact.max())[inside], atol=1e-4)
+    mass = np.exp(density - density.max())
+    chain = rng.choice(z[0, :, 0], 800, p=mass / mass.sum())[None, :, None]
+    if text == CORRELATED:
+        keys = np.array([[1, 2]], np.uint32)
+        start = from_prior(target_of(batched), prior_pool(batched, keys, 256))
+        right = mode_check(batched, chain, start, keys, PASSES[:1])
+        assert right.conclusive[0]
+        assert right.shift[0] < 0.2
+        assert not right.missing()[0]
+        assert mode_check(batched, chain + 1.0, start, keys, PASSES[:1]).missing()[0]
+    theta = batched.constrain(chain).reshape(1, 4, 200, 4)
+    figures = convergence_summary(theta[..., problem.varying], np.array([200]))
+    assert all(np.isfinite(figure).all() for figure in figures.values())

@@ -15,10 +15,11 @@ from numpyro.distributions import Distribution
 
 from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
+from chainsweep.model.handlers import unusable
 from chainsweep.model.mistakes import explained, told
 from chainsweep.model.problem import Observation, Problem, Structure, double_precision, observation
 from chainsweep.model.trace import latent_sites, parameter_of, trace_once, trace_structure
-from chainsweep.model.trial import compilable, padding_is_invisible
+from chainsweep.model.trial import compilable, padding_is_invisible, still_columns
 
 
 def load_problem(
@@ -46,7 +47,7 @@ def load_problem(
     function = getattr(module, config.model.function, None)
     observed = tuple(config.model.observed)
     if not callable(function):
-        return _black_box(module, path, config, observed, structure)
+        return _black_box(module, path, config, example, structure)
     model = told(function, path)
     if structure is not None:
         return Problem(model, structure, observed, config.model.curve)
@@ -54,6 +55,7 @@ def load_problem(
     problem = Problem(model, structure, observed, config.model.curve)
     _check_curve(problem, path, example)
     problem = _compilable(problem, path, example, shared)
+    problem = replace(problem, structure=replace(problem.structure, still=still_columns(problem, example)))
     if problem.structure.paddable and not padding_is_invisible(problem, example):
         problem = replace(problem, structure=replace(problem.structure, paddable=False))
     return problem
@@ -114,7 +116,7 @@ def _check_curve(problem: Problem, path: Path, example: Observation) -> None:
 
 
 def _black_box(
-    module: ModuleType, path: Path, config: CampaignConfig, observed: tuple[str, ...], structure: Structure | None
+    module: ModuleType, path: Path, config: CampaignConfig, example: Observation, structure: Structure | None
 ) -> Problem:
     prior = getattr(module, "prior", None)
     if prior is None:
@@ -125,13 +127,16 @@ def _black_box(
     if not isinstance(prior, dict) or not prior:
         raise ModelError(f"{path}: 'prior' must be a non-empty dict of NumPyro distributions, got {type(prior)}")
     for name, distribution in prior.items():
-        if not isinstance(distribution, Distribution) or distribution.support.is_discrete:
+        if not isinstance(distribution, Distribution):
             raise ModelError(f"{path}: prior['{name}'] must be a continuous NumPyro distribution, got {distribution!r}")
+        if (reason := unusable(distribution)) is not None:
+            raise ModelError(f"{path}: prior['{name}'] {reason}")
     if config.model.curve is not None:
         raise ModelError(
             f"{path}: [model] curve = '{config.model.curve}' names a deterministic site of a NumPyro model, and a "
             "black-box model has none; leave it out"
         )
+    observed = tuple(config.model.observed)
     log_likelihood = getattr(module, "log_likelihood", None)
     simulate = getattr(module, "simulate", None)
     if log_likelihood is None and simulate is None:
@@ -146,6 +151,8 @@ def _black_box(
     if structure is None:
         latent = latent_sites(trace_once(prior_model, {}))
         structure = Structure(tuple(parameter_of(n, s) for n, s in latent.items()), {}, {}, paddable=True)
+        problem = Problem(prior_model, structure, (), black_box=True)
+        structure = replace(structure, still=still_columns(problem, example))
     return Problem(
         prior_model,
         structure,

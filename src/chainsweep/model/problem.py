@@ -87,6 +87,8 @@ class Structure:
     """Why a NumPyro model draws no observations like the data; empty where it does."""
     second_derivatives: str = "forward"
     """How they are taken: a name of ``derivatives.WAYS``."""
+    still: tuple[int, ...] = ()
+    """Flat columns that are the same in every draw: the upper half of a Cholesky factor, a correlation's diagonal."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it; ``from_plain`` reads it back."""
@@ -108,6 +110,7 @@ class Structure:
             tuple(plain.get("expanded", ())),
             plain.get("no_simulator", ""),
             plain.get("second_derivatives", "forward"),
+            tuple(plain.get("still", ())),
         )
 
 
@@ -152,6 +155,11 @@ class Problem:
     def ndim_unconstrained(self) -> int:
         """Scalars in the unconstrained space; less than ``ndim`` for simplexes and the like."""
         return sum(parameter.unconstrained_size for parameter in self.parameters)
+
+    @property
+    def varying(self) -> tuple[int, ...]:
+        """Flat columns that figures are made of: all but those that are the same in every draw."""
+        return tuple(column for column in range(self.ndim) if column not in self.structure.still)
 
     @property
     def has_jax_likelihood(self) -> bool:

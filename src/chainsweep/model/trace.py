@@ -12,7 +12,7 @@ import numpy as np
 from numpyro import handlers
 
 from chainsweep.errors import ModelError
-from chainsweep.model.handlers import ExpandObserved
+from chainsweep.model.handlers import ExpandObserved, RefusePriors
 from chainsweep.model.mistakes import explained
 from chainsweep.model.problem import Observation, Parameter, Structure
 from chainsweep.model.transforms import free_transform
@@ -47,7 +47,7 @@ def trace_structure(
     A model that takes one length alone is as good as any where all data sets have it: then nothing is padded.
     Raises ``ModelError`` where the model cannot be used as it is; ``path`` names its file in the message.
     """
-    trace = trace_once(function, _arguments(example))
+    trace = trace_once(RefusePriors(function, path), _arguments(example))
     sites = _observed_sites(trace)
     if not sites:
         raise ModelError(
@@ -106,16 +106,11 @@ def _observed_sites(trace: Any) -> dict[str, Any]:
 def _check_latent(function: Callable, path: Path, latent: Mapping[str, Any]) -> None:
     if not latent:
         raise ModelError(f"{path}: model '{function.__name__}' has no latent numpyro.sample site to infer")
-    for name, site in latent.items():
+    for name in latent:
         if "/" in name or name in RESERVED_NAMES:
             raise ModelError(
                 f"{path}: latent site '{name}' needs another name: it holds '/' or is one of "
                 f"{', '.join(RESERVED_NAMES)}, which the stored files use"
-            )
-        if site["fn"].support.is_discrete:
-            raise ModelError(
-                f"{path}: latent site '{name}' is discrete ({type(site['fn']).__name__}); "
-                "the engines need continuous parameters: sum it out in the model"
             )
 
 

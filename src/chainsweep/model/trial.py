@@ -15,6 +15,10 @@ from chainsweep.model.derivatives import WAYS
 from chainsweep.model.mistakes import explained
 from chainsweep.model.problem import Observation, Problem
 
+STILL_DRAWS = 32
+"""Prior draws that tell what is the same in all of them."""
+ROUNDING = 1e-12
+"""Largest range, of numbers around 1, of what rounding alone makes different."""
 PADDING_TRIAL = 8
 """Points of padding, and prior draws, of the trial whether padding changes the log density."""
 
@@ -55,6 +59,16 @@ def compilable(problem: Problem, path: Path, example: Observation) -> Problem:
         raise
     except Exception as error:
         raise ModelError(f"{path}: the model cannot be compiled or differentiated: {explained(error, path)}") from error
+
+
+def still_columns(problem: Problem, example: Observation) -> tuple[int, ...]:
+    """Flat columns that are the same in every prior draw; only parameters on a surface have any."""
+    if problem.ndim == problem.ndim_unconstrained:
+        return ()
+    keys = jax.random.split(jax.random.key(0), STILL_DRAWS)
+    theta = np.asarray(jax.jit(jax.vmap(lambda key: problem.sample_prior(key, example)))(keys))
+    alike = np.ptp(theta, axis=0) <= ROUNDING * np.maximum(np.abs(theta).max(axis=0), 1.0)
+    return tuple(np.flatnonzero(alike).tolist())
 
 
 def padding_is_invisible(problem: Problem, example: Observation) -> bool:
