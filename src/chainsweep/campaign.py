@@ -375,12 +375,13 @@ def load_model(
     structure: dict[str, Any] | None = None,
     module: ModuleType | None = None,
     others: Sequence[Known] = (),
+    shared: Sequence[str] = (),
     say: Callable[[str], None] = lambda note: None,
 ) -> Problem:
     """The model file as a Problem: traced on one unpadded data set, or with the ``structure`` that ``init`` found.
 
-    ``module`` is the file if it is loaded already; ``others`` are fields and constants of more data sets; ``say``
-    is told what is no error and may become one.
+    ``module`` is the file if it is loaded already; ``others`` are fields and constants of more data sets, ``shared``
+    names constants that have one value in all data sets, and ``say`` is told what is no error and may become one.
 
     Raises
     ------
@@ -395,4 +396,4 @@ def load_model(
 
     known = None if structure is None else Structure.from_plain(structure)
     examples = [example_observation(*each) for each in others]
-    return load_problem(path, config, example_observation(fields, constants), known, module, examples, say)
+    return load_problem(path, config, example_observation(fields, constants), known, module, examples, shared, say)

@@ -87,8 +87,9 @@ def _fill(
     shutil.copyfile(config_path, paths.config)
     # Traced at its own place, so that errors name the user's file.
     example, *others = (_dataset(ingested, position) for position in _examples(ingested))
+    shared = [name for name, values in ingested.constants.items() if np.all(values == values[0])]
     notes: list[str] = []
-    problem = load_model(model, config, *example, module=module, others=others, say=notes.append)
+    problem = load_model(model, config, *example, module=module, others=others, shared=shared, say=notes.append)
     data_hash = freeze(with_named_truth(ingested, problem.names, model), paths.data)
     write_quarantine(ingested.quarantine, paths.quarantine)
     collection = Collection(paths.data)

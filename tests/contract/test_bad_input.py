@@ -62,6 +62,18 @@ MODELS = {
         LINE_MODEL.replace("dist.Normal(0, 2))\n    mu", "dist.Poisson(3.0))\n    mu"),
         ["latent site 'b' is discrete", "Poisson"],
     ),
+    "fixed": (
+        LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.Delta(1.0)'),
+        ["latent site 'b' is fixed to a value (Delta)", "numpyro.deterministic"],
+    ),
+    "fixed vector": (
+        LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.Delta(1.0).expand([2]).to_event(1)'),
+        ["latent site 'b' is fixed to a value (Delta)"],
+    ),
+    "improper": (
+        LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.ImproperUniform(dist.constraints.real, (), ())'),
+        ["latent site 'b' has an improper prior", "dist.Normal(0, 100)"],
+    ),
     "missing argument": (LINE_MODEL.replace("y_err, y=None", "sigma, y=None"), ["takes no argument 'y_err'"]),
     "extra argument": (
         LINE_MODEL.replace("y_err, y=None", "y_err, z, y=None"),
@@ -165,6 +177,44 @@ def test_a_model_that_fails_later_is_told_too(write_job, tmp_path):
 def test_models_that_cannot_be_used(run, write_job, case):
     model, expected = MODELS[case]
     refused(run, write_job(model=model), "model.py", *expected)
+
+
+@pytest.mark.parametrize(
+    ("prior", "expected"),
+    [
+        ("dist.Delta(1.0)", "prior['b'] is fixed to a value"),
+        ("dist.Poisson(2.0)", "prior['b'] is discrete"),
+        ("2.0", "prior['b'] must be a continuous NumPyro distribution"),
+    ],
+)
+def test_priors_of_a_black_box_that_cannot_be_sampled(run, write_job, prior, expected):
+    model = PRIOR.replace("'b': dist.Normal(0, 2)", f"'b': {prior}") + "def log_likelihood(params, **f): return 0.0\n"
+    config = BLACK_BOX_CONFIG + '[policy]\nengines = ["emcee"]\n'
+    refused(run, write_job(model=model, config=config), "model.py", expected)
+
+
+DECORATED = LINE_MODEL.replace(
+    "def model(",
+    "from numpyro.infer.reparam import LocScaleReparam\n"
+    '@numpyro.handlers.reparam(config={"b": LocScaleReparam(0.0)})\ndef model(',
+)
+
+
+def test_a_model_may_be_decorated_with_effect_handlers(run, write_job, tmp_path):
+    config = LINE_CONFIG + '[policy]\nengines = ["emcee", "nuts"]\n'
+    path = write_job(model=DECORATED, config=config.replace('fields = { x = "x", y = "y", y_err = "y_err" }\n', ""))
+    code, _, error = run("init", path, "--out", tmp_path / "out")
+    assert code == 0, error
+    campaign = Campaign(tmp_path / "out")
+    assert campaign.parameter_names == ("a", "b_decentered")
+    batched, data = BatchedProblem(campaign.problem, campaign.batch(0)), line_data(6)
+    theta = np.array([[[0.3, 0.2], [1.0, -0.4]]]).repeat(6, 0)
+    mean = theta[..., :1] + 2 * theta[..., 1:] * data["x"][:, None]
+    misfit = -0.5 * np.sum(((data["y"][:, None] - mean) / data["y_err"][:, None]) ** 2, axis=-1)
+    exact = misfit - theta[..., 0] ** 2 / 8 - theta[..., 1] ** 2 / 2
+    found = batched.log_density(theta)
+    np.testing.assert_allclose(found[:, 1] - found[:, 0], exact[:, 1] - exact[:, 0], rtol=1e-9)
+    refused(run, write_job(model=DECORATED.replace("b * x", "b * z"), config=config, name="wrong"), "model 'model'")
 
 
 def test_a_parameter_a_point_needs_data_sets_of_one_length(run, write_job, tmp_path):

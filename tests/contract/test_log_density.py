@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -16,11 +18,16 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
+from chainsweep.config import parse_config
 from chainsweep.data.collection import Batch
+from chainsweep.diagnostics.summary import convergence_summary
+from chainsweep.engines.importance_start import from_prior, target_of
+from chainsweep.engines.modecheck import PASSES, mode_check
+from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.load import example_observation
-from chainsweep.model.problem import Problem, observation
+from chainsweep.model.load import example_observation, load_problem
+from chainsweep.model.problem import Problem, Structure, observation
 from chainsweep.model.trace import trace_structure
 
 POINTS = 11
@@ -274,3 +281,240 @@ def test_a_length_that_the_data_have_is_what_counts():
     problem, batch = one_data_set(model, fields, others=(six,))
     assert not problem.structure.paddable
     agrees_with_numpyro(problem, batch)
+
+
+def classes(x, y=None):
+    b = numpyro.sample("b", dist.Normal(0, 3).expand([2, 2]).to_event(2))
+    logits = jnp.concatenate([jnp.zeros((*x.shape, 1)), b[:, 0] + x[..., None] * b[:, 1]], -1)
+    numpyro.sample("obs", dist.Categorical(logits=logits), obs=y)
+
+
+def successes(n, y=None):
+    p = numpyro.sample("p", dist.Beta(2, 3))
+    numpyro.sample("obs", dist.Binomial(n, p), obs=y)
+
+
+@pytest.mark.parametrize("model", [classes, successes])
+def test_integers_reach_the_model_padded_or_not(model):
+    design = {"x": np.linspace(-1, 1, 6)} if model is classes else {"n": np.arange(5, 11)}
+    problem, batch = one_data_set(model, {**design, "y": np.array([0, 2, 1, 2, 0, 1])})
+    assert problem.structure.paddable
+    agrees_with_numpyro(problem, batch)
+    padded = {name: np.concatenate([v, v[:, -1:]], axis=1) for name, v in batch.fields.items()}
+    batched, _, theta = random_points(problem, batch.take([0, 0]))
+    longer = Batch(batch.ids, padded, {}, np.arange(7)[None] < 6)
+    np.testing.assert_allclose(BatchedProblem(problem, longer).log_density(theta[:1]), batched.log_density(theta)[:1])
+    drawn = batched.simulate(np.zeros((2, 2), np.uint32), theta)["y"]
+    assert np.all(drawn == np.round(drawn))
+
+
+POLYNOMIAL = """
+import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+
+def model(x, degree, y=None):
+    b = numpyro.sample("b", dist.Normal(0, 3).expand([3]).to_event(1))
+    numpyro.sample("obs", dist.Normal((x[:, None] ** jnp.arange(int(degree) + 1)) @ b, 0.5), obs=y)
+"""
+
+
+def loaded(path: Path, text: str, fields: dict, constants: dict, **known) -> tuple[Problem, Batch]:
+    """A model file as ``init`` loads it, and the one data set that it was tried on."""
+    path.write_text(text)
+    data = {"source": "data.npz", "fields": {n: n for n in fields}, "constants": list(constants)}
+    config = parse_config({"model": {"file": path.name, "observed": ["y"]}, "data": data}, origin="test")
+    problem = load_problem(path, config, example_observation(fields, constants), **known)
+    stacked = [{n: np.asarray(v)[None] for n, v in some.items()} for some in (fields, constants)]
+    return problem, Batch(("one",), *stacked, np.ones((1, len(fields["y"])), bool))
+
+
+def test_a_constant_of_all_data_sets_may_be_a_number_to_the_model(tmp_path):
+    """A linear model: the posterior by our log density is the exact one, mean and covariance."""
+    x = np.linspace(-1, 1, 9)
+    fields = {"x": x, "y": 1 + np.sin(3 * x)}
+    with pytest.raises(ModelError, match=r"int\(degree\)"):
+        loaded(tmp_path / "model.py", POLYNOMIAL, fields, {"degree": 2.0})
+    problem, batch = loaded(tmp_path / "model.py", POLYNOMIAL, fields, {"degree": 2.0}, shared=["degree"])
+    assert problem.structure.fixed == {"degree": 2.0}
+    design = x[:, None] ** np.arange(3)
+    precision = design.T @ design / 0.25 + np.eye(3) / 9
+    mean = np.linalg.solve(precision, design.T @ fields["y"] / 0.25)
+    batched = BatchedProblem(problem, batch)
+    np.testing.assert_allclose(batched.curvature(mean[None, None])[0, 0], precision, rtol=1e-8)
+    offsets = np.random.default_rng(1).normal(0, 0.3, (1, 6, 3))
+    density = batched.log_density(mean + offsets) - batched.log_density(mean[None, None])
+    np.testing.assert_allclose(density, -0.5 * np.einsum("dni,ij,dnj->dn", offsets, precision, offsets), atol=1e-8)
+    with_constant_again = Structure.from_plain(json.loads(json.dumps(problem.structure.plain())))
+    assert with_constant_again == problem.structure
+
+
+def sample_of_a_normal(y=None):
+    a, s = numpyro.sample("a", dist.Normal(0, 3)), numpyro.sample("s", dist.HalfNormal(1.0))
+    numpyro.sample("obs", dist.Normal(a, s), obs=y)
+
+
+def sample_of_vectors(y=None):
+    a = numpyro.sample("a", dist.Normal(0, 3).expand([2]).to_event(1))
+    numpyro.sample("obs", dist.MultivariateNormal(a, jnp.eye(2)), obs=y)
+
+
+def sample_in_a_plate(y=None):
+    a = numpyro.sample("a", dist.Normal(0, 3))
+    with numpyro.plate("n", y.shape[0]):
+        numpyro.sample("obs", dist.Normal(a, 1.0), obs=y)
+
+
+def sample_of_thirty(y=None, n=30):
+    a = numpyro.sample("a", dist.Normal(0, 3))
+    with numpyro.plate("n", n if y is None else y.shape[0]):
+        numpyro.sample("obs", dist.Normal(a, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("model", [sample_of_a_normal, sample_of_vectors, sample_in_a_plate, sample_of_thirty])
+def test_observations_need_no_design(model):
+    y = np.random.default_rng(2).normal(1.5, 1.0, (10, 2) if model is sample_of_vectors else 10)
+    problem, batch = one_data_set(model, {"y": y})
+    assert problem.structure.paddable
+    agrees_with_numpyro(problem, batch)
+    batched, _, theta = random_points(problem, batch.take([0, 0]))
+    padded = Batch(batch.ids, {"y": np.concatenate([y, y[-1:]])[None]}, {}, np.arange(11)[None] < 10)
+    np.testing.assert_allclose(BatchedProblem(problem, padded).log_density(theta[:1]), batched.log_density(theta)[:1])
+    assert batched.sample_prior(np.zeros((2, 2), np.uint32), 3).shape == (2, 3, problem.ndim)
+    if model in (sample_in_a_plate, sample_of_thirty):
+        with pytest.raises(ModelError, match=r"snpe.*y=None.*(NoneType|\(30,\), but the data have \(10,\)).*remove"):
+            problem.require("snpe")
+        return
+    problem.require("snpe")
+    many = np.broadcast_to(theta[:1, :1], (1, 400, problem.ndim))
+    drawn = BatchedProblem(problem, batch).simulate(np.zeros((1, 2), np.uint32), many)["y"]
+    assert drawn.shape == (1, 400, *y.shape)
+    sd = theta[0, 0, 1] if model is sample_of_a_normal else 1.0
+    np.testing.assert_allclose(drawn.std(axis=(0, 1, 2)), sd, rtol=0.06)
+    assert len(np.unique(drawn)) == drawn.size
+
+
+SCAN = """
+import jax, numpyro, numpyro.distributions as dist
+
+def model(x, y=None):
+    r = numpyro.sample("r", dist.Normal(0, 1))
+    def step(level, rate):
+        return level + r * rate, level + r * rate
+    numpyro.sample("obs", dist.Normal(jax.lax.scan(step, x[0], x)[1], 0.5), obs=y)
+"""
+IN_A_FRESH_PROCESS = """
+import sys
+from pathlib import Path
+import numpy as np
+from chainsweep.model.load import example_observation
+
+example = example_observation({"x": np.linspace(0, 1, 5), "y": np.zeros(5)}, {"c": 0.5})
+print(example.fields["x"].dtype, example.constants["c"].dtype)
+"""
+
+
+def test_a_loop_may_begin_with_a_field(tmp_path):
+    """Its carry is float64 from the start: JAX computes so before the first array is made."""
+    x = np.linspace(0, 1, 6)
+    problem, batch = loaded(tmp_path / "model.py", SCAN, {"x": x, "y": 2 * x}, {})
+    sums = np.cumsum(x)
+    precision = 1 + np.sum(sums**2) / 0.25
+    mean = np.sum(sums * (2 * x - x[0])) / 0.25 / precision
+    density = BatchedProblem(problem, batch).log_density(np.array([[[mean], [mean - 0.1], [mean + 0.2]]]))[0]
+    np.testing.assert_allclose(density[1:] - density[0], -0.5 * precision * np.array([0.1, 0.2]) ** 2, rtol=1e-9)
+    done = subprocess.run([sys.executable, "-c", IN_A_FRESH_PROCESS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["float64", "float64"]
+
+
+BACKWARDS = """
+import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+
+@jax.custom_vjp
+def double(a):
+    return 2 * a
+
+double.defvjp(lambda a: (2 * a, a), lambda a, slope: (2 * slope,))
+
+@jax.custom_vjp
+def square(a):
+    return a * a
+
+def forth(a):
+    return a * a, a
+
+def back(a, slope):
+    return (BACK,)
+
+square.defvjp(forth, back)
+
+def model(x, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 2))
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    numpyro.sample("obs", dist.Normal(square(a) * x + b, 0.5), obs=y)
+"""
+LOOPED = "slope * jax.lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] + double(a) / 2), (0 * a, 0 * a))[1]"
+WAYS_BACK = {"forward": "2 * a * slope", "reverse": "double(a) * slope", "differences": LOOPED}
+
+
+@pytest.mark.parametrize("way", WAYS_BACK)
+def test_a_model_without_forward_derivatives_has_the_curvature_all_the_same(tmp_path, way):
+    """A reverse rule that calls such a function itself, as that of ``odeint`` does, has no forward derivative."""
+    text = BACKWARDS.replace("BACK", WAYS_BACK[way])
+    x = np.linspace(0, 1, 5)
+    problem, batch = loaded(tmp_path / "model.py", text, {"x": x, "y": 1 + x}, {})
+    assert problem.structure.second_derivatives == way
+    assert Structure.from_plain(json.loads(json.dumps(problem.structure.plain()))) == problem.structure
+    z = np.array([[[0.7, 0.2], [-1.3, 0.4]]])
+    found = BatchedProblem(problem, batch).curvature(z)[0]
+    for (a, b), matrix in zip(z[0], found, strict=True):
+        misfit = a * a * x + b - (1 + x)
+        exact = np.array(
+            [
+                [np.sum(4 * a**2 * x**2 + 2 * misfit * x) / 0.25 + 0.25, np.sum(2 * a * x) / 0.25],
+                [np.sum(2 * a * x) / 0.25, len(x) / 0.25 + 0.25],
+            ]
+        )
+        np.testing.assert_allclose(matrix, exact, rtol=1e-5 if way == "differences" else 1e-9)
+    batched, keys = BatchedProblem(problem, batch), np.zeros((1, 2), np.uint32)
+    modes = find_modes(batched, prior_pool(batched, keys, 64), 4, [np.random.default_rng(1)])
+    np.testing.assert_allclose(np.abs(modes.z[0, 0]), [0.9, 1.05], atol=0.2)
+
+
+CORRELATED = """
+import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+
+def model(y=None):
+    L = numpyro.sample("L", dist.LKJCholesky(2, 2.0))
+    numpyro.sample("obs", dist.MultivariateNormal(jnp.zeros(2), scale_tril=L), obs=y)
+"""
+BY_MATRIX = CORRELATED.replace("LKJCholesky", "LKJ").replace("scale_tril", "covariance_matrix")
+
+
+@pytest.mark.parametrize("text", [CORRELATED, BY_MATRIX])
+def test_entries_that_never_change_are_left_out_of_figures(tmp_path, text):
+    """A correlation's posterior on a grid, and chains of it: judged as any, though two entries in four stand still."""
+    rng = np.random.default_rng(3)
+    y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 30)
+    problem, batch = loaded(tmp_path / "model.py", text, {"y": y}, {})
+    assert problem.names == ("L[0,0]", "L[0,1]", "L[1,0]", "L[1,1]")
+    assert problem.structure.still == ((0, 1) if text == CORRELATED else (0, 3))
+    batched = BatchedProblem(problem, batch)
+    z = np.linspace(-3, 3, 2001)[None, :, None]
+    r = batched.constrain(z)[0, :, 2]
+    quadratic = np.sum(y**2) - 2 * r * np.sum(y[:, 0] * y[:, 1])
+    exact = (1 - 15) * np.log1p(-(r**2)) - 0.5 * quadratic / (1 - r**2) + np.log(np.gradient(r, z[0, :, 0]))
+    density = batched.log_density_unconstrained(z)[0]
+    inside = slice(1, -1)
+    np.testing.assert_allclose((density - density.max())[inside], (exact - exact.max())[inside], atol=1e-4)
+    mass = np.exp(density - density.max())
+    chain = rng.choice(z[0, :, 0], 800, p=mass / mass.sum())[None, :, None]
+    if text == CORRELATED:
+        keys = np.array([[1, 2]], np.uint32)
+        start = from_prior(target_of(batched), prior_pool(batched, keys, 256))
+        right = mode_check(batched, chain, start, keys, PASSES[:1])
+        assert right.conclusive[0]
+        assert right.shift[0] < 0.2
+        assert not right.missing()[0]
+        assert mode_check(batched, chain + 1.0, start, keys, PASSES[:1]).missing()[0]
+    theta = batched.constrain(chain).reshape(1, 4, 200, 4)
+    figures = convergence_summary(theta[..., problem.varying], np.array([200]))
+    assert all(np.isfinite(figure).all() for figure in figures.values())

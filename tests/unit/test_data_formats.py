@@ -11,7 +11,8 @@ import pytest
 from astropy.io import fits
 
 from chainsweep.config import DataSection
-from chainsweep.data.ingest import freeze, ingest, with_named_truth
+from chainsweep.data.collection import Collection
+from chainsweep.data.ingest import content_hash, freeze, ingest, with_named_truth
 from chainsweep.errors import DataError, UnavailableError
 
 CONFIG = DataSection(fields={"x": "energy", "y": "counts", "y_err": "err"}, constants=["line"])
@@ -230,10 +231,11 @@ def test_fields_with_trailing_dims_and_hdf5_paths(tmp_path):
     np.testing.assert_array_equal(got.fields["y"], np.concatenate([values[0], values[1, :3], values[2]]))
 
 
-def test_integers_and_single_precision_become_float64(tmp_path):
+def test_integers_are_int64_and_single_precision_becomes_float64(tmp_path):
     np.savez(tmp_path / "s.npz", x=np.arange(8, dtype=">i2").reshape(2, 4), y=np.ones((2, 4), dtype=np.float32))
     got = ingest(DataSection(fields={"x": "x", "y": "y"}), tmp_path / "s.npz")
-    assert got.fields["x"].dtype == got.fields["y"].dtype == np.float64
+    assert got.fields["x"].dtype == np.int64
+    assert got.fields["y"].dtype == np.float64
     assert got.fields["x"].tolist() == list(range(8))
 
 
@@ -283,3 +285,67 @@ def test_missing_astropy_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(UnavailableError, match=r"chainsweep\[fits\]") as info:
         ingest(CONFIG, source)
     assert info.value.exit_code == 69
+
+
+WHOLE = {"x": np.array([[0.0, 0.5], [1.0, 2.0]]), "y": np.array([[3, 0], [2, 1]])}
+
+
+def whole_npz(path):
+    np.savez(path / "s.npz", **WHOLE)
+    return path / "s.npz"
+
+
+def whole_hdf5(path):
+    with h5py.File(path / "s.h5", "w") as file:
+        file["x"] = WHOLE["x"]
+        rows = file.create_dataset("y", (2,), dtype=h5py.vlen_dtype(np.uint8))
+        rows[0], rows[1] = WHOLE["y"]
+    return path / "s.h5"
+
+
+def whole_parquet(path):
+    pq.write_table(pa.table({name: values.tolist() for name, values in WHOLE.items()}), path / "s.parquet")
+    return path / "s.parquet"
+
+
+def whole_points(path):
+    """A row a point; a missing integer sets its data set aside, and the others keep their integers."""
+    columns = {"id": [0, 0, 1, 1, 2], "x": [*WHOLE["x"].ravel(), 0.0], "y": [*WHOLE["y"].ravel().tolist(), None]}
+    pq.write_table(pa.table(columns), path / "s.parquet")
+    return path / "s.parquet"
+
+
+def whole_fits(path):
+    columns = [fits.Column("x", "2D", array=WHOLE["x"]), fits.Column("y", "2I", array=WHOLE["y"])]
+    fits.BinTableHDU.from_columns(columns).writeto(path / "s.fits")
+    return path / "s.fits"
+
+
+def whole_csv(path):
+    (path / "s").mkdir()
+    for number in range(2):
+        rows = zip(WHOLE["x"][number], WHOLE["y"][number], strict=True)
+        (path / "s" / f"{number}.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in rows))
+    (path / "s" / "gap.csv").write_text("x,y\n0.5,1\n1.5,\n")
+    return path / "s"
+
+
+@pytest.mark.parametrize("write", [whole_npz, whole_hdf5, whole_parquet, whole_points, whole_fits, whole_csv])
+def test_integers_stay_integers_through_freezing(tmp_path, write):
+    """Labels of a Categorical must; a column of floats stays one, whole numbers among it or not."""
+    got = ingest(DataSection(fields={"x": "x", "y": "y"}, min_points=1), write(tmp_path))
+    assert {name: values.dtype.kind for name, values in got.fields.items()} == {"x": "f", "y": "i"}
+    digest = freeze(got, tmp_path / "data.h5")
+    batch = Collection(tmp_path / "data.h5").batch([0, 1], 2)
+    assert {name: values.dtype for name, values in batch.fields.items()} == {"x": np.float64, "y": np.int64}
+    for name, values in WHOLE.items():
+        np.testing.assert_array_equal(batch.fields[name], values)
+    assert content_hash(tmp_path / "data.h5") == digest
+
+
+def test_whole_numbers_written_as_decimals_are_floats(tmp_path):
+    """The twin: in one file of the folder a cell is 3.0."""
+    folder = whole_csv(tmp_path)
+    (folder / "1.csv").write_text("x,y\n1.0,2\n2.0,1.0\n")
+    got = ingest(DataSection(fields={"x": "x", "y": "y"}, min_points=1), folder)
+    assert got.fields["y"].dtype == np.float64

@@ -130,3 +130,14 @@ def test_empty_constants_and_truth_round_trip(tmp_path):
         {},
         {},
     )
+
+
+def test_floats_have_the_hash_that_earlier_versions_gave_them(tmp_path):
+    """Frozen files of campaigns made before integers were kept stay whole."""
+    fields, truth = {"x": np.array([0.5, 1.0, np.pi])}, {"l": np.array([np.nan, 0.0])}
+    got = Ingested(("a", "b"), np.array([0, 2, 3]), fields, {"k": np.array([1.0, 2.0])}, truth, ())
+    known = "d12a3b6432b9d2796613b4a5467d6ef1312ab330a71e87c82d127efcf536f8b5"
+    assert freeze(got, tmp_path / "a.h5") == known == content_hash(tmp_path / "a.h5")
+    as_integers = dataclasses.replace(got, fields={"x": np.array([0, 1, 3])})
+    as_floats = dataclasses.replace(got, fields={"x": np.array([0.0, 1.0, 3.0])})
+    assert freeze(as_integers, tmp_path / "b.h5") != freeze(as_floats, tmp_path / "c.h5")

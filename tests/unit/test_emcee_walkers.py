@@ -114,6 +114,15 @@ def autoregressive(rng: np.random.Generator, shape: tuple[int, ...], rho: float)
     return noise
 
 
+def test_a_density_that_is_the_same_everywhere_has_no_rhat_and_needs_none():
+    theta = autoregressive(np.random.default_rng(0), (2000, 2, 16, 2), 0.5)
+    flat = np.zeros(theta.shape[:-1])
+    found = assess(theta, flat, EmceeSettings(), final=True)
+    assert found.passed
+    assert found.rhat_max < 1.01
+    assert not assess(theta, np.full_like(flat, -np.inf), EmceeSettings(), final=True).passed
+
+
 def judge(theta: np.ndarray, final: bool = False):
     return assess(theta, -0.5 * (theta**2).sum(axis=-1), EmceeSettings(), final)
 

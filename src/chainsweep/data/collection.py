@@ -24,13 +24,13 @@ _GAP_POINTS = 65_536
 class Batch:
     """A block of data sets of one shape bucket.
 
-    ``fields[name]`` has shape ``(dataset, point, ...)`` float64; behind a data set's own points its last
+    ``fields[name]`` has shape ``(dataset, point, ...)``, float64 or int64; behind a data set's own points its last
     point is repeated, so padding is finite and benign. ``constants[name]`` has shape ``(dataset,)``. ``mask``
     has shape ``(dataset, point)``, True at real points.
     """
 
     ids: tuple[str, ...]
-    fields: dict[str, NDArray[np.float64]]
+    fields: dict[str, NDArray]
     constants: dict[str, NDArray[np.float64]]
     mask: NDArray[np.bool_]
 
@@ -140,9 +140,9 @@ class Collection:
         ids = tuple(self.ids[position] for position in index.tolist())
         return Batch(ids, fields, constants, np.arange(width) < lengths[:, None])
 
-    def _gather(self, field: h5py.Dataset, index: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _gather(self, field: h5py.Dataset, index: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray:
         """Rows ``points`` (dataset, point) of a flat field, read in few contiguous pieces."""
-        result = np.empty((*points.shape, *field.shape[1:]), dtype=np.float64)
+        result = np.empty((*points.shape, *field.shape[1:]), dtype=field.dtype)
         order = np.argsort(index, kind="stable")
         starts, stops = self.offsets[index[order]], self.offsets[index[order] + 1]
         cuts = np.flatnonzero(starts[1:] - stops[:-1] > _GAP_POINTS) + 1

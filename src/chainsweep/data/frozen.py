@@ -1,8 +1,8 @@
 """The file of frozen data sets: written once, by content the same for ever, and known by its hash.
 
 Layout of ``data.h5``: ``/id`` (dataset,) text, ``/offsets`` (dataset + 1,) int64, ``/fields/<name>``
-(sum of lengths, ...) float64, ``/constants/<name>`` (dataset,), ``/truth/<parameter>`` (dataset, ...) with
-NaN for unknown; attributes ``schema`` and ``sha256``.
+(sum of lengths, ...) float64, or int64 of integers, ``/constants/<name>`` (dataset,), ``/truth/<parameter>``
+(dataset, ...) with NaN for unknown; attributes ``schema`` and ``sha256``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Columns(Protocol):
         """Offsets ``(dataset + 1,)`` into the flat fields."""
 
     @property
-    def fields(self) -> Mapping[str, NDArray[np.float64]]:
+    def fields(self) -> Mapping[str, NDArray]:
         """Flat fields ``(sum of lengths, ...)``."""
 
     @property
@@ -89,7 +89,7 @@ def content_hash(frozen: Path | _HasPath) -> str:
         raise CampaignError(f"{path}: is not a readable file of frozen data sets: {error}") from error
 
 
-def _group(columns: Columns, group: str) -> Mapping[str, NDArray[np.float64]]:
+def _group(columns: Columns, group: str) -> Mapping[str, NDArray]:
     return {"fields": columns.fields, "constants": columns.constants, "truth": columns.truth}[group]
 
 
@@ -102,18 +102,23 @@ def _write(columns: Columns, digest: str, path: Path) -> None:
         for group in _GROUPS:
             target = file.create_group(group)
             for name, values in sorted(_group(columns, group).items()):
-                target.create_dataset(name, data=np.asarray(values, dtype=np.float64), track_times=False)
+                target.create_dataset(name, data=_stored(values), track_times=False)
 
 
-def _digest(
-    ids: Sequence[str], offsets: NDArray[np.int64], groups: Mapping[str, Mapping[str, NDArray[np.float64]]]
-) -> str:
+def _stored(values: NDArray) -> NDArray:
+    return np.asarray(values, dtype=np.int64 if np.asarray(values).dtype.kind == "i" else np.float64)
+
+
+def _digest(ids: Sequence[str], offsets: NDArray[np.int64], groups: Mapping[str, Mapping[str, NDArray]]) -> str:
     hasher = hashlib.sha256(SCHEMA.encode())
     # ids hold neither NUL nor newline, so joining them is unambiguous
     hasher.update("\n".join(ids).encode())
     _feed(hasher, "offsets", np.ascontiguousarray(offsets, dtype="<i8"))
     for group in _GROUPS:
         for name, values in sorted(groups[group].items()):
+            if values.dtype.kind == "i":
+                _feed(hasher, f"{group}/{name} int64", np.ascontiguousarray(values, dtype="<i8"))
+                continue
             plain = np.ascontiguousarray(values, dtype="<f8")
             # every NaN counts as the same value, whatever its bits
             _feed(hasher, f"{group}/{name}", np.where(np.isnan(plain), np.nan, plain))

@@ -27,20 +27,22 @@ __all__ = ["Ingested", "Quarantined", "content_hash", "freeze", "ingest", "write
 
 QUARANTINE_COLUMNS = ("dataset_id", "file", "row", "reason", "detail")
 _SHOWN = 5
+EXACT = 2.0**53
+"""Below it float64 holds every integer."""
 
 
 @dataclass(frozen=True)
 class Ingested:
     """The usable data sets of a source, in its order, and the others.
 
-    ``offsets`` has shape ``(dataset + 1,)``; ``fields[name]`` is flat, ``(sum of lengths, ...)`` float64, all
-    finite; ``constants[name]`` has shape ``(dataset,)``, finite; ``truth[parameter]`` has shape
-    ``(dataset, ...)``, NaN where unknown.
+    ``offsets`` has shape ``(dataset + 1,)``; ``fields[name]`` is flat, ``(sum of lengths, ...)``, float64 or, where
+    the source holds integers, int64, all finite; ``constants[name]`` has shape ``(dataset,)``, finite;
+    ``truth[parameter]`` has shape ``(dataset, ...)``, NaN where unknown.
     """
 
     ids: tuple[str, ...]
     offsets: NDArray[np.int64]
-    fields: dict[str, NDArray[np.float64]]
+    fields: dict[str, NDArray]
     constants: dict[str, NDArray[np.float64]]
     truth: dict[str, NDArray[np.float64]]
     quarantine: tuple[Quarantined, ...]
@@ -116,14 +118,14 @@ def _keep(raw: RawData, dropped: NDArray[np.int64], quarantine: tuple[Quarantine
     return Ingested(
         ids=tuple(str(raw.ids[position]) for position in np.flatnonzero(keep).tolist()),
         offsets=offsets_of(lengths),
-        fields={name: _kept_points(ragged, keep) for name, ragged in raw.fields.items()},
+        fields={name: _kept_points(ragged, keep, name in raw.integers) for name, ragged in raw.fields.items()},
         constants={name: values[keep] for name, values in raw.constants.items()},
         truth={name: values[keep] for name, values in raw.truth.items()},
         quarantine=quarantine,
     )
 
 
-def _kept_points(ragged: Ragged, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
-    if keep.all():
-        return ragged.values
-    return ragged.values[np.repeat(keep, ragged.lengths)]
+def _kept_points(ragged: Ragged, keep: NDArray[np.bool_], integer: bool) -> NDArray:
+    """The points of the data sets to keep, as int64 where the source holds integers that float64 holds exactly."""
+    values = ragged.values if keep.all() else ragged.values[np.repeat(keep, ragged.lengths)]
+    return values.astype(np.int64) if integer and (np.abs(values) < EXACT).all() else values

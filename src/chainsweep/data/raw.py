@@ -66,7 +66,8 @@ class RawData:
     ``fields[name]`` may differ in lengths between names (a check says so); ``constants[name]`` has shape
     ``(dataset,)``, ``truth[parameter]`` shape ``(dataset, ...)`` with NaN where unknown. ``dataset_place``
     and ``point_place`` find the file and row of a data set, or of one of its points (-1: what stands before
-    the first). ``failures`` maps positions to what the reader itself stumbled over.
+    the first). ``failures`` maps positions to what the reader itself stumbled over. ``integers`` names the fields that
+    the source holds as integers, however they stand here.
     """
 
     ids: Sequence[str | None]
@@ -76,6 +77,7 @@ class RawData:
     dataset_place: Callable[[int], Place]
     point_place: Callable[[int, int], Place]
     failures: Mapping[int, Failure] = field(default_factory=dict)
+    integers: frozenset[str] = frozenset()
 
 
 def offsets_of(lengths: NDArray) -> NDArray[np.int64]:
@@ -124,6 +126,13 @@ def as_floats(array: NDArray, name: str, path: Path) -> NDArray[np.float64]:
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path}: '{name}' must hold real numbers, got dtype {array.dtype}")
     return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def holds_integers(array: NDArray) -> bool:
+    """Whether an array, or each row of one of rows of several lengths, is of integers."""
+    if array.dtype.kind == "O":
+        return all(np.asarray(row).dtype.kind in "biu" for row in array)
+    return array.dtype.kind in "biu"
 
 
 def as_ids(array: NDArray, name: str, path: Path) -> list[str]:

@@ -126,7 +126,10 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
     stuck = int(low_walkers(log_prob, theta.shape[-1]).sum())
     # rows closer than an autocorrelation time add little to R-hat but work
     even = slice(None, None, max(1, int(tau.max())) if np.isfinite(tau).all() else 1)
-    pooled = np.concatenate([theta[even], log_prob[even, ..., None]], axis=-1)
+    pooled = theta[even]
+    # A density that is the same everywhere has no R-hat; chains that stand still are seen by their parameters.
+    if not (np.isfinite(log_prob).all() and np.ptp(log_prob) == 0):
+        pooled = np.concatenate([pooled, log_prob[even, ..., None]], axis=-1)
     rhat = float(np.max(rhat_rank(np.moveaxis(pooled, (3, 1), (0, 1)).reshape(pooled.shape[-1], ensembles, -1))))
     passed = bool(long_enough and rhat < settings.target_rhat and stuck == 0)
     return Assessment(first, tau, ratio, rhat, ess, stuck, passed)

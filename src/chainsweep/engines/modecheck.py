@@ -141,11 +141,16 @@ def _chain(batched: BatchedProblem, target: Target, z: Floats, keys: NDArray[np.
     # A fit flatters the draws that it was made from, the more so in many dimensions: others say who is lonely.
     kernels = from_chains(target, z[:, ::2], keys)
     density = np.where(present[:, 1::2], np.asarray(log_density(kernels, filled[:, 1::2])), np.inf)
-    moments = _moments(batched.constrain(filled), present / count[:, None])
+    moments = _moments(_parameters(batched, filled), present / count[:, None])
     effective = count if ess is None else np.asarray(ess, dtype=float)
     scale = np.sqrt(count / effective)[:, None]
     moments = _Moments(moments.mean, moments.sd, moments.error * scale, moments.sd_error * scale)
     return _Chain(kernels, density.min(axis=1), moments, present.sum(axis=1) > 1)
+
+
+def _parameters(batched: BatchedProblem, z: Floats) -> Floats:
+    """The constrained parameters at ``z``, without what is the same in every draw and so has no sd to compare by."""
+    return batched.constrain(z)[..., batched.problem.varying]
 
 
 def _halves(first: Mixture, second: Mixture) -> Mixture:
@@ -156,7 +161,7 @@ def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, sett
     usable = chain.usable & (weighted.ess > 0.0)
     z = np.where(usable[:, None, None], weighted.z, 0.0)
     weights = normalised_weights(np.where(usable[:, None], weighted.log_weight, np.nan))
-    exact = _moments(batched.constrain(z), weights)
+    exact = _moments(_parameters(batched, z), weights)
     shift, shift_se, sd_ratio, sd_se = _compare(chain.moments, exact)
     outside = np.asarray(log_density(chain.kernels, z)) < chain.loneliest[:, None] - OUTSIDE_SLACK
     mass = (weights * outside).sum(axis=1)

@@ -195,7 +195,7 @@ def _descend_one(
 
     def step(now: _Descent) -> _Descent:
         value, gradient = jax.value_and_grad(potential)(now.trial)
-        curvature, axes = jnp.linalg.eigh(_finite(jax.hessian(potential)(now.trial)))
+        curvature, axes = jnp.linalg.eigh(_finite(problem.hessian(potential)(now.trial)))
         # The start is taken whatever it is.
         taken = (value < now.value) | (now.count == 0)
         there = value, axes.T @ _finite(gradient), curvature, axes

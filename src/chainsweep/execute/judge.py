@@ -42,7 +42,7 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
     weights = chains.sample_stats.get("log_weight")
     figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
-    measured, checks = _KINDS[chains.kind](chains, theta, config)
+    measured, checks = _KINDS[chains.kind](chains, theta[..., problem.varying], config)
     figures |= measured
     if not problem.has_likelihood:
         checks = likelihood_free_checks(config.verdict, figures["miscalibration"], figures["ood_pvalue"])

@@ -110,6 +110,12 @@ def _observed(batch: Batch, rows: NDArray[np.int64]) -> Observation:
     return Observation(some.fields, some.constants, some.mask)
 
 
+def _as_real(simulated: Floats, real: NDArray) -> NDArray:
+    """A copy of simulated observations, of integers where the real ones are and it holds whole numbers."""
+    whole = real.dtype.kind == "i" and bool(np.all(simulated == np.round(simulated)))
+    return simulated.astype(real.dtype if whole else simulated.dtype)
+
+
 def _used(function: Callable, first: Any, second: Any) -> bool:
     """Whether the result of ``function(first, second)`` may depend on ``second``: one of its numbers leads to it."""
     traced = jax.make_jaxpr(function)(first, second).jaxpr
@@ -235,7 +241,8 @@ class BatchedProblem:
             The model has no simulator.
         """
         if not self.problem.has_simulator:
-            raise ModelError("the model cannot simulate: define 'simulate(params, rng, **design)' in its file")
+            missing = self.problem.structure.no_simulator or "define 'simulate(params, rng, **design)' in its file"
+            raise ModelError(f"the model cannot simulate: {missing}")
         if self.problem.black_box:
             return self._host_simulate(keys, theta)
         return self._call("simulate", split_keys(keys, theta.shape[1]), theta)
@@ -284,7 +291,8 @@ class BatchedProblem:
         for position, draw in asked.tolist():
             fields = self._unpadded(position, names)
             length = int(self.batch.n_points[position])
-            fields |= {name: np.array(values[position, draw, :length]) for name, values in simulated.items()}
+            for name, values in simulated.items():
+                fields[name] = _as_real(values[position, draw, :length], self.batch.fields[name])
             point = np.asarray(theta[position, draw : draw + 1])
             calls.append(HostCall(self.batch.ids[position], point, fields, frozen=False))
         for (position, draw), answer in zip(asked, self.problem.host_map(self.problem, calls), strict=True):

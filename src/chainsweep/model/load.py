@@ -9,23 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
 
 from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
+from chainsweep.model.handlers import unusable
 from chainsweep.model.mistakes import explained, told
-from chainsweep.model.problem import Observation, Problem, Structure, observation
+from chainsweep.model.problem import Observation, Problem, Structure, double_precision, observation
 from chainsweep.model.source import ModelLoader, read_source
 from chainsweep.model.trace import latent_sites, parameter_of, trace_once, trace_structure
 from chainsweep.model.trial import (
-    check_compiles,
     check_is_function,
+    compilable,
     gradient_note,
     likely_points,
     padding_is_invisible,
+    still_columns,
 )
 
 
@@ -36,13 +37,14 @@ def load_problem(
     structure: Structure | None = None,
     module: ModuleType | None = None,
     others: Sequence[Observation] = (),
+    shared: Sequence[str] = (),
     say: Callable[[str], None] = lambda note: None,
 ) -> Problem:
     """Load a model file, unless it is given as ``module``, and check it against some data sets.
 
-    Switches JAX to double precision. ``example`` and ``others`` are data sets of the campaign, unpadded; ``say`` is
-    told what is no error and may become one. With ``structure``, which this function found for the same file and data
-    before, nothing is traced or checked again.
+    Switches JAX to double precision. ``example`` and ``others`` are data sets of the campaign, unpadded; ``shared``
+    names constants that have one value in all data sets; ``say`` is told what is no error and may become one. With
+    ``structure``, which this function found for the same file and data before, nothing is traced or checked again.
 
     Raises
     ------
@@ -54,15 +56,15 @@ def load_problem(
     function = getattr(module, config.model.function, None)
     observed = tuple(config.model.observed)
     if not callable(function):
-        return _black_box(module, path, config, observed, structure)
+        return _black_box(module, path, config, example, structure)
     model = told(function, path)
     if structure is not None:
         return Problem(model, structure, observed, config.model.curve)
     structure = trace_structure(model, path, example, observed, others)
     problem = Problem(model, structure, observed, config.model.curve)
     _check_curve(problem, path, example)
-    check_compiles(problem, path, example)
-    paddable = structure.paddable
+    problem = _compilable(problem, path, example, shared)
+    paddable = problem.structure.paddable
     for each in (example, *others):
         z = likely_points(problem, each)
         check_is_function(problem, path, each, z)
@@ -70,7 +72,30 @@ def load_problem(
         if note is not None:
             say(note)
         paddable = paddable and padding_is_invisible(problem, each, z)
-    return replace(problem, structure=replace(structure, paddable=paddable))
+    still = still_columns(problem, example)
+    return replace(problem, structure=replace(problem.structure, still=still, paddable=paddable))
+
+
+def _compilable(problem: Problem, path: Path, example: Observation, shared: Sequence[str]) -> Problem:
+    """The problem as it compiles: where it needs them as numbers (``int(degree)``), with ``shared`` constants fixed.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be compiled either way.
+    """
+    try:
+        return compilable(problem, path, example)
+    except ModelError as error:
+        if not shared:
+            raise
+        fixed = {name: float(example.constants[name]) for name in shared}
+        problem = replace(problem, structure=replace(problem.structure, fixed=fixed))
+        try:
+            return compilable(problem, path, example)
+        except ModelError:
+            # The numbers are not what it lacks, so the first message is the one to tell.
+            raise error from error.__cause__
 
 
 def load_module(path: Path, source: bytes | None = None) -> ModuleType:
@@ -80,7 +105,7 @@ def load_module(path: Path, source: bytes | None = None) -> ModuleType:
     Nothing that Python compiled before (``__pycache__``) is ever run in their place. Switches JAX to double precision
     before, since the file may make arrays.
     """
-    jax.config.update("jax_enable_x64", True)
+    double_precision()
     name, text = "chainsweep_user_model", source if source is not None else read_source(path)
     loader = ModelLoader(str(path.absolute()), text)
     spec = importlib.util.spec_from_loader(name, loader, origin=loader.path)
@@ -110,7 +135,7 @@ def _check_curve(problem: Problem, path: Path, example: Observation) -> None:
 
 
 def _black_box(
-    module: ModuleType, path: Path, config: CampaignConfig, observed: tuple[str, ...], structure: Structure | None
+    module: ModuleType, path: Path, config: CampaignConfig, example: Observation, structure: Structure | None
 ) -> Problem:
     prior = getattr(module, "prior", None)
     if prior is None:
@@ -121,13 +146,16 @@ def _black_box(
     if not isinstance(prior, dict) or not prior:
         raise ModelError(f"{path}: 'prior' must be a non-empty dict of NumPyro distributions, got {type(prior)}")
     for name, distribution in prior.items():
-        if not isinstance(distribution, Distribution) or distribution.support.is_discrete:
+        if not isinstance(distribution, Distribution):
             raise ModelError(f"{path}: prior['{name}'] must be a continuous NumPyro distribution, got {distribution!r}")
+        if (reason := unusable(distribution)) is not None:
+            raise ModelError(f"{path}: prior['{name}'] {reason}")
     if config.model.curve is not None:
         raise ModelError(
             f"{path}: [model] curve = '{config.model.curve}' names a deterministic site of a NumPyro model, and a "
             "black-box model has none; leave it out"
         )
+    observed = tuple(config.model.observed)
     log_likelihood = getattr(module, "log_likelihood", None)
     simulate = getattr(module, "simulate", None)
     if log_likelihood is None and simulate is None:
@@ -142,6 +170,8 @@ def _black_box(
     if structure is None:
         latent = latent_sites(trace_once(prior_model, {}))
         structure = Structure(tuple(parameter_of(n, s) for n, s in latent.items()), {}, {}, paddable=True)
+        problem = Problem(prior_model, structure, (), black_box=True)
+        structure = replace(structure, still=still_columns(problem, example))
     return Problem(
         prior_model,
         structure,

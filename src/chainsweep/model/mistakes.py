@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from chainsweep.errors import ModelError
+from chainsweep.model.handlers import written
 
 SYMBOLS = "JAX compiles the model, so parameters and data are symbols without values while it runs"
 ADVICE: tuple[tuple[type[Exception], str], ...] = (
@@ -51,14 +52,16 @@ ADVICE: tuple[tuple[type[Exception], str], ...] = (
 def told(function: Callable[..., Any], path: Path) -> Callable[..., Any]:
     """Return the user's ``function`` of the file ``path``, with whatever it raises told as a ModelError."""
 
-    @functools.wraps(function)
+    own = written(function)
+
+    @functools.wraps(own)
     def call(*arguments: Any, **keywords: Any) -> Any:
         try:
             return function(*arguments, **keywords)
         except ModelError:
             raise
         except Exception as error:
-            name = getattr(function, "__name__", "model")
+            name = getattr(own, "__name__", "model")
             raise ModelError(f"{path}: model '{name}' raised when it was run: {explained(error, path)}") from error
 
     return call

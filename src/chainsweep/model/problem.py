@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,8 @@ from numpyro import handlers
 from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
-from chainsweep.model.handlers import MaskObserved
+from chainsweep.model.derivatives import WAYS
+from chainsweep.model.handlers import ExpandObserved, MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
 from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
 
@@ -81,6 +82,16 @@ class Structure:
     """Observed site to the (negative) axis of its batch shape that runs over points."""
     paddable: bool
     """False when an observed site does not factorise over points, so padding cannot be masked out."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Constants that the model takes as numbers, not as symbols; all data sets have these values."""
+    expanded: tuple[str, ...] = ()
+    """Observed sites that draw one value where they are handed none, and are to draw one a point."""
+    no_simulator: str = ""
+    """Why a NumPyro model draws no observations like the data; empty where it does."""
+    second_derivatives: str = "forward"
+    """How they are taken: a name of ``derivatives.WAYS``."""
+    still: tuple[int, ...] = ()
+    """Flat columns that are the same in every draw: the upper half of a Cholesky factor, a correlation's diagonal."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it; ``from_plain`` reads it back."""
@@ -92,7 +103,18 @@ class Structure:
         parameters = tuple(
             Parameter(p["name"], tuple(p["shape"]), tuple(p["unconstrained_shape"])) for p in plain["parameters"]
         )
-        return cls(parameters, dict(plain["observed_sites"]), dict(plain["point_axes"]), plain["paddable"])
+        return cls(
+            parameters,
+            dict(plain["observed_sites"]),
+            dict(plain["point_axes"]),
+            plain["paddable"],
+            # Campaigns of earlier versions say nothing of what follows.
+            dict(plain.get("fixed", {})),
+            tuple(plain.get("expanded", ())),
+            plain.get("no_simulator", ""),
+            plain.get("second_derivatives", "forward"),
+            tuple(plain.get("still", ())),
+        )
 
 
 HostLikelihood = Callable[..., float]
@@ -143,6 +165,11 @@ class Problem:
         return tuple(p.name for p in self.parameters for _ in range(p.unconstrained_size))
 
     @property
+    def varying(self) -> tuple[int, ...]:
+        """Flat columns that figures are made of: all but those that are the same in every draw."""
+        return tuple(column for column in range(self.ndim) if column not in self.structure.still)
+
+    @property
     def has_jax_likelihood(self) -> bool:
         """Whether the likelihood can be traced, and so differentiated, by JAX."""
         return not self.black_box
@@ -155,7 +182,7 @@ class Problem:
     @property
     def has_simulator(self) -> bool:
         """Whether observations can be simulated."""
-        return not self.black_box or self.host_simulate is not None
+        return self.host_simulate is not None if self.black_box else not self.structure.no_simulator
 
     def require(self, engine: str) -> None:
         """Raise ModelError, naming the missing function, when ``engine`` cannot serve this model."""
@@ -174,6 +201,11 @@ class Problem:
             raise ModelError(
                 "engine 'emcee' samples the constrained space, and a parameter of this model lives on a "
                 "surface in it (a simplex or a correlation matrix). Use 'nuts', or give the free parameters"
+            )
+        if engine == "snpe" and self.structure.no_simulator:
+            raise ModelError(
+                f"engine 'snpe' needs simulations: {self.structure.no_simulator}. "
+                "Or remove 'snpe' from [policy] engines"
             )
         if engine == "snpe" and not self.has_simulator:
             raise ModelError(
@@ -233,7 +265,11 @@ class Problem:
 
     def curvature(self, z: Array, obs: Observation) -> Array:
         """Second derivatives of ``potential``, ``(ndim_unconstrained, ndim_unconstrained)``."""
-        return jax.hessian(self.potential)(z, obs)
+        return self.hessian(lambda point: self.potential(point, obs))(z)
+
+    def hessian(self, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        """Second derivatives of a ``function`` of ``(n,)`` that is made of the potential, as the model allows."""
+        return WAYS[self.structure.second_derivatives](function)
 
     def constrain(self, z: Array, obs: Observation) -> Array:
         """Unconstrained ``z`` to constrained ``theta``."""
@@ -259,12 +295,18 @@ class Problem:
     def sample_prior(self, key: Array, obs: Observation) -> Array:
         """One prior draw, constrained, ``(ndim,)``."""
         with _recorded(key) as trace:
-            self.model(**self._arguments(obs, observed=False))
+            self.model(**self._arguments(obs, observed=bool(self.structure.no_simulator)))
         return self.flatten({p.name: trace[p.name]["value"] for p in self.parameters})
 
     def simulate(self, key: Array, theta: Array, obs: Observation) -> dict[str, Array]:
         """Observed fields drawn from the likelihood at ``theta``; padding points hold draws as well."""
-        substituted = handlers.substitute(self.model, data=self.unflatten(theta))
+        expanded = {
+            site: jnp.shape(obs.fields[name])
+            for name, site in self.structure.observed_sites.items()
+            if site in self.structure.expanded
+        }
+        model = ExpandObserved(self.model, expanded) if expanded else self.model
+        substituted = handlers.substitute(model, data=self.unflatten(theta))
         with _recorded(key) as trace:
             substituted(**self._arguments(obs, observed=False))
         return {name: trace[site]["value"] for name, site in self.structure.observed_sites.items()}
@@ -285,7 +327,7 @@ class Problem:
         return _split(z, [(p.name, p.unconstrained_shape, p.unconstrained_size) for p in self.parameters])
 
     def _arguments(self, obs: Observation, observed: bool) -> dict[str, Array]:
-        arguments = {**obs.fields, **obs.constants}
+        arguments = {**obs.fields, **obs.constants, **self.structure.fixed}
         if not observed:
             arguments |= dict.fromkeys(self.observed)
         return {} if self.black_box else arguments
@@ -327,8 +369,15 @@ class Problem:
         return trace, log_jacobian[0]
 
 
+def double_precision() -> None:
+    """Switch JAX to double precision, for the whole process; an array made before stays what it is."""
+    if not jax.config.read("jax_enable_x64"):
+        jax.config.update("jax_enable_x64", True)
+
+
 def observation(fields: Mapping[str, Array], constants: Mapping[str, Array], mask: Array) -> Observation:
-    """One data set, or a stack of them, as JAX arrays."""
+    """One data set, or a stack of them, as JAX arrays; switches JAX to double precision before."""
+    double_precision()
     # Copies: an array on a processor may share the memory of what it is made of.
     return jax.device_put(jax.tree.map(np.array, Observation(dict(fields), dict(constants), mask)))
 

@@ -9,6 +9,7 @@ from types import ModuleType
 
 from chainsweep.config import CampaignConfig
 from chainsweep.errors import ConfigError, ModelError
+from chainsweep.model.handlers import written
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 BLACK_BOX = {"log_likelihood": 1, "simulate": 2}
@@ -61,19 +62,21 @@ def _functions_of(module: ModuleType, config: CampaignConfig) -> list[tuple[Call
 
 
 def _named(function: Callable, skip: int = 0) -> dict[str, inspect.Parameter]:
-    arguments = list(inspect.signature(function).parameters.items())[skip:]
+    arguments = list(inspect.signature(written(function)).parameters.items())[skip:]
     return {name: argument for name, argument in arguments if argument.kind in NAMED}
 
 
 def _takes_any(function: Callable) -> bool:
-    return any(argument.kind is argument.VAR_KEYWORD for argument in inspect.signature(function).parameters.values())
+    return any(
+        argument.kind is argument.VAR_KEYWORD for argument in inspect.signature(written(function)).parameters.values()
+    )
 
 
 def _check_arguments(function: Callable, path: Path, config: CampaignConfig) -> None:
     """Compare a NumPyro model's arguments with what ``[data]`` gives and ``[model]`` observes."""
     arguments, observed = (*config.data.fields, *config.data.constants), config.model.observed
     named = _named(function)
-    where = f"{path}: function '{config.model.function}({', '.join(inspect.signature(function).parameters)})'"
+    where = f"{path}: function '{config.model.function}({', '.join(inspect.signature(written(function)).parameters)})'"
     for argument in arguments:
         if argument not in named and not _takes_any(function):
             raise ModelError(

@@ -13,6 +13,7 @@ from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from chainsweep.errors import ModelError
+from chainsweep.model.handlers import ExpandObserved, RefusePriors
 from chainsweep.model.mistakes import explained
 from chainsweep.model.problem import Observation, Parameter, Structure
 from chainsweep.model.transforms import free_transform
@@ -48,7 +49,7 @@ def trace_structure(
     Raises ``ModelError`` where the model cannot be used as it is; ``path`` names its file in the message.
     """
     with _NoKeys(path):
-        trace = trace_once(function, _arguments(example))
+        trace = trace_once(RefusePriors(function, path), _arguments(example))
     sites = _observed_sites(trace)
     if not sites:
         raise ModelError(
@@ -64,15 +65,37 @@ def trace_structure(
         _check_other_length(function, path, latent, example, other)
     axes, paddable = _point_axes(function, path, latent, sites, example)
     mapping = _map_observed(function, path, sites, example, observed)
-    simulated = trace_once(function, {**_arguments(example), **dict.fromkeys(observed)})
-    for name, site_name in mapping.items():
-        if jnp.shape(simulated[site_name]["value"]) != jnp.shape(example.fields[name]):
-            raise ModelError(
-                f"{path}: with {name}=None the site '{site_name}' draws shape "
-                f"{jnp.shape(simulated[site_name]['value'])}, but the data have "
-                f"{jnp.shape(example.fields[name])}; give it the shape of the design, not of the data"
-            )
-    return Structure(tuple(parameter_of(n, s) for n, s in latent.items()), mapping, axes, paddable)
+    expanded, no_simulator = _simulates(function, path, mapping, example)
+    parameters = tuple(parameter_of(n, s) for n, s in latent.items())
+    return Structure(parameters, mapping, axes, paddable, expanded=expanded, no_simulator=no_simulator)
+
+
+def _simulates(
+    function: Callable, path: Path, mapping: Mapping[str, str], example: Observation
+) -> tuple[tuple[str, ...], str]:
+    """Which observed sites must be expanded to draw what is like the data; or else why the model does not draw it."""
+    without = ", ".join(f"{name}=None" for name in mapping)
+    wanted = {site: (name, jnp.shape(example.fields[name])) for name, site in mapping.items()}
+    arguments = {**_arguments(example), **dict.fromkeys(mapping)}
+    try:
+        drawn = {site: jnp.shape(trace_once(function, arguments)[site]["value"]) for site in wanted}
+        small = {site: shape for site, (_, shape) in wanted.items() if drawn[site] != shape}
+        if not small:
+            return (), ""
+    except Exception as error:
+        return (), f"{path}: with {without} model '{function.__name__}' draws nothing: {explained(error, path)}"
+    try:
+        trace = trace_once(ExpandObserved(function, small), arguments)
+        if all(jnp.shape(trace[site]["value"]) == shape for site, shape in small.items()):
+            return tuple(small), ""
+    except ValueError:
+        # A shape that no expansion leads to: the first one is the one to tell.
+        pass
+    site, shape = next(iter(small.items()))
+    return (), (
+        f"{path}: with {without} the site '{site}' draws shape {drawn[site]}, but the data have {shape}; "
+        "give it the shape of the design, not of the data"
+    )
 
 
 def _arguments(obs: Observation) -> dict[str, Any]:
@@ -86,16 +109,11 @@ def _observed_sites(trace: Any) -> dict[str, Any]:
 def _check_latent(function: Callable, path: Path, latent: Mapping[str, Any]) -> None:
     if not latent:
         raise ModelError(f"{path}: model '{function.__name__}' has no latent numpyro.sample site to infer")
-    for name, site in latent.items():
+    for name in latent:
         if "/" in name or name in RESERVED_NAMES:
             raise ModelError(
                 f"{path}: latent site '{name}' needs another name: it holds '/' or is one of "
                 f"{', '.join(RESERVED_NAMES)}, which the stored files use"
-            )
-        if site["fn"].support.is_discrete:
-            raise ModelError(
-                f"{path}: latent site '{name}' is discrete ({type(site['fn']).__name__}); "
-                "the engines need continuous parameters: sum it out in the model"
             )
 
 

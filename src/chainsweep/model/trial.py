@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ import numpy as np
 from scipy.optimize import minimize
 
 from chainsweep.errors import ModelError
+from chainsweep.model.derivatives import WAYS
 from chainsweep.model.mistakes import explained
 from chainsweep.model.problem import Observation, Problem
 
+STILL_DRAWS = 32
+"""Prior draws that tell what is the same in all of them."""
+ROUNDING = 1e-12
+"""Largest range, of numbers around 1, of what rounding alone makes different."""
 PADDING_TRIAL = 8
 """Points of padding of the trial whether padding changes the log density."""
 PRIOR_POINTS = 8
@@ -31,11 +37,11 @@ TERM_TOLERANCE = 1e-9
 """The largest difference, absolute or relative, of two equal terms of a log density."""
 
 
-def check_compiles(problem: Problem, path: Path, example: Observation) -> None:
+def compilable(problem: Problem, path: Path, example: Observation) -> Problem:
     """Trace all that engines compile: simulations, densities with their derivatives, the curve.
 
     Nothing is compiled or computed. A mistake that shows only while JAX traces, with symbols in place of numbers,
-    is found here.
+    is found here. The answer is the problem with the first way to second derivatives that the model allows.
 
     Raises
     ------
@@ -46,12 +52,23 @@ def check_compiles(problem: Problem, path: Path, example: Observation) -> None:
     def uses(key: Any, z: Any, obs: Observation) -> Any:
         theta = problem.constrain(z, obs)
         curve = None if problem.curve_site is None else problem.curve(theta, obs)
-        densities = problem.log_density(theta, obs), jax.hessian(problem.potential)(z, obs)
-        return problem.sample_prior(key, obs), problem.simulate(key, theta, obs), densities, curve
+        densities = problem.log_density(theta, obs), problem.potential(z, obs)
+        simulated = problem.simulate(key, theta, obs) if problem.has_simulator else None
+        return problem.sample_prior(key, obs), simulated, densities, curve
 
-    keys = jax.random.split(jax.random.key(0), 2)
+    keys, z = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, problem.ndim_unconstrained))
+    failures: list[Exception] = []
     try:
-        jax.eval_shape(jax.vmap(uses, in_axes=(0, 0, None)), keys, jnp.zeros((2, problem.ndim_unconstrained)), example)
+        jax.eval_shape(jax.vmap(uses, in_axes=(0, 0, None)), keys, z, example)
+        for way in WAYS:
+            structure = replace(problem.structure, second_derivatives=way)
+            candidate = replace(problem, structure=structure)
+            try:
+                jax.eval_shape(jax.vmap(candidate.curvature, in_axes=(0, None)), z, example)
+                return candidate
+            except Exception as error:
+                failures.append(error)
+        raise failures[0]
     except ModelError:
         raise
     except Exception as error:
@@ -81,6 +98,16 @@ def likely_points(problem: Problem, example: Observation) -> Any:
 @lru_cache(maxsize=1)
 def _slope(problem: Problem) -> Any:
     return jax.jit(jax.value_and_grad(problem.potential))
+
+
+def still_columns(problem: Problem, example: Observation) -> tuple[int, ...]:
+    """Flat columns that are the same in every prior draw; only parameters on a surface have any."""
+    if problem.ndim == problem.ndim_unconstrained:
+        return ()
+    keys = jax.random.split(jax.random.key(0), STILL_DRAWS)
+    theta = np.asarray(jax.jit(jax.vmap(lambda key: problem.sample_prior(key, example)))(keys))
+    alike = np.ptp(theta, axis=0) <= ROUNDING * np.maximum(np.abs(theta).max(axis=0), 1.0)
+    return tuple(np.flatnonzero(alike).tolist())
 
 
 def padding_is_invisible(problem: Problem, example: Observation, z: Any) -> bool:

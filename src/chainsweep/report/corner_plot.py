@@ -101,7 +101,7 @@ def _limits(posteriors: Sequence[CornerDraws], column: int, truth: float) -> tup
     """The central 99.4 % of every engine's mass; the truth too, unless it lies absurdly far away."""
     ends = [_quantiles(posterior.values[:, column], posterior.weights, (0.003, 0.997)) for posterior in posteriors]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    if low == high:
+    if not high - low > 1e-12 * max(abs(low), abs(high)):
         pad = 0.5 * abs(low) or 0.5
         return low - pad, high + pad
     width = high - low

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config import DataSection
-from chainsweep.data.raw import Place, Ragged, RawData, as_floats, as_ids, default_ids, missing, trim_padding
+from chainsweep.data.raw import (
+    Place,
+    Ragged,
+    RawData,
+    as_floats,
+    as_ids,
+    default_ids,
+    holds_integers,
+    missing,
+    trim_padding,
+)
 from chainsweep.data.truth import TRUTH, TRUTH_NAMES, join_elements, split_matrix, truth_columns
 from chainsweep.errors import DataError
 
@@ -104,7 +114,15 @@ def _read(config: DataSection, arrays: ArrayFile, parameter_names: tuple[str, ..
     absent = [name for name in config.constants if name not in arrays.names]
     if absent:
         raise missing("array", absent, arrays.path, arrays.names, "[data] constants")
-    fields = _fields(config, arrays)
+    whole: dict[str, bool] = {}
+
+    def load(name: str) -> NDArray:
+        array = arrays.load(name)
+        whole[name] = holds_integers(array)
+        return array
+
+    fields = _fields(config, replace(arrays, load=load))
+    integers = frozenset(name for name, column in config.fields.items() if whole[column])
     datasets = len(next(iter(fields.values())).lengths)
     ids = as_ids(arrays.load(ID), ID, arrays.path) if ID in arrays.names else default_ids(datasets)
     _expect_datasets(len(ids), datasets, ID, arrays.path)
@@ -117,7 +135,7 @@ def _read(config: DataSection, arrays: ArrayFile, parameter_names: tuple[str, ..
     def point_place(position: int, point: int) -> Place:
         return Place(arrays.path.name, position)
 
-    return RawData(ids, fields, constants, truth, dataset_place, point_place)
+    return RawData(ids, fields, constants, truth, dataset_place, point_place, integers=integers)
 
 
 def _fields(config: DataSection, arrays: ArrayFile) -> dict[str, Ragged]:

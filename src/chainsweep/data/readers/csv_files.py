@@ -34,7 +34,7 @@ def read_csv_files(config: DataSection, files: Sequence[Path], base: Path, sourc
         return Place(names[position], line_of_point(base / names[position], point))
 
     ids = [path.stem for path in files]
-    return RawData(ids, points.fields, {}, {}, dataset_place, point_place, points.failures)
+    return RawData(ids, points.fields, {}, {}, dataset_place, point_place, points.failures, points.integers)
 
 
 def read_manifest_folder(config: DataSection, folder: Path, manifest_name: str) -> RawData:
@@ -73,6 +73,7 @@ def read_manifest_folder(config: DataSection, folder: Path, manifest_name: str) 
         manifest.place,
         point_place,
         points.failures,
+        points.integers,
     )
 
 
@@ -141,6 +142,7 @@ def _number_column(
 class _Points:
     fields: dict[str, Ragged]
     failures: dict[int, Failure]
+    integers: frozenset[str]
 
 
 def _read_points(config: DataSection, folder: Path, names: Sequence[str], known: dict[int, Failure]) -> _Points:
@@ -161,4 +163,6 @@ def _read_points(config: DataSection, folder: Path, names: Sequence[str], known:
             parts[column].append(values)
     flat = {column: np.concatenate([np.empty(0), *parts[column]]) for column in columns}
     fields = {field: Ragged.of_lengths(flat[column], lengths) for field, column in config.fields.items()}
-    return _Points(fields, failures)
+    # A file with an empty cell is set aside, so it says nothing of the others.
+    whole = {c: bool(parts[c]) and all(v.dtype.kind == "i" or np.isnan(v).any() for v in parts[c]) for c in columns}
+    return _Points(fields, failures, frozenset(field for field, column in config.fields.items() if whole[column]))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from chainsweep.config import DataSection
-from chainsweep.data.raw import Ragged, RawData, as_floats, as_ids
+from chainsweep.data.raw import Ragged, RawData, as_floats, as_ids, holds_integers
 from chainsweep.data.readers.tables import Cells, Table, table_to_raw
 from chainsweep.errors import DataError, UnavailableError
 
@@ -62,7 +62,10 @@ def _table(hdu: Any, path: Path) -> Table:
     def text(name: str) -> pa.Array:
         return pa.array(as_ids(np.asarray(column(name)), name, path), type=pa.large_string())
 
-    return Table(path, int(hdu.header["NAXIS2"]), tuple(hdu.columns.names), cells, text)
+    def whole(name: str) -> bool:
+        return holds_integers(np.asarray(column(name)))
+
+    return Table(path, int(hdu.header["NAXIS2"]), tuple(hdu.columns.names), cells, text, whole)
 
 
 def _variable_length(values: NDArray, name: str, path: Path) -> Ragged:

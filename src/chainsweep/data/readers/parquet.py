@@ -36,7 +36,12 @@ def read_parquet(config: DataSection, path: Path, parameter_names: tuple[str, ..
         def text(name: str) -> pa.Array:
             return _text(column(name), name, path)
 
-        table = Table(path, file.metadata.num_rows, tuple(file.schema_arrow.names), cells, text)
+        def whole(name: str) -> bool:
+            kind = file.schema_arrow.field(name).type
+            kind = kind.value_type if _is_list(kind) else kind
+            return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+        table = Table(path, file.metadata.num_rows, tuple(file.schema_arrow.names), cells, text, whole)
         return table_to_raw(config, table, parameter_names)
 
 

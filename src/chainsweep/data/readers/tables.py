@@ -24,13 +24,21 @@ Cells: TypeAlias = NDArray[np.float64] | Ragged
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose columns are read on demand; ``text`` gives a column as strings, null where empty."""
+    """A table whose columns are read on demand; ``text`` gives a column as strings, null where empty.
+
+    ``whole`` says whether a column holds integers, or lists of them.
+    """
 
     path: Path
     rows: int
     names: tuple[str, ...]
     cells: Callable[[str], Cells]
     text: Callable[[str], pa.Array]
+    whole: Callable[[str], bool]
+
+    def integers(self, config: DataSection) -> frozenset[str]:
+        """The fields that the table holds as integers."""
+        return frozenset(name for name, column in config.fields.items() if self.whole(column))
 
 
 def table_to_raw(config: DataSection, table: Table, parameter_names: tuple[str, ...]) -> RawData:
@@ -79,7 +87,8 @@ def _row_per_dataset(
         return Place(table.path.name, position)
 
     fields = {name: trimmed[column] for name, column in config.fields.items()}
-    return RawData(ids, fields, constants, join_elements(truths, table.path), dataset_place, point_place)
+    truth = join_elements(truths, table.path)
+    return RawData(ids, fields, constants, truth, dataset_place, point_place, integers=table.integers(config))
 
 
 def _plain(table: Table, name: str) -> NDArray[np.float64]:
@@ -135,7 +144,7 @@ def _row_per_point(config: DataSection, table: Table, columns: Mapping[str, NDAr
         return Place(name, int(groups.order[groups.offsets[position] + point]))
 
     truth = join_elements(truths, table.path)
-    return RawData(groups.ids, fields, constants, truth, dataset_place, point_place, failures)
+    return RawData(groups.ids, fields, constants, truth, dataset_place, point_place, failures, table.integers(config))
 
 
 def _group(text: pa.Array) -> _Groups:
