@@ -392,7 +392,7 @@ def load_model(
 
     require("jax", "numpyro", extra="model")
     from chainsweep.model.load import example_observation, load_problem
-    from chainsweep.model.problem import Structure
+    from chainsweep.model.structure import Structure
 
     known = None if structure is None else Structure.from_plain(structure)
     examples = [example_observation(*each) for each in others]

@@ -27,7 +27,8 @@ from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
-from chainsweep.model.problem import Problem, Structure, observation
+from chainsweep.model.problem import Problem, observation
+from chainsweep.model.structure import Structure
 from chainsweep.model.trace import trace_structure
 
 POINTS = 11

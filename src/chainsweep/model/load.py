@@ -17,8 +17,9 @@ from chainsweep.config import CampaignConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.handlers import unusable
 from chainsweep.model.mistakes import explained, told
-from chainsweep.model.problem import Observation, Problem, Structure, double_precision, observation
+from chainsweep.model.problem import Observation, Problem, double_precision, observation
 from chainsweep.model.source import ModelLoader, read_source
+from chainsweep.model.structure import Structure
 from chainsweep.model.trace import latent_sites, parameter_of, trace_once, trace_structure
 from chainsweep.model.trial import (
     check_is_function,

@@ -15,7 +15,8 @@ from numpyro.primitives import Messenger
 from chainsweep.errors import ModelError
 from chainsweep.model.handlers import ExpandObserved, RefusePriors
 from chainsweep.model.mistakes import explained
-from chainsweep.model.problem import Observation, Parameter, Structure
+from chainsweep.model.problem import Observation
+from chainsweep.model.structure import Parameter, Structure
 from chainsweep.model.transforms import free_transform
 
 RESERVED_NAMES = ("dataset", "chain", "draw", "n_draws")

@@ -1,0 +1,79 @@
+"""What ``init`` found out about a model, as a campaign keeps it: nothing of it is found out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A latent site: its name and shape in the constrained and in the unconstrained space."""
+
+    name: str
+    shape: tuple[int, ...]
+    unconstrained_shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of scalars in the constrained space."""
+        return int(np.prod(self.shape, dtype=int))
+
+    @property
+    def unconstrained_size(self) -> int:
+        """Number of scalars in the unconstrained space."""
+        return int(np.prod(self.unconstrained_shape, dtype=int))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Flat column names: ``l``, or ``theta[0]``, ``theta[1,2]`` for arrays."""
+        return tuple(f"{self.name}[{','.join(map(str, i))}]" if i else self.name for i in np.ndindex(self.shape))
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a trace of the model showed: its latent sites and how its observed sites run over points."""
+
+    parameters: tuple[Parameter, ...]
+    observed_sites: Mapping[str, str]
+    """Observed argument to the name of the sample site that it is handed to unchanged."""
+    point_axes: Mapping[str, int]
+    """Observed site to the (negative) axis of its batch shape that runs over points."""
+    paddable: bool
+    """False when an observed site does not factorise over points, so padding cannot be masked out."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Constants that the model takes as numbers, not as symbols; all data sets have these values."""
+    expanded: tuple[str, ...] = ()
+    """Observed sites that draw one value where they are handed none, and are to draw one a point."""
+    no_simulator: str = ""
+    """Why a NumPyro model draws no observations like the data; empty where it does."""
+    second_derivatives: str = "forward"
+    """How they are taken: a name of ``derivatives.WAYS``."""
+    still: tuple[int, ...] = ()
+    """Flat columns that are the same in every draw: the upper half of a Cholesky factor, a correlation's diagonal."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it; ``from_plain`` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Structure:
+        """The structure that ``plain`` gave."""
+        parameters = tuple(
+            Parameter(p["name"], tuple(p["shape"]), tuple(p["unconstrained_shape"])) for p in plain["parameters"]
+        )
+        return cls(
+            parameters,
+            dict(plain["observed_sites"]),
+            dict(plain["point_axes"]),
+            plain["paddable"],
+            # Campaigns of earlier versions say nothing of what follows.
+            dict(plain.get("fixed", {})),
+            tuple(plain.get("expanded", ())),
+            plain.get("no_simulator", ""),
+            plain.get("second_derivatives", "forward"),
+            tuple(plain.get("still", ())),
+        )
