@@ -78,7 +78,6 @@ def quick_parts() -> list[Part]:
         Part("sweep", 300, partial(parts.sweep, begun=straight)),
         Part("snpe", 300, partial(parts.snpe, mixed=False), beside=True),
         Part("snpe-resumed", 300, parts.snpe_resumed, beside=True),
-        Part("numpyro-vmapped", 300, parts.nuts_peer, beside=True),
     ]
 
 
