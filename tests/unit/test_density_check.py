@@ -76,12 +76,26 @@ UNDEFINED = {
 @pytest.mark.parametrize("name", UNDEFINED)
 def test_a_density_that_is_no_number_near_the_draws_is_told_with_its_place(tmp_path, name):
     causes = causes_of(tmp_path, UNDEFINED[name], centres=(0.0, -3.0))
-    assert list(causes) == [0], "the second data set is far from where there is no density"
+    everywhere = "infinite" in name or "huge" in name
+    assert sorted(causes) == ([0, 1] if everywhere else [0]), (
+        "the second data set is far from where there is no density"
+    )
+    if everywhere:
+        assert all("log density is +inf" in cause and "prior draws" in cause for cause in causes.values())
+        assert float(causes[1].split("at ")[1].split("%")[0]) / 100 == pytest.approx(0.49, abs=0.08)
+        return
     share = float(causes[0].split("at ")[1].split("%")[0]) / 100
     assert share == pytest.approx(0.33, abs=0.08), "P(normal > 0.1) of sd 0.2 * sqrt(1 + STEP**2)"
     assert "not a number" in causes[0]
     example = float(causes[0].split("a = ")[1].split(",")[0])
     assert 0.1 < example < 1.0
+
+
+def test_a_density_that_is_infinite_in_a_corner_of_the_prior_alone_is_let_be(tmp_path):
+    corner = UNDEFINED["infinite"].replace("a > 0.1", "b > 12")
+    assert causes_of(tmp_path, corner) == {}, "6 sds of the prior away"
+    tail = UNDEFINED["infinite"].replace("a > 0.1", "b > 4")
+    assert sorted(causes_of(tmp_path, tail)) == [0, 1], "2 sds away: 2.3 % of the prior"
 
 
 def test_few_points_without_a_density_are_let_be(tmp_path):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from chainsweep.engines.base import Chains, Seeds
 from chainsweep.execute.outside import equal_draws
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.problem import LARGEST_LOG_DENSITY
 
 Floats = NDArray[np.float64]
 
@@ -22,6 +23,8 @@ STEP = 0.5
 """Their distance from a draw, in sds of the draws."""
 MOST_UNDEFINED = 0.01
 """The largest share of them where the density may be no number."""
+FEWEST_INFINITE = 2
+"""Prior draws, of as many, from which on an infinite density is told: fewer are a corner, as of rounding."""
 REPEATED = 32
 """Draws whose log density is asked for twice."""
 TOLERANCE = 1e-8
@@ -38,8 +41,26 @@ def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dic
     return {
         **_without_gradient(batched, chains, z),
         **_undefined_near(batched, z, seeds),
+        **_infinite_in_prior(batched, seeds),
         **_no_function(batched, draws),
     }
+
+
+def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, str]:
+    """Data sets whose log density is +inf in more than a corner of the prior: all of the mass would be there."""
+    keys = seeds.jax_keys(batched.batch.ids, "density-prior", 1)[:, 0]
+    theta = batched.sample_prior(keys, NEAR)
+    z = batched.unconstrain(theta)
+    known = np.asarray(np.isfinite(z).all(axis=-1))
+    infinite = np.asarray(batched.infinite(np.where(known[..., None], z, 0.0)) & known)
+    causes = {}
+    for row in np.flatnonzero(infinite.sum(axis=1) >= FEWEST_INFINITE).tolist():
+        example = _told(batched.problem.names, theta[row, int(np.argmax(infinite[row]))])
+        causes[row] = (
+            f"log density is +inf, or above {LARGEST_LOG_DENSITY:g}, at {infinite[row].mean():.1%} of {NEAR} prior draws, "
+            f"e.g. {example}: that is no density, and was taken for none"
+        )
+    return causes
 
 
 def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dict[int, str]:

@@ -191,6 +191,14 @@ class BatchedProblem:
         likelihood = self._host_values(self.constrain(z), where=np.isfinite(potential))
         return np.isnan(potential) | ~(likelihood <= LARGEST_LOG_DENSITY)
 
+    def infinite(self, z: Floats) -> NDArray[np.bool_]:
+        """True where the prior has mass and the log density of ``z`` is +inf, or too large for a density."""
+        if self.problem.has_jax_likelihood:
+            # Few models have such points, and the others need no program for them.
+            return self._call("infinite", z) if np.isnan(self.potential(z)).any() else np.zeros(z.shape[:2], bool)
+        values = self._host_values(self.constrain(z), where=np.isfinite(self.potential(z)))
+        return np.asarray(values > LARGEST_LOG_DENSITY)
+
     def sloped(self, z: Floats) -> NDArray[np.bool_]:
         """True where the gradient of ``potential`` by an entry of ``z`` is a number, ``(dataset, draw, n)``."""
         return np.asarray(self._call("sloped", z, block=CURVATURES), bool)

@@ -176,11 +176,20 @@ class Problem:
         Infinite where the density is zero. NaN where the prior has mass and the density is no number, or too large
         for one (``LARGEST_LOG_DENSITY``): samplers treat both as a divergence.
         """
-        trace, log_jacobian = self._trace_unconstrained(z, obs)
-        prior, likelihood = _sum_log_probs(trace, check_support=False)
-        value = prior + likelihood + log_jacobian
+        prior, value = self._density_unconstrained(z, obs)
         value = jnp.where(value > LARGEST_LOG_DENSITY, jnp.nan, value)
         return jnp.where(prior == -jnp.inf, jnp.inf, -value)
+
+    def infinite(self, z: Array, obs: Observation) -> Array:
+        """True where the prior has mass and the log density of the unconstrained ``z`` is +inf, or as good as that."""
+        prior, value = self._density_unconstrained(z, obs)
+        return (prior > -jnp.inf) & (value > LARGEST_LOG_DENSITY)
+
+    def _density_unconstrained(self, z: Array, obs: Observation) -> tuple[Array, Array]:
+        """The log prior, and the log density with the Jacobian, as the model gives them."""
+        trace, log_jacobian = self._trace_unconstrained(z, obs)
+        prior, likelihood = _sum_log_probs(trace, check_support=False)
+        return prior, prior + likelihood + log_jacobian
 
     def sloped(self, z: Array, obs: Observation) -> Array:
         """True for each entry of ``z`` ``(ndim_unconstrained,)`` by which the gradient of ``potential`` is a number."""
