@@ -15,7 +15,7 @@ import secrets
 import shlex
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chainsweep.errors import CampaignError, ChainsweepError
@@ -160,7 +160,8 @@ def _folder_in(outer: int, name: str, place: Path) -> int:
     try:
         return os.open(name, FOLDER, dir_fd=outer)
     except FileNotFoundError:
-        os.mkdir(name, dir_fd=outer)
+        with suppress(FileExistsError):  # another process was faster
+            os.mkdir(name, dir_fd=outer)
         return os.open(name, FOLDER, dir_fd=outer)
     except NotADirectoryError as error:
         if place.is_symlink():

@@ -55,9 +55,9 @@ def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, str]:
     infinite = np.asarray(batched.infinite(np.where(known[..., None], z, 0.0)) & known)
     causes = {}
     for row in np.flatnonzero(infinite.sum(axis=1) >= FEWEST_INFINITE).tolist():
-        example = _told(batched.problem.names, theta[row, int(np.argmax(infinite[row]))])
+        share, example = infinite[row].mean(), _told(batched.problem.names, theta[row, int(np.argmax(infinite[row]))])
         causes[row] = (
-            f"log density is +inf, or above {LARGEST_LOG_DENSITY:g}, at {infinite[row].mean():.1%} of {NEAR} prior draws, "
+            f"log density is +inf, or above {LARGEST_LOG_DENSITY:g}, at {share:.1%} of {NEAR} prior draws, "
             f"e.g. {example}: that is no density, and was taken for none"
         )
     return causes

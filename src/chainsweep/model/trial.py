@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,8 +25,8 @@ ROUNDING = 1e-12
 PADDING_TRIAL = 8
 """Points of padding of the trial whether padding changes the log density."""
 PRIOR_POINTS = 8
-DESCENTS, DESCENT_STEPS = 3, 60
-"""Descents to likely points, and their steps, at most."""
+DESCENTS, DESCENT_STEPS, DESCENTS_S = 3, 60, 5.0
+"""Descents to likely points, their steps, and the seconds of all of a data set, at most."""
 FAR = 1e300
 """A potential in place of one that is no number."""
 REMEDY = (
@@ -82,14 +83,19 @@ def likely_points(problem: Problem, example: Observation) -> Any:
         return problem.unconstrain(problem.sample_prior(key, example), example)
 
     drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), PRIOR_POINTS)))
-    slope = _slope(problem)
+    slope, ends_at = _slope(problem), time.monotonic() + DESCENTS_S
+
+    def stop_late(reached: Any) -> None:
+        if time.monotonic() > ends_at:
+            raise StopIteration
 
     def descended(z: Any) -> Any:
         def value_and_slope(at: Any) -> tuple[float, Any]:
             value, gradient = slope(at, example)
             return float(np.nan_to_num(value, nan=FAR, posinf=FAR)), np.nan_to_num(np.asarray(gradient, float))
 
-        return minimize(value_and_slope, z, jac=True, method="L-BFGS-B", options={"maxiter": DESCENT_STEPS}).x
+        options = {"maxiter": DESCENT_STEPS}
+        return minimize(value_and_slope, z, jac=True, method="L-BFGS-B", options=options, callback=stop_late).x
 
     usable = drawn[np.isfinite(drawn).all(axis=1)]
     return np.concatenate([usable, *(descended(z)[None] for z in usable[:DESCENTS])])
