@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from chainsweep.config import CampaignConfig, parse_config
 from chainsweep.data.collection import Batch, Collection
 from chainsweep.errors import CampaignError, UnavailableError
+from chainsweep.model.reads import changed_reads, file_hash
 from chainsweep.store.network import NETWORK
 
 if TYPE_CHECKING:
@@ -272,6 +273,7 @@ class Campaign:
             for name, found in now.items()
             if found != recorded[name]
         ]
+        changed += changed_reads(self.resolved.get("reads", {}))
         if self.hash != campaign_hash(self.resolved):
             changed.append(self.paths.resolved.name)
         if changed:
@@ -326,17 +328,12 @@ class Campaign:
         return truth
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, or ``"missing"``."""
-    if not path.is_file():
-        return "missing"
-    with path.open("rb") as handle:
-        return file_digest(handle, "sha256").hexdigest()
-
-
 def campaign_hash(resolved: dict[str, Any]) -> str:
-    """Hash of all that decides the draws: configuration, model, data, shards."""
-    text = json.dumps({k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions")}, sort_keys=True)
+    """Hash of all that decides the draws: configuration, model, what it reads (wherever that lies), data, shards."""
+    parts = {k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions")}
+    if "reads" in parts:
+        parts["reads"] = sorted(parts["reads"].values())
+    text = json.dumps(parts, sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 

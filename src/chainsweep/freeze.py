@@ -17,6 +17,7 @@ from chainsweep.data.collection import Collection, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, DataError, InputError, ModelError, UsageError
 from chainsweep.folder import give_token
+from chainsweep.model.reads import watched_reads
 from chainsweep.packages import versions
 from chainsweep.store.network import freeze_network, model_key
 from chainsweep.store.starts import freeze_starts
@@ -51,7 +52,8 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
     source = data if data is not None else folder / str(config.data.source)
     named = config.data.fields
     text = _read(model)
-    config, module = with_own_names(config, model, text)
+    with watched_reads() as reads:
+        config, module = with_own_names(config, model, text)
     own = [name for name in config.data.fields if name not in named]
     try:
         ingested = ingest(config.data, source)
@@ -64,7 +66,7 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
         partial.chmod(0o755)
         paths = Paths(partial)
         paths.model.write_bytes(text)
-        _fill(paths, config_path, model, config, ingested, module)
+        _fill(paths, config_path, model, config, ingested, module, reads)
         give_token(partial, out.resolve())
         partial.rename(out)
     except BaseException:
@@ -82,14 +84,21 @@ def _read(model: Path) -> bytes:
 
 
 def _fill(
-    paths: Paths, config_path: Path, model: Path, config: CampaignConfig, ingested: Ingested, module: ModuleType
+    paths: Paths,
+    config_path: Path,
+    model: Path,
+    config: CampaignConfig,
+    ingested: Ingested,
+    module: ModuleType,
+    reads: set[Path],
 ) -> None:
     shutil.copyfile(config_path, paths.config)
     # Traced at its own place, so that errors name the user's file.
     example, *others = (_dataset(ingested, position) for position in _examples(ingested))
     shared = [name for name, values in ingested.constants.items() if np.all(values == values[0])]
     notes: list[str] = []
-    problem = load_model(model, config, *example, module=module, others=others, shared=shared, say=notes.append)
+    with watched_reads() as more:
+        problem = load_model(model, config, *example, module=module, others=others, shared=shared, say=notes.append)
     data_hash = freeze(with_named_truth(ingested, problem.names, model), paths.data)
     write_quarantine(ingested.quarantine, paths.quarantine)
     collection = Collection(paths.data)
@@ -118,6 +127,9 @@ def _fill(
     resolved = _resolve(paths, config, collection, problem, data_hash, len(ingested.quarantine))
     if notes and "nuts" in config.policy.engines:
         resolved["notes"] = notes[:1]
+    read = sorted((reads | more) - {model.absolute()})
+    if read:
+        resolved["reads"] = {str(path): file_hash(path) for path in read}
     resolved["campaign_hash"] = campaign_hash(resolved)
     paths.resolved.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
 

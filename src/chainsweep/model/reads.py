@@ -1,0 +1,89 @@
+"""Files that a model file reads while it is loaded and traced: tables, and helper modules from outside site-packages.
+
+They decide the density as much as the model file does, so ``init`` writes down their hashes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import chainsweep
+
+_OPENED: list[set[str]] = []
+"""What each watch that is on has seen; the hook, which Python cannot take back, fills them."""
+_HOOKED: list[bool] = []
+
+
+@contextmanager
+def watched_reads() -> Iterator[set[Path]]:
+    """A set that holds, when the block has ended, the files that its Python code read, and modules that it imported.
+
+    Files of Python, of installed packages and of caches are left out, and so are those that only compiled code opens,
+    such as HDF5 files.
+    """
+    if not _HOOKED:
+        sys.addaudithook(_note)
+        _HOOKED.append(True)
+    opened: set[str] = set()
+    before = set(sys.modules)
+    found: set[Path] = set()
+    _OPENED.append(opened)
+    try:
+        yield found
+    finally:
+        _OPENED.remove(opened)
+        modules = (getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - before)
+        places = {Path(place).absolute() for place in (*opened, *(module for module in modules if module))}
+        found |= {place for place in places if place.is_file() and not _foreign(place, _installed())}
+
+
+def changed_reads(known: Mapping[str, str]) -> list[str]:
+    """Return those of the ``known`` files, with their hashes, that are others now, each with both hashes.
+
+    One that is gone is left to the model, which will miss it unless it lies elsewhere on this machine.
+    """
+    found = {name: file_hash(Path(name)) for name in known}
+    return [
+        f"{name}, which the model reads (recorded {known[name][:12]}, now {found[name][:12]})"
+        for name in known
+        if found[name] not in (known[name], "missing")
+    ]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, or ``"missing"``."""
+    if not path.is_file():
+        return "missing"
+    with path.open("rb") as handle:
+        return file_digest(handle, "sha256").hexdigest()
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open" or not _OPENED:
+        return
+    path, _, flags = arguments
+    if isinstance(path, str | bytes | os.PathLike) and not (flags or 0) & (os.O_WRONLY | os.O_RDWR):
+        place = str(Path(os.fsdecode(path)).absolute())
+        for opened in _OPENED:
+            opened.add(place)
+
+
+def _installed() -> Set[Path]:
+    """Folders of Python, of its packages, of this package, and of the system."""
+    python = {Path(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix) if place}
+    return python | {Path(chainsweep.__file__).parent, *map(Path, ("/proc", "/sys", "/dev", "/etc"))}
+
+
+def _foreign(place: Path, installed: Set[Path]) -> bool:
+    """Whether a file is none of the model's own: bytecode, of a package, or in somebody's cache."""
+    parts = set(place.parts)
+    hidden = bool({"__pycache__", ".cache", "site-packages", "dist-packages"} & parts)
+    cached = place.name.endswith((".pyc", "-cache", "-atime"))
+    return hidden or cached or any(folder in place.parents for folder in installed)
