@@ -23,6 +23,7 @@ from scipy.special import logsumexp
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.diagnostics.weights import normalised_weights, resample
 from chainsweep.engines.base import Arrays, Seeds
+from chainsweep.engines.factors import cholesky_factors
 from chainsweep.engines.importance import Settings, adapt, lanes_here
 from chainsweep.engines.importance_start import Target, from_chains, from_modes, from_prior, target_of
 from chainsweep.engines.mixture import combine, draw, log_density
@@ -356,7 +357,7 @@ def _over_modes(modes: Modes, position: int, chains: int, rng: np.random.Generat
     weights = np.exp(mass - mass.max()) if np.isfinite(mass).any() else np.ones_like(mass)
     edges = np.cumsum(weights / weights.sum())
     chosen = np.minimum(np.searchsorted(edges, (np.arange(chains) + rng.uniform()) / chains), mass.size - 1)
-    factors = np.linalg.cholesky(modes.covariance[position, chosen])
+    factors = cholesky_factors(modes.covariance[position, chosen])
     noise = rng.standard_normal((chains, modes.z.shape[-1], 1))
     return modes.z[position, chosen] + (factors @ noise)[..., 0]
 
@@ -364,7 +365,7 @@ def _over_modes(modes: Modes, position: int, chains: int, rng: np.random.Generat
 def _cholesky(covariance: Floats) -> Floats:
     """Cholesky factors of covariances ``(..., n, n)``, a little widened along their diagonal."""
     variance = np.maximum(np.einsum("...ii->...i", covariance), 1e-20)
-    return np.asarray(np.linalg.cholesky(covariance + 1e-9 * variance[..., None] * np.eye(covariance.shape[-1])), float)
+    return cholesky_factors(covariance + 1e-9 * variance[..., None] * np.eye(covariance.shape[-1]))
 
 
 @jax.jit

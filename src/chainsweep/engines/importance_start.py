@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.engines.factors import cholesky_factors
 from chainsweep.engines.mixture import combine
 from chainsweep.engines.mixture_density import Mixture
 from chainsweep.engines.mixture_fit import fit, place
@@ -157,7 +158,7 @@ def broad_of(z: Floats, inflation: float) -> Mixture:
     deviation = np.where(finite, filled - mean[:, None], 0.0)
     covariance = inflation * np.einsum("npi,npj->nij", deviation, deviation) / count[..., None]
     variance = np.maximum(np.einsum("nii->ni", covariance), 1e-12)
-    chol = np.linalg.cholesky(covariance + 1e-6 * variance[:, :, None] * np.eye(z.shape[-1]))
+    chol = cholesky_factors(covariance + 1e-6 * variance[:, :, None] * np.eye(z.shape[-1]))
     return Mixture(np.zeros((len(z), 1)), mean[:, None], chol[:, None])
 
 
@@ -175,7 +176,7 @@ def from_modes(modes: Modes) -> Mixture:
     safe = np.where(usable[..., None, None], covariance, np.eye(modes.z.shape[-1]))
     with np.errstate(divide="ignore"):
         log_weight = np.log(EVEN_SHARE * even + (1.0 - EVEN_SHARE) * share)
-    return Mixture(log_weight, np.where(usable[..., None], modes.z, 0.0), np.linalg.cholesky(safe))
+    return Mixture(log_weight, np.where(usable[..., None], modes.z, 0.0), cholesky_factors(safe))
 
 
 def from_chains(target: Target, z: Floats, keys: NDArray[np.uint32]) -> Mixture:

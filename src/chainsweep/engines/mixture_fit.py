@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from chainsweep.engines.factors import cholesky_factors
 from chainsweep.engines.mixture import FULL_BLOCKS, MOST_COMPONENTS, filled, padded_to, points_together, systematic
 from chainsweep.engines.mixture_density import (
     COMPONENTS,
@@ -299,4 +300,4 @@ def _root(covariance: Floats, size: float) -> Floats:
     correlation = (1.0 - share) * covariance / (scale[:, None] * scale) + share * np.eye(nz)
     if not np.isfinite(correlation).all():
         return np.full((nz, nz), np.nan)
-    return np.asarray(scale[:, None] * np.linalg.cholesky(correlation))
+    return np.asarray(scale[:, None] * cholesky_factors(correlation))

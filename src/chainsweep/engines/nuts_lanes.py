@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.engines.base import Arrays
+from chainsweep.engines.factors import cholesky_factors
 from chainsweep.engines.guide import whitened
 from chainsweep.engines.mixture_density import Mixture
 from chainsweep.engines.nuts_program import Kernels, Lanes, Program, with_pooled_steps
@@ -297,7 +298,7 @@ def whitening(points: Floats, fallback: Floats) -> tuple[Floats, Floats]:
     center = points.mean(axis=0)
     if not (np.isfinite(covariance).all() and np.isfinite(center).all()):
         return np.asarray(points[-1]), fallback
-    return center, np.asarray(np.linalg.cholesky(covariance), float)
+    return center, cholesky_factors(covariance)
 
 
 RAGGED = ("z", "trace")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from chainsweep.diagnostics.calibration import Finding, density_levels, findings, rank_levels, tarp_levels
 from chainsweep.engines.base import Arrays
+from chainsweep.engines.factors import cholesky_factors
 from chainsweep.engines.snpe_flow import Ensemble, Sampler
 from chainsweep.engines.snpe_simulate import Pairs
 from chainsweep.model.problem import Problem
@@ -65,7 +66,7 @@ def usual_summaries(sampler: Sampler | Ensemble, packed: NDArray[np.float32]) ->
     # few simulations do not know all correlations
     variance, share = np.diagonal(covariance), len(mean) / (len(mean) + len(fitted))
     covariance = (1 - share) * covariance + np.diag(share * variance + 1e-9 * variance.max() + 1e-12)
-    usual = {"mean": mean, "whitener": np.linalg.inv(np.linalg.cholesky(covariance))}
+    usual = {"mean": mean, "whitener": np.linalg.inv(cholesky_factors(covariance))}
     return usual | {"distances": np.sort(_distance(others, usual))}
 
 

@@ -1,0 +1,45 @@
+"""Cholesky factors of stacks of covariances, of which rounding may leave one indefinite."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+WIDENED = 10.0 ** np.arange(-14.0, 1.0)
+"""What is added to the diagonal of a correlation matrix until it has a factor."""
+
+
+def cholesky_factors(covariance: Floats) -> Floats:
+    """Cholesky factors of covariances ``(..., n, n)``.
+
+    One that is not positive definite gets the least of ``WIDENED`` on its diagonal that gives it a factor, and no
+    other matrix of the stack feels it. NaN where a matrix has entries that are no numbers.
+    """
+    try:
+        return np.asarray(np.linalg.cholesky(covariance), float)
+    except np.linalg.LinAlgError:
+        matrices = np.reshape(covariance, (-1, *covariance.shape[-2:]))
+        return np.reshape([_widened(matrix) for matrix in matrices], covariance.shape)
+
+
+def _widened(covariance: Floats) -> Floats:
+    if not np.isfinite(covariance).all():
+        return np.full(covariance.shape, np.nan)
+    scale = np.sqrt(np.maximum(np.diagonal(covariance), 1e-300))
+    correlation, one = covariance / scale[:, None] / scale, np.eye(len(scale))
+    factor = _factor(covariance)
+    for width in WIDENED:
+        if factor is not None:
+            return factor
+        wider = _factor(correlation + width * one)
+        factor = None if wider is None else scale[:, None] * wider
+    return np.diag(scale) if factor is None else factor
+
+
+def _factor(matrix: Floats) -> Floats | None:
+    try:
+        return np.asarray(np.linalg.cholesky(matrix), float)
+    except np.linalg.LinAlgError:
+        return None
