@@ -32,7 +32,7 @@ from chainsweep.execute.attempt import (
 from chainsweep.execute.compiling import watch
 from chainsweep.execute.devices import device_faults, torch_device
 from chainsweep.execute.host import forget_suspects, guarded_calls
-from chainsweep.execute.judge import judge
+from chainsweep.execute.judge import judge_each
 from chainsweep.execute.provenance import provenance
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.publish import publish
@@ -217,7 +217,7 @@ def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, atte
     batched = BatchedProblem(campaign.problem, batch)
     seeds = Seeds(campaign.config.campaign.seed, engine)
     began = time.perf_counter()
-    columns = judge(chains, batched, campaign.config, seeds)
+    chains, columns = judge_each(chains, batched, campaign.config, seeds)
     checking = (time.perf_counter() - began) / len(batch)
     columns["seconds"] = columns["seconds"] + checking
     columns["attempt"] = np.full(len(batch), attempt)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from chainsweep.diagnostics.verdict import (
 )
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.modecheck import MASS_OUTSIDE, SPREAD, ModeCheck
+from chainsweep.errors import ChainsweepError
 from chainsweep.execute.density_check import density_causes
 from chainsweep.execute.outside import check_chains, equal_draws
 from chainsweep.model.batched import BatchedProblem
@@ -31,6 +34,52 @@ Floats = NDArray[np.float64]
 
 PREDICTIVE_DRAWS = 500
 """Posterior draws of one data set that the predictive check simulates from."""
+
+
+def judge_each(
+    chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds
+) -> tuple[Chains, dict[str, Any]]:
+    """Judge a block of data sets as ``judge`` does; one on which a check raises fails, and the others keep their draws.
+
+    Return the chains, where such a data set has no draws any more, and the columns. The error goes on when every one
+    of several data sets fails: then it is not the data.
+    """
+    try:
+        return chains, judge(chains, batched, config, seeds)
+    except (ChainsweepError, MemoryError):
+        raise
+    except Exception:
+        traceback.print_exc()
+        reasons = {}
+        for row in range(len(batched.batch)):
+            reason = _raised_alone(chains, batched, row, config, seeds)
+            if reason is not None:
+                reasons[row] = reason
+        if not reasons or 1 < len(batched.batch) == len(reasons):
+            raise
+    n_draws = np.where(np.isin(np.arange(len(chains.n_draws)), list(reasons)), 0, chains.n_draws)
+    left = replace(chains, n_draws=n_draws, failures={**chains.failures, **reasons})
+    return left, judge(left, batched, config, seeds)
+
+
+def _raised_alone(
+    chains: Chains, batched: BatchedProblem, row: int, config: CampaignConfig, seeds: Seeds
+) -> str | None:
+    """What a check raises on one data set by itself; None where it gets its verdict."""
+    alone = BatchedProblem(batched.problem, batched.batch.take(np.array([row])), batched.compiled)
+    posterior, stats, info = (
+        {name: values[row : row + 1] for name, values in arrays.items()}
+        for arrays in (chains.posterior, chains.sample_stats, chains.info)
+    )
+    failures = {0: chains.failures[row]} if row in chains.failures else {}
+    own = Chains(chains.kind, posterior, stats, chains.n_draws[row : row + 1], info, failures)
+    try:
+        judge(own, alone, config, seeds)
+    except (ChainsweepError, MemoryError):
+        raise
+    except Exception as error:
+        return f"a check of its draws raised {type(error).__name__}: {error}"
+    return None
 
 
 def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds) -> dict[str, Any]:

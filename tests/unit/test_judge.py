@@ -1,0 +1,63 @@
+"""A check that raises on one data set takes no other with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from chainsweep.config import parse_config
+from chainsweep.engines.base import Chains, DrawKind, Seeds
+from chainsweep.execute import judge as judging
+from chainsweep.execute.judge import judge, judge_each
+from chainsweep.model.batched import BatchedProblem
+from tests.snpe_lines import line_batch, line_problem
+
+DRAWS = 250
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch):
+    """A function that judges three data sets, of which the check raises on those named, and the columns without."""
+    problem, batch = line_problem(tmp_path), line_batch(3)
+    config = parse_config({"model": {"file": "model.py"}, "data": {"source": "data.npz"}}, origin="test")
+    draws = np.random.default_rng(1).standard_normal((3, 4, DRAWS, 2))
+    info = {"seconds": np.arange(3.0), "acceptance": np.ones((3, 4))}
+    chains = Chains(DrawKind.MARKOV, {"a": draws[..., 0], "b": draws[..., 1]}, {}, np.full(3, DRAWS), info, {})
+    batched, seeds, real = BatchedProblem(problem, batch), Seeds(1, "nuts"), judging.density_causes
+    plain = judge(chains, batched, config, seeds)
+
+    def act(culprits: set[str]) -> tuple[Chains, dict]:
+        def raising(some, chains, seeds):
+            drawn = {name for name, count in zip(some.batch.ids, chains.n_draws, strict=True) if count}
+            if culprits & drawn:
+                raise np.linalg.LinAlgError("Matrix is not positive definite")
+            return real(some, chains, seeds)
+
+        monkeypatch.setattr(judging, "density_causes", raising)
+        return judge_each(chains, batched, config, seeds)
+
+    return act, plain, batch.ids
+
+
+def test_nothing_is_changed_where_nothing_raises(judged):
+    act, plain, _ = judged
+    chains, columns = act(set())
+    assert chains.n_draws.tolist() == [DRAWS] * 3
+    for name, values in plain.items():
+        np.testing.assert_array_equal(columns[name], values)
+
+
+def test_the_one_on_which_a_check_raises_fails_and_the_others_keep_their_verdicts(judged):
+    act, plain, ids = judged
+    chains, columns = act({ids[1]})
+    assert chains.n_draws.tolist() == [DRAWS, 0, DRAWS]
+    assert columns["verdict"][1] == "failed"
+    assert "LinAlgError: Matrix is not positive definite" in columns["reason"][1]
+    for name, values in plain.items():
+        np.testing.assert_array_equal(np.asarray(columns[name])[[0, 2]], np.asarray(values)[[0, 2]])
+
+
+def test_an_error_on_every_data_set_is_no_fault_of_theirs(judged):
+    act, _, ids = judged
+    with pytest.raises(np.linalg.LinAlgError):
+        act(set(ids))
