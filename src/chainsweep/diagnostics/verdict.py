@@ -35,7 +35,7 @@ class Check:
     limit: str
     """What the figure must satisfy, such as ``< 1.01``."""
     causes: Mapping[int, str] = field(default_factory=dict)
-    """What is told of a data set in place of its figure; a check with no ``label`` tells nothing of others."""
+    """The sentences told of data sets in place of their figures; a check with no ``label`` tells nothing of others."""
 
     def sentence(self, position: int) -> str:
         """The figure of one data set, with the limit where it fails."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 WIDENED = 10.0 ** np.arange(-14.0, 1.0)
-"""What is added to the diagonal of a correlation matrix until it has a factor."""
+"""The widths that are added, one after the other, to the diagonal of a correlation matrix until it has a factor."""
 
 
 def cholesky_factors(covariance: Floats) -> Floats:

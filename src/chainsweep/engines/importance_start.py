@@ -74,7 +74,7 @@ def target_of(batched: BatchedProblem) -> Target:
         name = positions.tobytes()
         if name not in parts:
             parts.clear()
-            parts[name] = BatchedProblem(batched.problem, batched.batch.take(positions), batched.compiled)
+            parts[name] = batched.take(positions)
         return parts[name]
 
     def log_density(z: Floats, positions: Positions) -> Floats:

@@ -217,13 +217,13 @@ def _stages(draws: int) -> list[int]:
 def _density_of(batched: BatchedProblem, rows: Positions, z: Floats) -> Floats:
     """Log density at ``z`` ``(row, draw, dim)`` of some data sets, -inf where it is no number."""
     if not batched.problem.has_jax_likelihood:
-        part = BatchedProblem(batched.problem, batched.batch.take(rows), batched.compiled)
+        part = batched.take(rows)
         density = part.log_density_unconstrained(z)
         batched.failures.update({int(rows[k]): reason for k, reason in part.failures.items()})
     else:
         density = np.empty(z.shape[:2])
         for members in blocks_of(rows.size, TOGETHER):
-            part = BatchedProblem(batched.problem, batched.batch.take(rows[members]), batched.compiled)
+            part = batched.take(rows[members])
             density[members] = part.log_density_unconstrained(z[members])
     return np.where(np.isfinite(density), density, -np.inf)
 
@@ -262,7 +262,7 @@ def _adapt(
         if broad is None:
             # of the whole batch, whose shape is compiled already
             broad = broad_of(batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION)
-        part = BatchedProblem(batched.problem, batched.batch.take(poor), batched.compiled)
+        part = batched.take(poor)
         log_density = np.where(np.isfinite(drawn.log_weight[poor]), drawn.log_density[poor], -np.inf)
         log_q = np.where(np.isfinite(log_density), drawn.log_q[poor], 0.0)
         log_denominator = log_q + np.log(drawn.count[poor])[:, None]

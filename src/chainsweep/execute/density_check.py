@@ -34,7 +34,7 @@ TOLD = 4
 
 
 def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dict[int, str]:
-    """Why the draws of a data set stand for no density, by its position in the batch; data sets in order are absent."""
+    """The reasons why draws stand for no density, by the position of their data set; data sets in order are absent."""
     theta = np.asarray(batched.problem.flatten(chains.posterior), float)
     draws = equal_draws(chains, theta, batched.batch.ids, NEAR, seeds, "density-draws")
     z = batched.unconstrain_padded(draws)
@@ -71,7 +71,7 @@ def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dic
     causes = {}
     for row in np.flatnonzero(diverged).tolist():
         points = z[row][np.isfinite(z[row]).all(axis=1)][:REPEATED]
-        alone = BatchedProblem(batched.problem, batched.batch.take(np.array([row])), batched.compiled)
+        alone = batched.take(np.array([row]))
         bad = ~alone.sloped(points[None])[0] & np.isfinite(alone.potential(points[None])[0])[:, None]
         if bad.any():
             draw = int(np.argmax(bad.any(axis=1)))
@@ -116,7 +116,7 @@ def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[in
 
 def _constrained(batched: BatchedProblem, row: int, z: Floats) -> Floats:
     """The parameters ``(ndim,)`` of one data set at its unconstrained ``z`` ``(n,)``."""
-    alone = BatchedProblem(batched.problem, batched.batch.take(np.array([row])), batched.compiled)
+    alone = batched.take(np.array([row]))
     return alone.constrain(z[None, None])[0, 0]
 
 

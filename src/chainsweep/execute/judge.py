@@ -65,8 +65,8 @@ def judge_each(
 def _raised_alone(
     chains: Chains, batched: BatchedProblem, row: int, config: CampaignConfig, seeds: Seeds
 ) -> str | None:
-    """What a check raises on one data set by itself; None where it gets its verdict."""
-    alone = BatchedProblem(batched.problem, batched.batch.take(np.array([row])), batched.compiled)
+    """The error that a check raises on one data set by itself; None where it gets its verdict."""
+    alone = batched.take(np.array([row]))
     posterior, stats, info = (
         {name: values[row : row + 1] for name, values in arrays.items()}
         for arrays in (chains.posterior, chains.sample_stats, chains.info)

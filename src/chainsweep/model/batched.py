@@ -149,6 +149,10 @@ class BatchedProblem:
         self.compiled = compiled if compiled is not None else compiled_for(problem)
         self.failures: dict[int, str] = {}
 
+    def take(self, positions: NDArray[np.int64]) -> BatchedProblem:
+        """The same problem bound to the data sets at ``positions``; what is compiled is shared, failures are not."""
+        return BatchedProblem(self.problem, self.batch.take(positions), self.compiled)
+
     @cached_property
     def observations(self) -> Observation:
         """All data sets, stacked along a leading axis, on the device."""

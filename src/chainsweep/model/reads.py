@@ -17,7 +17,7 @@ from typing import Any
 import chainsweep
 
 _OPENED: list[set[str]] = []
-"""What each watch that is on has seen; the hook, which Python cannot take back, fills them."""
+"""The files that each watch has seen so far; the hook, which Python cannot take back, fills them."""
 _HOOKED: list[bool] = []
 
 

@@ -44,7 +44,7 @@ def parameter_of(name: str, site: Any) -> Parameter:
 def trace_structure(
     function: Callable, path: Path, example: Observation, observed: tuple[str, ...], others: Sequence[Observation] = ()
 ) -> Structure:
-    """Trace a NumPyro model on one unpadded data set, on one with a point more, and on ``others`` of other lengths.
+    """Trace a NumPyro model on one unpadded data set, on one with a point more, and on ``others`` of the campaign.
 
     A model that takes one length alone is as good as any where all data sets have it: then nothing is padded.
     Raises ``ModelError`` where the model cannot be used as it is; ``path`` names its file in the message.
