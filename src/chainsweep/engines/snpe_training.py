@@ -41,6 +41,9 @@ AVERAGING_STEPS = 4
 """Steps between two updates of the weight average."""
 CLIP_NORM = 5.0
 VALIDATIONS = 20
+VALIDATION_SHARE = 0.25
+"""Held-out simulations of all looks together, relative to those that a network is trained on, at most."""
+FEWEST_HELD_OUT = 1024
 FIRST_BLOCK = VALIDATION_BLOCK + 1
 BLOCKS_OF_A_MEMBER = 1 << 24
 """Every network of an ensemble learns from simulations of its own."""
@@ -172,8 +175,10 @@ class Trainer:
         return usable_pairs(*self.provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
 
     def validation_loss(self) -> float:
-        """Mean loss of the averaged weights on the held-out simulations."""
-        packed, w = self._tensors(self.held_out)
+        """Mean loss of the averaged weights on held-out simulations: all of them, or fewer in a short training."""
+        trained_on = self.settings.train_steps * self.settings.batch
+        rows = max(FEWEST_HELD_OUT, int(VALIDATION_SHARE * trained_on / VALIDATIONS))
+        packed, w = self._tensors(tuple(part[:rows] for part in self.held_out))
         current = [parameter.detach().clone() for parameter in self.parameters]
         self.estimator.eval()
         with torch.no_grad():
