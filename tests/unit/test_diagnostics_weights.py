@@ -15,6 +15,7 @@ from chainsweep.diagnostics.weights import (
     log_evidence,
     psis_khat,
     resample,
+    sure_sample_size,
     weighted_mean,
     weighted_quantile,
     weighted_sd,
@@ -263,3 +264,43 @@ def test_weights_of_no_use_at_all_raise_no_warning():
     khat, smoothed = psis_khat(log_weights)
     assert (khat > 5.0).all()
     assert np.isfinite(smoothed).all()
+
+
+def normal_log_weights(sd: float, dim: int, rows: int, draws: int) -> np.ndarray:
+    """Log weights of normal draws of ``sd`` for a unit normal target; their k-hat is ``1 - sd^2``."""
+    squares = np.random.default_rng(5).normal(0.0, sd, (rows, draws, dim)) ** 2
+    return -0.5 * squares.sum(axis=-1) * (1.0 - 1.0 / sd**2)
+
+
+def test_sure_sample_size_is_near_the_truth_where_weights_have_a_variance():
+    """The efficiency is ``(sqrt(2 s^2 - 1) / s^2)^d``."""
+    for sd, dim in ((0.95, 1), (0.9, 1), (0.95, 5), (0.9, 5), (1.3, 5)):
+        log_weights = normal_log_weights(sd, dim, 100, 4000)
+        true = 4000 * (np.sqrt(2 * sd**2 - 1) / sd**2) ** dim
+        sure = sure_sample_size(log_weights, psis_khat(log_weights)[0])
+        assert 0.9 < np.median(sure[sure > 0]) / true < 1.02
+        assert (sure > 0).mean() > 0.85
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_sure_sample_size_is_none_where_weights_have_no_variance(dim):
+    """Kish's number claims more than 400 of 4,000 in most of these rows."""
+    log_weights = normal_log_weights(0.65, dim, 200, 4000)
+    sure = sure_sample_size(log_weights, psis_khat(log_weights)[0])
+    assert (sure > 0).mean() < 0.05
+
+
+def test_sure_sample_size_never_exceeds_kish():
+    log_weights = np.random.default_rng(0).normal(0.0, 0.7, (3, 4, 1000))
+    sure = sure_sample_size(log_weights, psis_khat(log_weights)[0])
+    assert sure.shape == (3, 4)
+    assert (sure <= effective_sample_size(log_weights) * (1 + 1e-12)).all()
+
+
+def test_sure_sample_size_of_equal_and_of_unusable_weights():
+    log_weights = np.stack([np.zeros(100), np.full(100, -np.inf)])
+    sure = sure_sample_size(log_weights, psis_khat(log_weights)[0])
+    assert sure[0] == pytest.approx(100.0)
+    assert np.isnan(sure[1])
+    few = np.array([[0.0, -1.0, -2.0]])
+    assert sure_sample_size(few, psis_khat(few)[0])[0] == 0.0

@@ -24,6 +24,11 @@ EQUAL_LOG_WEIGHTS = 1e-9
 """Log weights within this range are equal: what is left is the rounding of two log densities."""
 
 
+def tail_length(n_draws: int) -> int:
+    """The number of the largest weights of ``n_draws`` that make the tail."""
+    return math.ceil(min(n_draws / 5.0, 3.0 * math.sqrt(n_draws)))
+
+
 def smooth_tails(shifted: Array) -> Array:
     """Replace, in place, the right tail of each row by its smoothed values; return k-hat, shape ``(row,)``.
 
@@ -35,7 +40,7 @@ def smooth_tails(shifted: Array) -> Array:
     khat = np.full(n_rows, np.inf)
     equal = shifted.min(axis=-1, initial=0.0) >= -EQUAL_LOG_WEIGHTS
     khat[equal] = 0.0
-    size = math.ceil(min(n_draws / 5.0, 3.0 * math.sqrt(n_draws)))
+    size = tail_length(n_draws)
     if size < MIN_TAIL:
         return khat
     where = np.argpartition(shifted, n_draws - size - 1, axis=-1)[:, n_draws - size - 1 :]

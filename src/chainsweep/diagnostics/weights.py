@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chainsweep.diagnostics.blocks import map_rows
-from chainsweep.diagnostics.pareto import smooth_tails
+from chainsweep.diagnostics.pareto import EQUAL_LOG_WEIGHTS, smooth_tails, tail_length
 
 Array = NDArray[np.float64]
+
+ONE_SIDED_95 = 1.645
+"""Standard errors of k-hat, of which one is ``(1 + k) / sqrt(tail)``, below an upper limit of 95 % confidence."""
 
 
 def psis_khat(log_weights: ArrayLike) -> tuple[Array, Array]:
@@ -58,6 +61,25 @@ def normalised_weights(log_weights: ArrayLike) -> Array:
 def effective_sample_size(log_weights: ArrayLike) -> Array:
     """Kish's ``(sum w)^2 / sum w^2``, shape ``(...)``, between 1 and the number of draws."""
     return map_rows(lambda rows: 1.0 / (normalised_weights(rows) ** 2).sum(axis=-1), _checked(log_weights), 1)
+
+
+def sure_sample_size(log_weights: ArrayLike, khat: ArrayLike) -> Array:
+    """The effective sample size, shape ``(...)``, that weights have with a confidence of 95 %; 0 where none is sure.
+
+    Kish's number needs the mean of the squared weights, most of which the largest weight to come may hold. Here the
+    tail's part is that of a generalised Pareto distribution with the tail's mean and the upper limit of its k-hat:
+    above 0.5 the squares have no mean.
+
+    Parameters
+    ----------
+    log_weights
+        Shape ``(..., draw)``.
+    khat
+        k-hat of the same weights, shape ``(...)``, from ``psis_khat``.
+    """
+    values = _checked(log_weights)
+    together = np.concatenate([np.asarray(khat, np.float64)[..., None], values], axis=-1)
+    return map_rows(lambda rows: _sure_rows(rows[:, 0], rows[:, 1:]), together, 1)
 
 
 def efficiency(log_weights: ArrayLike) -> Array:
@@ -206,6 +228,22 @@ def _log_evidence_rows(rows: Array) -> Array:
     spread = np.maximum(n_draws * (weights**2).sum(axis=-1) - 1.0, 0.0)
     error = np.sqrt(spread / (n_draws - 1.0)) if n_draws > 1 else np.full(len(rows), np.nan)
     return np.stack([log_sum - math.log(n_draws), error], axis=-1)
+
+
+def _sure_rows(khat: Array, rows: Array) -> Array:
+    weights = normalised_weights(rows)
+    size = tail_length(rows.shape[-1])
+    ordered = np.sort(weights, axis=-1)
+    rest, tail = ordered[:, :-size], ordered[:, -size:]
+    equal = ordered[:, -1] <= ordered[:, 0] * (1.0 + EQUAL_LOG_WEIGHTS)
+    k = np.where(equal, khat, khat + ONE_SIDED_95 * np.maximum(1.0 + khat, 0.5) / math.sqrt(size))
+    heavy = ~(k < 0.5)
+    k = np.where(heavy, 0.0, k)
+    floor = rest[:, -1] if rest.shape[-1] else tail[:, 0]
+    excess = tail.mean(axis=-1) - floor
+    squares = (floor + excess) ** 2 + excess**2 / (1.0 - 2.0 * k)
+    total = (rest**2).sum(axis=-1) + size * np.maximum(squares, (tail**2).mean(axis=-1))
+    return np.where(heavy, np.where(np.isnan(weights[:, 0]), np.nan, 0.0), 1.0 / total)
 
 
 def _psis_rows(rows: Array) -> Array:

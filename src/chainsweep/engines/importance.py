@@ -25,17 +25,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat
+from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat, sure_sample_size
 from chainsweep.engines.importance_start import Start, Target, strongest
 from chainsweep.engines.mixture import combine, draw, log_density, require_float64
 from chainsweep.engines.mixture_density import Mixture
-from chainsweep.engines.mixture_fit import fit, place
+from chainsweep.engines.mixture_fit import fit, place, without_broken
 from chainsweep.model.keys import fold_keys, split_keys
 from chainsweep.model.loops import one_by_one_here
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
+WIDER = 1.5
 FIRST_BROAD_SHARE = 0.2
 """Broad share of a first round that draws from what is known before anything is fitted."""
 
@@ -55,10 +56,14 @@ class Settings:
     """Weights are tempered to this many effective points while they are degenerate."""
     broad_share: float = 0.15
     known_share: float = 0.05
+    wide_share: float = 0.0
+    """Part of the fit that is one kernel around all of it, `WIDER` than its points: weights get no heavy tail there."""
     ess: float = 400.0
     khat: float = 0.7
     agreement: float = 4.0
     """Two rounds agree when their log evidences differ by less than this many standard errors."""
+    sure: bool = False
+    """Whether ``ess`` of a result is what it has with a confidence of 95 %, in place of Kish's number."""
     early: bool = False
     """Whether the first round may be the last, where what it was given gives the same evidence."""
     lanes: int = 16
@@ -192,7 +197,11 @@ def _fitted(target: Target, pool: _Pool, keys: NDArray[np.uint32], positions: Po
     log_weight = pool.log_target - pool.log_denominator
     kernels = place(keys[:, 0], pool.z, log_weight, settings.effective, settings.components)
     precision = target.precision(kernels.center, positions)
-    return fit(keys[:, 1], pool.z, log_weight, kernels, precision, settings.points)
+    fitted = fit(keys[:, 1], pool.z, log_weight, kernels, precision, settings.points)
+    if not settings.wide_share:
+        return fitted
+    wide = Mixture(np.zeros((len(positions), 1)), kernels.center.mean(axis=1)[:, None], WIDER * kernels.root[:, None])
+    return combine((1.0 - settings.wide_share, fitted), (settings.wide_share, without_broken(wide)))
 
 
 def _unfitted(pool: _Pool, settings: Settings) -> Mixture:
@@ -205,7 +214,7 @@ def _unfitted(pool: _Pool, settings: Settings) -> Mixture:
 def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: int) -> NDArray[np.bool_]:
     """Keep a round as the result so far; says which data sets it satisfies."""
     khat, _ = psis_khat(log_weight)
-    ess = effective_sample_size(log_weight)
+    ess = sure_sample_size(log_weight, khat) if run.settings.sure else effective_sample_size(log_weight)
     evidence, error = log_evidence(log_weight)
     before, error_before = run.result.log_evidence[members], run.result.log_evidence_se[members]
     agree = np.abs(evidence - before) < run.settings.agreement * np.hypot(error, error_before)

@@ -114,7 +114,7 @@ def fit(
         fitted.log_weight[row] = found.log_weight[:components]
         fitted.mean[row] = origin + found.mean[:components] @ root.T
         fitted.chol[row] = np.einsum("ij,kjl->kil", root, found.chol[:components])
-    return _without_broken(fitted)
+    return without_broken(fitted)
 
 
 def _maximised(parts: list[tuple[Floats, Floats, Floats]], weight: Floats) -> list[Mixture]:
@@ -265,7 +265,7 @@ def _with_moments(moments: Array, ready: Prepared, y: Array, counts: Array) -> A
     return ready.over_components(put, moments)
 
 
-def _without_broken(mixture: Mixture) -> Mixture:
+def without_broken(mixture: Mixture) -> Mixture:
     """Components that are not finite lose their weight and get harmless numbers."""
     finite = np.isfinite(mixture.log_weight) & np.isfinite(mixture.mean).all(axis=-1)
     finite &= np.isfinite(mixture.chol).all(axis=(-1, -2))

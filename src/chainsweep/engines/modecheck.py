@@ -84,6 +84,14 @@ class ModeCheck:
             excess = np.abs(np.log(self.sd_ratio)) - ERRORS * self.sd_se
         return np.where(self.conclusive & ~np.isnan(excess), np.maximum(excess, 0.0), 0.0)
 
+    def unproven(self) -> dict[int, str]:
+        """The sentences told of data sets whose check proves nothing, by position."""
+        needed = f"(must be below {PASSES[-1].khat:g} and at least {LEAST_ESS:g})"
+        return {
+            int(i): f"mode check inconclusive: k-hat {self.khat[i]:.2f}, {self.ess[i]:.0f} effective draws {needed}"
+            for i in np.flatnonzero(~self.conclusive)
+        }
+
     def missing(
         self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = SPREAD
     ) -> NDArray[np.bool_]:

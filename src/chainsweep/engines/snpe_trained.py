@@ -159,6 +159,11 @@ class Network:
         z, log_scale = self.space.take(chosen).from_working(w)
         return z, log_q + log_scale
 
+    def log_density(self, z: Floats, rows: Positions) -> Floats:
+        """The log density ``(row, draw)`` at unconstrained ``z`` ``(row, draw, dim)`` of the data sets ``rows``."""
+        w, log_scale = self.space.take(rows).to_working(z)
+        return self.sampler.log_prob(self._filled()[rows], w) + log_scale
+
     def strangeness(self) -> tuple[Floats, Floats]:
         """``(dataset,)``: distance of the learned summary from those of simulations, and the share farther out."""
         return strangeness(self.sampler, self._filled(), self.usual)

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config import SnpeSettings
-from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat
+from chainsweep.diagnostics.weights import efficiency, log_evidence, psis_khat, sure_sample_size
 from chainsweep.engines import guide, importance
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.importance_start import PRIOR_INFLATION, Start, broad_of, target_of
 from chainsweep.engines.mixture_density import Mixture
+from chainsweep.engines.snpe_proposal import EVERY, FREEDOM, Proposal
 from chainsweep.engines.snpe_trained import Network
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
@@ -26,6 +27,8 @@ Positions = NDArray[np.int64]
 PRIOR_DRAWS = 1024
 """Prior draws that give the adaptation its broad component."""
 LEAST_DRAWS, LEAST_STEP = 200, 100
+HOPELESS_KHAT = 0.5
+"""From here on the weights have no variance, and more draws of the network give none."""
 TOGETHER = 16
 """Data sets whose densities are computed in one compiled call of one shape."""
 REASON_BYTES = 300
@@ -40,14 +43,15 @@ class Info:
     khat: Floats
     """Pareto k-hat of the returned draws."""
     is_efficiency: Floats
-    """Effective sample size of the returned draws, per draw."""
+    """Kish's effective sample size of the returned draws, per draw."""
     ess: Floats
+    """The effective sample size that the returned draws have with a confidence of 95 %."""
     log_evidence: Floats
     log_evidence_se: Floats
     proposal_khat: Floats
-    """Pareto k-hat of the network alone."""
+    """Pareto k-hat of the network's proposal."""
     proposal_efficiency: Floats
-    """Effective sample size per draw of the network alone."""
+    """Effective sample size per draw of the network's proposal."""
     rounds: Floats
     """Rounds of adaptive importance sampling, 0 where the network sufficed."""
     exact_weights: Floats
@@ -182,26 +186,32 @@ class _Drawn:
 def _network_draws(
     batched: BatchedProblem, network: Network, info: Info, settings: SnpeSettings, seeds: Seeds
 ) -> _Drawn:
-    """Draws of the network, a few at first, and more where that will do; its figures alone go into ``info``."""
-    count, dim = len(batched.batch), batched.problem.ndim_unconstrained
-    base = np.stack([seeds.generator(i, "network").standard_normal((settings.draws, dim)) for i in batched.batch.ids])
+    """Draws of the network's proposal, a few at first, and more where that will do; ``info`` gets its figures alone.
+
+    Without a likelihood the draws are the network's own, all of them at once.
+    """
+    count, dim, ids = len(batched.batch), batched.problem.ndim_unconstrained, batched.batch.ids
+    base = np.stack([seeds.generator(i, "network").standard_normal((settings.draws, dim)) for i in ids])
     empty = np.full((count, settings.draws), -np.inf)
     drawn = _Drawn(np.zeros(base.shape), np.zeros(empty.shape), empty, np.zeros(count, np.int64))
     rows = np.arange(count)
-    exact = batched.problem.has_likelihood
-    for first, last in itertools.pairwise(_stages(settings.draws) if exact else (0, settings.draws)):
-        z, log_q = network.draw(base[rows, first:last], rows)
-        log_density = _density_of(batched, rows, z) if exact else log_q
+    if not batched.problem.has_likelihood:
+        drawn.z[:], drawn.log_density[:] = network.draw(base, rows)
+        drawn.log_weight[:], drawn.count[:] = 0.0, settings.draws
+        return drawn
+    proposal = Proposal(network, ids, dim, seeds)
+    squares = np.stack([seeds.generator(i, "network-wide").chisquare(FREEDOM, settings.draws) for i in ids])
+    for first, last in itertools.pairwise(_stages(settings.draws)):
+        z, log_q = proposal.draw(base[rows, first:last], squares[rows, first:last], first, rows)
+        log_density = _density_of(batched, rows, z)
         log_weight = log_density - log_q
         for whole, part in ((drawn.z, z), (drawn.log_density, log_density), (drawn.log_weight, log_weight)):
             whole[rows, first:last] = part
         drawn.count[rows] = last
-        if not exact:
-            break
         _note(info, rows, drawn.log_weight[rows, :last])
-        good = info.khat[rows] < settings.target_khat
+        hopeful = info.khat[rows] < min(settings.target_khat, HOPELESS_KHAT)
         wanting = info.ess[rows] < settings.target_ess
-        rows = rows[good & wanting & (info.is_efficiency[rows] * settings.draws > settings.target_ess)]
+        rows = rows[hopeful & wanting & (info.is_efficiency[rows] * settings.draws > settings.target_ess)]
         if not rows.size:
             break
     info.proposal_khat[:], info.proposal_efficiency[:] = info.khat, info.is_efficiency
@@ -209,8 +219,13 @@ def _network_draws(
 
 
 def _stages(draws: int) -> list[int]:
-    """Where the draws of a network are looked at: an eighth of them at first, then a sixteenth more each time."""
-    first, step = max(LEAST_DRAWS, draws // 8), max(LEAST_STEP, draws // 16)
+    """Where the draws of a network are looked at: an eighth of them at first, then a sixteenth more each time.
+
+    Every stage has its share of wide draws.
+    """
+    first, step = (
+        max(least, part - part % EVERY) for least, part in ((LEAST_DRAWS, draws // 8), (LEAST_STEP, draws // 16))
+    )
     return [0, *range(first, draws, step), draws]
 
 
@@ -231,9 +246,9 @@ def _density_of(batched: BatchedProblem, rows: Positions, z: Floats) -> Floats:
 def _note(info: Info, rows: Positions, log_weight: Floats) -> None:
     """Figures of some data sets, by log weights ``(row, draw)``."""
     info.khat[rows], _ = psis_khat(log_weight)
-    info.ess[rows] = effective_sample_size(log_weight)
+    info.ess[rows] = sure_sample_size(log_weight, info.khat[rows])
     info.log_evidence[rows], info.log_evidence_se[rows] = log_evidence(log_weight)
-    info.is_efficiency[rows] = info.ess[rows] / log_weight.shape[1]
+    info.is_efficiency[rows] = efficiency(log_weight)
 
 
 def _adapt(
@@ -241,7 +256,12 @@ def _adapt(
 ) -> None:
     """Replace the draws by adapted ones where the network's weights do not suffice: quickly, or else thoroughly."""
     thorough = importance.Settings(
-        draws=settings.draws, rounds=settings.adaptive_rounds, ess=settings.target_ess, khat=settings.target_khat
+        draws=settings.draws,
+        rounds=settings.adaptive_rounds,
+        ess=settings.target_ess,
+        khat=settings.target_khat,
+        wide_share=1.0 / EVERY,
+        sure=True,
     )
     quick = replace(
         guide.QUICK,
@@ -250,6 +270,8 @@ def _adapt(
         ess=thorough.ess,
         khat=thorough.khat,
         early=False,
+        wide_share=1.0 / EVERY,
+        sure=True,
     )
     prior_keys, keys = (seeds.jax_keys(batched.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
     broad = None
@@ -282,7 +304,7 @@ def _adapt(
         drawn.count[new] = last
         for name in ("khat", "ess", "log_evidence", "log_evidence_se"):
             getattr(info, name)[new] = getattr(found, name)[old]
-        info.is_efficiency[new] = found.ess[old] / last
+        info.is_efficiency[new] = efficiency(found.log_weight[old])
 
 
 def _rank(khat: Floats, ess: Floats, limits: importance.Settings) -> Floats:

@@ -102,6 +102,8 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
         outside = check_chains(batched, chains, effective, seeds)
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
         checks += _mode_checks(config, outside)
+        if config.verdict.inconclusive == "not_converged":
+            checks.append(caused(outside.unproven(), len(batched.batch)))
         conclusive = outside.conclusive
     figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
@@ -195,7 +197,7 @@ _KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGH
 
 
 def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
-    """Mass outside the chains and the shift it causes; no evidence (inconclusive) does not condemn."""
+    """Mass outside the chains and the shift it causes; where the check is inconclusive, all of these pass."""
     return [
         below("mode check: means shift by {:.2f} sd", outside.sure_shift, config.verdict.mode_shift),
         below("{:.2%} of the mass where no chain went", outside.sure_mass, MASS_OUTSIDE),
