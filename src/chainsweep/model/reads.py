@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
@@ -40,8 +40,10 @@ def watched_reads() -> Iterator[set[Path]]:
     finally:
         _OPENED.remove(opened)
         modules = (getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - before)
-        places = {Path(place).absolute() for place in (*opened, *(module for module in modules if module))}
-        found |= {place for place in places if place.is_file() and not _foreign(place, _installed())}
+        installed = _installed()
+        places = {os.path.abspath(place) for place in (*opened, *(module for module in modules if module))}
+        own = {Path(place) for place in places if not place.startswith(installed) and not _hidden(place)}
+        found |= {place for place in own if place.is_file()}
 
 
 def changed_reads(known: Mapping[str, str]) -> list[str]:
@@ -70,20 +72,22 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         return
     path, _, flags = arguments
     if isinstance(path, str | bytes | os.PathLike) and not (flags or 0) & (os.O_WRONLY | os.O_RDWR):
-        place = str(Path(os.fsdecode(path)).absolute())
+        place = os.path.abspath(os.fsdecode(path))
         for opened in _OPENED:
             opened.add(place)
 
 
-def _installed() -> Set[Path]:
-    """Folders of Python, of its packages, of this package, and of the system."""
-    python = {Path(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix) if place}
-    return python | {Path(chainsweep.__file__).parent, *map(Path, ("/proc", "/sys", "/dev", "/etc"))}
+def _installed() -> tuple[str, ...]:
+    """Folders of Python, of its packages, of this package, and of the system, each with a separator behind it."""
+    python = {str(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix) if place}
+    folders = python | {str(Path(chainsweep.__file__).parent), "/proc", "/sys", "/dev", "/etc"}
+    return tuple(folder.rstrip(os.sep) + os.sep for folder in folders)
 
 
-def _foreign(place: Path, installed: Set[Path]) -> bool:
-    """Whether a file is none of the model's own: bytecode, of a package, or in somebody's cache."""
-    parts = set(place.parts)
-    hidden = bool({"__pycache__", ".cache", "site-packages", "dist-packages"} & parts)
-    cached = place.name.endswith((".pyc", "-cache", "-atime"))
-    return hidden or cached or any(folder in place.parents for folder in installed)
+def _hidden(place: str) -> bool:
+    """True where a file is bytecode, of a package, or in somebody's cache."""
+    folders, name = os.path.split(place)
+    parts = set(folders.split(os.sep))
+    return bool({"__pycache__", ".cache", "site-packages", "dist-packages"} & parts) or name.endswith(
+        (".pyc", "-cache", "-atime")
+    )
