@@ -41,8 +41,8 @@ def watched_reads() -> Iterator[set[Path]]:
         _OPENED.remove(opened)
         modules = (getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - before)
         installed = _installed()
-        places = {os.path.abspath(place) for place in (*opened, *(module for module in modules if module))}
-        own = {Path(place) for place in places if not place.startswith(installed) and not _hidden(place)}
+        places = {Path(place).absolute() for place in (*opened, *(module for module in modules if module))}
+        own = {place for place in places if not str(place).startswith(installed) and not _hidden(place)}
         found |= {place for place in own if place.is_file()}
 
 
@@ -72,7 +72,7 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         return
     path, _, flags = arguments
     if isinstance(path, str | bytes | os.PathLike) and not (flags or 0) & (os.O_WRONLY | os.O_RDWR):
-        place = os.path.abspath(os.fsdecode(path))
+        place = str(Path(os.fsdecode(path)).absolute())
         for opened in _OPENED:
             opened.add(place)
 
@@ -80,14 +80,11 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 def _installed() -> tuple[str, ...]:
     """Folders of Python, of its packages, of this package, and of the system, each with a separator behind it."""
     python = {str(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix) if place}
-    folders = python | {str(Path(chainsweep.__file__).parent), "/proc", "/sys", "/dev", "/etc"}
+    folders = python | {str(Path(chainsweep.__file__).parent), "/proc", "/sys", "/dev", "/etc", "/usr/share/zoneinfo"}
     return tuple(folder.rstrip(os.sep) + os.sep for folder in folders)
 
 
-def _hidden(place: str) -> bool:
+def _hidden(place: Path) -> bool:
     """True where a file is bytecode, of a package, or in somebody's cache."""
-    folders, name = os.path.split(place)
-    parts = set(folders.split(os.sep))
-    return bool({"__pycache__", ".cache", "site-packages", "dist-packages"} & parts) or name.endswith(
-        (".pyc", "-cache", "-atime")
-    )
+    folders = {"__pycache__", ".cache", "site-packages", "dist-packages"}
+    return bool(folders.intersection(place.parts)) or place.name.endswith((".pyc", "-cache", "-atime"))
