@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from chainsweep.engines.base import Chains, DrawKind, Seeds
 from chainsweep.execute import judge as judging
 from chainsweep.execute.judge import judge, judge_each
 from chainsweep.model.batched import BatchedProblem
-from tests.snpe_lines import line_batch, line_problem
+from tests.snpe_lines import exact_posterior, line_batch, line_problem
 
 DRAWS = 250
 
@@ -61,3 +63,30 @@ def test_an_error_on_every_data_set_is_no_fault_of_theirs(judged):
     act, _, ids = judged
     with pytest.raises(np.linalg.LinAlgError):
         act(set(ids))
+
+
+@pytest.mark.parametrize(("choice", "verdict"), [("not_converged", "not_converged"), ("flag", "converged")])
+def test_a_mode_check_that_proves_nothing_does_not_pass_unless_told(tmp_path, monkeypatch, choice, verdict):
+    """Exact draws of a Gaussian posterior; of the second data set the check has too few effective draws."""
+    problem, batch = line_problem(tmp_path), line_batch(2)
+    batched = BatchedProblem(problem, batch)
+    noise, draws = np.random.default_rng(2).standard_normal((4 * DRAWS, 2)), []
+    for position in range(2):
+        mean, covariance, _ = exact_posterior(batch, position)
+        draws.append(mean + noise @ np.linalg.cholesky(covariance).T)
+    theta = np.reshape(draws, (2, 4, DRAWS, 2))
+    info = {"seconds": np.ones(2), "acceptance": np.ones((2, 4))}
+    chains = Chains(DrawKind.MARKOV, {"a": theta[..., 0], "b": theta[..., 1]}, {}, np.full(2, DRAWS), info, {})
+    real = judging.check_chains
+
+    def unsure(*arguments):
+        check = real(*arguments)
+        return replace(check, conclusive=check.conclusive & [True, False], ess=check.ess * [1.0, 0.01])
+
+    monkeypatch.setattr(judging, "check_chains", unsure)
+    raw = {"model": {"file": "model.py"}, "data": {"source": "data.npz"}, "verdict": {"inconclusive": choice}}
+    columns = judge(chains, batched, parse_config(raw, origin="test"), Seeds(1, "nuts"))
+    assert columns["verdict"] == ["converged", verdict]
+    assert columns["flags"] == ["", "mode_check_inconclusive"]
+    told = "mode check inconclusive: k-hat" in columns["reason"][1]
+    assert told == (choice == "not_converged")
