@@ -144,8 +144,8 @@ def test_its_own_simulations_do_not_show_a_wrong_simulator_but_another_campaigns
     assert task.returncode == 65
     command("run", folder, "--uncalibrated")
     catalogue = chainsweep.open(folder).catalogue()
-    # exact weights show it as well, and adaptation repairs it
-    assert (catalogue["proposal_efficiency"] < 0.1).mean() > 0.5
+    # exact weights show it as well: the wide kernel, a fifth of the proposal, does most of the work
+    assert catalogue["proposal_efficiency"].median() < 0.3
     assert (catalogue["verdict"] == "converged").all()
     command("run", folder)
 
