@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -483,6 +484,52 @@ def test_a_model_without_forward_derivatives_has_the_curvature_all_the_same(tmp_
     batched, keys = BatchedProblem(problem, batch), np.zeros((1, 2), np.uint32)
     modes = find_modes(batched, prior_pool(batched, keys, 64), 4, [np.random.default_rng(1)])
     np.testing.assert_allclose(np.abs(modes.z[0, 0]), [0.9, 1.05], atol=0.2)
+
+
+SHIFTED = """
+import numpyro, numpyro.distributions as dist
+
+def model(v, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 3).expand([2]).to_event(1))
+    numpyro.sample("obs", dist.Normal(a + v, 0.5).to_event(1), obs=y)
+"""
+
+
+def test_vectors_of_a_data_set_and_of_its_points_have_the_exact_posterior(tmp_path):
+    """A vector for each data set, and two numbers for each point, padded as any."""
+    y = np.random.default_rng(4).normal(size=(6, 2))
+    problem, batch = loaded(tmp_path / "model.py", SHIFTED, {"y": y}, {"v": np.array([1.0, -2.0])})
+    assert problem.structure.paddable
+    precision = 6 / 0.25 + 1 / 9
+    mean = np.sum(y - [1.0, -2.0], axis=0) / 0.25 / precision
+    longer = {"y": np.pad(y, ((0, 3), (0, 0)), mode="edge")[None]}
+    padded = replace(batch, fields=longer, mask=np.arange(9)[None] < 6)
+    for some in (batch, padded):
+        batched = BatchedProblem(problem, some)
+        z = mean + np.array([[0, 0], [0.1, 0], [0, -0.2]])
+        density = batched.log_density_unconstrained(z[None])[0]
+        np.testing.assert_allclose(density - density[0], [0, -0.005 * precision, -0.02 * precision], rtol=1e-9)
+
+
+TWO_LENGTHS = """
+import numpyro, numpyro.distributions as dist
+
+def model(w, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 3))
+    numpyro.sample("obs", dist.Normal(a, 0.5), obs=y)
+    numpyro.sample("other", dist.Normal(a, 1.0), obs=w)
+"""
+
+
+def test_observations_of_another_length_count_as_a_vector(tmp_path):
+    """Six observations and four others of one number: the exact posterior; nothing is padded."""
+    y, w = np.random.default_rng(4).normal(size=6), np.array([1.0, 2.0, 0.5, -1.0])
+    problem, batch = loaded(tmp_path / "model.py", TWO_LENGTHS, {"y": y}, {"w": w})
+    assert not problem.structure.paddable
+    precision = 6 / 0.25 + 4 + 1 / 9
+    mean = (y.sum() / 0.25 + w.sum()) / precision
+    density = BatchedProblem(problem, batch).log_density_unconstrained(mean + np.array([[[0.0], [0.1], [-0.2]]]))[0]
+    np.testing.assert_allclose(density - density[0], [0, -0.005 * precision, -0.02 * precision], rtol=1e-9)
 
 
 LOOPS = """
