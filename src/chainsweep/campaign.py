@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config import CampaignConfig, parse_config
-from chainsweep.data.collection import Batch, Collection
+from chainsweep.data.collection import Batch, Collection, constant_of
 from chainsweep.errors import CampaignError, UnavailableError
 from chainsweep.model.reads import changed_reads, file_hash
 from chainsweep.store.network import NETWORK
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "chainsweep-campaign/1"
 
-Known = tuple[dict[str, NDArray], dict[str, float]]
+Known = tuple[dict[str, NDArray], dict[str, Any]]
 """Unpadded fields and constants of one data set."""
 
 
@@ -316,7 +316,7 @@ class Campaign:
         position = self.collection.position(dataset_id)
         batch = self.collection.batch(np.array([position]), int(self.collection.lengths[position]))
         fields = {name: values[0] for name, values in batch.fields.items()}
-        return fields, {name: float(values[0]) for name, values in batch.constants.items()}
+        return fields, {name: constant_of(values[0]) for name, values in batch.constants.items()}
 
     def truth(self, dataset_id: str) -> dict[str, float]:
         """True parameters that came with a data set, by flat name; empty when unknown."""
@@ -368,7 +368,7 @@ def load_model(
     path: Path,
     config: CampaignConfig,
     fields: dict[str, NDArray],
-    constants: dict[str, float],
+    constants: dict[str, Any],
     structure: dict[str, Any] | None = None,
     module: ModuleType | None = None,
     others: Sequence[Known] = (),

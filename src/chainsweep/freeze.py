@@ -13,7 +13,7 @@ import numpy as np
 
 from chainsweep.campaign import SCHEMA, Campaign, Known, Paths, campaign_hash, file_hash, load_model, with_own_names
 from chainsweep.config import CampaignConfig, load_config
-from chainsweep.data.collection import Collection, plan_buckets
+from chainsweep.data.collection import Collection, constant_of, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, DataError, InputError, ModelError, UsageError
 from chainsweep.folder import give_token
@@ -95,7 +95,7 @@ def _fill(
     shutil.copyfile(config_path, paths.config)
     # Traced at its own place, so that errors name the user's file.
     example, *others = (_dataset(ingested, position) for position in _examples(ingested))
-    shared = [name for name, values in ingested.constants.items() if np.all(values == values[0])]
+    shared = [name for name, values in ingested.constants.items() if values.ndim == 1 and np.all(values == values[0])]
     notes: list[str] = []
     with watched_reads() as more:
         problem = load_model(model, config, *example, module=module, others=others, shared=shared, say=notes.append)
@@ -143,7 +143,7 @@ def _examples(ingested: Ingested) -> list[int]:
 def _dataset(ingested: Ingested, position: int) -> Known:
     first, last = ingested.offsets[position : position + 2]
     fields = {name: values[first:last] for name, values in ingested.fields.items()}
-    return fields, {name: float(values[position]) for name, values in ingested.constants.items()}
+    return fields, {name: constant_of(values[position]) for name, values in ingested.constants.items()}
 
 
 def _resolve(

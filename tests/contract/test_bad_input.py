@@ -74,6 +74,13 @@ MODELS = {
         LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.ImproperUniform(dist.constraints.real, (), ())'),
         ["latent site 'b' has an improper prior", "dist.Normal(0, 100)"],
     ),
+    "unwrapped circle": (
+        "from numpyro.infer.reparam import CircularReparam\n"
+        + LINE_MODEL.replace(
+            "def model", '@numpyro.handlers.reparam(config={"b": CircularReparam()})\ndef model'
+        ).replace('"b", dist.Normal(0, 2)', '"b", dist.VonMises(0, 2)'),
+        ["CircularReparam unwraps 'b'", "leave the reparametrisation out"],
+    ),
     "missing argument": (LINE_MODEL.replace("y_err, y=None", "sigma, y=None"), ["takes no argument 'y_err'"]),
     "extra argument": (
         LINE_MODEL.replace("y_err, y=None", "y_err, z, y=None"),

@@ -331,6 +331,40 @@ CALIBRATED = EmceeSettings(
 )
 
 
+SHARES = """
+import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+
+def model(y=None):
+    p = numpyro.sample("p", dist.Dirichlet(jnp.array([1.5, 2.5, 1.0])))
+    numpyro.sample("obs", dist.Categorical(probs=p), obs=y)
+"""
+
+
+def test_shares_of_a_whole_have_their_exact_posterior(tmp_path):
+    """Walkers cannot move on a simplex; they move unconstrained, and draws and ``lp`` are of the shares."""
+    path = tmp_path / "model.py"
+    path.write_text(SHARES, encoding="utf-8")
+    y = np.array([[0] * 5 + [1] * 12 + [2] * 3, [2] * 20])
+    config = parse_config({"model": {"file": "model.py"}, "data": {"fields": {"y": "y"}}}, "test")
+    problem = load_problem(path, config, example_observation({"y": y[0]}, {}))
+    batch = Batch(("s0", "s1"), {"y": y}, {}, np.ones(y.shape, bool))
+    chains = complete(problem, batch, EmceeSettings(max_steps=2000))
+    for row, counts in enumerate(([5, 12, 3], [0, 0, 20])):
+        draws = chains.posterior["p"][row, :, : chains.n_draws[row]].reshape(-1, 3)
+        alpha = np.array([1.5, 2.5, 1.0]) + counts
+        mean = alpha / alpha.sum()
+        sd = np.sqrt(mean * (1 - mean) / (alpha.sum() + 1))
+        error = sd / np.sqrt(chains.info["ess_min"][row])
+        np.testing.assert_array_less(np.abs(draws.mean(axis=0) - mean), 4 * error + 1e-12)
+        np.testing.assert_allclose(draws.std(axis=0), sd, rtol=0.15)
+        np.testing.assert_allclose(draws.sum(axis=1), 1.0, rtol=1e-9)
+        lp = chains.sample_stats["lp"][row, 0, 0]
+        expected = BatchedProblem(problem, batch).log_density(draws[None, :1].repeat(2, axis=0))[row, 0]
+        np.testing.assert_allclose(lp, expected, rtol=1e-9)
+        seen = chains.info["trace"][row]
+        np.testing.assert_allclose(seen[np.isfinite(seen).all(axis=1)].sum(axis=1), 1.0, rtol=1e-9)
+
+
 def pvalues(datasets: int, moves: dict[str, float]) -> np.ndarray:
     batch, truth = simulated(datasets)
     settings = CALIBRATED.model_copy(update={"moves": moves})

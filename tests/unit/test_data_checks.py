@@ -117,6 +117,7 @@ def test_lists_of_different_length_are_a_wrong_shape(tmp_path):
     assert got.ids == ("000000",)
     assert [(q.row, q.reason) for q in got.quarantine] == [(1, "wrong_shape"), (2, "wrong_shape")]
     assert "'x' 3, 'y' 2" in got.quarantine[0].detail
+    assert "array (data set, k) of [data] constants" in got.quarantine[0].detail
 
 
 def test_constants_and_truths_that_change_within_an_id_are_quarantined(tmp_path):

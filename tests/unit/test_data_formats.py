@@ -231,6 +231,31 @@ def test_fields_with_trailing_dims_and_hdf5_paths(tmp_path):
     np.testing.assert_array_equal(got.fields["y"], np.concatenate([values[0], values[1, :3], values[2]]))
 
 
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_a_constant_may_be_a_vector(tmp_path, suffix):
+    vectors = np.arange(12.0).reshape(4, 3)
+    vectors[2, 1] = np.nan
+    source, arrays = tmp_path / f"s.{suffix}", {"y": np.ones((4, 5)), "v": vectors}
+    if suffix == "npz":
+        np.savez(source, **arrays)
+    else:
+        with h5py.File(source, "w") as file:
+            file.update(arrays)
+    got = ingest(DataSection(fields={"y": "y"}, constants=["v"]), source)
+    assert [(q.reason, q.row) for q in got.quarantine] == [("bad_constant", 2)]
+    digest = freeze(got, tmp_path / "data.h5")
+    assert digest == content_hash(tmp_path / "data.h5")
+    batch = Collection(tmp_path / "data.h5").batch([2, 0], 5)
+    assert batch.constants["v"].tolist() == [[9, 10, 11], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 0), (4, 2, 2)])
+def test_a_constant_of_another_shape_is_refused(tmp_path, shape):
+    np.savez(tmp_path / "s.npz", y=np.ones((4, 5)), v=np.ones(shape))
+    with pytest.raises(DataError, match=r"'v' must have shape \(4,\), one value a data set, or \(4, k\)"):
+        ingest(DataSection(fields={"y": "y"}, constants=["v"]), tmp_path / "s.npz")
+
+
 def test_integers_are_int64_and_single_precision_becomes_float64(tmp_path):
     np.savez(tmp_path / "s.npz", x=np.arange(8, dtype=">i2").reshape(2, 4), y=np.ones((2, 4), dtype=np.float32))
     got = ingest(DataSection(fields={"x": "x", "y": "y"}), tmp_path / "s.npz")

@@ -130,7 +130,7 @@ def test_arrays_that_contradict_each_other(tmp_path, arrays, message):
 
 
 def test_constants_and_fields_of_a_wrong_shape(tmp_path):
-    np.savez(tmp_path / "s.npz", v=np.ones((2, 4)), w=np.ones((3, 4)), k=np.ones((2, 4)))
+    np.savez(tmp_path / "s.npz", v=np.ones((2, 4)), w=np.ones((3, 4)), k=np.ones((2, 4, 1)))
     refuses(tmp_path / "s.npz", r"'k' must have shape \(2,\)", DataSection(fields={"y": "v"}, constants=["k"]))
     refuses(tmp_path / "s.npz", "number of data sets: 'v' 2, 'w' 3", DataSection(fields={"y": "v", "x": "w"}))
 

@@ -82,7 +82,11 @@ def _shapes(raw: RawData, config: DataSection) -> Iterator[Finding]:
     lengths = np.stack([ragged.lengths for ragged in raw.fields.values()])
     for position in np.flatnonzero((lengths != lengths[0]).any(axis=0)).tolist():
         found = ", ".join(f"'{name}' {n}" for name, n in zip(raw.fields, lengths[:, position], strict=True))
-        yield position, None, "wrong_shape", f"the fields must have one length, got points: {found}"
+        detail = (
+            f"the fields must have one length, got points: {found}; observations of a length of their own can be an "
+            "NPZ or HDF5 array (data set, k) of [data] constants, given to obs= in the model"
+        )
+        yield position, None, "wrong_shape", detail
 
 
 def _lengths(raw: RawData, config: DataSection) -> Iterator[Finding]:
@@ -96,7 +100,8 @@ def _lengths(raw: RawData, config: DataSection) -> Iterator[Finding]:
 def _per_dataset(raw: RawData, config: DataSection) -> Iterator[Finding]:
     """Constants must be finite; a truth may be NaN (unknown) but not infinite."""
     for name, values in raw.constants.items():
-        for position in np.flatnonzero(~np.isfinite(values)).tolist():
+        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        for position in np.flatnonzero(bad).tolist():
             detail = f"the constant '{name}' must be a finite number, got {values[position]}"
             yield position, None, "bad_constant", detail
     for name, values in raw.truth.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,8 +26,8 @@ class Batch:
     """A block of data sets of one shape bucket.
 
     ``fields[name]`` has shape ``(dataset, point, ...)``, float64 or int64; behind a data set's own points its last
-    point is repeated, so padding is finite and benign. ``constants[name]`` has shape ``(dataset,)``. ``mask``
-    has shape ``(dataset, point)``, True at real points.
+    point is repeated, so padding is finite and benign. ``constants[name]`` has shape ``(dataset,)`` or
+    ``(dataset, k)``. ``mask`` has shape ``(dataset, point)``, True at real points.
     """
 
     ids: tuple[str, ...]
@@ -61,6 +62,11 @@ class Batch:
             constants={name: values[index] for name, values in self.constants.items()},
             mask=self.mask[index],
         )
+
+
+def constant_of(value: Any) -> Any:
+    """The constant of one data set, a number or a vector, as a float or an array."""
+    return float(value) if np.ndim(value) == 0 else np.array(value, float)
 
 
 class Collection:

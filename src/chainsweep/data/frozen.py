@@ -1,8 +1,8 @@
 """The file of frozen data sets: written once, by content the same for ever, and known by its hash.
 
 Layout of ``data.h5``: ``/id`` (dataset,) text, ``/offsets`` (dataset + 1,) int64, ``/fields/<name>``
-(sum of lengths, ...) float64, or int64 of integers, ``/constants/<name>`` (dataset,), ``/truth/<parameter>``
-(dataset, ...) with NaN for unknown; attributes ``schema`` and ``sha256``.
+(sum of lengths, ...) float64, or int64 of integers, ``/constants/<name>`` (dataset,) or (dataset, k),
+``/truth/<parameter>`` (dataset, ...) with NaN for unknown; attributes ``schema`` and ``sha256``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Columns(Protocol):
 
     @property
     def constants(self) -> Mapping[str, NDArray[np.float64]]:
-        """Constants ``(dataset,)``."""
+        """Constants ``(dataset,)``, or ``(dataset, k)``."""
 
     @property
     def truth(self) -> Mapping[str, NDArray[np.float64]]:

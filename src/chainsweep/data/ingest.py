@@ -36,8 +36,8 @@ class Ingested:
     """The usable data sets of a source, in its order, and the others.
 
     ``offsets`` has shape ``(dataset + 1,)``; ``fields[name]`` is flat, ``(sum of lengths, ...)``, float64 or, where
-    the source holds integers, int64, all finite; ``constants[name]`` has shape ``(dataset,)``, finite;
-    ``truth[parameter]`` has shape ``(dataset, ...)``, NaN where unknown.
+    the source holds integers, int64, all finite; ``constants[name]`` has shape ``(dataset,)`` or ``(dataset, k)``,
+    finite; ``truth[parameter]`` has shape ``(dataset, ...)``, NaN where unknown.
     """
 
     ids: tuple[str, ...]

@@ -64,10 +64,10 @@ class RawData:
     """Every data set of a source, usable or not.
 
     ``fields[name]`` may differ in lengths between names (a check says so); ``constants[name]`` has shape
-    ``(dataset,)``, ``truth[parameter]`` shape ``(dataset, ...)`` with NaN where unknown. ``dataset_place``
-    and ``point_place`` find the file and row of a data set, or of one of its points (-1: what stands before
-    the first). ``failures`` maps positions to what the reader itself stumbled over. ``integers`` names the fields that
-    the source holds as integers, however they stand here.
+    ``(dataset,)`` or ``(dataset, k)``, ``truth[parameter]`` shape ``(dataset, ...)`` with NaN where unknown.
+    ``dataset_place`` and ``point_place`` find the file and row of a data set, or of one of its points (-1: what
+    stands before the first). ``failures`` maps positions to what the reader itself stumbled over. ``integers`` names
+    the fields that the source holds as integers, however they stand here.
     """
 
     ids: Sequence[str | None]

@@ -7,6 +7,9 @@ during burn-in, stranded walkers are moved to good places of their own ensemble;
 kept steps exceed ``tau_factor`` autocorrelation times, R-hat between its ensembles is small and its effective sample
 size large, or at ``max_steps``; then it leaves the stack, and one that waits takes its place. A slow one's jumps are
 fitted anew to what its chains drew, and its burn-in begins again.
+
+A simplex or a correlation matrix is a surface on which no walker could move: of a model that has one the walkers move
+in the unconstrained space.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from chainsweep.engines.emcee_walkers import islands, rescue, start_walkers
 from chainsweep.engines.guide import DESCENTS, Guide, deepened, joined, relearned, search
 from chainsweep.engines.starts import prior_pool
 from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.free import without_surfaces
 from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -71,9 +75,9 @@ def run(
         The model has no likelihood, or the settings give too few walkers for its parameters.
     """
     problem.require("emcee")
-    sweep = Sweep(problem, batch, settings, seeds)
+    sweep = Sweep(without_surfaces(problem), batch, settings, seeds)
     most_draws = max(settings.max_draws_per_chain, sweep.walkers)
-    results = Results(len(batch), settings.ensembles, problem.ndim, most_draws)
+    results = Results(len(batch), settings.ensembles, sweep.problem.ndim, most_draws)
     if resume is None:
         state = _start(sweep, results)
     else:
@@ -103,7 +107,7 @@ def run(
             return Outcome(Status.STOPPED)
         if len(state.positions):
             saver.save_if_due()
-    return Outcome(Status.COMPLETE, results.chains(problem))
+    return Outcome(Status.COMPLETE, results.chains(BatchedProblem(problem, batch), sweep.problem))
 
 
 def _how_far(state: State) -> str:

@@ -14,6 +14,7 @@ from chainsweep.diagnostics.autocorrelation import integrated_time
 from chainsweep.diagnostics.convergence import rhat_rank
 from chainsweep.engines.base import Arrays, Chains, DrawKind
 from chainsweep.engines.emcee_walkers import low_walkers
+from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -226,9 +227,15 @@ class Results:
         saved = json.loads(np.asarray(arrays["failures"], dtype=np.uint8).tobytes())
         self.failures = {int(position): reason for position, reason in saved.items()}
 
-    def chains(self, problem: Problem) -> Chains:
-        """All draws, the draw axis as long as the longest."""
+    def chains(self, batched: BatchedProblem, sampled: Problem) -> Chains:
+        """All draws, the draw axis as long as the longest; of a model that was ``sampled`` in another space its own."""
         longest = max(1, int(self.n_draws.max(initial=0)))
-        posterior = problem.unflatten(self.theta[:, :, :longest])
-        stats = {"lp": self.log_prob[:, :, :longest]}
-        return Chains(DrawKind.ENSEMBLE, posterior, stats, self.n_draws, self.info, self.failures)
+        theta, log_prob, info = self.theta[:, :, :longest], self.log_prob[:, :, :longest], self.info
+        if sampled is not batched.problem:
+            datasets, ensembles = theta.shape[:2]
+            theta = batched.constrain(theta.reshape(datasets, -1, theta.shape[-1]))
+            log_prob = np.where(np.isnan(log_prob), np.nan, batched.log_density(theta).reshape(log_prob.shape))
+            theta = theta.reshape(datasets, ensembles, longest, -1)
+            info = {**info, "trace": batched.constrain(info["trace"])}
+        posterior = batched.problem.unflatten(theta)
+        return Chains(DrawKind.ENSEMBLE, posterior, {"lp": log_prob}, self.n_draws, info, self.failures)

@@ -38,7 +38,7 @@ def figures(problem: Problem, batch: Batch) -> dict[str, Floats]:
             # behind its own points a data set repeats its last one
             flat = values.reshape(len(batch), -1)
             found[f"design {name}"] = np.stack([flat.min(axis=1), flat.max(axis=1)], axis=1)
-    found |= {f"constant {name}": values[:, None] for name, values in batch.constants.items()}
+    found |= {f"constant {name}": values.reshape(len(batch), -1) for name, values in batch.constants.items()}
     quantiles = prior_quantiles(problem, batch, unconstrained=False)
     return found | {f"{PRIOR} {name}": quantiles[:, :, i].T for i, name in enumerate(problem.names)}
 

@@ -97,9 +97,9 @@ def raw_features(layout: Layout, scales: Scales, obs: Observation, centre: Any, 
     points = []
     for window, column, magnitude in frames:
         summary += [window.position(magnitude), window.relative(centre, halfwidth)]
-        summary += [jnp.arcsinh(window.scaled(obs.constants[name]))[None] for name in layout.constants]
+        summary += [jnp.arcsinh(window.scaled(jnp.atleast_1d(obs.constants[name]))) for name in layout.constants]
         points += [window.scaled(column), jnp.arcsinh(column / magnitude)]
-    summary += [jnp.arcsinh(obs.constants[name])[None] for name in layout.constants]
+    summary += [jnp.arcsinh(jnp.atleast_1d(obs.constants[name])) for name in layout.constants]
     for name, error, is_count in zip(layout.observed, layout.errors, scales.counts, strict=True):
         errors = _columns(obs.fields[error]) if error is not None else None
         for i, column in enumerate(_columns(obs.fields[name])):

@@ -39,7 +39,7 @@ def describe_dataset(campaign: Campaign, dataset_id: str) -> dict[str, Any]:
         "id": dataset_id,
         "points": int(campaign.collection.lengths[position]),
         "shard": plan.index,
-        "constants": constants,
+        "constants": {name: np.asarray(value).tolist() for name, value in constants.items()},
         "truth": campaign.truth(dataset_id),
         "engines": engines,
         "figures": [str(path) for path in figure_files(campaign.paths.report, dataset_id)],

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from chainsweep.data.collection import Batch
+from chainsweep.data.collection import Batch, constant_of
 from chainsweep.errors import ModelError
 from chainsweep.model.host import HostCall
 from chainsweep.model.keys import split_keys
@@ -273,7 +273,7 @@ class BatchedProblem:
     def _unpadded(self, position: int, names: tuple[str, ...]) -> dict[str, Any]:
         length = int(self.batch.n_points[position])
         fields = {name: np.array(self.batch.fields[name][position, :length]) for name in names}
-        return fields | {name: float(value[position]) for name, value in self.batch.constants.items()}
+        return fields | {name: constant_of(value[position]) for name, value in self.batch.constants.items()}
 
     def _host_log_likelihood(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
         values = self._host_values(theta, where)

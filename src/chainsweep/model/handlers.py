@@ -14,6 +14,9 @@ from numpyro.primitives import Messenger
 
 from chainsweep.errors import ModelError
 
+UNWRAPPED = "_unwrapped"
+"""What NumPyro's ``CircularReparam`` adds to the name of a site."""
+
 
 def written(function: Any) -> Any:
     """The function that a user wrote, without the effect handlers that decorate it."""
@@ -55,6 +58,12 @@ class RefusePriors(Messenger):
         """Look at the distribution of a site that is to be drawn."""
         if msg["type"] != "sample" or msg["is_observed"] or msg["value"] is not None:
             return
+        if isinstance(msg["fn"], ImproperUniform) and msg["name"].endswith(UNWRAPPED):
+            raise ModelError(
+                f"{self.path}: CircularReparam unwraps '{msg['name'].removesuffix(UNWRAPPED)}' onto a line without a "
+                "proper prior, on which its posterior repeats without end: leave the reparametrisation out, since "
+                "dist.VonMises is sampled as it is"
+            )
         if (reason := unusable(msg["fn"])) is not None:
             raise ModelError(f"{self.path}: latent site '{msg['name']}' {reason}")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -183,7 +184,7 @@ def _black_box(
     )
 
 
-def example_observation(fields: Mapping[str, np.ndarray], constants: Mapping[str, float]) -> Observation:
+def example_observation(fields: Mapping[str, np.ndarray], constants: Mapping[str, Any]) -> Observation:
     """One unpadded data set as an Observation."""
     length = len(next(iter(fields.values())))
     return observation(fields, constants, np.ones(length, bool))

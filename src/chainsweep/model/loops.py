@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 
 MAX_BLOCK = 1 << 24
 """Numbers in the largest intermediate array of data sets that an accelerator takes together."""
@@ -104,6 +105,27 @@ def apart(function: Callable, *arrays: Any) -> Any:
         return function(*arrays)
     always, once = jax.lax.optimization_barrier(jnp.asarray(True)), traced_once(function)
     return jax.lax.cond(always, once, lambda *some: zeros_like_result(once, *some), *arrays)
+
+
+def alone(function: Callable) -> Callable:
+    """``function(z, obs)``, a number, whose ``vmap`` goes from point to point on a processor.
+
+    A loop that ends when a point says so would else go on for all of them until the slowest is done. The function can
+    be differentiated once, by ``z`` and backwards. An accelerator takes all points at once.
+    """
+    if not one_by_one_here():
+        return function
+    value, sloped = sequential_vmap(function), sequential_vmap(jax.value_and_grad(function))
+    single = jax.custom_vjp(value)
+
+    def forth(z: Any, obs: Any) -> tuple[Any, Any]:
+        return sloped(z, obs)
+
+    def back(slope: Any, weight: Any) -> tuple[Any, None]:
+        return weight * slope, None
+
+    single.defvjp(forth, back)
+    return single
 
 
 def traced_once(function: Callable) -> Callable:

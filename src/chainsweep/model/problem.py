@@ -28,6 +28,7 @@ from chainsweep.errors import ModelError
 from chainsweep.model.derivatives import WAYS
 from chainsweep.model.handlers import ExpandObserved, MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
+from chainsweep.model.loops import alone
 from chainsweep.model.structure import Parameter, Structure
 from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
 
@@ -43,7 +44,7 @@ class Observation(NamedTuple):
     fields: dict[str, Array]
     """Field name to array of shape ``(point, ...)``, padded."""
     constants: dict[str, Array]
-    """Constant name to scalar."""
+    """Constant name to scalar, or to a vector ``(k,)``."""
     mask: Array
     """Shape ``(point,)``: True where the point is real."""
 
@@ -128,10 +129,11 @@ class Problem:
                 "engine 'emcee' needs a log density: the model file defines no function "
                 "'log_likelihood(params, **fields)'. Add it, or remove 'emcee' from [policy] engines"
             )
-        if engine == "emcee" and self.ndim != self.ndim_unconstrained:
+        if engine == "emcee" and self.black_box and self.ndim != self.ndim_unconstrained:
             raise ModelError(
-                "engine 'emcee' samples the constrained space, and a parameter of this model lives on a "
-                "surface in it (a simplex or a correlation matrix). Use 'nuts', or give the free parameters"
+                "engine 'emcee' moves walkers in the space that a black box is called in, and a parameter of this "
+                "model lives on a surface in it (a simplex or a correlation matrix). Give its free parameters in "
+                "'prior', and make the simplex or matrix of them in 'log_likelihood'"
             )
         if engine == "snpe" and self.structure.no_simulator:
             raise ModelError(
@@ -159,11 +161,17 @@ class Problem:
 
     def log_density(self, theta: Array, obs: Observation) -> Array:
         """Log prior plus log likelihood at constrained ``theta`` ``(ndim,)``; -inf outside the support."""
+        return alone(self._log_density)(theta, obs) if self.structure.loops else self._log_density(theta, obs)
+
+    def _log_density(self, theta: Array, obs: Observation) -> Array:
         prior, likelihood = self._log_probs(theta, obs)
         return _number_or_minus_inf(prior + likelihood)
 
     def log_likelihood(self, theta: Array, obs: Observation) -> Array:
         """Log likelihood at constrained ``theta``; -inf where it is no log density."""
+        return alone(self._log_likelihood)(theta, obs) if self.structure.loops else self._log_likelihood(theta, obs)
+
+    def _log_likelihood(self, theta: Array, obs: Observation) -> Array:
         return _number_or_minus_inf(self._log_probs(theta, obs)[1])
 
     def log_prior(self, theta: Array, obs: Observation) -> Array:
@@ -176,6 +184,9 @@ class Problem:
         Infinite where the density is zero. NaN where the prior has mass and the density is no number, or too large
         for one (``LARGEST_LOG_DENSITY``): samplers treat both as a divergence.
         """
+        return alone(self._potential)(z, obs) if self.structure.loops else self._potential(z, obs)
+
+    def _potential(self, z: Array, obs: Observation) -> Array:
         prior, value = self._density_unconstrained(z, obs)
         value = jnp.where(value > LARGEST_LOG_DENSITY, jnp.nan, value)
         return jnp.where(prior == -jnp.inf, jnp.inf, -value)
@@ -188,7 +199,7 @@ class Problem:
     def _density_unconstrained(self, z: Array, obs: Observation) -> tuple[Array, Array]:
         """The log prior, and the log density with the Jacobian, as the model gives them."""
         trace, log_jacobian = self._trace_unconstrained(z, obs)
-        prior, likelihood = _sum_log_probs(trace, check_support=False)
+        prior, likelihood = sum_log_probs(trace, check_support=False)
         return prior, prior + likelihood + log_jacobian
 
     def sloped(self, z: Array, obs: Observation) -> Array:
@@ -284,7 +295,7 @@ class Problem:
         return trace
 
     def _log_probs(self, theta: Array, obs: Observation) -> tuple[Array, Array]:
-        return _sum_log_probs(self._trace(self.unflatten(theta), obs), check_support=True)
+        return sum_log_probs(self._trace(self.unflatten(theta), obs), check_support=True)
 
     def _trace_unconstrained(self, z: Array, obs: Observation) -> tuple[Any, Array]:
         """Trace at ``z``, each site transformed by its own support, which may depend on earlier sites."""
@@ -352,7 +363,7 @@ def _site_terms(site: Any) -> Array:
     return terms if site["scale"] is None else site["scale"] * terms
 
 
-def _sum_log_probs(trace: Any, check_support: bool) -> tuple[Array, Array]:
+def sum_log_probs(trace: Any, check_support: bool) -> tuple[Array, Array]:
     """Summed log probabilities of the latent and of the observed sites.
 
     NumPyro's distributions return finite densities outside their support unless told to validate, which a

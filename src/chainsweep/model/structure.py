@@ -52,6 +52,9 @@ class Structure:
     """Why a NumPyro model draws no observations like the data; empty where it does."""
     second_derivatives: str = "forward"
     """How they are taken: a name of ``derivatives.WAYS``."""
+    loops: bool = False
+    """True where the density loops as often as a point needs, as of a differential equation, and only backwards
+    derivatives exist."""
     still: tuple[int, ...] = ()
     """Flat columns that are the same in every draw: the upper half of a Cholesky factor, a correlation's diagonal."""
 
@@ -75,5 +78,6 @@ class Structure:
             tuple(plain.get("expanded", ())),
             plain.get("no_simulator", ""),
             plain.get("second_derivatives", "forward"),
+            plain.get("loops", False),
             tuple(plain.get("still", ())),
         )

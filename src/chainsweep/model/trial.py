@@ -66,7 +66,8 @@ def compilable(problem: Problem, path: Path, example: Observation) -> Problem:
             candidate = replace(problem, structure=structure)
             try:
                 jax.eval_shape(jax.vmap(candidate.curvature, in_axes=(0, None)), z, example)
-                return candidate
+                loops = way != "forward" and "while[" in str(jax.make_jaxpr(problem.potential)(z[0], example))
+                return replace(problem, structure=replace(structure, loops=loops))
             except Exception as error:
                 failures.append(error)
         raise failures[0]

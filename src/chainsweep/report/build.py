@@ -98,8 +98,8 @@ class ReportCampaign(Protocol):
     def predictive_curves(self, dataset_id: str, engine: str, n: int) -> tuple[Floats, Floats] | None:
         """``x`` ``(point,)`` and ``n`` curves ``(n, point)``, or None for a model without a curve."""
 
-    def dataset(self, dataset_id: str) -> tuple[Arrays, Mapping[str, float]]:
-        """Fields without padding, and constants."""
+    def dataset(self, dataset_id: str) -> tuple[Arrays, Mapping[str, Any]]:
+        """Fields without padding, and constants: numbers or vectors."""
 
     def truth(self, dataset_id: str) -> Mapping[str, float]:
         """Known truths by flat name."""
@@ -169,7 +169,7 @@ def _dataset_view(
         truth=campaign.truth(key),
         engines=views,
         data=data_view(fields, campaign.config),
-        constants={name: float(value) for name, value in constants.items()},
+        constants=constants,
         curves_shown=campaign.config.report.curves,
     )
 

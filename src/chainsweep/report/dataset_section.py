@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,8 +64,13 @@ def dataset_section(view: DatasetView, gallery: Gallery, thresholds: Thresholds)
         chains=tuple(chains),
         rows=tuple(posterior_rows(view)),
         figures=tuple((engine, figures_of_merit(engine)) for engine in view.engines),
-        constants=", ".join(f"{name} = {value:.6g}" for name, value in view.constants.items()),
+        constants=", ".join(f"{name} = {_number_or_vector(value)}" for name, value in view.constants.items()),
     )
+
+
+def _number_or_vector(value: Any) -> str:
+    numbers = ", ".join(f"{number:.6g}" for number in np.ravel(value))
+    return numbers if np.ndim(value) == 0 else f"({numbers})"
 
 
 def _data_pictures(view: DatasetView, gallery: Gallery) -> list[Picture]:

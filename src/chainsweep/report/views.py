@@ -83,7 +83,7 @@ class DatasetView:
     truth: Mapping[str, float]
     engines: tuple[EngineView, ...]
     data: DataView | None = None
-    constants: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
     curves_shown: int = 50
 
 

@@ -190,10 +190,10 @@ def _rows(array: NDArray, name: str, path: Path) -> Ragged:
 
 def _constant(arrays: ArrayFile, name: str, datasets: int) -> NDArray[np.float64]:
     values = as_floats(arrays.load(name), name, arrays.path)
-    if values.shape != (datasets,):
+    if values.ndim not in (1, 2) or len(values) != datasets or not values[0].size:
         raise DataError(
-            f"{arrays.path}: the constant '{name}' must have shape ({datasets},), one value a data set, "
-            f"got {values.shape}"
+            f"{arrays.path}: the constant '{name}' must have shape ({datasets},), one value a data set, or "
+            f"({datasets}, k), one vector a data set, got {values.shape}"
         )
     return values
 
