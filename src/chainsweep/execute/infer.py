@@ -32,9 +32,10 @@ from chainsweep.execute.attempt import (
 )
 from chainsweep.execute.compiling import watch
 from chainsweep.execute.devices import device_faults, torch_device
-from chainsweep.execute.host import forget_suspects, guarded_calls
+from chainsweep.execute.host import guarded_calls
 from chainsweep.execute.judge import PROBES, judge_each, probes
 from chainsweep.execute.provenance import provenance
+from chainsweep.execute.suspects import forget_suspects
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.publish import publish
 from chainsweep.store.shard import Shard, ShardHeader, publish_shard
