@@ -65,12 +65,15 @@ def made(folder: Path, kinds: list[float]):
     return init_campaign(folder / "campaign.toml", folder / "campaign", None)
 
 
-def when_hung(folder: Path, count: int, then) -> threading.Thread:
-    """A thread that calls ``then`` when ``count`` likelihoods hang."""
+def when_hung(folder: Path, count: int, then, *published: Path) -> threading.Thread:
+    """A thread that calls ``then`` when ``count`` likelihoods hang, and the ``published`` files are there."""
+
+    def hung() -> list[Path]:
+        return [path for path in (folder / "hangs").iterdir() if path.stat().st_size or path.name != "3"]
 
     def wait() -> None:
         given_up = time.monotonic() + 120
-        while len([path for path in (folder / "hangs").iterdir() if path.stat().st_size or path.name != "3"]) < count:
+        while len(hung()) < count or not all(path.exists() for path in published):
             if time.monotonic() > given_up:
                 break
             time.sleep(0.1)
@@ -93,7 +96,12 @@ def test_a_signal_ends_a_run_whose_tasks_hang_and_the_next_run_goes_on(tmp_path,
     campaign = made(tmp_path, [0, 1, 2, 3, 4])
     monkeypatch.setenv("HANGS", str(tmp_path / "hangs"))
     told = []
-    when_hung(tmp_path, 4, lambda: (told.append(time.monotonic()), os.kill(os.getpid(), signal.SIGTERM)))
+
+    def tell() -> None:
+        told.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    when_hung(tmp_path, 4, tell, campaign.paths.shard("emcee", 0))
     outcome = LocalRun(campaign, ("emcee",), 5, lambda message: None).run()
     assert time.monotonic() - told[0] < 10
     assert outcome.stopped
