@@ -48,6 +48,9 @@ class ModelSection(Section):
     observed: Annotated[list[Identifier], Field(min_length=1)] = ["y"]
     curve: Identifier | None = None
     x: Identifier | None = None
+    call_timeout_s: Annotated[float, Field(gt=0)] | None = None
+    """Longest that one call of a black box's function may take; its data set has failed then. By default there is no
+    limit: no number suits every function, and each call would take the way to another process, which can be ended."""
 
 
 class DataSection(Section):

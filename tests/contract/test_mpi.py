@@ -70,16 +70,18 @@ def made(folder: Path, hook: str, everywhere: bool = False) -> Path:
     return init_campaign(folder / "campaign.toml", folder / "campaign", None).paths.root
 
 
-def line(folder: Path, ranks: int, form: str, *options: str) -> list[str]:
+def line(folder: Path, ranks: int, form: str, *options: str, indices: tuple[str, ...] = TASKS) -> list[str]:
     launch = [str(MPIEXEC), "-n", str(ranks)] if ranks else []
     program = [sys.executable, *(("-m", "mpi4py") if ranks else ()), "-m", "chainsweep"]
-    return [*launch, *program, "task", str(folder), "infer", *TASKS, "--form", form, *options]
+    return [*launch, *program, "task", str(folder), "infer", *indices, "--form", form, *options]
 
 
-def task(folder: Path, ranks: int, form: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def task(
+    folder: Path, ranks: int, form: str, *options: str, indices: tuple[str, ...] = TASKS, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run all tasks; 0 ranks: one process without MPI."""
     return subprocess.run(
-        line(folder, ranks, form, *options),
+        line(folder, ranks, form, *options, indices=indices),
         capture_output=True,
         text=True,
         timeout=LIMIT_SECONDS,
@@ -103,9 +105,13 @@ def content(folder: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same_shards(one: Path, other: Path) -> None:
+    assert len({name.split("/")[0] for name in content(one)}) == len(TASKS)
+    assert_same_arrays(one, other)
+
+
+def assert_same_arrays(one: Path, other: Path) -> None:
     first, second = content(one), content(other)
     assert first.keys() == second.keys()
-    assert len({name.split("/")[0] for name in first}) == len(TASKS)
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name], err_msg=name)
 

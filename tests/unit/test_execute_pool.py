@@ -9,8 +9,9 @@ import pytest
 
 from chainsweep.errors import ChainsweepError
 from chainsweep.execute import pool as pooling
-from chainsweep.execute.host import HostCalls, Note, Notes, forget_suspects
+from chainsweep.execute.host import HostCalls
 from chainsweep.execute.pool import Order, PoolMap, Reply, cut
+from chainsweep.execute.suspects import Note, Notes, forget_suspects
 from chainsweep.model.host import HostAnswer, HostCall, combined
 
 

@@ -86,3 +86,48 @@ def test_a_part_never_saves_its_state_as_the_whole_one():
     outcome = sample_by_halves(engine({"a"}, Status.STOPPED), batch_of(), sink, None, no_draws)
     assert outcome.status is Status.STOPPED
     assert [state["ids"].tolist() for state in sink.states] == [list(IDS)]
+
+
+def counted(run):
+    """``run``, and the sizes of the batches that it was called with."""
+    sizes = []
+
+    def call(batch, sink, resume):
+        sizes.append(len(batch))
+        return run(batch, sink, resume)
+
+    return call, sizes
+
+
+MANY = tuple(f"{i:06d}" for i in range(256))
+
+
+def many(culprits):
+    """An engine for ``MANY`` data sets that tells the batch's size when a culprit is in it."""
+
+    def run(batch, sink, resume):
+        if culprits & set(batch.ids):
+            raise RuntimeError(f"bad operand of shape ({len(batch)}, 3)")
+        count = len(batch)
+        draws = np.broadcast_to(np.array(batch.ids, float)[:, None, None], (count, 1, 5)).copy()
+        chains = Chains(DrawKind.MARKOV, {"a": draws}, {}, np.full(count, 5), {"seconds": np.ones(count)})
+        return Outcome(Status.COMPLETE, chains)
+
+    return run
+
+
+def test_a_bug_of_the_engine_ends_after_the_first_halving():
+    run, sizes = counted(many(set(MANY)))
+    with pytest.raises(RuntimeError, match=r"shape \(256, 3\)"):
+        sample_by_halves(run, batch_of(MANY), Sink(), None, no_draws)
+    assert sizes == [256, 128, 128, *[1] * 8]
+
+
+@pytest.mark.parametrize("culprits", [(0, 255), (5, 130), tuple(range(0, 256, 2)), (0, 36, 73, 109, 146, 182, 219)])
+def test_culprits_in_both_halves_are_found_and_the_others_saved(culprits):
+    named = {MANY[i] for i in culprits}
+    run, sizes = counted(many(named))
+    chains = sample_by_halves(run, batch_of(MANY), Sink(), None, no_draws).chains
+    assert set(chains.failures) == set(culprits)
+    assert all(np.all(chains.posterior["a"][i] == i) for i in range(256) if i not in culprits)
+    assert len(sizes) <= 8 + min(2 * 256 - 1, 1 + 2 * 8 * len(culprits))

@@ -90,3 +90,26 @@ def test_a_mode_check_that_proves_nothing_does_not_pass_unless_told(tmp_path, mo
     assert columns["flags"] == ["", "mode_check_inconclusive"]
     told = "mode check inconclusive: k-hat" in columns["reason"][1]
     assert told == (choice == "not_converged")
+
+
+@pytest.mark.parametrize(("sick", "judged_alone"), [(range(20), 8), ([0, 19], 20)])
+def test_a_check_that_always_raises_ends_after_some_data_sets(tmp_path, monkeypatch, sick, judged_alone):
+    calls = []
+
+    def judge_fake(chains, batched, config, seeds):
+        calls.append(len(batched.batch))
+        if any(chains.n_draws[i] and name in names for i, name in enumerate(batched.batch.ids)):
+            raise RuntimeError("no device")
+        return {}
+
+    batch = line_batch(20)
+    names = {batch.ids[i] for i in sick}
+    chains = Chains(DrawKind.MARKOV, {"a": np.zeros((20, 4, 5))}, {}, np.full(20, 5), {}, {})
+    monkeypatch.setattr(judging, "judge", judge_fake)
+    if len(names) == 20:
+        with pytest.raises(RuntimeError, match="no device"):
+            judge_each(chains, BatchedProblem(line_problem(tmp_path), batch), None, None)
+    else:
+        left, _ = judge_each(chains, BatchedProblem(line_problem(tmp_path), batch), None, None)
+        assert set(left.failures) == set(sick)
+    assert calls.count(1) == judged_alone

@@ -98,6 +98,8 @@ def run(
         outcome = LocalRun(campaign, engines, count, display.observe, gpus).run()
     if outcome.compiled.programs:
         out.print(f"Compiling, all processes together: {outcome.compiled}", highlight=False, soft_wrap=True)
+    for line in outcome.killed:
+        err.print(escape(line), soft_wrap=True)
     if outcome.stopped:
         raise StoppedEarly(f"stopped; state is saved. Continue with: chainsweep run {folder}")
     print_status(campaign)

@@ -40,6 +40,10 @@ def task(
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, on_signal)
+    if attempts_left is None:  # the script of a job kills what does not stop
+        from chainsweep.execute.ending import end_late
+
+        end_late(f"task {stage} {' '.join(map(str, indices))}")
     from chainsweep.execute.injob import JobCall, run_job
     from chainsweep.execute.requeue import JobAttempt, LastEnd
 

@@ -38,6 +38,7 @@ def calibrate(campaign: Campaign) -> dict[str, Any]:
         It is not trained yet.
     """
     from chainsweep.engines import snpe
+    from chainsweep.execute.host import guarded_calls
 
     trained = load_trained(campaign) if "snpe" in campaign.engines else None
     if trained is None:
@@ -46,7 +47,8 @@ def calibrate(campaign: Campaign) -> dict[str, Any]:
         )
     seed = Seeds(campaign.config.campaign.seed, "snpe").entropy("", "calibrate") % 2**31
     settings = campaign.config.engines.snpe
-    levels = snpe.calibrate(campaign.problem, designs_of(campaign), trained, settings, seed, device=torch_device())
+    with guarded_calls(campaign):
+        levels = snpe.calibrate(campaign.problem, designs_of(campaign), trained, settings, seed, device=torch_device())
     return publish_calibration(campaign, snpe.findings_of(campaign.problem, levels), weights_path(campaign).parent)
 
 

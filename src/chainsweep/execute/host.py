@@ -1,14 +1,13 @@
-"""Calls of a user's likelihood that may kill its process: suspects are noted, and tried again in a guard.
+"""Calls of a user's functions that may kill their process, or never return: answered in a guard process.
 
-Before a process calls a black-box likelihood it notes the data set in ``.suspect-<shard>-<attempt>-<rank>`` beside the
-shard's state; the note goes when the attempt ends alive. An attempt that finds notes of a dead one evaluates those
-data sets in a guard process, so that a second death leaves one failed data set and nothing else.
+An attempt that finds notes of a dead one (``suspects.py``) evaluates those data sets in a guard process, so that a
+second death leaves one failed data set and nothing else. Where ``[model] call_timeout_s`` limits calls, all of them are
+answered there: only another process can end a call that does not return.
 """
 
 from __future__ import annotations
 
-import json
-import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,138 +18,76 @@ import numpy as np
 
 from chainsweep.campaign import Campaign
 from chainsweep.execute.attempt import Attempt
-from chainsweep.execute.guard import Guard, GuardDied
-from chainsweep.model.host import HostAnswer, HostCall, answer
+from chainsweep.execute.guard import Guard, GuardDied, GuardOverran
+from chainsweep.execute.suspects import Note, Notes
+from chainsweep.model.host import HostAnswer, HostCall, answer, unanswered
 from chainsweep.model.problem import Problem
-from chainsweep.publish import publish_text
 
-
-@dataclass(frozen=True)
-class Notes:
-    """The notes of one attempt at one shard file; every rank writes one of its own."""
-
-    target: Path
-    attempt: int
-
-    def path(self, rank: int) -> Path:
-        """The note of one rank."""
-        return self.target.with_name(f".suspect-{self.target.stem}-{self.attempt}-{rank}")
-
-    @property
-    def known_path(self) -> Path:
-        """Suspects of all attempts so far."""
-        return _known_path(self.target)
-
-    def collect(self) -> frozenset[str]:
-        """Suspects that dead attempts left; one file keeps them until the shard is published."""
-        notes = list(self.target.parent.glob(f".suspect-{self.target.stem}-*"))
-        known = _read_known(self.known_path)
-        suspects = known | {name for path in notes for name in _read_note(path)}
-        if suspects - known:
-            publish_text(self.known_path, json.dumps(sorted(suspects)))
-        for path in notes:
-            path.unlink(missing_ok=True)
-        return frozenset(suspects)
-
-    def clear(self) -> None:
-        """Remove this attempt's notes: it ended alive."""
-        for path in self.target.parent.glob(f".suspect-{self.target.stem}-{self.attempt}-*"):
-            path.unlink(missing_ok=True)
-
-
-def forget_suspects(target: Path) -> None:
-    """Remove what is known of suspects: the shard is published."""
-    _known_path(target).unlink(missing_ok=True)
-
-
-def _known_path(target: Path) -> Path:
-    return target.with_name(f".suspects-{target.stem}.json")
-
-
-def _read_known(path: Path) -> set[str]:
-    try:
-        return set(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return set()
-
-
-def _read_note(path: Path) -> list[str]:
-    """The data set of a note; none where the process died before its first call."""
-    try:
-        line = path.read_bytes().partition(b"\n")[0]
-    except FileNotFoundError:
-        return []
-    return [json.loads(line)] if line else []
-
-
-class Note:
-    """One rank's note, opened once; a call costs a write of a few bytes, and none while the data set stays."""
-
-    def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        self._latest: str | None = None
-
-    def set(self, dataset_id: str) -> None:
-        """``dataset_id`` is evaluated from now on."""
-        if dataset_id != self._latest:
-            os.pwrite(self._handle, json.dumps(dataset_id).encode() + b"\n", 0)
-            self._latest = dataset_id
-
-    def close(self) -> None:
-        """Close the file; its content stays."""
-        os.close(self._handle)
+LOST_SIMULATIONS = 8
+"""Simulations of one design that killed their process or did not end; afterwards no more of it are tried."""
 
 
 @dataclass(eq=False)
 class HostCalls:
     """The ``host_map`` of one process and campaign.
 
-    ``dead`` maps data sets whose function killed a guard to the sentence that says so. From the first such death on
-    every call of the shard is guarded, for a second culprit must not cost another attempt. ``elsewhere``, where
-    set, answers in place of this process: the pool of the walkers.
+    ``dead`` maps data sets whose function killed a guard, or took longer than ``limit_s``, to the sentence that says
+    so. From the first such death on every call of the shard is guarded, for a second culprit must not cost another
+    attempt. ``elsewhere``, where set, answers likelihoods in place of this process: the pool of the walkers.
     """
 
     root: Path
+    limit_s: float | None = None
     rank: int = 0
     elsewhere: Callable[[HostCalls, Problem, Sequence[HostCall]], Iterable[HostAnswer]] | None = None
     notes: Notes | None = None
     suspects: frozenset[str] = frozenset()
     dead: dict[str, str] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)
     _note: Note | None = None
     _guard: Guard | None = None
 
     def __call__(self, problem: Problem, calls: Sequence[HostCall]) -> Iterable[HostAnswer]:
         """Answer ``calls`` in order."""
-        if self.elsewhere is not None:
+        if self.elsewhere is not None and all(call.simulation is None for call in calls):
             return self.elsewhere(self, problem, calls)
         return (self.answer(problem, call) for call in calls)
 
     def answer(self, problem: Problem, call: HostCall) -> HostAnswer:
-        """Answer one call here, or in the guard where the data set is suspect."""
+        """Answer one call here, or in the guard where calls are limited or the data set is suspect."""
         name = call.dataset_id
         if name in self.dead:
-            return HostAnswer(np.full(len(call.theta), -np.inf), self.dead[name])
-        if self.dead or name in self.suspects:
-            return self._guarded(call)
+            return unanswered(call, self.dead[name])
         if self._note is not None:
             self._note.set(name)
+        if self.limit_s is not None or self.lost or self.dead or name in self.suspects:
+            return self._guarded(problem, call)
         return answer(problem, call)
 
-    def _guarded(self, call: HostCall) -> HostAnswer:
+    def _guarded(self, problem: Problem, call: HostCall) -> HostAnswer:
         self._guard = self._guard or Guard(self.root)
         try:
-            return self._guard.answer(call)
+            return self._guard.answer(call, self.limit_s)
         except GuardDied as death:
-            self._guard = None
-            self.dead[call.dataset_id] = f"log_likelihood killed its process ({death})"
-            print(f"data set {call.dataset_id}: {self.dead[call.dataset_id]}", flush=True)
-            return HostAnswer(np.full(len(call.theta), -np.inf), self.dead[call.dataset_id])
+            failure = f"{call.function} killed its process ({death})"
+        except GuardOverran as late:
+            point = zip(problem.names, np.asarray(call.theta)[late.row], strict=True)
+            failure = (
+                f"{call.function} took longer than [model] call_timeout_s = {self.limit_s:g} s for data set "
+                f"{call.dataset_id}, and its process was ended; at {', '.join(f'{n} = {v:.6g}' for n, v in point)}"
+            )
+        self._guard = None
+        self.lost[call.dataset_id] += 1
+        if call.simulation is None or self.lost[call.dataset_id] >= LOST_SIMULATIONS:
+            self.dead[call.dataset_id] = failure
+        print(f"data set {call.dataset_id}: {failure}", flush=True)
+        return unanswered(call, failure)
 
-    def open(self, notes: Notes, suspects: frozenset[str]) -> None:
-        """Answer for the attempt of ``notes`` from now on."""
+    def open(self, notes: Notes | None, suspects: frozenset[str]) -> None:
+        """Answer for the attempt of ``notes`` from now on; None: for no attempt, and nothing is noted."""
         self.close()
         self.notes, self.suspects = notes, suspects
-        self._note = Note(notes.path(self.rank))
+        self._note = None if notes is None else Note(notes.path(self.rank))
 
     def close(self) -> None:
         """Forget the attempt and end its guard; what was noted stays."""
@@ -158,32 +95,37 @@ class HostCalls:
             self._note.close()
         if self._guard is not None:
             self._guard.close()
-        self._note, self._guard, self.notes, self.suspects, self.dead = None, None, None, frozenset(), {}
+        self._note, self._guard, self.notes, self.suspects = None, None, None, frozenset()
+        self.dead, self.lost = {}, Counter()
 
 
 _CALLS: WeakKeyDictionary[Campaign, HostCalls] = WeakKeyDictionary()
 
 
 def host_calls(campaign: Campaign) -> HostCalls:
-    """The one map through which this process calls the campaign's black-box likelihood."""
+    """The one map through which this process calls the campaign's black-box functions."""
     if campaign not in _CALLS:
-        _CALLS[campaign] = HostCalls(campaign.paths.root)
+        _CALLS[campaign] = HostCalls(campaign.paths.root, campaign.config.model.call_timeout_s)
     return _CALLS[campaign]
 
 
 @contextmanager
-def guarded_calls(campaign: Campaign, attempt: Attempt) -> Iterator[None]:
-    """Within it, the likelihood of a black-box model is called for ``attempt``; notes of dead attempts are heeded."""
-    if not (campaign.problem.black_box and campaign.problem.has_likelihood):
+def guarded_calls(campaign: Campaign, attempt: Attempt | None = None) -> Iterator[None]:
+    """Within it, the functions of a black-box model are called for ``attempt``; notes of dead attempts are heeded.
+
+    None: for nothing that is attempted again, so no notes are made; the limit of a call holds all the same.
+    """
+    if not campaign.problem.black_box:
         yield
         return
     calls = host_calls(campaign)
     if campaign.problem.host_map is not calls:
         campaign.problem = replace(campaign.problem, host_map=calls)
-    notes = Notes(attempt.target, attempt.number)
-    calls.open(notes, notes.collect())
+    notes = None if attempt is None else Notes(attempt.target, attempt.number)
+    calls.open(notes, frozenset() if notes is None else notes.collect())
     try:
         yield
     finally:
         calls.close()
-        notes.clear()
+        if notes is not None:
+            notes.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -31,9 +32,10 @@ from chainsweep.execute.attempt import (
 )
 from chainsweep.execute.compiling import watch
 from chainsweep.execute.devices import device_faults, torch_device
-from chainsweep.execute.host import forget_suspects, guarded_calls
-from chainsweep.execute.judge import judge_each
+from chainsweep.execute.host import guarded_calls
+from chainsweep.execute.judge import PROBES, judge_each, probes
 from chainsweep.execute.provenance import provenance
+from chainsweep.execute.suspects import forget_suspects
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.publish import publish
 from chainsweep.store.shard import Shard, ShardHeader, publish_shard
@@ -119,39 +121,65 @@ def sample_by_halves(
     several gets through: then it is not the data; and at once where a GPU is full or has failed. Parts save no state,
     which the next attempt would take for the whole batch's; it starts from the state that the whole batch saved.
     """
+    tried = _tried(run, batch, sink, resume)
+    if isinstance(tried, Outcome):
+        return tried
+    traceback.print_exception(tried)
+    outcome = _halved(run, batch, ProgressSink(sink.progress), no_draws, tried, is_whole=True)
+    if len(batch) > 1 and outcome.chains is not None and len(outcome.chains.failures) == len(batch):
+        raise tried
+    return outcome
+
+
+def _tried(run: Callable[..., Outcome], batch: Batch, sink: Sink, resume: Arrays | None) -> Outcome | Exception:
+    """What ``run`` comes to on ``batch``, or what it raised, where that may be the data's fault."""
     try:
         with device_faults():
             return run(batch=batch, sink=sink, resume=resume)
     except (ChainsweepError, MemoryError):
         raise
     except Exception as error:
-        traceback.print_exc()
-        outcome = _halved(run, batch, ProgressSink(sink.progress), no_draws, error)
-        if len(batch) > 1 and outcome.chains is not None and len(outcome.chains.failures) == len(batch):
-            raise
-        return outcome
+        return error
 
 
 def _halved(
-    run: Callable[..., Outcome], batch: Batch, sink: Sink, no_draws: Callable[[str], Chains], error: Exception
+    run: Callable[..., Outcome],
+    batch: Batch,
+    sink: Sink,
+    no_draws: Callable[[str], Chains],
+    error: Exception,
+    is_whole: bool = False,
 ) -> Outcome:
-    """The parts of a batch on which ``run`` raised ``error``."""
+    """The parts of a batch on which ``run`` raised ``error``, which goes on where it is not the data of the whole."""
     if len(batch) == 1:
         return Outcome(Status.COMPLETE, no_draws(f"{type(error).__name__}: {error}"))
+    halves = [batch.take(positions) for positions in np.array_split(np.arange(len(batch)), 2)]
+    tried: list[Outcome | Exception] = []
+    for half in halves:
+        tried.append(_tried(run, half, sink, None))
+        if isinstance(tried[-1], Outcome) and tried[-1].chains is None:
+            return tried[-1]
+    if is_whole and len(batch) > PROBES and _alike(tried) and _none_alone(run, batch, sink):
+        print(f"both halves raise the same, and {PROBES} data sets raise by themselves: it is not the data", flush=True)
+        raise error
     chains = []
-    for positions in np.array_split(np.arange(len(batch)), 2):
-        part = batch.take(positions)
-        try:
-            with device_faults():
-                outcome = run(batch=part, sink=sink, resume=None)
-        except (ChainsweepError, MemoryError):
-            raise
-        except Exception as part_error:
-            outcome = _halved(run, part, sink, no_draws, part_error)
+    for half, outcome in zip(halves, tried, strict=True):
+        if isinstance(outcome, Exception):
+            outcome = _halved(run, half, sink, no_draws, outcome)
         if outcome.chains is None:
             return outcome
         chains.append(outcome.chains)
     return Outcome(Status.COMPLETE, joined(chains))
+
+
+def _alike(tried: list[Outcome | Exception]) -> bool:
+    """True where all raised one type of error with one message, whatever numbers (sizes, ids) are in it."""
+    return len({(type(each), re.sub(r"\d+", "", str(each))) for each in tried}) == 1 and isinstance(tried[0], Exception)
+
+
+def _none_alone(run: Callable[..., Outcome], batch: Batch, sink: Sink) -> bool:
+    """True where ``PROBES`` data sets, spread over the batch, raise each by itself."""
+    return all(isinstance(_tried(run, batch.take(one), sink, None), Exception) for one in probes(len(batch))[:, None])
 
 
 def _trained(campaign: Campaign) -> dict[str, Any]:

@@ -34,6 +34,8 @@ Floats = NDArray[np.float64]
 
 PREDICTIVE_DRAWS = 500
 """Posterior draws of one data set that the predictive check simulates from."""
+PROBES = 8
+"""Data sets tried by themselves first where a larger block raises: when all of them raise, it is not the data."""
 
 
 def judge_each(
@@ -50,16 +52,30 @@ def judge_each(
         raise
     except Exception:
         traceback.print_exc()
-        reasons = {}
-        for row in range(len(batched.batch)):
-            reason = _raised_alone(chains, batched, row, config, seeds)
-            if reason is not None:
-                reasons[row] = reason
-        if not reasons or 1 < len(batched.batch) == len(reasons):
+        count = len(batched.batch)
+        first = probes(count)
+        reasons = _raised_each(chains, batched, first, config, seeds)
+        if len(reasons) == PROBES < count:
+            raise
+        reasons |= _raised_each(chains, batched, np.setdiff1d(np.arange(count), first), config, seeds)
+        if not reasons or 1 < count == len(reasons):
             raise
     n_draws = np.where(np.isin(np.arange(len(chains.n_draws)), list(reasons)), 0, chains.n_draws)
     left = replace(chains, n_draws=n_draws, failures={**chains.failures, **reasons})
     return left, judge(left, batched, config, seeds)
+
+
+def probes(count: int) -> NDArray[np.int64]:
+    """Positions of at most ``PROBES`` data sets, spread over ``count``."""
+    return np.unique(np.linspace(0, count - 1, PROBES).round().astype(np.int64))
+
+
+def _raised_each(
+    chains: Chains, batched: BatchedProblem, rows: NDArray[np.int64], config: CampaignConfig, seeds: Seeds
+) -> dict[int, str]:
+    """The errors that a check raises on data sets by themselves, by row."""
+    raised = {row: _raised_alone(chains, batched, row, config, seeds) for row in rows.tolist()}
+    return {row: reason for row, reason in raised.items() if reason is not None}
 
 
 def _raised_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,18 @@ from chainsweep.campaign import Campaign
 from chainsweep.errors import ChainsweepError
 from chainsweep.execute.compiling import NOTHING, Compiled
 from chainsweep.execute.devices import Gpus
+from chainsweep.execute.ending import GRACE_SECONDS, KEPT, SECOND_SIGNAL_SECONDS, end_tree
 from chainsweep.execute.failures import Kind, record_failure
 from chainsweep.execute.logged import Finished
+from chainsweep.execute.suspects import in_call
 from chainsweep.execute.tasks import WORK, Result, Task, is_done, target_of, tasks_of
-from chainsweep.execute.worker import Device, Progress, work
+from chainsweep.execute.worker import Device, Flag, Progress, work
 
 MAX_DEATHS = 2
 """A task whose worker died this often is given up; the others go on."""
 STOP_CHECK_SECONDS = 0.25
+END_SECONDS = 5.0
+"""A worker that has no task any more, or was killed, ends within so long, or is not waited for."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,13 @@ class Failure:
 class RunOutcome:
     """What a run came to: tasks that ran or were done before, those that failed, and whether it was stopped.
 
-    ``compiled`` is what all its processes compiled.
+    ``killed`` are sentences about tasks that would not stop; ``compiled`` is what all its processes compiled.
     """
 
     done: list[Task] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     stopped: bool = False
+    killed: list[str] = field(default_factory=list)
     compiled: Compiled = NOTHING
 
 
@@ -78,7 +84,10 @@ class LocalRun:
         """Tasks that nobody has yet: those for a GPU, and the others."""
         self.outcome = RunOutcome()
         self.context = multiprocessing.get_context("spawn")
-        self.stop = self.context.Event()
+        self.stop: Flag = self.context.RawValue("b", 0)
+        self.stopped_at: float | None = None
+        """When the first signal came, or was noticed."""
+        self.told_twice = False
         self.workers: list[_Worker] = []
         self.deaths: dict[Task, int] = {}
         tasks = tasks_of(campaign)
@@ -90,28 +99,64 @@ class LocalRun:
         self.final = [*tasks["merge"], *tasks["report"]]
 
     def run(self) -> RunOutcome:
-        """Run everything that is not done yet. Ctrl-C and SIGTERM save state and end with ``stopped``."""
+        """Run everything that is not done yet. Ctrl-C and SIGTERM save state and end with ``stopped``.
+
+        A task that has not stopped ``GRACE_SECONDS`` after the first signal is killed, at the second one all are.
+        """
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._run_stage(self.work)
             for task in self.final:
-                if not self.stop.is_set():
+                if not self.stop.value:
                     self._run_stage([task])
         finally:
             for worker in self.workers:
                 worker.pipe.close()
+            ends = time.monotonic() + END_SECONDS
             for worker in self.workers:
-                worker.process.join()
+                worker.process.join(max(0.0, ends - time.monotonic()))
+                if worker.process.is_alive():
+                    end_tree(_pid(worker))
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        self.outcome.stopped = self.stop.is_set()
+        self.outcome.stopped = bool(self.stop.value)
         return self.outcome
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.stop.is_set():
-            for worker in self.workers:
-                worker.process.kill()
-        self.stop.set()
+        now = time.monotonic()
+        if self.stopped_at is None:
+            self.stopped_at = now
+        self.told_twice |= now - self.stopped_at > SECOND_SIGNAL_SECONDS
+        self.stop.value = 1
+
+    def _end_late(self) -> None:
+        """Kill tasks that were told to stop, and have not within the grace time, or not before a second signal."""
+        if not self.stop.value:
+            return
+        if self.stopped_at is None:
+            self.stopped_at = time.monotonic()
+        if self.told_twice:
+            how = "was told to stop twice"
+        elif time.monotonic() - self.stopped_at > GRACE_SECONDS:
+            how = f"had not stopped {GRACE_SECONDS:g} s after the signal"
+        else:
+            return
+        for worker in [worker for worker in self.workers if worker.task]:
+            self._kill(worker, how)
+
+    def _kill(self, worker: _Worker, how: str) -> None:
+        task = worker.task
+        assert task is not None
+        end_tree(_pid(worker))
+        called = in_call(target_of(self.campaign, task)) if task.stage in WORK else []
+        where = f" in a call for data set {', '.join(called)} ([model] call_timeout_s limits calls)" if called else ""
+        line = f"{task.label} {how}{where} and was killed; {KEPT}"
+        self.outcome.killed.append(line)
+        log = self.campaign.paths.log(task.stage, task.index)
+        if log.exists():
+            with log.open("a", encoding="utf-8") as handle:
+                handle.write(line + "\n")
+        self._bury(worker)
 
     def _run_stage(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -120,12 +165,13 @@ class LocalRun:
             else:
                 self.waiting[self._takes_gpu(task)].append(task)
         while any(self.waiting.values()) or any(worker.task for worker in self.workers):
-            if not self.stop.is_set():
+            if not self.stop.value:
                 for on_gpu in self.waiting:
                     self._hand_out(on_gpu)
             elif not any(worker.task for worker in self.workers):
                 return
             self._listen()
+            self._end_late()
 
     def _hand_out(self, on_gpu: bool) -> None:
         """Give tasks to the idle workers of GPUs, or of the processor."""
@@ -183,10 +229,10 @@ class LocalRun:
 
     def _bury(self, worker: _Worker) -> None:
         """A worker died (killed, out of memory, crashed): its task starts again from its saved state."""
-        worker.process.join()
+        worker.process.join(END_SECONDS)
         self.workers.remove(worker)
         task = worker.task
-        if task is None or self.stop.is_set():
+        if task is None or self.stop.value:
             return
         self.deaths[task] = self.deaths.get(task, 0) + 1
         if self.deaths[task] < MAX_DEATHS:
@@ -213,3 +259,8 @@ class LocalRun:
 
 def _on_gpu(device: Device | None) -> bool:
     return device is not None and device.gpu is not None
+
+
+def _pid(worker: _Worker) -> int:
+    assert worker.process.pid is not None
+    return worker.process.pid

@@ -92,7 +92,10 @@ def emcee_spread(campaign: Campaign) -> Spread:
         watch()
         if campaign.problem.host_log_likelihood is None:
             return Spread("datasets", "the model has no likelihood")
-        seconds = _call_seconds(campaign)
+        from chainsweep.execute.host import guarded_calls
+
+        with guarded_calls(campaign):
+            seconds = _call_seconds(campaign)
     form, compared = ("walkers", "more") if seconds > COSTLY_SECONDS else ("datasets", "not more")
     why = f"a call of log_likelihood takes {1e3 * seconds:.3g} ms, {compared} than {1e3 * COSTLY_SECONDS:g} ms"
     return Spread(form, why)
@@ -124,6 +127,15 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
     """
     prepare()
     watch()
+    from chainsweep.execute.host import guarded_calls
+
+    with guarded_calls(campaign):
+        timings = _timings(campaign, engines, count, say)
+    text = json.dumps({kind: asdict(timing) for kind, timing in timings.items()}, indent=1) + "\n"
+    publish_text(campaign.paths.pilot, text)
+
+
+def _timings(campaign: Campaign, engines: Sequence[str], count: int, say: Callable[[str], None]) -> dict[str, Timing]:
     batch = _pilot_batch(campaign, count)
     timings = read_pilot(campaign)
     trained = None
@@ -144,8 +156,7 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
             say(f"pilot: nuts, effective draws a second by algorithm: {compared}")
             note = "; ".join(filter(None, (timings[engine].note, f"effective draws a second: {compared}")))
             timings[engine] = replace(timings[engine], note=note)
-    text = json.dumps({kind: asdict(timing) for kind, timing in timings.items()}, indent=1) + "\n"
-    publish_text(campaign.paths.pilot, text)
+    return timings
 
 
 def read_pilot(campaign: Campaign) -> dict[str, Timing]:

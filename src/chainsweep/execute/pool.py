@@ -22,9 +22,10 @@ import numpy as np
 from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Deadline
 from chainsweep.errors import ChainsweepError, UsageError
-from chainsweep.execute.host import HostCalls, Notes, host_calls
+from chainsweep.execute.host import HostCalls, host_calls
 from chainsweep.execute.logged import Finished, Run, output_to, run_logged
 from chainsweep.execute.mpi import Link
+from chainsweep.execute.suspects import Notes
 from chainsweep.execute.tasks import Result, Task
 from chainsweep.model.host import Floats, HostAnswer, HostCall, combined
 from chainsweep.model.problem import Problem

@@ -8,6 +8,7 @@ from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Arrays, Deadline
 from chainsweep.errors import StoppedEarly
 from chainsweep.execute.attempt import FileSink, Report, claim, load_state
+from chainsweep.execute.suspects import forget_suspects
 from chainsweep.execute.train import designs_of, network_key, train_seed, weights_path
 from chainsweep.store.bank import is_bank, publish_bank, read_bank
 
@@ -31,26 +32,29 @@ def is_simulated(campaign: Campaign, part: int) -> bool:
 def simulate(campaign: Campaign, part: int, report: Report, deadline: Deadline) -> bool:
     """Make one part of the bank and publish it; False when the deadline came first (state is saved)."""
     from chainsweep.engines.snpe_bank import simulate as make
+    from chainsweep.execute.host import guarded_calls
 
     attempt = claim(bank_path(campaign, part))
     sink = FileSink(attempt, campaign.hash, report)
     settings = campaign.config.engines.snpe
     first = part * settings.simulations_per_task
-    arrays = make(
-        campaign.problem,
-        designs_of(campaign),
-        settings,
-        train_seed(campaign),
-        simulations=(first, min(first + settings.simulations_per_task, settings.bank_simulations)),
-        sink=sink,
-        resume=load_state(attempt, campaign.hash),
-        deadline=deadline,
-    )
+    with guarded_calls(campaign, attempt):
+        arrays = make(
+            campaign.problem,
+            designs_of(campaign),
+            settings,
+            train_seed(campaign),
+            simulations=(first, min(first + settings.simulations_per_task, settings.bank_simulations)),
+            sink=sink,
+            resume=load_state(attempt, campaign.hash),
+            deadline=deadline,
+        )
     if arrays is None:
         sink.flush()
         return False
     publish_bank(attempt.target, arrays, network_key(campaign), attempt.still_owner)
     attempt.finish()
+    forget_suspects(attempt.target)
     return True
 
 

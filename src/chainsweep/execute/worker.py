@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any, Protocol
 
 from chainsweep.campaign import Campaign
 from chainsweep.engines.base import Deadline
@@ -43,17 +43,27 @@ class Device:
     gpu: str | None
 
 
-def work(root: Path, tasks: Connection, stop: Event, parent: int, device: Device | None) -> None:
+class Flag(Protocol):
+    """A number in memory that processes share, without a lock that one of them could take into its grave."""
+
+    value: int
+
+
+def work(root: Path, tasks: Connection, stop: Flag, parent: int, device: Device | None) -> None:
     """Run tasks until the pipe closes, on ``device`` (None: whatever there is). What a task prints goes to its log."""
     if device is not None:
         hold_to(device.gpu)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def on_signal(number: int, frame: Any) -> None:
+        stop.value = 1
+
+    signal.signal(signal.SIGTERM, on_signal)
     campaign = Campaign(root)
     prepare()
 
     def deadline() -> bool:
-        return stop.is_set() or os.getppid() != parent
+        return bool(stop.value) or os.getppid() != parent
 
     while True:
         try:

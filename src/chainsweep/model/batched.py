@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch, constant_of
 from chainsweep.errors import ModelError
-from chainsweep.model.host import HostCall
+from chainsweep.model.host import HostCall, Simulation
 from chainsweep.model.keys import split_keys
 from chainsweep.model.loops import first_of, one_by_one_here
 from chainsweep.model.problem import LARGEST_LOG_DENSITY, Observation, Problem, observation
@@ -313,30 +313,22 @@ class BatchedProblem:
         return np.where(np.isnan(result), -np.inf, result)
 
     def _host_simulate(self, keys: NDArray[np.uint32], theta: Floats) -> dict[str, Floats]:
-        function = self.problem.host_simulate
-        assert function is not None
         observed = self.problem.observed
         design = tuple(name for name in self.batch.fields if name not in observed)
-        shape = theta.shape[:2]
-        result = {name: np.full(shape + self.batch.fields[name].shape[1:], np.nan) for name in observed}
-        for position in range(shape[0]):
-            if position in self.failures:
-                continue
-            rng = np.random.Generator(np.random.Philox(key=int.from_bytes(keys[position].tobytes(), "little")))
-            fields = self._unpadded(position, design)
+        result = {name: np.full(theta.shape[:2] + self.batch.fields[name].shape[1:], np.nan) for name in observed}
+        asked = [position for position in range(theta.shape[0]) if position not in self.failures]
+        calls = []
+        for position in asked:
             length = int(self.batch.n_points[position])
-            params = self.problem.unflatten(np.asarray(theta[position]))
-            for draw in range(shape[1]):
-                try:
-                    simulated = function({n: v[draw] for n, v in params.items()}, rng, **fields)
-                    values = simulated if isinstance(simulated, dict) else {observed[0]: simulated}
-                    for name in observed:
-                        value = np.asarray(values[name], float)
-                        result[name][position, draw, :length] = value
-                        result[name][position, draw, length:] = value[-1]
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:
-                    self.failures[position] = f"simulate raised {type(error).__name__}: {error}"
-                    break
+            shapes = {name: (length, *self.batch.fields[name].shape[2:]) for name in observed}
+            simulation = Simulation(int.from_bytes(keys[position].tobytes(), "little"), shapes)
+            fields = self._unpadded(position, design)
+            calls.append(HostCall(self.batch.ids[position], theta[position], fields, simulation=simulation))
+        for position, answer in zip(asked, self.problem.host_map(self.problem, calls), strict=True):
+            if answer.failure:
+                self.failures[position] = answer.failure
+            for name, values in answer.simulated.items():
+                length = values.shape[1]
+                result[name][position, :, :length] = values
+                result[name][position, :, length:] = values[:, -1:]
         return result

@@ -1,13 +1,13 @@
-"""Calls of a black-box likelihood as values: what is evaluated where, and what came of it.
+"""Calls of a black box's functions as values: what is evaluated where, and what came of it.
 
-An engine asks for log densities; a ``HostMap`` decides which process calls the user's function. A failure is a
-value, so it can travel, and it stays with its data set.
+An engine asks for log densities or simulations; a ``HostMap`` decides which process calls the user's function. A
+failure is a value, so it can travel, and it stays with its data set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,48 +20,103 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class HostCall:
-    """The likelihood of one data set at the points ``theta`` ``(row, ndim)``.
+class Simulation:
+    """What a simulator is asked for: the seed of its random numbers, and the shape ``(point, ...)`` of each field."""
 
-    ``fields`` are the unpadded fields and the constants; ``frozen`` says that they are the campaign's own, which
-    every process of the campaign can read for itself.
+    seed: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """One data set at the points ``theta`` ``(row, ndim)``: its likelihood, or simulations where they are asked for.
+
+    ``fields`` are the unpadded fields and the constants, of a simulation the design alone; ``frozen`` says that they
+    are the campaign's own, which every process of the campaign can read for itself.
     """
 
     dataset_id: str
     theta: Floats
     fields: Mapping[str, Any]
     frozen: bool = True
+    simulation: Simulation | None = None
+
+    @property
+    def function(self) -> str:
+        """The name of the user's function."""
+        return "log_likelihood" if self.simulation is None else "simulate"
 
 
 @dataclass(frozen=True)
 class HostAnswer:
-    """Log likelihoods ``(row,)``, NaN where the function gave no number; -inf from the row on that failed."""
+    """Log likelihoods ``(row,)``, NaN where the function gave no number; -inf from the row on that failed.
+
+    Of a simulation, the observed fields ``(row, point, ...)`` in place of them; NaN from the row on that failed.
+    """
 
     values: Floats
     failure: str = ""
+    simulated: Mapping[str, Floats] = field(default_factory=dict)
 
 
 HostMap = Callable[["Problem", Sequence[HostCall]], Iterable[HostAnswer]]
-"""One answer a call, in the order of the calls."""
+"""One answer a call, in the order of the calls, which are all of one function."""
 
 
-def answer(problem: Problem, call: HostCall) -> HostAnswer:
-    """Call the user's function at each point, until one call raises.
+def unanswered(call: HostCall, failure: str = "") -> HostAnswer:
+    """The answer with no row of it, to be filled or to say ``failure``."""
+    count = len(call.theta)
+    if call.simulation is None:
+        return HostAnswer(np.full(count, -np.inf), failure)
+    empty = {name: np.full((count, *shape), np.nan) for name, shape in call.simulation.shapes.items()}
+    return HostAnswer(np.empty(0), failure, empty)
+
+
+def answer(problem: Problem, call: HostCall, begins: Callable[[], None] = lambda: None) -> HostAnswer:
+    """Call the user's function at each point, until one call raises; ``begins`` is told before each.
 
     ``sys.exit`` in it is a failure like any other; only Ctrl-C goes on.
     """
-    function = problem.host_log_likelihood
-    assert function is not None
+    result = unanswered(call)
+    evaluate = _likelihood(problem, call, result) if call.simulation is None else _simulator(problem, call, result)
     params = problem.unflatten(np.asarray(call.theta))
-    values = np.full(len(call.theta), -np.inf)
-    for row in range(len(values)):
+    for row in range(len(call.theta)):
+        begins()
         try:
-            values[row] = float(function({name: value[row] for name, value in params.items()}, **call.fields))
+            evaluate(row, {name: value[row] for name, value in params.items()})
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            return HostAnswer(values, f"log_likelihood raised {type(error).__name__}: {error}")
-    return HostAnswer(values)
+            return replace(result, failure=f"{call.function} raised {type(error).__name__}: {error}")
+    return result
+
+
+def _likelihood(problem: Problem, call: HostCall, result: HostAnswer) -> Callable[[int, dict[str, Any]], None]:
+    function = problem.host_log_likelihood
+    assert function is not None
+
+    def evaluate(row: int, params: dict[str, Any]) -> None:
+        result.values[row] = float(function(params, **call.fields))
+
+    return evaluate
+
+
+def _simulator(problem: Problem, call: HostCall, result: HostAnswer) -> Callable[[int, dict[str, Any]], None]:
+    function, simulation, observed = problem.host_simulate, call.simulation, problem.observed
+    assert function is not None
+    assert simulation is not None
+    rng = np.random.Generator(np.random.Philox(key=simulation.seed))
+
+    def evaluate(row: int, params: dict[str, Any]) -> None:
+        simulated = function(params, rng, **call.fields)
+        values = simulated if isinstance(simulated, dict) else {observed[0]: simulated}
+        for name, shape in simulation.shapes.items():
+            value = np.asarray(values[name], float)
+            if value.shape != shape:
+                raise ValueError(f"expected '{name}' of shape {shape}, got {value.shape}")
+            result.simulated[name][row] = value
+
+    return evaluate
 
 
 def answer_in_turn(problem: Problem, calls: Sequence[HostCall]) -> Iterable[HostAnswer]:
@@ -70,6 +125,6 @@ def answer_in_turn(problem: Problem, calls: Sequence[HostCall]) -> Iterable[Host
 
 
 def combined(parts: Sequence[HostAnswer]) -> HostAnswer:
-    """Answers to consecutive rows of one call as one: the first failure is the call's."""
+    """Log likelihoods of consecutive rows of one call as one answer: the first failure is the call's."""
     failure = next((part.failure for part in parts if part.failure), "")
     return HostAnswer(np.concatenate([part.values for part in parts]), failure)

@@ -62,6 +62,11 @@ def load_problem(
     model = told(function, path)
     if structure is not None:
         return Problem(model, structure, observed, config.model.curve)
+    if config.model.call_timeout_s is not None:
+        raise ModelError(
+            f"{path}: [model] call_timeout_s limits calls of 'log_likelihood' and 'simulate' of a black-box model, and "
+            f"'{config.model.function}' is a NumPyro one, which is compiled and not called; leave it out"
+        )
     structure = trace_structure(model, path, example, observed, others)
     problem = Problem(model, structure, observed, config.model.curve)
     _check_curve(problem, path, example)
