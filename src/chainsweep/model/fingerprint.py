@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.model.problem import Observation, Problem, observation
+from chainsweep.model.problem import Problem
 
 Floats = NDArray[np.float64]
 
+KEY = np.zeros((1, 2), np.uint32)
+"""What the prior draws come from."""
 DRAWN = 256
 """Prior draws of which the likeliest are kept."""
 KEPT = 2
@@ -37,7 +38,8 @@ def fingerprint(problem: Problem, batch: Batch) -> dict[str, Any] | None:
     """
     if not problem.has_likelihood:
         return None
-    z, values, moved = _of_black_box(problem, batch) if problem.black_box else _of_model(problem, batch)
+    batched = BatchedProblem(problem, batch)
+    z, values, moved = _of_black_box(batched) if problem.black_box else _of_model(batched)
     good = np.isfinite(z).all(axis=1) & np.isfinite(values) & np.isfinite(moved)
     if not good.any():
         return None
@@ -68,25 +70,17 @@ def changed(batched: BatchedProblem, known: Mapping[str, Any]) -> str | None:
     )
 
 
-def _of_model(problem: Problem, batch: Batch) -> tuple[Floats, Floats, Floats]:
+def _of_model(batched: BatchedProblem) -> tuple[Floats, Floats, Floats]:
     """The likeliest of some prior draws ``(point, n)``, the log density there, and a little beside."""
-    whole = observation(batch.fields, batch.constants, batch.mask)
-    obs = jax.tree.map(lambda leaf: leaf[0], whole)
-
-    def at(key: Any, obs: Observation) -> tuple[Any, Any, Any]:
-        z = problem.unconstrain(problem.sample_prior(key, obs), obs)
-        return z, -problem.potential(z, obs), -problem.potential(z * (1.0 + MOVED), obs)
-
-    keys = jax.random.split(jax.random.key(0), DRAWN)
-    z, values, moved = (np.asarray(part) for part in jax.jit(jax.vmap(at, in_axes=(0, None)))(keys, obs))
+    z = batched.unconstrain(batched.sample_prior(KEY, DRAWN))
+    values, moved = np.split(batched.log_density_unconstrained(np.concatenate([z, z * (1.0 + MOVED)], axis=1))[0], 2)
     best = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")[:KEPT]
-    return z[best], values[best], moved[best]
+    return z[0, best], values[best], moved[best]
 
 
-def _of_black_box(problem: Problem, batch: Batch) -> tuple[Floats, Floats, Floats]:
+def _of_black_box(batched: BatchedProblem) -> tuple[Floats, Floats, Floats]:
     """The first prior draws ``(point, n)``, the log density there, and again; NaN where it is another then."""
-    batched = BatchedProblem(problem, batch)
-    z = batched.unconstrain(batched.sample_prior(np.zeros((1, 2), np.uint32), KEPT))
+    z = batched.unconstrain(batched.sample_prior(KEY, KEPT))
     values = batched.log_density_unconstrained(z)[0]
     again = batched.log_density_unconstrained(z[:, :1])[0]
     return z[0], values, np.where(again == values[0], values, np.nan)
