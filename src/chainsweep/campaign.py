@@ -330,7 +330,7 @@ class Campaign:
 
 def campaign_hash(resolved: dict[str, Any]) -> str:
     """Hash of all that decides the draws: configuration, model, what it reads (wherever that lies), data, shards."""
-    parts = {k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions")}
+    parts = {k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions", "density")}
     if "reads" in parts:
         parts["reads"] = sorted(parts["reads"].values())
     text = json.dumps(parts, sort_keys=True)

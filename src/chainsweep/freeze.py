@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,8 @@ from chainsweep.store.starts import freeze_starts
 if TYPE_CHECKING:
     from chainsweep.model.problem import Problem
 
+BLACK_BOX_S = 60.0
+"""Seconds that a black box may take over the few calls whose answers are kept."""
 VERSIONED = ("chainsweep", "numpy", "jax", "numpyro", "emcee", "sbi", "torch", "h5py")
 
 
@@ -131,7 +136,38 @@ def _fill(
     if read:
         resolved["reads"] = {str(path): file_hash(path) for path in read}
     resolved["campaign_hash"] = campaign_hash(resolved)
+    _write(paths, resolved)
+    density = _density_of_black_box(paths) if problem.black_box else density_of(problem, collection)
+    if density:
+        _write(paths, resolved | {"density": density})
+
+
+def _write(paths: Paths, resolved: dict[str, Any]) -> None:
     paths.resolved.write_text(json.dumps(resolved, indent=1) + "\n", encoding="utf-8")
+
+
+def density_of(problem: Problem, collection: Collection) -> list[dict[str, Any]]:
+    """The log density of the shortest and the longest data set at fixed points; of a black box, of the shortest."""
+    from chainsweep.model.fingerprint import fingerprint
+
+    lengths = collection.lengths
+    chosen = dict.fromkeys([int(np.argmin(lengths)), *([] if problem.black_box else [int(np.argmax(lengths))])])
+    found = [fingerprint(problem, collection.batch(np.array([one]), int(lengths[one]))) for one in chosen]
+    return [entry for entry in found if entry is not None]
+
+
+def _density_of_black_box(paths: Paths) -> list[dict[str, Any]]:
+    """The same, from a process of its own: the user's function may end it, or never end. Nothing where it does."""
+    answer = paths.root / "density.json"
+    line = [sys.executable, "-m", __name__, str(paths.root), str(answer)]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=BLACK_BOX_S, check=False)
+    try:
+        return list(json.loads(answer.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return []
+    finally:
+        answer.unlink(missing_ok=True)
 
 
 def _examples(ingested: Ingested) -> list[int]:
@@ -184,3 +220,8 @@ def shard_size(config: CampaignConfig, datasets: int) -> int:
     if config.shards.size != "auto":
         return config.shards.size
     return int(np.clip(np.ceil(datasets / 16), 16, 256))
+
+
+if __name__ == "__main__":
+    _campaign = Campaign(Path(sys.argv[1]))
+    Path(sys.argv[2]).write_text(json.dumps(density_of(_campaign.problem, _campaign.collection)), encoding="utf-8")

@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from chainsweep.config import CampaignConfig, parse_config
 from chainsweep.diagnostics.calibration import calibration_record, findings
+from chainsweep.diagnostics.dropping import Dropping, dependence
 
 ENGINES = ("emcee", "nuts", "snpe")
 NAMES = ("l", "m", "s", "a", "b")
@@ -50,6 +51,8 @@ class DemoCampaign:
     name: str = "gaussian_peak"
     hash: str = "9f2c41d07ab3e5586f0e"
     parameter_names: tuple[str, ...] = NAMES
+    dropped_above: float = np.inf
+    """Simulations whose first parameter is above are dropped."""
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(5)
@@ -189,7 +192,12 @@ class DemoCampaign:
         rng = np.random.default_rng(0)
         levels = rng.uniform(size=(2048, len(self.parameter_names) + 3))
         rank, (density, tarp, information) = levels[:, :-3], levels[:, -3:].T
-        return calibration_record(findings(self.parameter_names, rank, density, tarp, information), self.config.verdict)
+        found = findings(self.parameter_names, rank, density, tarp, information)
+        parameters = rng.normal(size=(2048, len(self.parameter_names)))
+        dropped = parameters[:, 0] > self.dropped_above
+        pvalues = dependence(parameters, dropped, (1, 2))
+        dropping = Dropping(self.parameter_names, len(dropped), {"NaN": int(dropped.sum())}, pvalues)
+        return calibration_record(found, self.config.verdict, dropping)
 
     def trace(self, dataset_id: str, engine: str) -> tuple[np.ndarray, int, int] | None:
         """Autoregressive walkers that fall from a scattered start; only emcee keeps one."""

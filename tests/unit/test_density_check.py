@@ -127,3 +127,51 @@ def test_a_gradient_that_is_no_number_is_told_where_chains_diverge(tmp_path):
     assert sorted(causes) == [0, 1]
     assert "the gradient by a is not a number" in causes[0]
     assert causes_of(tmp_path, JAX.format(term="a"), diverging=True) == {}
+
+
+CHANGING = """
+import numpy as np
+import numpyro.distributions as dist
+prior = {"a": dist.Uniform(-5, 5), "b": dist.Normal(0, 2)}
+shift, calls, first = [0.0], [0], []
+
+def log_likelihood(params, x, y, y_err, centre):
+    calls[0] += 1
+    first.append(float(x[0]))
+    good = -0.5 * np.sum(((y - params["a"] - params["b"] * x) / y_err) ** 2)
+    return good + {}
+"""
+
+
+def stored_causes(folder: Path, text: str, stored_change: float = 0.0) -> dict[int, str]:
+    """What is found where draws come with the log densities that the model gave while they were drawn."""
+    problem, batch = line_problem(folder, text), line_batch(3)
+    batched = BatchedProblem(problem, batch)
+    draws = 0.2 * np.random.default_rng(1).standard_normal((3, 2, 300, 2))
+    lp = batched.log_density(draws.reshape(3, 600, 2)).reshape(3, 2, 300) + stored_change
+    if problem.black_box:
+        problem.host_log_likelihood.__globals__["shift"][0] = 1.0
+    chains = Chains(
+        DrawKind.MARKOV, {"a": draws[..., 0], "b": draws[..., 1]}, {"lp": lp}, np.full(3, 300), {"seconds": np.ones(3)}
+    )
+    return density_causes(batched, chains, Seeds(1, "nuts"))
+
+
+def test_a_density_that_changed_since_it_was_stored_is_told_with_both(tmp_path):
+    assert stored_causes(tmp_path, CHANGING.replace("{}", "0.0")) == {}
+    causes = stored_causes(tmp_path, CHANGING.replace("{}", "shift[0] * params['a'] ** 2"))
+    assert sorted(causes) == [0, 1, 2]
+    before, after = causes[0].split(" was ")[1].split(", and ")
+    a = float(causes[0].split("a = ")[1].split(",")[0])
+    assert float(after.split(" when")[0]) - float(before) == pytest.approx(a**2, rel=1e-3)
+    assert "after sampling" in causes[0]
+
+
+def test_a_density_that_counts_its_calls_or_depends_on_the_batch_is_told(tmp_path):
+    assert stored_causes(tmp_path, CHANGING.replace("{}", "1e-3 * (calls[0] > 2000)"))
+    assert stored_causes(tmp_path, CHANGING.replace("{}", "1e-6 * (len(first) > 1 and first[-2] == x[0])"))
+
+
+@pytest.mark.parametrize(("change", "told"), [(0.0, False), (1e-10, False), (1e-4, True)])
+def test_stored_log_densities_of_a_numpyro_model_must_agree_to_their_precision(tmp_path, change, told):
+    assert bool(stored_causes(tmp_path, JAX.format(term="a"), change)) is told

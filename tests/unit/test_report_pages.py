@@ -312,6 +312,17 @@ class TestBuild:
         assert "3 pending" in html
         assert not any("snpe" in path.name for path in figure_files(tmp_path / "report", "00000"))
 
+    def test_dropped_simulations_are_said_where_there_are_some(self, tmp_path):
+        changes = {"report": {"worst": 0}}
+        html = build_report(DemoCampaign(tmp_path / "one", n=1, draws=40, config_changes=changes), WHEN)
+        assert "dropped" not in html.read_text(encoding="utf-8")
+        campaign = DemoCampaign(tmp_path / "two", n=1, draws=40, config_changes=changes, dropped_above=1.0)
+        text = build_report(campaign, WHEN).read_text(encoding="utf-8")
+        share = campaign.calibration()["dropped"]["share"]
+        assert 0.13 < share < 0.19, "P(normal > 1)"
+        assert f"{share:.2%} of 2048 simulations are no numbers and were dropped" in text
+        assert "depends on l" in text
+
     def test_choose(self):
         worst = pd.DataFrame(index=["c", "a", "b"])
         chosen, notes = choose(["a", "b", "c"], worst, ["b", "zz"], 2)

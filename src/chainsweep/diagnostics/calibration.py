@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import kolmogi
 
 from chainsweep.config import VerdictSection
+from chainsweep.diagnostics.dropping import Dropping
 
 Floats = NDArray[np.float64]
 
@@ -150,17 +151,18 @@ def most_overconfident(found: Sequence[Finding]) -> Finding:
     return max(found, key=lambda finding: finding.sure_overconfidence)
 
 
-def calibration_record(found: Sequence[Finding], limits: VerdictSection) -> dict[str, Any]:
+def calibration_record(found: Sequence[Finding], limits: VerdictSection, dropping: Dropping) -> dict[str, Any]:
     """As ``calibration.json`` has it.
 
-    ``passed`` where no figure is surely far from uniform, ``usable`` where no interval surely holds far fewer truths
-    than it claims.
+    ``passed`` where no figure is surely far from uniform and no parameter decides which simulations are dropped,
+    ``usable`` where no interval surely holds far fewer truths than it claims.
     """
     return {
-        "passed": worst(found).sure < limits.miscalibration,
+        "passed": worst(found).sure < limits.miscalibration and dropping.by is None,
         "usable": most_overconfident(found).sure_overconfidence < limits.overconfidence,
         "limits": {"miscalibration": limits.miscalibration, "overconfidence": limits.overconfidence},
         "worst": worst(found).sentence(),
         "most_overconfident": most_overconfident(found).sentence(),
+        "dropped": dropping.as_json(),
         "figures": [finding.as_json() for finding in found],
     }

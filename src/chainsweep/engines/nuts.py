@@ -328,6 +328,7 @@ class _Run:
         flat = z.reshape(count, chains * longest, -1)
         theta = self.batched.constrain(flat)
         lp = self.batched.log_density(theta).reshape(count, chains, longest)
+        lp = lp + self._changed_since(flat, stats["potential"])
         theta = theta.reshape(count, chains, longest, self.problem.ndim)
         kept = np.arange(longest) < n_draws[:, None, None]
         return Chains(
@@ -344,6 +345,14 @@ class _Run:
             {**info, "seconds": self.seconds},
             self.failures,
         )
+
+    def _changed_since(self, z: Floats, sampled: Floats) -> Floats:
+        """By how much the log density at the draws ``z`` was another than now while they were ``sampled``.
+
+        ``sampled`` ``(dataset, chain, draw)`` are their potentials; single precision knows no better than now.
+        """
+        change = self.batched.potential(z).reshape(sampled.shape) - sampled
+        return np.where(np.isfinite(change) & (self.bits == 64)[:, None, None], change, 0.0)
 
     def _traces(self) -> Arrays:
         """``trace`` ``(dataset, step, ndim)``, rows of it that are warm-up, iterations per row."""

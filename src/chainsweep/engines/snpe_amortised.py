@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
+from chainsweep.engines.base import Arrays
 from chainsweep.engines.snpe_bank import (
     BANK_CHUNK,
     bank_arrays,
@@ -18,6 +19,7 @@ from chainsweep.engines.snpe_bank import (
     joined_bank,
 )
 from chainsweep.engines.snpe_designs import jittered, usable_designs
+from chainsweep.engines.snpe_dropped import dropped_in, dropping_of, record_of_bank, record_of_fresh
 from chainsweep.engines.snpe_encoder import Encoder
 from chainsweep.engines.snpe_progress import Job
 from chainsweep.engines.snpe_simulate import (
@@ -44,6 +46,8 @@ class _Given:
     encoder: Encoder
     provider: Bank | FreshSimulations
     bank: Sequence[Rows]
+    dropping: Arrays
+    """What is kept of dropped simulations, see `snpe_dropped`."""
 
 
 def train_amortised(
@@ -71,7 +75,8 @@ def train_amortised(
         trainer.restore(resume)
     if not fit(trainer, job, kept={} if made is not None else bank_arrays(given.bank)):
         return None
-    return finish(trainer, given.encoder, sizes, {"sequential": np.zeros((), bool)}, problem, given.batches)
+    space = {"sequential": np.zeros((), bool)}
+    return finish(trainer, given.encoder, sizes, space, problem, given.batches, given.dropping)
 
 
 def join_ensemble(
@@ -99,9 +104,13 @@ def _given(
     split = shares(np.array([len(batch) for batch in batches]), ROWS_PER_BLOCK)
     rows = bank or [simulator.rows(PILOT_BLOCK, count) for simulator, count in zip(simulators, split, strict=True)]
     encoder = fit_encoder(problem, batches, spaces, rows, settings.grid)
-    provider: Bank | FreshSimulations = (
-        bank_of([encode_rows(encoder, *parts) for parts in zip(batches, spaces, bank, strict=True)], seed)
-        if bank
-        else FreshSimulations(simulators, spaces, encoder)
-    )
-    return _Given(batches, encoder, provider, bank or [])
+    provider: Bank | FreshSimulations
+    if bank:
+        pairs = [encode_rows(encoder, *parts) for parts in zip(batches, spaces, bank, strict=True)]
+        provider, dropping = bank_of(pairs, seed), record_of_bank(batches, bank, pairs, seed)
+    else:
+        provider = FreshSimulations(simulators, spaces, encoder)
+        dropping = record_of_fresh(provider, batches, PILOT_BLOCK, split)
+    if dropped_in(dropping):
+        job.sink.progress(0, settings.train_steps, dropping_of(problem, dropping).sentence())
+    return _Given(batches, encoder, provider, bank or [], dropping)

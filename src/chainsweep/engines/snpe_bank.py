@@ -86,7 +86,7 @@ def bank_of(parts: Sequence[Pairs], seed: int) -> Bank:
             "check 'simulate' in the model file for exceptions, NaN and overflow"
         )
     order = np.random.Generator(np.random.Philox(key=[seed, VALIDATION_BLOCK])).permutation(np.flatnonzero(usable))
-    return Bank((packed[order], w[order]), seed, dropped=int((~usable).sum()))
+    return Bank((packed[order], w[order]), seed)
 
 
 def bank_arrays(bank: Sequence[Rows]) -> Arrays:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from chainsweep.diagnostics.calibration import Finding, density_levels, findings, rank_levels, tarp_levels
 from chainsweep.engines.base import Arrays
 from chainsweep.engines.factors import cholesky_factors
+from chainsweep.engines.snpe_dropped import parameter_names
 from chainsweep.engines.snpe_flow import Ensemble, Sampler
 from chainsweep.engines.snpe_simulate import Pairs
 from chainsweep.model.problem import Problem
@@ -33,8 +34,7 @@ STREAM = 0xCA11B
 
 def findings_of(problem: Problem, levels: Mapping[str, Floats]) -> list[Finding]:
     """What ``levels`` say; parameters go by their names where they are as many in the unconstrained space."""
-    count = problem.ndim_unconstrained
-    names = problem.names if len(problem.names) == count else tuple(f"unconstrained[{i}]" for i in range(count))
+    names = parameter_names(problem)
     return findings(names, levels["rank"], levels["density"], levels["tarp"], levels["information"])
 
 

@@ -26,6 +26,7 @@ from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Arrays, prefixed, under
 from chainsweep.engines.snpe_bank import BANK_CHUNK, bank_arrays, bank_from_arrays, bank_of, join
 from chainsweep.engines.snpe_designs import usable_designs
+from chainsweep.engines.snpe_dropped import dropped_in, dropping_of, record_of_bank
 from chainsweep.engines.snpe_progress import Job
 from chainsweep.engines.snpe_simulate import Rows, encode_rows
 from chainsweep.engines.snpe_space import fixed_space
@@ -103,7 +104,12 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
         return None
     space = fixed_space(rows.z) if network else usable_designs(problem, [batch])[1][0]
     encoder = fit_encoder(problem, [batch], [space], [rows], settings.grid)
-    provider = bank_of([encode_rows(encoder, batch, space, rows)], job.seed)
+    pairs = [encode_rows(encoder, batch, space, rows)]
+    provider = bank_of(pairs, job.seed)
+    before = state.previous.dropping if state.previous else None
+    dropping = record_of_bank([batch], [rows], pairs, job.seed, before)
+    if dropped_in(dropping):
+        job.sink.progress(0, settings.round_steps, dropping_of(problem, dropping).sentence())
     sizes = architecture_of(problem, encoder, settings)
     schedule = _round_schedule(settings)
     trainer = Trainer(provider, sizes, schedule, job.seed + state.number, device=job.device, keep_best=True)
@@ -113,7 +119,7 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
     if not fit(trainer, job, kept={**state.arrays(), **bank_arrays([rows])}, note=note):
         return None
     maps = {"sequential": np.ones((), bool), "centre": space.centre, "halfwidth": space.halfwidth}
-    return finish(trainer, encoder, sizes, maps, problem, [batch])
+    return finish(trainer, encoder, sizes, maps, problem, [batch], dropping)
 
 
 def _round_schedule(settings: SnpeSettings) -> SnpeSettings:

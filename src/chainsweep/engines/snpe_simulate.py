@@ -54,9 +54,7 @@ def usable_pairs(*pairs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Provider(Protocol):
-    """Where training pairs come from; ``dropped`` simulations are not among them because they are no numbers."""
-
-    dropped: int
+    """Where training pairs come from; those of simulations that are no numbers are left out by who uses them."""
 
     def block(self, number: int, rows: int) -> Pairs:
         """``rows`` pairs; the same number gives the same pairs."""
@@ -151,9 +149,6 @@ class FreshSimulations:
     Those of a JAX model are drawn, simulated and encoded in one compiled function, and stay on its device.
     """
 
-    dropped = 0
-    """Another simulation takes the place of one that is no number."""
-
     def __init__(self, simulators: Sequence[Simulator], spaces: Sequence[Space], encoder: Encoder) -> None:
         self.simulators = simulators
         self.spaces = spaces
@@ -182,6 +177,12 @@ class FreshSimulations:
         key = simulator.key(number)
         return self.compiled(key, simulator.stacked, rows, space.centre, space.halfwidth)
 
+    def probe(self, number: int, split: Sequence[tuple[int, int]]) -> tuple[list[Rows], list[Pairs]]:
+        """Simulations and their pairs, ``split`` into so many of each bucket, unusable ones among them."""
+        rows = [self.simulators[bucket].rows(number, count) for bucket, count in split]
+        pairs = [self._pairs(self.simulators[bucket], self.spaces[bucket], number, count) for bucket, count in split]
+        return rows, pairs
+
     def typical(self) -> NDArray[np.float32]:
         """Of held-out simulations."""
         return usable_pairs(*self.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))[0]
@@ -196,10 +197,9 @@ def shares(sizes: NDArray[np.int64], rows: int) -> list[int]:
 class Bank:
     """A fixed set of pairs, reshuffled with replacement-free passes; the first rows are held out."""
 
-    def __init__(self, pairs: Pairs, seed: int, validation_share: float = 0.1, dropped: int = 0) -> None:
+    def __init__(self, pairs: Pairs, seed: int, validation_share: float = 0.1) -> None:
         self.pairs = pairs
         self.seed = seed
-        self.dropped = dropped
         self.held_out = max(1, int(len(pairs[0]) * validation_share))
 
     def block(self, number: int, rows: int) -> Pairs:

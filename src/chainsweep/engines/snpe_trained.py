@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from chainsweep.config import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.calibration import Finding, worst
+from chainsweep.diagnostics.dropping import Dropping
 from chainsweep.engines.base import Arrays, prefixed, under
 from chainsweep.engines.snpe_calibration import findings_of, levels_of, strangeness, usual_summaries
 from chainsweep.engines.snpe_coverage import coverage_of
+from chainsweep.engines.snpe_dropped import BY_DESIGN, dropped_in, dropping_of, unseen_designs
 from chainsweep.engines.snpe_encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe_features import fit_scales, layout_of
 from chainsweep.engines.snpe_flow import ATTENTION_LAYERS, ESTIMATORS, Architecture, Ensemble, Sampler, sampler_of
@@ -53,6 +55,8 @@ class Trained:
     """Where truths of held-out simulations lie, see `snpe_calibration.levels_of`."""
     usual: Arrays
     """What summaries of held-out simulations look like, see `snpe_calibration.usual_summaries`."""
+    dropping: Arrays
+    """Simulations that it could not learn from, see `snpe_dropped`."""
     history: Arrays
     """One array a column of `snpe_training.HISTORY`, one entry a validation."""
 
@@ -66,6 +70,7 @@ class Trained:
             **prefixed("coverage", self.coverage),
             **prefixed("calibration", self.calibration),
             **prefixed("usual", self.usual),
+            **prefixed("dropping", self.dropping),
             **prefixed("history", self.history),
         }
 
@@ -104,6 +109,10 @@ class Trained:
         """What its held-out simulations say of its calibration, by parameter."""
         return findings_of(problem, self.calibration)
 
+    def dropped(self, problem: Problem) -> Dropping:
+        """What became of its simulations, by parameter."""
+        return dropping_of(problem, self.dropping)
+
     @property
     def sequential(self) -> bool:
         """Whether the network serves one data set only."""
@@ -141,6 +150,10 @@ class Network:
         self.packed = self.encoder.encode(stacked, self.space.centre, self.space.halfwidth)
         self.usual = trained.usual
         self.miscalibration = worst(trained.findings(problem)).sure
+        dropping = trained.dropped(problem)
+        self.dropped_share = dropping.share
+        self.dropped_by = np.full(len(batch), np.nan if dropping.by is None else float(dropping.by))
+        self.dropped_by[unseen_designs(batch.ids, trained.dropping)] = BY_DESIGN
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -182,9 +195,15 @@ def trained_space(problem: Problem, batch: Batch, trained: Trained) -> Space:
 
 
 def finish(
-    trainer: Trainer, encoder: Encoder, sizes: Architecture, space: Arrays, problem: Problem, batches: Sequence[Batch]
+    trainer: Trainer,
+    encoder: Encoder,
+    sizes: Architecture,
+    space: Arrays,
+    problem: Problem,
+    batches: Sequence[Batch],
+    dropping: Arrays,
 ) -> Trained:
-    """What a finished `Trainer` learnt of simulations of ``batches``."""
+    """What a finished `Trainer` learnt of simulations of ``batches``, some of which are dropped."""
     columns = np.array(trainer.progress.history, dtype=np.float64).reshape(-1, len(HISTORY))
     history: Arrays = {name: columns[:, i].copy() for i, name in enumerate(HISTORY)}
     weights = trainer.best_weights()
@@ -197,8 +216,8 @@ def finish(
         coverage=coverage_of(problem, batches) | {GRID: np.array(encoder.features.layout.grid)},
         calibration=levels_of(sampler, trainer.held_out, trainer.seed),
         usual=usual_summaries(sampler, trainer.provider.typical()),
-        history=history
-        | {"skipped": np.array(trainer.progress.skipped), "dropped": np.array(trainer.provider.dropped)},
+        dropping=dropping,
+        history=history | {"skipped": np.array(trainer.progress.skipped), "dropped": np.array(dropped_in(dropping))},
     )
 
 

@@ -62,6 +62,10 @@ class Info:
     """Share of simulations whose summaries lie farther out, the data set itself counted in."""
     miscalibration: Floats
     """Of the network: largest distance from uniform of its calibration figures, beyond chance."""
+    dropped_share: Floats
+    """Share of the network's simulations that were no numbers."""
+    dropped_by: Floats
+    """What decides which of them, see `snpe_dropped.culprit`; NaN where nothing does."""
     seconds: Floats
     """Wall time, shared equally among data sets that were handled together."""
 
@@ -148,6 +152,7 @@ def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, see
     info.exact_weights[:], info.rounds[:] = float(exact), 0.0
     info.ood_distance[:], info.ood_pvalue[:] = network.strangeness()
     info.miscalibration[:] = network.miscalibration
+    info.dropped_share[:], info.dropped_by[:] = network.dropped_share, network.dropped_by
     failures = dict.fromkeys(np.flatnonzero(~network.usable).tolist(), NOT_FINITE) | network.refused
     drawn = _network_draws(batched, network, info, settings, seeds)
     if exact:
@@ -314,9 +319,13 @@ def _rank(khat: Floats, ess: Floats, limits: importance.Settings) -> Floats:
 
 
 def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_density: Floats) -> Floats:
-    """Constrained log density; a slow host likelihood is not called again but taken from ``log_density``."""
+    """The constrained log density that goes with ``log_density`` of ``z``; a slow host likelihood is not called again.
+
+    The log Jacobian is the difference of the two now, so that a density that has changed since is seen as such.
+    """
     if batched.problem.has_jax_likelihood:
-        return batched.log_density(theta)
+        change = log_density - batched.log_density_unconstrained(z)
+        return batched.log_density(theta) + np.where(np.isfinite(change), change, 0.0)
     log_prior_z = -batched.potential(z)
     return batched.log_prior(theta) + log_density - log_prior_z
 

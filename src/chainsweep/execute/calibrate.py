@@ -49,7 +49,8 @@ def calibrate(campaign: Campaign) -> dict[str, Any]:
     settings = campaign.config.engines.snpe
     with guarded_calls(campaign):
         levels = snpe.calibrate(campaign.problem, designs_of(campaign), trained, settings, seed, device=torch_device())
-    return publish_calibration(campaign, snpe.findings_of(campaign.problem, levels), weights_path(campaign).parent)
+    found = snpe.findings_of(campaign.problem, levels)
+    return publish_calibration(campaign, found, trained, weights_path(campaign).parent)
 
 
 def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> None:
@@ -70,7 +71,7 @@ def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> No
     except FileNotFoundError:
         if trained is None:
             return
-        record = calibration_record(trained.findings(campaign.problem), limits)
+        record = calibration_record(trained.findings(campaign.problem), limits, trained.dropped(campaign.problem))
     if max(figure["sure_overconfidence"] for figure in record["figures"]) >= limits.overconfidence:
         raise InputError(
             f"{weights}: this network failed its calibration: {record['most_overconfident']}. Train a better one (more "

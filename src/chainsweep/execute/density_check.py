@@ -2,7 +2,9 @@
 
 An engine takes a log density that is no number for zero, and goes on. That is right where there is no mass, and wrong
 where there could be some. It also takes the model for a function: the same answer at the same point, whatever was
-asked before. Both are tried here for each data set, whatever the engine.
+asked before. Both are tried here for each data set, whatever the engine: its log density is asked for again, twice, and
+compared with what the engine stored beside the draws while it sampled. Draws of NUTS in single precision stand beside
+log densities of the end; the engine itself compares those that it sampled with.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ REPEATED = 32
 """Draws whose log density is asked for twice."""
 TOLERANCE = 1e-8
 """The largest difference of two answers, relative to their size where that is above 1."""
+ROUNDED, ROUNDING = 16 * np.finfo(float).eps, 8.0
+"""By what share parameters that were transformed are moved, to see what rounding does; how many times that may be."""
 TOLD = 4
 """Parameters of a point that a reason names, at most."""
 
@@ -36,13 +40,16 @@ TOLD = 4
 def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dict[int, str]:
     """The reasons why draws stand for no density, by the position of their data set; data sets in order are absent."""
     theta = np.asarray(batched.problem.flatten(chains.posterior), float)
-    draws = equal_draws(chains, theta, batched.batch.ids, NEAR, seeds, "density-draws")
+    stored = np.asarray(chains.sample_stats.get("lp", np.full(theta.shape[:-1], np.nan)), float)
+    both = np.concatenate([theta, stored[..., None]], axis=-1)
+    drawn = equal_draws(chains, both, batched.batch.ids, NEAR, seeds, "density-draws")
+    draws, stored = drawn[..., :-1], drawn[..., -1]
     z = batched.unconstrain_padded(draws)
     return {
         **_without_gradient(batched, chains, z),
         **_undefined_near(batched, z, seeds),
         **_infinite_in_prior(batched, seeds),
-        **_no_function(batched, draws),
+        **_no_function(batched, draws, stored),
     }
 
 
@@ -126,21 +133,35 @@ def _told(names: tuple[str, ...], theta: Floats, first: int = 0) -> str:
     return ", ".join(f"{names[k]} = {theta[k]:.4g}" for k in order[:TOLD])
 
 
-def _no_function(batched: BatchedProblem, draws: Floats) -> dict[int, str]:
-    """Data sets whose log density at the same points ``(dataset, draw, n)`` is another when it is asked for again."""
-    some = draws[:, :: max(1, NEAR // REPEATED)]
+def _no_function(batched: BatchedProblem, draws: Floats, stored: Floats) -> dict[int, str]:
+    """Data sets whose log density at the points ``draws`` ``(dataset, draw, n)`` is another when it is asked for again.
+
+    Asked for are two answers, the second one in reverse order of data sets and draws; ``stored`` ``(dataset, draw)`` is
+    what the engine had while it sampled, NaN where it stored nothing.
+    """
+    few = slice(None, None, max(1, NEAR // REPEATED))
+    some, stored = draws[:, few], stored[:, few]
     asked = np.asarray(np.isfinite(some).all(axis=-1))
     points = np.where(asked[..., None], some, np.nan_to_num(draws[:, :1]))
     first = batched.log_density(points)
-    again = batched.log_density(points[:, ::-1])[:, ::-1]
+    backwards = np.arange(len(points))[::-1]
+    again = batched.take(backwards).log_density(points[backwards, ::-1])[backwards, ::-1]
+    allowed = TOLERANCE * np.maximum(1.0, np.abs(first))
     with np.errstate(invalid="ignore"):
-        apart = asked & (np.abs(first - again) > TOLERANCE * np.maximum(1.0, np.abs(first)))
+        apart = asked & (np.abs(first - again) > allowed)
+        changed = asked & np.isfinite(stored) & (np.abs(first - stored) > allowed)
+    if changed.any() and batched.problem.has_jax_likelihood:
+        moved = np.abs(batched.log_density(points * (1.0 + ROUNDED)) - first)
+        changed &= ~(np.abs(first - stored) <= allowed + ROUNDING * np.where(np.isfinite(moved), moved, 0.0))
     causes = {}
-    for row in np.flatnonzero(apart.any(axis=1)).tolist():
-        draw = int(np.argmax(apart[row]))
+    for row in np.flatnonzero((apart | changed).any(axis=1)).tolist():
+        differs = apart if apart[row].any() else changed
+        draw = int(np.argmax(differs[row]))
+        at = _told(batched.problem.names, points[row, draw])
+        one, other = (first, again) if differs is apart else (stored, first)
+        when = "when it was asked for again" if differs is apart else "when it was asked for again after sampling"
         causes[row] = (
-            "the model is not a function of its arguments: its log density at "
-            f"{_told(batched.problem.names, points[row, draw])} was {first[row, draw]:.10g}, "
-            f"and {again[row, draw]:.10g} when it was asked for again"
+            f"the model is not a function of its arguments: its log density at {at} was {one[row, draw]:.10g}, "
+            f"and {other[row, draw]:.10g} {when}"
         )
     return causes

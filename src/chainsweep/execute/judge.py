@@ -25,6 +25,7 @@ from chainsweep.diagnostics.verdict import (
 )
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
 from chainsweep.engines.modecheck import MASS_OUTSIDE, SPREAD, ModeCheck
+from chainsweep.engines.snpe_dropped import BY_DESIGN, culprit
 from chainsweep.errors import ChainsweepError
 from chainsweep.execute.density_check import density_causes
 from chainsweep.execute.outside import check_chains, equal_draws
@@ -112,6 +113,8 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     if not problem.has_likelihood:
         checks = likelihood_free_checks(config.verdict, figures["miscalibration"], figures["ood_pvalue"])
     conclusive = np.ones(len(batched.batch), bool)
+    dropped_by = _info(chains, "dropped_by")
+    unchecked = np.isfinite(dropped_by)
     if problem.has_likelihood:
         checks = [caused(density_causes(batched, chains, seeds), len(batched.batch)), *checks]
         effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
@@ -121,11 +124,16 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
         if config.verdict.inconclusive == "not_converged":
             checks.append(caused(outside.unproven(), len(batched.batch)))
         conclusive = outside.conclusive
+        unchecked &= ~conclusive
+    share = _info(chains, "dropped_share")
+    dropped = {i: _dropped(batched, int(dropped_by[i]), share[i]) for i in np.flatnonzero(unchecked).tolist()}
+    checks = [caused(dropped, len(batched.batch)), *checks]
     figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
     misfit = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
     strange = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < config.verdict.min_ood_pvalue
     flags = {"misfit": misfit, "unlike_simulations": strange, "mode_check_inconclusive": ~conclusive}
+    flags["simulations_dropped"] = np.isfinite(dropped_by)
     figures["flags"] = [" ".join(name for name in flags if flags[name][i]) for i in range(len(misfit))]
     figures["draws"] = chains.n_draws * next(iter(chains.posterior.values())).shape[1]
     figures["seconds"] = _info(chains, "seconds")
@@ -219,6 +227,15 @@ def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
         below("{:.2%} of the mass where no chain went", outside.sure_mass, MASS_OUTSIDE),
         below("mode check: log ratio of sds is {:.2f}", outside.sure_spread, SPREAD),
     ]
+
+
+def _dropped(batched: BatchedProblem, by: int, share: float) -> str:
+    """Why the draws of a network that learned from a part of its simulations are no posterior."""
+    told = f"{share:.1%} of the network's simulations are no numbers and were dropped"
+    if by == BY_DESIGN:
+        return f"{told}, all of those of this data set's design among them"
+    left = "and no likelihood tells" if not batched.problem.has_likelihood else "and the mode check cannot tell"
+    return f"{told}, which ones depends on {culprit(batched.problem, by)}, {left} what mass lies there"
 
 
 def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: Seeds) -> Floats:

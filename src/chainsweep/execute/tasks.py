@@ -17,6 +17,7 @@ from chainsweep.errors import ChainsweepError, UsageError
 from chainsweep.execute.attempt import Report, note_stopped
 from chainsweep.execute.devices import device_faults
 from chainsweep.execute.failures import forget_failure
+from chainsweep.execute.fingerprint import check_density
 from chainsweep.execute.provenance import allow_mixed_images, note_image
 from chainsweep.execute.simulate import bank_path, is_simulated, parts_of, simulate
 from chainsweep.execute.train import is_member, member_path, members_of, needs_training, simulates, train
@@ -151,7 +152,7 @@ def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline)
     Raises
     ------
     CampaignError
-        The campaign changed since it was frozen, or its image since the first task.
+        The campaign or the model's density changed since it was frozen, or its image since the first task.
     StoppedEarly
         What the task stands on is not there yet.
     UnavailableError
@@ -163,6 +164,8 @@ def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline)
     if task.stage in WORK:
         note_image(target_of(campaign, task))
     with device_faults():
+        if task.stage in WORK:
+            check_density(campaign, None if task.shard is None else campaign.shards[task.shard].width)
         result = _STAGE_FUNCTIONS[task.stage](campaign, task, report, deadline)
     if result is Result.DONE and task.stage in WORK:
         forget_failure(target_of(campaign, task))

@@ -147,7 +147,7 @@ def _finish(campaign: Campaign, trained: Trained, attempt: Attempt) -> None:
     """Publish a network, what is known of its calibration, and the history of its training."""
     target = attempt.target
     if target == weights_path(campaign):
-        publish_calibration(campaign, trained.findings(campaign.problem), target.parent)
+        publish_calibration(campaign, trained.findings(campaign.problem), trained, target.parent)
     simulated = model_key(campaign.resolved["files"][campaign.paths.model.name], campaign.config.model.function)
     _publish(target, trained, {"key": network_key(campaign), MODEL: simulated}, attempt.still_owner)
     name = "history" if target == weights_path(campaign) else f"history-{target.stem}"
@@ -225,9 +225,12 @@ def designs_of(campaign: Campaign) -> list[Any]:
     return [campaign.collection.batch(members, width) for width, members in kept.items() if members.size]
 
 
-def publish_calibration(campaign: Campaign, found: Sequence[Finding], folder: Path) -> dict[str, Any]:
-    """Publish ``calibration.json`` in ``folder``; its content."""
-    content = calibration_record(found, campaign.config.verdict)
+def publish_calibration(campaign: Campaign, found: Sequence[Finding], trained: Trained, folder: Path) -> dict[str, Any]:
+    """Publish ``calibration.json`` of a network in ``folder``, and say what became of its simulations; the content."""
+    dropping = trained.dropped(campaign.problem)
+    if dropping.dropped:
+        print(f"snpe: {dropping.sentence()}", flush=True)
+    content = calibration_record(found, campaign.config.verdict, dropping)
     publish_text(folder / CALIBRATION, json.dumps(content, indent=1) + "\n")
     return content
 

@@ -1,0 +1,132 @@
+r"""Simulations that are no numbers, which no network learns from: how many, why, and do parameters decide which?
+
+A network that learns from kept simulations alone has the prior of the kept ones. With :math:`\epsilon` the share that
+is dropped, that prior is at most :math:`\epsilon` (total variation) from the one that was asked for, and equal to it
+where dropping does not depend on the parameters. Averaged over data sets drawn from the model, the posterior mass that
+the network lacks is at most :math:`\epsilon` too; so at `LEAST_SHARE` no more than a tenth of them can lack the 1 %
+that the mode check allows.
+
+Reference: Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018 (energy distance).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from scipy.special import ndtri
+from scipy.stats import ks_2samp, rankdata
+
+Floats = NDArray[np.float64]
+
+LEAST_SHARE = 1e-3
+"""Dropped simulations, as a share of all, below which they are told and condemn nothing."""
+ALARM = 1e-3
+"""How often simulations that are dropped at random seem to be dropped by their parameters."""
+COMPARED = 750
+"""Kept and dropped simulations, of each at most, whose parameters are compared all together."""
+PERMUTATIONS = 1999
+MOST_PAIRED = 30
+"""Parameters of which each pair is tested too."""
+TOGETHER = "several parameters together"
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """What became of simulations of parameters ``names``; ``pvalues`` are those of `dependence`."""
+
+    names: tuple[str, ...]
+    simulated: int
+    causes: Mapping[str, int]
+    """Dropped ones by their first cause."""
+    pvalues: Floats
+
+    @property
+    def dropped(self) -> int:
+        """The number of all that were dropped."""
+        return sum(self.causes.values())
+
+    @property
+    def share(self) -> float:
+        """The same, as a share."""
+        return self.dropped / self.simulated
+
+    @property
+    def by(self) -> int | None:
+        """The entry of ``pvalues`` that condemns; None where dropping is rare, or may be independent of parameters."""
+        least = int(np.argmin(self.pvalues))
+        return least if self.share >= LEAST_SHARE and self.pvalues[least] <= ALARM else None
+
+    @property
+    def parameter(self) -> str | None:
+        """Its name."""
+        return None if self.by is None else subjects(self.names)[self.by]
+
+    def sentence(self) -> str:
+        """For people."""
+        if not self.dropped:
+            return f"none of {self.simulated} simulations was dropped"
+        why = ", ".join(f"{count} {cause}" for cause, count in self.causes.items() if count)
+        told = f"{self.share:.2%} of {self.simulated} simulations are no numbers and were dropped ({why})"
+        if self.parameter is not None:
+            return f"{told}; which ones depends on {self.parameter}"
+        if self.share < LEAST_SHARE:
+            return f"{told}; so few that they can change no posterior by much"
+        return f"{told}; independently of the parameters, as far as a two-sample test can tell"
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file."""
+        return {
+            "simulated": self.simulated,
+            "dropped": self.dropped,
+            "share": self.share,
+            "causes": dict(self.causes),
+            "pvalues": dict(zip(subjects(self.names), (float(p) for p in self.pvalues), strict=True)),
+            "depends_on": self.parameter,
+            "sentence": self.sentence(),
+        }
+
+
+def subjects(names: Sequence[str]) -> tuple[str, ...]:
+    """What each p-value of `dependence` is about: a parameter, a pair of them, or all."""
+    pairs = combinations(names, 2) if len(names) <= MOST_PAIRED else ()
+    return (*names, *(f"{one} and {other} together" for one, other in pairs), TOGETHER)
+
+
+def dependence(parameters: Floats, dropped: NDArray[np.bool_], seed: Sequence[int]) -> Floats:
+    """``(subjects,)``: p-values of kept and dropped ``parameters`` ``(simulation, parameter)`` being alike.
+
+    Of each parameter and of products of the normal scores of two (Kolmogorov-Smirnov), and behind them of all together
+    (energy distance between the scores of some, by permutation). Each is multiplied so that the least of them is at
+    most `ALARM` that often by chance. NaN counts as +inf.
+    """
+    dim = parameters.shape[1]
+    if not 0 < dropped.sum() < len(dropped):
+        return np.ones(len(subjects([""] * dim)))
+    ranks = rankdata(np.where(np.isnan(parameters), np.inf, parameters), axis=0)
+    scores = ndtri(ranks / (len(ranks) + 1))
+    pairs = combinations(scores.T, 2) if dim <= MOST_PAIRED else ()
+    columns = [*scores.T, *(one * other for one, other in pairs)]
+    single = [ks_2samp(column[dropped], column[~dropped], method="asymp").pvalue for column in columns]
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    chosen = [rng.permutation(np.flatnonzero(part))[:COMPARED] for part in (dropped, ~dropped)]
+    together = _energy_pvalue(scores[np.concatenate(chosen)], len(chosen[0]), rng)
+    return np.minimum(1.0, 2 * np.array([*(len(columns) * p for p in single), together]))
+
+
+def _energy_pvalue(points: Floats, first: int, rng: np.random.Generator) -> float:
+    """The share of permutations whose ``first`` points are as far from the others as those of ``points`` are."""
+    distance = cdist(points, points)
+    labels = np.zeros((PERMUTATIONS + 1, len(points)))
+    labels[:, :first] = 1.0
+    labels[1:] = rng.permuted(labels[1:], axis=1)
+    to_all, second = labels @ distance.sum(axis=1), len(points) - first
+    within = np.einsum("ij,ij->i", labels @ distance, labels)
+    between, others = to_all - within, distance.sum() - 2 * to_all + within
+    energy = 2 * between / (first * second) - within / first**2 - others / second**2
+    return float(np.mean(energy >= energy[0] - 1e-9))

@@ -1,0 +1,86 @@
+"""What the log density of a model is at a few fixed points: kept by ``init``, and asked for again when a task starts.
+
+A hash of the model file does not see what else the model stands on: installed packages, the environment, files that
+compiled code opens. The density does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.data.collection import Batch
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.problem import Problem
+
+Floats = NDArray[np.float64]
+
+KEY = np.zeros((1, 2), np.uint32)
+"""What the prior draws come from."""
+DRAWN = 256
+"""Prior draws of which the likeliest are kept."""
+KEPT = 2
+"""Points of a data set."""
+TOLERANCE = 1e-6
+"""The largest difference of two answers, relative to the size of the sum: 1 a point, or itself where that is more."""
+MOVED, SENSITIVE = 1e-12, 10.0
+"""By what share points are moved to see what rounding may do, and how many times that much is allowed."""
+
+
+def fingerprint(problem: Problem, batch: Batch) -> dict[str, Any] | None:
+    """The record of the one data set of ``batch``, plain enough for JSON; None where there is nothing to keep.
+
+    That is where the model has no likelihood, where its density is no number at the points, and where it is another
+    when it is asked for again. A black box is called ``KEPT + 1`` times.
+    """
+    if not problem.has_likelihood:
+        return None
+    batched = BatchedProblem(problem, batch)
+    z, values, moved = _of_black_box(batched) if problem.black_box else _of_model(batched)
+    good = np.isfinite(z).all(axis=1) & np.isfinite(values) & np.isfinite(moved)
+    if not good.any():
+        return None
+    size = np.maximum(np.abs(values), float(batch.n_points[0]))
+    within = TOLERANCE * np.maximum(size, 1.0) + SENSITIVE * np.abs(moved - values)
+    return {
+        "dataset": batch.ids[0],
+        "at": z[good].tolist(),
+        "log_density": values[good].tolist(),
+        "within": within[good].tolist(),
+    }
+
+
+def changed(batched: BatchedProblem, known: Mapping[str, Any]) -> str | None:
+    """How the one data set of ``batched`` differs from its record; None where it does not."""
+    z, expected, within = (np.array(known[name], float) for name in ("at", "log_density", "within"))
+    found = batched.log_density_unconstrained(z[None])[0]
+    far = np.flatnonzero(~(np.abs(found - expected) <= within))
+    if not far.size:
+        return None
+    at = int(far[0])
+    theta = batched.constrain(z[None, at : at + 1])[0, 0]
+    told = ", ".join(f"{name} = {value:.4g}" for name, value in zip(batched.problem.names, theta, strict=True))
+    why = f" ({batched.failures[0]})" if 0 in batched.failures else ""
+    return (
+        f"data set {known['dataset']}: expected the log density {expected[at]:.10g} at {told}, within "
+        f"{within[at]:.2g}, got {found[at]:.10g}{why}"
+    )
+
+
+def _of_model(batched: BatchedProblem) -> tuple[Floats, Floats, Floats]:
+    """The likeliest of some prior draws ``(point, n)``, the log density there, and a little beside."""
+    z = batched.unconstrain(batched.sample_prior(KEY, DRAWN))
+    values, moved = np.split(batched.log_density_unconstrained(np.concatenate([z, z * (1.0 + MOVED)], axis=1))[0], 2)
+    best = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")[:KEPT]
+    return z[0, best], values[best], moved[best]
+
+
+def _of_black_box(batched: BatchedProblem) -> tuple[Floats, Floats, Floats]:
+    """The first prior draws ``(point, n)``, the log density there, and again; NaN where it is another then."""
+    z = batched.unconstrain(batched.sample_prior(KEY, KEPT))
+    values = batched.log_density_unconstrained(z)[0]
+    again = batched.log_density_unconstrained(z[:, :1])[0]
+    return z[0], values, np.where(again == values[0], values, np.nan)
