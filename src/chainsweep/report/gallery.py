@@ -59,13 +59,12 @@ class Gallery:
             check_below(self.root, self.out_dir / name)
 
     def add(self, figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg", dpi: int = 200) -> Picture:
-        """Save ``figures/<stem>.<fmt>`` and return it ready to embed; the figure is emptied."""
+        """Save ``figures/<stem>.<fmt>`` and return it ready to embed."""
         from chainsweep.report.style import figure_bytes
 
         file = f"figures/{stem}.{fmt}"
         data = figure_bytes(figure, fmt, dpi)
         width, height = (round(100 * side) for side in figure.get_size_inches())
-        figure.clear()
         write_below(self.root, self.out_dir / file, data, durable=False)
         self.written.add(file)
         uri = f"data:{_MIME[fmt]};base64,{base64.b64encode(data).decode('ascii')}"
