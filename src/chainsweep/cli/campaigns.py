@@ -210,4 +210,4 @@ def _require_packages(engines: tuple[str, ...]) -> None:
 
     for name in engines:
         require(*ENGINES[name].needs, extra=name)
-    require("matplotlib", "corner", extra="report")
+    require("matplotlib", extra="report")

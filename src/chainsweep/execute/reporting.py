@@ -78,7 +78,7 @@ def make_report(campaign: Campaign) -> Path:
     """
     from chainsweep.packages import require
 
-    require("matplotlib", "corner", extra="report")
+    require("matplotlib", extra="report")
     from chainsweep.report.build import build_report
 
     if not campaign.paths.catalogue.exists():

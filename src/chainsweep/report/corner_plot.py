@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,18 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from chainsweep.report.chain_plots import usable_weights
 from chainsweep.report.formatting import short_name
 from chainsweep.report.layout import GridLayout
 from chainsweep.report.style import INK, engine_colour, engine_text_colour, new_figure, say, styled
 from chainsweep.report.views import Floats
-
-with warnings.catch_warnings():
-    # corner imports ArviZ where it is installed, and ArviZ 0.x announces its successor once a day.
-    warnings.filterwarnings("ignore", message="\nArviZ is undergoing", category=FutureWarning)
-    from corner import hist2d
 
 MAX_PARAMETERS = 8
 MAX_DRAWS = 8000
@@ -153,30 +147,37 @@ def _pair(
         if len(x) < FEW_DRAWS:
             ax.plot(x, y, "o", color=engine_colour(posterior.engine), ms=3, mew=0, alpha=0.8)
             continue
-        rgb = to_rgb(engine_colour(posterior.engine))
-        hist2d(
-            x,
-            y,
-            ax=ax,
-            bins=BINS,
-            range=list(limits),
-            weights=posterior.weights,
-            levels=LEVELS,
-            smooth=1.3,
-            color=rgb,
-            quiet=True,
-            plot_datapoints=False,
-            plot_density=False,
-            no_fill_contours=True,
-            fill_contours=True,
-            contour_kwargs={"colors": [rgb], "linewidths": 1.1},
-            contourf_kwargs={"colors": [(*rgb, 0.0), (*rgb, 0.0), (*rgb, 0.13)]},
-        )
+        _contours(ax, posterior, columns, limits)
     ax.set(xlim=limits[0], ylim=limits[1])
     if np.isfinite(truth[0]):
         ax.axvline(truth[0], color=INK, lw=0.9, ls=(0, (4, 2)))
     if np.isfinite(truth[1]):
         ax.axhline(truth[1], color=INK, lw=0.9, ls=(0, (4, 2)))
+
+
+def _contours(
+    ax: Axes, posterior: CornerDraws, columns: tuple[int, int], limits: tuple[tuple[float, float], tuple[float, float]]
+) -> None:
+    """The smallest areas that hold ``LEVELS`` of the mass, from a smoothed histogram; the inner one is filled."""
+    edges = [np.linspace(*ends, BINS + 1) for ends in limits]
+    x, y = (posterior.values[:, column] for column in columns)
+    density = gaussian_filter(np.histogram2d(x, y, edges, weights=posterior.weights)[0], 1.3)
+    levels = _mass_levels(density)
+    # Beyond the limits one more bin like the last, then nothing: so the lines close outside the panel.
+    density = np.pad(np.pad(density, 1, mode="edge"), 1, constant_values=density.min())
+    centres = [ends[0] + (np.arange(-2, BINS + 2) + 0.5) * (ends[1] - ends[0]) for ends in edges]
+    rgb = to_rgb(engine_colour(posterior.engine))
+    filled = [float(levels[-1]), float(density.max()) * (1 + 1e-4)]
+    ax.contourf(*centres, density.T, filled, colors=[(*rgb, 0.13)], antialiased=False)
+    ax.contour(*centres, density.T, levels, colors=[rgb], linewidths=1.1)
+
+
+def _mass_levels(density: Floats) -> Floats:
+    """The densities above which ``LEVELS`` of the mass lie, increasing."""
+    falling = np.sort(density, axis=None)[::-1]
+    mass = np.cumsum(falling) / falling.sum()
+    levels = falling[np.maximum(np.searchsorted(mass, LEVELS[::-1], side="right") - 1, 0)]
+    return levels * np.where(np.diff(levels, append=np.inf) > 0, 1.0, 1 - 1e-4)
 
 
 def _ticks(ax: Axes, row: int, column: int, ndim: int) -> None:
