@@ -206,7 +206,7 @@ class LocalRun:
     def _new_worker(self, device: Device | None) -> _Worker:
         ours, theirs = self.context.Pipe()
         arguments = (self.campaign.paths.root, theirs, self.stop, os.getpid(), device)
-        process = self.context.Process(target=work, args=arguments, daemon=True)
+        process = self.context.Process(target=work, args=arguments)
         process.start()
         theirs.close()
         self.workers.append(_Worker(process, ours, device))

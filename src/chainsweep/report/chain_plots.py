@@ -73,7 +73,6 @@ def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceVie
         f"{engine}  ·  {_chains(values.shape[0], traced=trace is not None)}{suffix}",
         color=engine_text_colour(engine),
     )
-    figure.align_ylabels(axes[:, 0])
     return figure
 
 

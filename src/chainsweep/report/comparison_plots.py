@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from chainsweep.report.formatting import percent, plain
+from chainsweep.report.layout import GridLayout
 from chainsweep.report.style import (
     GRID,
     INK,
@@ -44,7 +45,7 @@ class Recovered:
 def recovery_plot(parameter: str, recovered: Sequence[Recovered]) -> Figure:
     """Posterior mean against truth, a panel per engine, with the share of truths inside the 90 % interval."""
     n = max(len(recovered), 1)
-    figure = new_figure(1.72 * n + 0.45, 2.55)
+    figure = new_figure(1.72 * n + 0.45, 2.55, GridLayout(head=0.26))
     axes = figure.subplots(1, n, sharex=True, sharey=True, squeeze=False)[0]
     figure.suptitle(parameter, x=0.012, ha="left", fontweight="bold", fontsize=11)
     axes[0].set_ylabel("posterior mean")

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy.ndimage import gaussian_filter1d
 
 from chainsweep.report.chain_plots import usable_weights
 from chainsweep.report.formatting import short_name
+from chainsweep.report.layout import GridLayout
 from chainsweep.report.style import INK, engine_colour, engine_text_colour, new_figure, say, styled
 from chainsweep.report.views import Floats
 
@@ -65,8 +65,7 @@ def corner_plot(names: Sequence[str], posteriors: Sequence[CornerDraws], truth: 
     ndim = min(len(names), MAX_PARAMETERS)
     shown = [posterior for posterior in posteriors if len(posterior.values)]
     side = 1.6 + 1.15 * ndim
-    figure = new_figure(side, side)
-    figure.set_layout_engine(_tight(1.0))
+    figure = new_figure(side, side, _tight())
     if not shown:
         ax = figure.add_subplot()
         ax.set_axis_off()
@@ -87,14 +86,13 @@ def corner_plot(names: Sequence[str], posteriors: Sequence[CornerDraws], truth: 
         axes[ndim - 1, index].set_xlabel(short_name(names[index]))
         if index:
             axes[index, 0].set_ylabel(short_name(names[index]))
-    figure.align_labels()
     _name_engines(figure, axes, posteriors, len(names) - ndim, bool(np.isfinite(truth[:ndim]).any()))
     return figure
 
 
-def _tight(head: float) -> ConstrainedLayoutEngine:
-    """Panels close together, below the part ``head`` of the figure's height."""
-    return ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02, rect=(0, 0, 1, head))
+def _tight(head: float = 0.0) -> GridLayout:
+    """Panels close together, below ``head`` inches."""
+    return GridLayout(pad=0.02, gap=0.04, head=head)
 
 
 def _limits(posteriors: Sequence[CornerDraws], column: int, truth: float) -> tuple[float, float]:
@@ -212,8 +210,7 @@ def _name_engines(
     if left_out:
         lines.append((f"{left_out} more parameters not drawn", INK))
     if len(axes) == 1:  # no empty corner to write into
-        head = 1 - (0.24 * len(lines) + 0.1) / figure.get_figheight()
-        figure.set_layout_engine(_tight(head))
+        figure.set_layout_engine(_tight(0.24 * len(lines) + 0.1))
     for index, (text, colour) in enumerate(lines):
         bold = "bold" if index < len(posteriors) else "normal"
         figure.text(

@@ -11,7 +11,7 @@ import numpy as np
 from chainsweep.report import formatting as fmt
 from chainsweep.report.chain_plots import autocorrelation_plot, trace_plot, weights_plot
 from chainsweep.report.corner_plot import corner_draws, corner_plot
-from chainsweep.report.gallery import Gallery, Picture, dataset_folder
+from chainsweep.report.gallery import Picture, dataset_folder, drawn
 from chainsweep.report.plots import CurvesOf, data_limits, data_plot
 from chainsweep.report.views import DatasetView, EngineView, Thresholds
 
@@ -48,19 +48,24 @@ class DatasetSection:
     """Each engine with its one line of figures of merit."""
     constants: str
 
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Every picture of the section."""
+        return (*self.data, *([] if self.corner is None else [self.corner]), *self.chains)
 
-def dataset_section(view: DatasetView, gallery: Gallery, thresholds: Thresholds) -> DatasetSection:
-    """Draw every figure of a data set into ``figures/<id>/<kind>`` and collect its texts."""
+
+def dataset_section(view: DatasetView, thresholds: Thresholds) -> DatasetSection:
+    """Draw every figure of a data set, for ``figures/<id>/<kind>``, and collect its texts."""
     folder = dataset_folder(view.dataset_id)
     with_draws = [engine for engine in view.engines if engine.draws is not None and engine.draws.size]
     chains: list[Picture] = []
     for engine in with_draws:
-        chains += _chain_pictures(view, engine, gallery, thresholds)
+        chains += _chain_pictures(view, engine, thresholds)
     return DatasetSection(
         view=view,
         anchor=f"dataset-{folder}",
-        data=tuple(_data_pictures(view, gallery)),
-        corner=_corner_picture(view, gallery) if with_draws else None,
+        data=tuple(_data_pictures(view)),
+        corner=_corner_picture(view) if with_draws else None,
         chains=tuple(chains),
         rows=tuple(posterior_rows(view)),
         figures=tuple((engine, figures_of_merit(engine)) for engine in view.engines),
@@ -73,7 +78,7 @@ def _number_or_vector(value: Any) -> str:
     return numbers if np.ndim(value) == 0 else f"({numbers})"
 
 
-def _data_pictures(view: DatasetView, gallery: Gallery) -> list[Picture]:
+def _data_pictures(view: DatasetView) -> list[Picture]:
     if view.data is None:
         return []
     folder = dataset_folder(view.dataset_id)
@@ -81,18 +86,18 @@ def _data_pictures(view: DatasetView, gallery: Gallery) -> list[Picture]:
     with_curves = [engine for engine in view.engines if engine.curves is not None and len(engine.curves)]
     if not with_curves:
         alt = f"The {n_points} data points of {view.dataset_id}"
-        return [gallery.add(data_plot(view.data, None), f"{folder}/data", alt, "png")]
+        return [drawn(data_plot(view.data, None), f"{folder}/data", alt, "png")]
     limits = data_limits(view.data, [engine.curves for engine in with_curves if engine.curves is not None])
     pictures = []
     for engine in with_curves:
         assert engine.curves is not None
         figure = data_plot(view.data, CurvesOf(engine.engine, engine.curves, view.curves_shown), limits)
         alt = f"Data of {view.dataset_id} with posterior predictive curves of {engine.engine}, residuals below"
-        pictures.append(gallery.add(figure, f"{folder}/data_{engine.engine}", alt, "png"))
+        pictures.append(drawn(figure, f"{folder}/data_{engine.engine}", alt, "png"))
     return pictures
 
 
-def _corner_picture(view: DatasetView, gallery: Gallery) -> Picture:
+def _corner_picture(view: DatasetView) -> Picture:
     n = len(view.parameters)
     posteriors = [
         corner_draws(
@@ -106,29 +111,29 @@ def _corner_picture(view: DatasetView, gallery: Gallery) -> Picture:
     figure = corner_plot(view.parameters, posteriors, truth)
     names = ", ".join(engine.engine for engine in view.engines)
     alt = f"Corner plot of {view.dataset_id}: posteriors of {names} over each other"
-    return gallery.add(figure, f"{dataset_folder(view.dataset_id)}/corner", alt, "png")
+    return drawn(figure, f"{dataset_folder(view.dataset_id)}/corner", alt, "png")
 
 
-def _chain_pictures(view: DatasetView, engine: EngineView, gallery: Gallery, thresholds: Thresholds) -> list[Picture]:
+def _chain_pictures(view: DatasetView, engine: EngineView, thresholds: Thresholds) -> list[Picture]:
     folder, name = dataset_folder(view.dataset_id), engine.engine
     assert engine.draws is not None
     if engine.log_weights is not None:
         khat = fmt.as_float(engine.numbers.get("khat"))
         figure = weights_plot(name, engine.log_weights, np.nan if khat is None else khat, thresholds.khat)
         alt = f"Concentration of the importance weights of {name} for {view.dataset_id}"
-        return [gallery.add(figure, f"{folder}/weights_{name}", alt)]
+        return [drawn(figure, f"{folder}/weights_{name}", alt)]
     tau = fmt.as_float(engine.numbers.get("tau_max"))
     trace = engine.trace
     kept, thin = (engine.draws, 1) if trace is None else (trace.values[:, trace.n_burn_in :], max(trace.thin, 1))
     return [
-        gallery.add(
+        drawn(
             trace_plot(name, view.parameters, engine.draws, trace),
             f"{folder}/trace_{name}",
             f"Trace of every parameter of {view.dataset_id}, {name}" + ("" if trace is None else "; burn-in shaded"),
             "png",
             TRACE_DPI,
         ),
-        gallery.add(
+        drawn(
             autocorrelation_plot(name, view.parameters, kept, thin, np.nan if tau is None or trace is None else tau),
             f"{folder}/autocorrelation_{name}",
             f"Autocorrelation of the chains of {view.dataset_id}, {name}",

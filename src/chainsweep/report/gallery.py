@@ -29,11 +29,26 @@ class Picture:
 
     file: str
     """Relative to the report folder, with forward slashes."""
-    uri: str
+    data: bytes
     alt: str
     width: int
     """CSS pixels at which text has its intended size."""
     height: int
+
+    @property
+    def uri(self) -> str:
+        """The figure itself, as the page holds it."""
+        kind = _MIME[PurePosixPath(self.file).suffix[1:]]
+        return f"data:{kind};base64,{base64.b64encode(self.data).decode('ascii')}"
+
+
+def drawn(figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg", dpi: int = 200) -> Picture:
+    """The picture of a figure that belongs into ``figures/<stem>.<fmt>``; nothing is written."""
+    from chainsweep.report.style import figure_bytes
+
+    data = figure_bytes(figure, fmt, dpi)
+    width, height = (round(100 * side) for side in figure.get_size_inches())
+    return Picture(f"figures/{stem}.{fmt}", data, alt, width, height)
 
 
 @dataclass
@@ -58,18 +73,11 @@ class Gallery:
         for name in self.listed():
             check_below(self.root, self.out_dir / name)
 
-    def add(self, figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg", dpi: int = 200) -> Picture:
-        """Save ``figures/<stem>.<fmt>`` and return it ready to embed; the figure is emptied."""
-        from chainsweep.report.style import figure_bytes
-
-        file = f"figures/{stem}.{fmt}"
-        data = figure_bytes(figure, fmt, dpi)
-        width, height = (round(100 * side) for side in figure.get_size_inches())
-        figure.clear()
-        write_below(self.root, self.out_dir / file, data, durable=False)
-        self.written.add(file)
-        uri = f"data:{_MIME[fmt]};base64,{base64.b64encode(data).decode('ascii')}"
-        return Picture(file, uri, alt, width, height)
+    def add(self, picture: Picture) -> Picture:
+        """Write the file of a picture, and return the picture."""
+        write_below(self.root, self.out_dir / picture.file, picture.data, durable=False)
+        self.written.add(picture.file)
+        return picture
 
     def listed(self) -> set[str]:
         """The figures that an earlier report wrote; none where it kept no list.

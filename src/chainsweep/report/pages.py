@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from chainsweep.publish import write_below
 from chainsweep.report import formatting, sections
-from chainsweep.report.dataset_section import POSTERIOR_COLUMNS, dataset_section
+from chainsweep.report.dataset_section import POSTERIOR_COLUMNS
+from chainsweep.report.drawing import drawing
 from chainsweep.report.gallery import Gallery
 from chainsweep.report.style import ENGINE_COLOURS, INK, VERDICT_COLOURS, VERDICTS
 from chainsweep.report.views import DatasetView, DataView, EngineView, SweepView, Thresholds, TraceView
@@ -49,6 +50,14 @@ def render_report(view: SweepView, out_dir: Path) -> Path:
         count=formatting.count, number=formatting.number, words=lambda value: str(value).replace("_", " ")
     )
     at_least_one, by_all = sections.converged_by_engines(view)
+    with drawing(view.datasets, view.thresholds) as dataset_sections:
+        diagnostics = sections.diagnostics_pictures(view, gallery)[1:]
+        recovery = sections.recovery_pictures(view, gallery)
+        agreement = sections.agreement_pictures(view, gallery)
+        datasets = dataset_sections()
+    for section in datasets:
+        for picture in section.pictures:
+            gallery.add(picture)
     html = environment.get_template("report.html.j2").render(
         view=view,
         counts=sections.verdict_counts(view),
@@ -58,15 +67,15 @@ def render_report(view: SweepView, out_dir: Path) -> Path:
         at_least_one=at_least_one,
         by_all=by_all,
         percent=formatting.percent,
-        diagnostics=sections.diagnostics_pictures(view, gallery)[1:],
-        recovery=sections.recovery_pictures(view, gallery),
+        diagnostics=diagnostics,
+        recovery=recovery,
         recovery_left_out=sections.recovery_left_out(view),
-        agreement=sections.agreement_pictures(view, gallery),
+        agreement=agreement,
         worst=sections.worst_rows(view),
         worst_columns=sections.WORST_FIGURES,
         worst_left_out=max(len(view.worst) - sections.MAX_WORST, 0),
         quarantine=sections.quarantine_table(view.quarantine),
-        datasets=[dataset_section(dataset, gallery, view.thresholds) for dataset in view.datasets],
+        datasets=datasets,
         posterior_columns=POSTERIOR_COLUMNS,
     )
     gallery.remove_stale()

@@ -15,7 +15,7 @@ from chainsweep.report.comparison_plots import (
     agreement_intervals,
     recovery_plot,
 )
-from chainsweep.report.gallery import Gallery, Picture
+from chainsweep.report.gallery import Gallery, Picture, drawn
 from chainsweep.report.ranking import differences, engine_pairs, largest_difference
 from chainsweep.report.style import VERDICTS
 from chainsweep.report.sweep_plots import Scale, log_limits, ridge_histogram, verdict_bars
@@ -92,14 +92,16 @@ def diagnostics_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
         ),
     )
     pictures = [
-        gallery.add(verdict_bars(verdict_counts(view)), "sweep_verdicts", "Stacked bars of verdicts, one per engine")
+        gallery.add(
+            drawn(verdict_bars(verdict_counts(view)), "sweep_verdicts", "Stacked bars of verdicts, one per engine")
+        )
     ]
     for stem, title, column, scale in plans:
         values = _by_engine(view, column)
         if not values:
             continue
         alt = f"Histogram of {title} over all data sets, one row per engine: {', '.join(values)}"
-        pictures.append(gallery.add(ridge_histogram(title, values, scale), f"sweep_{stem}", alt))
+        pictures.append(gallery.add(drawn(ridge_histogram(title, values, scale), f"sweep_{stem}", alt)))
     return pictures
 
 
@@ -122,7 +124,7 @@ def recovery_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
     for index, parameter in enumerate(_with_truth(view)[:MAX_RECOVERED]):
         parts = [_recovered(view, engine, parameter) for engine in view.engines]
         alt = f"Posterior mean of {parameter} against its true value, one panel per engine"
-        pictures.append(gallery.add(recovery_plot(parameter, parts), f"sweep_recovery_{index:02d}", alt))
+        pictures.append(gallery.add(drawn(recovery_plot(parameter, parts), f"sweep_recovery_{index:02d}", alt)))
     return pictures
 
 
@@ -159,9 +161,11 @@ def agreement_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
     }
     pictures = [
         gallery.add(
-            agreement_histogram(largest),
-            "sweep_agreement",
-            "Histogram of the largest difference of posterior means between engines, in posterior sd",
+            drawn(
+                agreement_histogram(largest),
+                "sweep_agreement",
+                "Histogram of the largest difference of posterior means between engines, in posterior sd",
+            )
         )
     ]
     for pair in pairs:
@@ -169,7 +173,7 @@ def agreement_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
         names = list(table.columns)[: 2 * MAX_RECOVERED]
         alt = f"Difference of posterior means, {pair[0]} minus {pair[1]}, per parameter"
         figure = agreement_intervals(pair, names, table[names].to_numpy())
-        pictures.append(gallery.add(figure, f"sweep_agreement_{pair[0]}_{pair[1]}", alt))
+        pictures.append(gallery.add(drawn(figure, f"sweep_agreement_{pair[0]}_{pair[1]}", alt)))
     return pictures
 
 

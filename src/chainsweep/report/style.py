@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from chainsweep.report.layout import GridLayout
+
 Arguments = ParamSpec("Arguments")
 FigureFormat = Literal["svg", "png"]
 
@@ -51,6 +53,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 7.0,
+    "axes.titley": 1.0,
     "axes.edgecolor": "#9aa5b1",
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
@@ -88,9 +91,9 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     return run
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` by ``height`` inches with constrained layout and an Agg canvas."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, layout: GridLayout | None = None) -> Figure:
+    """An empty figure of ``width`` by ``height`` inches with an Agg canvas, for one grid of panels."""
+    figure = Figure(figsize=(width, height), layout=layout or GridLayout())
     FigureCanvasAgg(figure)
     return figure
 

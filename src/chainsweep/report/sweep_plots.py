@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from chainsweep.report.formatting import number, percent, plain
+from chainsweep.report.layout import GridLayout
 from chainsweep.report.style import (
     INK,
     THRESHOLD,
@@ -126,7 +127,7 @@ def log_limits(values: Sequence[Floats], default: tuple[float, float]) -> tuple[
 @styled
 def verdict_bars(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Stacked bars, one per engine, of the data sets with each verdict; each part says its number."""
-    figure = new_figure(6.4, 0.9 + 0.5 * max(len(counts), 1))
+    figure = new_figure(6.4, 0.9 + 0.5 * max(len(counts), 1), GridLayout(foot=0.3))
     ax = figure.add_subplot()
     ax.set_title("verdicts")
     total = max((sum(parts.values()) for parts in counts.values()), default=0)
@@ -158,7 +159,7 @@ def verdict_bars(counts: Mapping[str, Mapping[str, int]]) -> Figure:
         figure.legend(
             [Patch(color=VERDICT_COLOURS[name]) for name in known],
             [name.replace("_", " ") for name in known],
-            loc="outside lower center",
+            loc="lower center",
             ncols=5,
             frameon=False,
             fontsize=8,
