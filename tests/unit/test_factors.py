@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from chainsweep.engines.factors import cholesky_factors
+from chainsweep.engines.factors import cholesky_factors, inverses
 from chainsweep.engines.importance_start import from_modes
 from chainsweep.engines.starts import Modes
 
@@ -49,3 +49,15 @@ def test_modes_whose_covariance_is_all_but_singular_are_taken():
     modes = Modes(np.zeros((1, 2, 3)), np.zeros((1, 2)), np.zeros((1, 2)), covariance)
     mixture = from_modes(modes)
     assert np.isfinite(mixture.chol).all()
+
+
+def test_inverses_of_a_stack_with_a_singular_matrix_are_those_of_each_alone():
+    rng = np.random.default_rng(4)
+    root = rng.standard_normal((3, 4, 4))
+    covariance = root @ root.transpose(0, 2, 1)
+    covariance[1] = np.diag([1.0, 0.0, 2.0, 0.0])
+    found = inverses(covariance)
+    np.testing.assert_array_equal(found[[0, 2]], np.linalg.inv(covariance[[0, 2]]))
+    assert np.isfinite(found[1]).all()
+    np.testing.assert_allclose(found[1][[0, 2], [0, 2]], [1.0, 0.5], rtol=1e-6)
+    assert found[1][1, 1] > 1e6

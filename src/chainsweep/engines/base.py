@@ -89,6 +89,15 @@ class Chains:
     info: Arrays = field(default_factory=dict)
     failures: Mapping[int, str] = field(default_factory=dict)
 
+    def take(self, rows: NDArray[np.int64]) -> Chains:
+        """The draws of the data sets at positions ``rows``."""
+        posterior, stats, info = (
+            {name: values[rows] for name, values in arrays.items()}
+            for arrays in (self.posterior, self.sample_stats, self.info)
+        )
+        failures = {k: self.failures[int(row)] for k, row in enumerate(rows) if int(row) in self.failures}
+        return Chains(self.kind, posterior, stats, self.n_draws[rows], info, failures)
+
 
 class Status(enum.Enum):
     """How a run ended; the values are the sentences shown to the user."""

@@ -10,6 +10,8 @@ Floats = NDArray[np.float64]
 WIDENED = 10.0 ** np.arange(-14.0, 1.0)
 """The widths that are added, one after the other, to the diagonal of a correlation matrix until it has a factor."""
 
+RIDGE = 1e-12
+
 
 def cholesky_factors(covariance: Floats) -> Floats:
     """Cholesky factors of covariances ``(..., n, n)``.
@@ -22,6 +24,23 @@ def cholesky_factors(covariance: Floats) -> Floats:
     except np.linalg.LinAlgError:
         matrices = np.reshape(covariance, (-1, *covariance.shape[-2:]))
         return np.reshape([_widened(matrix) for matrix in matrices], covariance.shape)
+
+
+def inverses(covariance: Floats) -> Floats:
+    """Inverses of covariances ``(..., n, n)``; a singular one is widened first, by `RIDGE` of its largest variance."""
+    try:
+        return np.asarray(np.linalg.inv(covariance), float)
+    except np.linalg.LinAlgError:
+        matrices = np.reshape(covariance, (-1, *covariance.shape[-2:]))
+        return np.reshape([_inverse(matrix) for matrix in matrices], covariance.shape)
+
+
+def _inverse(covariance: Floats) -> Floats:
+    try:
+        return np.asarray(np.linalg.inv(covariance), float)
+    except np.linalg.LinAlgError:
+        width = RIDGE * (np.diagonal(covariance).max() or 1.0)
+        return np.asarray(np.linalg.inv(covariance + width * np.eye(len(covariance))), float)
 
 
 def _widened(covariance: Floats) -> Floats:

@@ -67,6 +67,10 @@ class ModeCheck:
     log_evidence_se: Floats
     conclusive: NDArray[np.bool_]
 
+    def take(self, positions: NDArray[np.int64]) -> ModeCheck:
+        """The check of the data sets at ``positions``."""
+        return ModeCheck(**{item.name: getattr(self, item.name)[positions] for item in fields(self)})
+
     @property
     def sure_shift(self) -> Floats:
         """What is left of ``shift`` less ``ERRORS`` of its errors, at least 0; 0 where the check proves nothing."""
@@ -124,11 +128,12 @@ def mode_check(
     target = target_of(batched)
     chain = _chain(batched, target, chain_z, keys, chain_ess)
     known = chain.kernels if start.known is None else _halves(chain.kernels, start.known)
-    check = _nothing(len(chain_z))
+    check = unchecked(len(chain_z))
     for settings in passes:
         open_positions = np.flatnonzero(~check.conclusive & chain.usable)
         weighted = adapt(target, start._replace(known=known), keys, settings, open_positions)
-        check = _merged(check, _judge(batched, chain, weighted, settings), open_positions)
+        newer = _judge(batched, chain, weighted, settings)
+        check = replaced(check, newer.take(open_positions), open_positions)
     return check
 
 
@@ -188,7 +193,7 @@ def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, sett
     )
 
 
-def _nothing(datasets: int) -> ModeCheck:
+def unchecked(datasets: int) -> ModeCheck:
     """The check of data sets that nothing is known of."""
     unknown, numbers = np.zeros(datasets, dtype=bool), {item.name: np.nan for item in fields(ModeCheck)}
     numbers |= {"khat": np.inf, "ess": 0.0}
@@ -197,11 +202,11 @@ def _nothing(datasets: int) -> ModeCheck:
     )
 
 
-def _merged(check: ModeCheck, newer: ModeCheck, positions: NDArray[np.int64]) -> ModeCheck:
-    """``check`` with the data sets at ``positions`` replaced."""
+def replaced(check: ModeCheck, newer: ModeCheck, positions: NDArray[np.int64]) -> ModeCheck:
+    """``check`` with the data sets at ``positions`` replaced by those of ``newer``, in order."""
     columns = {item.name: np.array(getattr(check, item.name)) for item in fields(ModeCheck)}
     for name, column in columns.items():
-        column[positions] = getattr(newer, name)[positions]
+        column[positions] = getattr(newer, name)
     return ModeCheck(**columns)
 
 

@@ -59,7 +59,8 @@ class Proposal:
             z[:, wide] = self.centre[rows, None] + np.einsum("rij,rkj->rki", self.factor[rows], step)
             log_network[:, wide] = self.network.log_density(z[:, wide], rows)
         share = 1.0 / EVERY
-        return z, np.logaddexp(np.log1p(-share) + log_network, math.log(share) + self._log_kernel(z, rows))
+        with np.errstate(invalid="ignore"):  # draws that are no numbers have no density either
+            return z, np.logaddexp(np.log1p(-share) + log_network, math.log(share) + self._log_kernel(z, rows))
 
     def _log_kernel(self, z: Floats, rows: Positions) -> Floats:
         """The log density of the kernels, ``(row, draw)``."""

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.engines.factors import inverses
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.loops import first_of, lanes_of
 from chainsweep.model.problem import Observation, Problem
@@ -227,7 +228,7 @@ def _merge(z: Floats, log_density: Floats, covariance: Floats) -> Modes:
     z = np.take_along_axis(z, order[..., None], axis=1)
     covariance = np.take_along_axis(covariance, order[..., None, None], axis=1)
     log_density = np.take_along_axis(log_density, order, axis=1)
-    precision = np.linalg.inv(covariance)
+    precision = inverses(covariance)
     unique = np.isfinite(log_density)
     for k in range(1, z.shape[1]):
         difference = z[:, :k] - z[:, k : k + 1]

@@ -24,7 +24,7 @@ from chainsweep.diagnostics.verdict import (
     weighted_checks,
 )
 from chainsweep.engines.base import Arrays, Chains, DrawKind, Seeds
-from chainsweep.engines.modecheck import MASS_OUTSIDE, SPREAD, ModeCheck
+from chainsweep.engines.modecheck import MASS_OUTSIDE, SPREAD, ModeCheck, replaced, unchecked
 from chainsweep.engines.snpe_dropped import BY_DESIGN, culprit
 from chainsweep.errors import ChainsweepError
 from chainsweep.execute.density_check import density_causes
@@ -83,15 +83,9 @@ def _raised_alone(
     chains: Chains, batched: BatchedProblem, row: int, config: CampaignConfig, seeds: Seeds
 ) -> str | None:
     """The error that a check raises on one data set by itself; None where it gets its verdict."""
-    alone = batched.take(np.array([row]))
-    posterior, stats, info = (
-        {name: values[row : row + 1] for name, values in arrays.items()}
-        for arrays in (chains.posterior, chains.sample_stats, chains.info)
-    )
-    failures = {0: chains.failures[row]} if row in chains.failures else {}
-    own = Chains(chains.kind, posterior, stats, chains.n_draws[row : row + 1], info, failures)
+    alone = np.array([row])
     try:
-        judge(own, alone, config, seeds)
+        judge(chains.take(alone), batched.take(alone), config, seeds)
     except (ChainsweepError, MemoryError):
         raise
     except Exception as error:
@@ -114,19 +108,19 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
         checks = likelihood_free_checks(config.verdict, figures["miscalibration"], figures["ood_pvalue"])
     conclusive = np.ones(len(batched.batch), bool)
     dropped_by = _info(chains, "dropped_by")
-    unchecked = np.isfinite(dropped_by)
+    unknown = np.isfinite(dropped_by)
     if problem.has_likelihood:
-        checks = [caused(density_causes(batched, chains, seeds), len(batched.batch)), *checks]
         effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
-        outside = check_chains(batched, chains, effective, seeds)
+        causes, outside = _against_density(chains, batched, effective, seeds)
+        checks = [caused(causes, len(batched.batch)), *checks]
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
         checks += _mode_checks(config, outside)
         if config.verdict.inconclusive == "not_converged":
             checks.append(caused(outside.unproven(), len(batched.batch)))
         conclusive = outside.conclusive
-        unchecked &= ~conclusive
+        unknown &= ~conclusive
     share = _info(chains, "dropped_share")
-    dropped = {i: _dropped(batched, int(dropped_by[i]), share[i]) for i in np.flatnonzero(unchecked).tolist()}
+    dropped = {i: _dropped(batched, int(dropped_by[i]), share[i]) for i in np.flatnonzero(unknown).tolist()}
     checks = [caused(dropped, len(batched.batch)), *checks]
     figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
@@ -145,6 +139,22 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
         "rung": np.full(len(labels), np.nan),
         **figures,
     }
+
+
+def _against_density(
+    chains: Chains, batched: BatchedProblem, effective: Floats, seeds: Seeds
+) -> tuple[dict[int, str], ModeCheck]:
+    """What the density says of the draws: causes by position, and the mode check; nothing where there are no draws."""
+    drawn = np.flatnonzero(chains.n_draws > 0)
+    if drawn.size == len(batched.batch):
+        return density_causes(batched, chains, seeds), check_chains(batched, chains, effective, seeds)
+    if not drawn.size:
+        return {}, unchecked(len(batched.batch))
+    some, theirs = batched.take(drawn), chains.take(drawn)
+    causes, check = density_causes(some, theirs, seeds), check_chains(some, theirs, effective[drawn], seeds)
+    batched.failures.update({int(drawn[i]): reason for i, reason in some.failures.items()})
+    whole = replaced(unchecked(len(batched.batch)), check, drawn)
+    return {int(drawn[i]): cause for i, cause in causes.items()}, whole
 
 
 def _summary_columns(names: tuple[str, ...], summary: Mapping[str, Floats]) -> Arrays:
