@@ -237,7 +237,7 @@ class VerdictSection(Section):
     mode_shift: Annotated[float, Field(gt=0)] = MODE_SHIFT
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
     inconclusive: Literal["not_converged", "flag"] = "not_converged"
-    """What becomes of a data set whose mode check proves nothing: it has no verdict but this, or a flag alone."""
+    """The verdict of a data set whose mode check proves nothing, or a flag alone."""
     min_ppc_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Below this posterior predictive p-value a data set is flagged as misfit (its verdict stays)."""
     miscalibration: Annotated[float, Field(gt=0, lt=1)] = 0.05

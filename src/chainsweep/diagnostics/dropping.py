@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 LEAST_SHARE = 1e-3
 """Dropped simulations, as a share of all, below which they are told and condemn nothing."""
 ALARM = 1e-3
-"""How often simulations that are dropped at random seem to be dropped by their parameters."""
+"""The rate at which simulations that are dropped at random seem to be dropped by their parameters."""
 COMPARED = 750
 """Kept and dropped simulations, of each at most, whose parameters are compared all together."""
 PERMUTATIONS = 1999
@@ -38,7 +38,7 @@ TOGETHER = "several parameters together"
 
 @dataclass(frozen=True)
 class Dropping:
-    """What became of simulations of parameters ``names``; ``pvalues`` are those of `dependence`."""
+    """The fate of simulations of parameters ``names``; ``pvalues`` are those of `dependence`."""
 
     names: tuple[str, ...]
     simulated: int
@@ -93,7 +93,7 @@ class Dropping:
 
 
 def subjects(names: Sequence[str]) -> tuple[str, ...]:
-    """What each p-value of `dependence` is about: a parameter, a pair of them, or all."""
+    """The subject of each p-value of `dependence`: a parameter, a pair of them, or all."""
     pairs = combinations(names, 2) if len(names) <= MOST_PAIRED else ()
     return (*names, *(f"{one} and {other} together" for one, other in pairs), TOGETHER)
 

@@ -63,7 +63,7 @@ class Settings:
     agreement: float = 4.0
     """Two rounds agree when their log evidences differ by less than this many standard errors."""
     sure: bool = False
-    """Whether ``ess`` of a result is what it has with a confidence of 95 %, in place of Kish's number."""
+    """True where ``ess`` of a result is the number that it has with a confidence of 95 %, in place of Kish's."""
     early: bool = False
     """Whether the first round may be the last, where what it was given gives the same evidence."""
     lanes: int = 16

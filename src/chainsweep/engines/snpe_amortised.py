@@ -47,7 +47,7 @@ class _Given:
     provider: Bank | FreshSimulations
     bank: Sequence[Rows]
     dropping: Arrays
-    """What is kept of dropped simulations, see `snpe_dropped`."""
+    """The record of dropped simulations, see `snpe_dropped`."""
 
 
 def train_amortised(

@@ -1,4 +1,4 @@
-"""What is kept of dropped simulations beside a network: counts by cause, and what decides which ones are dropped.
+"""The record of dropped simulations beside a network: counts by cause, and what decides which ones are dropped.
 
 Nothing here needs torch.
 """
@@ -32,7 +32,7 @@ BY_DESIGN = -1
 
 
 def dropping_of(problem: Problem, record: Mapping[str, NDArray]) -> Dropping:
-    """What ``record`` says, by the names of the parameters."""
+    """Return what ``record`` says, by the names of the parameters."""
     causes = {told: int(record[name]) for name, told in CAUSES.items()}
     return Dropping(parameter_names(problem), int(record["simulated"]), causes, record["pvalues"])
 
@@ -44,7 +44,7 @@ def parameter_names(problem: Problem) -> tuple[str, ...]:
 
 
 def culprit(problem: Problem, by: int) -> str:
-    """What decides which simulations are dropped, by the entry of its p-value."""
+    """The name of what decides which simulations are dropped, by the entry of its p-value."""
     return "the design" if by == BY_DESIGN else subjects(parameter_names(problem))[by]
 
 
@@ -97,7 +97,7 @@ def record_of_fresh(provider: FreshSimulations, batches: Sequence[Batch], number
 
 
 def dropped_in(record: Mapping[str, NDArray]) -> int:
-    """How many simulations were dropped."""
+    """The number of simulations that were dropped."""
     return sum(int(record[name]) for name in CAUSES)
 
 
@@ -123,7 +123,7 @@ def _first_cause(dropped: NDArray[np.bool_], *found: NDArray[np.bool_]) -> dict[
 
 
 def _without_usable(design: NDArray[np.int64], dropped: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Those of ``design`` ``(simulation,)`` that have no usable simulation; none where that may be chance."""
+    """The designs among ``design`` ``(simulation,)`` without a usable simulation; none where that may be chance."""
     names, place = np.unique(design, return_inverse=True)
     count, lost = np.bincount(place), np.bincount(place, dropped)
     share = dropped.mean()

@@ -54,7 +54,7 @@ def usable_pairs(*pairs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Provider(Protocol):
-    """Where training pairs come from; those of simulations that are no numbers are left out by who uses them."""
+    """The source of training pairs; those of simulations that are no numbers are left out by who uses them."""
 
     def block(self, number: int, rows: int) -> Pairs:
         """``rows`` pairs; the same number gives the same pairs."""

@@ -110,7 +110,7 @@ class Trained:
         return findings_of(problem, self.calibration)
 
     def dropped(self, problem: Problem) -> Dropping:
-        """What became of its simulations, by parameter."""
+        """The fate of its simulations, by parameter."""
         return dropping_of(problem, self.dropping)
 
     @property
@@ -203,7 +203,7 @@ def finish(
     batches: Sequence[Batch],
     dropping: Arrays,
 ) -> Trained:
-    """What a finished `Trainer` learnt of simulations of ``batches``, some of which are dropped."""
+    """The network that a finished `Trainer` learnt from simulations of ``batches``, some of which are dropped."""
     columns = np.array(trainer.progress.history, dtype=np.float64).reshape(-1, len(HISTORY))
     history: Arrays = {name: columns[:, i].copy() for i, name in enumerate(HISTORY)}
     weights = trainer.best_weights()

@@ -65,7 +65,7 @@ class Info:
     dropped_share: Floats
     """Share of the network's simulations that were no numbers."""
     dropped_by: Floats
-    """What decides which of them, see `snpe_dropped.culprit`; NaN where nothing does."""
+    """The entry of what decides which of them, see `snpe_dropped.culprit`; NaN where nothing does."""
     seconds: Floats
     """Wall time, shared equally among data sets that were handled together."""
 
@@ -224,7 +224,7 @@ def _network_draws(
 
 
 def _stages(draws: int) -> list[int]:
-    """Where the draws of a network are looked at: an eighth of them at first, then a sixteenth more each time.
+    """The counts at which the draws of a network are looked at: an eighth at first, then a sixteenth more each time.
 
     Every stage has its share of wide draws.
     """

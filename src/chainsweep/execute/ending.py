@@ -13,9 +13,9 @@ from pathlib import Path
 from chainsweep.errors import StoppedEarly
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
-"""What tells a task to save its state and stop."""
+"""The signals that tell a task to save its state and stop."""
 GRACE_SECONDS = 45.0
-"""What is still at work so long after the first signal is killed: with what else there is to do, less than a minute."""
+"""The time after the first signal at which what is still at work is killed; the rest fits into the minute."""
 SECOND_SIGNAL_SECONDS = 1.0
 """A signal that comes sooner after the first is the same one: launchers signal a process and then its whole group."""
 KEPT = "what it had saved is kept, run again to continue"

@@ -101,7 +101,7 @@ class Guard:
         self._process.wait()
 
     def _ready(self, limit_s: float) -> bool:
-        """Whether there is an answer, or an end of the child, before a call takes longer than ``limit_s``."""
+        """True where there is an answer, or an end of the child, before a call takes longer than ``limit_s``."""
         seen, left = self._count(), limit_s
         while not self._pipe.poll(look := min(left, LOOK_SECONDS)):
             left -= look

@@ -132,7 +132,7 @@ def sample_by_halves(
 
 
 def _tried(run: Callable[..., Outcome], batch: Batch, sink: Sink, resume: Arrays | None) -> Outcome | Exception:
-    """What ``run`` comes to on ``batch``, or what it raised, where that may be the data's fault."""
+    """Return the outcome of ``run`` on ``batch``, or what it raised, where that may be the data's fault."""
     try:
         with device_faults():
             return run(batch=batch, sink=sink, resume=resume)

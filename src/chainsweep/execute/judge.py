@@ -144,7 +144,7 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
 def _against_density(
     chains: Chains, batched: BatchedProblem, effective: Floats, seeds: Seeds
 ) -> tuple[dict[int, str], ModeCheck]:
-    """What the density says of the draws: causes by position, and the mode check; nothing where there are no draws."""
+    """The density's judgement of draws: causes by position, and the mode check; nothing where there are no draws."""
     drawn = np.flatnonzero(chains.n_draws > 0)
     if drawn.size == len(batched.batch):
         return density_causes(batched, chains, seeds), check_chains(batched, chains, effective, seeds)
@@ -240,7 +240,7 @@ def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
 
 
 def _dropped(batched: BatchedProblem, by: int, share: float) -> str:
-    """Why the draws of a network that learned from a part of its simulations are no posterior."""
+    """The reason why draws of a network that learned from a part of its simulations are no posterior."""
     told = f"{share:.1%} of the network's simulations are no numbers and were dropped"
     if by == BY_DESIGN:
         return f"{told}, all of those of this data set's design among them"

@@ -1,4 +1,4 @@
-"""What the log density of a model is at a few fixed points: kept by ``init``, and asked for again when a task starts.
+"""The log density of a model at a few fixed points: kept by ``init``, and asked for again when a task starts.
 
 A hash of the model file does not see what else the model stands on: installed packages, the environment, files that
 compiled code opens. The density does.
@@ -19,7 +19,7 @@ from chainsweep.model.problem import Problem
 Floats = NDArray[np.float64]
 
 KEY = np.zeros((1, 2), np.uint32)
-"""What the prior draws come from."""
+"""The key of the prior draws."""
 DRAWN = 256
 """Prior draws of which the likeliest are kept."""
 KEPT = 2
@@ -54,7 +54,7 @@ def fingerprint(problem: Problem, batch: Batch) -> dict[str, Any] | None:
 
 
 def changed(batched: BatchedProblem, known: Mapping[str, Any]) -> str | None:
-    """How the one data set of ``batched`` differs from its record; None where it does not."""
+    """The sentence on how the one data set of ``batched`` differs from its record; None where it does not."""
     z, expected, within = (np.array(known[name], float) for name in ("at", "log_density", "within"))
     found = batched.log_density_unconstrained(z[None])[0]
     far = np.flatnonzero(~(np.abs(found - expected) <= within))

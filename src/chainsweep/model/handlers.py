@@ -15,7 +15,7 @@ from numpyro.primitives import Messenger
 from chainsweep.errors import ModelError
 
 UNWRAPPED = "_unwrapped"
-"""What NumPyro's ``CircularReparam`` adds to the name of a site."""
+"""The suffix that NumPyro's ``CircularReparam`` adds to the name of a site."""
 
 
 def written(function: Any) -> Any:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulator is asked for: the seed of its random numbers, and the shape ``(point, ...)`` of each field."""
+    """The request to a simulator: the seed of its random numbers, and the shape ``(point, ...)`` of each field."""
 
     seed: int
     shapes: Mapping[str, tuple[int, ...]]

@@ -1,4 +1,4 @@
-"""Where the panels of a figure stand: a regular grid, and around it as much room as its texts need."""
+"""The places of a figure's panels: a regular grid, and around it as much room as its texts need."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class GridLayout(LayoutEngine):
 
 
 class _Room:
-    """What the texts of a grid take on the four sides of its panels, in pixels, by column or row.
+    """The room that the texts of a grid take on the four sides of its panels, in pixels, by column or row.
 
     ``beside`` and ``below`` are the distances from the panels to the labels of their axes.
     """
