@@ -254,12 +254,11 @@ def test_a_black_box_has_no_curve_and_its_x_is_a_field_too(run, write_job):
     refused(run, write_job(model=PRIOR + functions, config=config), "x = 't' is no argument", "x, y, y_err")
 
 
-def test_a_simplex_is_not_for_emcee(run, write_job):
-    model = LINE_MODEL.replace(
-        'b = numpyro.sample("b", dist.Normal(0, 2))',
-        'b = numpyro.sample("b", dist.Dirichlet(__import__("jax").numpy.ones(3)))[0]',
-    )
-    refused(run, write_job(model=model), "simplex", "nuts")
+def test_a_simplex_of_a_black_box_is_not_for_emcee(run, write_job):
+    prior = PRIOR.replace("dist.Normal(0, 2)}", "dist.Dirichlet(__import__('numpy').ones(3))}")
+    functions = "def log_likelihood(params, x, y, y_err): return 0.0\n"
+    config = BLACK_BOX_CONFIG + '[policy]\nengines = ["emcee"]\n'
+    refused(run, write_job(model=prior + functions, config=config), "a simplex or a correlation matrix", "in 'prior'")
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 from scipy.special import ndtri
-from scipy.stats import ks_2samp, rankdata
 
 Floats = NDArray[np.float64]
 
@@ -105,6 +103,8 @@ def dependence(parameters: Floats, dropped: NDArray[np.bool_], seed: Sequence[in
     (energy distance between the scores of some, by permutation). Each is multiplied so that the least of them is at
     most `ALARM` that often by chance. NaN counts as +inf.
     """
+    from scipy.stats import ks_2samp, rankdata
+
     dim = parameters.shape[1]
     if not 0 < dropped.sum() < len(dropped):
         return np.ones(len(subjects([""] * dim)))
@@ -121,6 +121,8 @@ def dependence(parameters: Floats, dropped: NDArray[np.bool_], seed: Sequence[in
 
 def _energy_pvalue(points: Floats, first: int, rng: np.random.Generator) -> float:
     """The share of permutations whose ``first`` points are as far from the others as those of ``points`` are."""
+    from scipy.spatial.distance import cdist
+
     distance = cdist(points, points)
     labels = np.zeros((PERMUTATIONS + 1, len(points)))
     labels[:, :first] = 1.0

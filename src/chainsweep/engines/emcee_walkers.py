@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from chainsweep.engines.base import Seeds
 from chainsweep.engines.starts import Pool, temper
@@ -86,7 +86,7 @@ def low_walkers(log_prob: Floats, ndim: int) -> Bools:
     chi-square tail with ``ndim`` degrees of freedom allows.
     """
     highest = log_prob.max(axis=0)
-    return highest < highest.max(axis=-1, keepdims=True) - 0.5 * chi2.isf(ISLAND_TAIL, ndim)
+    return highest < highest.max(axis=-1, keepdims=True) - 0.5 * chdtri(ndim, ISLAND_TAIL)
 
 
 def islands(theta: Floats, log_prob: Floats) -> Bools:
