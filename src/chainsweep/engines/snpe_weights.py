@@ -324,7 +324,8 @@ def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_
     The log Jacobian is the difference of the two now, so that a density that has changed since is seen as such.
     """
     if batched.problem.has_jax_likelihood:
-        change = log_density - batched.log_density_unconstrained(z)
+        with np.errstate(invalid="ignore"):  # both are -inf where a draw has no density
+            change = log_density - batched.log_density_unconstrained(z)
         return batched.log_density(theta) + np.where(np.isfinite(change), change, 0.0)
     log_prior_z = -batched.potential(z)
     return batched.log_prior(theta) + log_density - log_prior_z
