@@ -11,6 +11,7 @@ WIDENED = 10.0 ** np.arange(-14.0, 1.0)
 """The widths that are added, one after the other, to the diagonal of a correlation matrix until it has a factor."""
 
 RIDGE = 1e-12
+"""The part of its largest variance that is added to the diagonal of a singular covariance."""
 
 
 def cholesky_factors(covariance: Floats) -> Floats:

@@ -37,6 +37,7 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 WIDER = 1.5
+"""The scale of a kernel around all draws, relative to theirs."""
 FIRST_BROAD_SHARE = 0.2
 """Broad share of a first round that draws from what is known before anything is fitted."""
 

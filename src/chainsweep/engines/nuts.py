@@ -347,7 +347,7 @@ class _Run:
         )
 
     def _changed_since(self, z: Floats, sampled: Floats) -> Floats:
-        """By how much the log density at the draws ``z`` was another than now while they were ``sampled``.
+        """The log density at the draws ``z`` while they were ``sampled``, less what it is now.
 
         ``sampled`` ``(dataset, chain, draw)`` are their potentials; single precision knows no better than now.
         """

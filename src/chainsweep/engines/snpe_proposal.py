@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 
 from chainsweep.engines.base import Seeds
 from chainsweep.engines.factors import cholesky_factors
+from chainsweep.engines.importance import WIDER
 from chainsweep.engines.snpe_trained import Network
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 EVERY = 5
-"""One draw in this many is the kernel's."""
+"""The number of draws of which one is the kernel's."""
 FREEDOM = 5
-WIDER = 1.5
-"""The kernel's scale, in those of the network's draws."""
 PILOT_DRAWS = 100
 """Draws of the network, or four for each parameter if that is more, that the kernel is fitted to and nothing else."""
 

@@ -32,7 +32,7 @@ REPEATED = 32
 TOLERANCE = 1e-8
 """The largest difference of two answers, relative to their size where that is above 1."""
 ROUNDED, ROUNDING = 16 * np.finfo(float).eps, 8.0
-"""By what share parameters that were transformed are moved, to see what rounding does; how many times that may be."""
+"""The share by which transformed parameters are moved to see what rounding does, and how many times that is allowed."""
 TOLD = 4
 """Parameters of a point that a reason names, at most."""
 

@@ -27,7 +27,7 @@ KEPT = 2
 TOLERANCE = 1e-6
 """The largest difference of two answers, relative to the size of the sum: 1 a point, or itself where that is more."""
 MOVED, SENSITIVE = 1e-12, 10.0
-"""By what share points are moved to see what rounding may do, and how many times that much is allowed."""
+"""The share by which points are moved to see what rounding may do, and how many times that much is allowed."""
 
 
 def fingerprint(problem: Problem, batch: Batch) -> dict[str, Any] | None:
