@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 from chainsweep.report import drawing as module
-from chainsweep.report.dataset_section import dataset_section
-from chainsweep.report.drawing import MAX_HELPERS, count_helpers, drawing
+from chainsweep.report.dataset_section import DatasetSection, dataset_section
+from chainsweep.report.drawing import MAX_HELPERS, Drawing, count_helpers, drawing
 from chainsweep.report.views import DatasetView, EngineView, Thresholds
 
 
@@ -26,6 +26,13 @@ def view(name: str, parameters: tuple[str, ...] = ("l",)) -> DatasetView:
     draws = np.random.default_rng(len(name)).normal(size=(2, 60, 1))
     table = pd.DataFrame(columns=["mean", "sd", "median", "q05", "q95"], dtype=float)
     return DatasetView(name, "first", parameters, {}, (EngineView("nuts", "converged", "", {}, table, draws=draws),))
+
+
+def drawn_sections(views: list[DatasetView]) -> list[DatasetSection]:
+    with drawing(len(views), Thresholds()) as drawn:
+        for one in views:
+            drawn.begin(one)
+        return drawn.sections()
 
 
 @pytest.mark.parametrize(("cores", "sections", "expected"), [(1, 24, 0), (2, 2, 0), (2, 24, 1), (8, 5, 2), (64, 24, 7)])
@@ -37,26 +44,26 @@ def test_helpers_are_as_many_as_pay(monkeypatch, cores, sections, expected):
 def test_the_bytes_are_the_same_whoever_draws(monkeypatch):
     monkeypatch.setattr(module, "count_helpers", lambda sections: 1)
     views = [view("a"), view("bb"), view("ccc"), view("dddd")]
-    with drawing(views, Thresholds()) as sections:
-        shared = sections()
+    shared = drawn_sections(views)
     assert [section.anchor for section in shared] == [f"dataset-{view.dataset_id}" for view in views]
     assert [section.pictures for section in shared] == [dataset_section(view, Thresholds()).pictures for view in views]
 
 
 def test_an_error_of_a_helper_is_raised_here(monkeypatch):
     monkeypatch.setattr(module, "count_helpers", lambda sections: 1)
-    with drawing([view("wrong", ("l", "m")), view("a")], Thresholds()) as sections, pytest.raises(IndexError):
-        sections()
+    with pytest.raises(IndexError):
+        drawn_sections([view("wrong", ("l", "m")), view("a")])
 
 
 def test_what_a_dead_helper_leaves_is_drawn_here():
     lost: Future = Future()
     lost.set_running_or_notify_cancel()
     lost.set_exception(BrokenProcessPool())
-    views = [view("a"), view("bb")]
-    draw = partial(dataset_section, thresholds=Thresholds())
-    shared = module._shared({0: lost}, views, draw)
-    assert [section.view.dataset_id for section in shared] == ["a", "bb"]
+    drawn = Drawing(partial(dataset_section, thresholds=Thresholds()))
+    for one in (view("a"), view("bb")):
+        drawn.begin(one)
+    drawn.begun[0] = lost
+    assert [section.view.dataset_id for section in drawn.sections()] == ["a", "bb"]
 
 
 def test_without_semaphores_everything_is_drawn_here(monkeypatch):
@@ -65,8 +72,7 @@ def test_without_semaphores_everything_is_drawn_here(monkeypatch):
 
     monkeypatch.setattr(module, "count_helpers", lambda sections: 1)
     monkeypatch.setattr(module, "ProcessPoolExecutor", none)
-    with drawing([view("a")], Thresholds()) as sections:
-        assert len(sections()) == 1
+    assert len(drawn_sections([view("a")])) == 1
 
 
 PROGRAM = """
@@ -75,8 +81,9 @@ from chainsweep.report import drawing
 from tests.unit.test_report_drawing import Thresholds, view
 if __name__ == "__main__":
     drawing.count_helpers = lambda sections: 1
-    with drawing.drawing([view("a"), view("b")], Thresholds()) as sections:
-        sections()
+    with drawing.drawing(2, Thresholds()) as drawn:
+        drawn.begin(view("a"))
+        drawn.sections()
         print(multiprocessing.active_children()[0].pid, flush=True)
         time.sleep(60)
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chainsweep.campaign import Campaign
 from chainsweep.errors import ChainsweepError
-from chainsweep.execute.compiling import NOTHING, Compiled, watch
+from chainsweep.execute.compiling import NOTHING, CompileClock, Compiled, watch
 from chainsweep.execute.tasks import Result, Task
 
 
@@ -48,7 +48,7 @@ def _run(task: Task, run: Callable[[], Result], speaker: str) -> Finished:
     began = time.monotonic()
     print(f"{_now()} {task.label}: started by {speaker}", flush=True)
     try:
-        clock = watch()
+        clock = CompileClock() if task.stage == "merge" else watch()  # a merge does not need JAX
         before = clock.now()
         result = run()
     except ChainsweepError as error:

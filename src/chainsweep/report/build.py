@@ -23,8 +23,9 @@ from chainsweep.report.collect import (
     truth_frame,
     with_convergence,
 )
+from chainsweep.report.drawing import drawing
 from chainsweep.report.formatting import as_float
-from chainsweep.report.pages import render_report
+from chainsweep.report.pages import write_report
 from chainsweep.report.ranking import rank
 from chainsweep.report.sections import text
 from chainsweep.report.views import (
@@ -129,24 +130,29 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
     ids = list(campaign.collection.ids)
     worst = rank(catalogue, engines, campaign.parameter_names, thresholds)
     chosen, notes = choose(ids, worst, config.report.datasets, config.report.worst)
-    view = SweepView(
-        name=campaign.name,
-        campaign_hash=campaign.hash,
-        created=f"{created or datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        versions={"chainsweep": VERSION, "Python": platform.python_version()},
-        engines=engines,
-        parameters=campaign.parameter_names,
-        n_datasets=len(ids),
-        catalogue=catalogue,
-        truth=truth_frame(ids, campaign.collection.truth_table(), campaign.parameter_names),
-        quarantine=campaign.quarantine(),
-        worst=worst,
-        calibration=campaign.calibration(),
-        thresholds=thresholds,
-        datasets=tuple(_dataset_view(campaign, catalogue, engines, key, why) for key, why in chosen.items()),
-        notes=notes,
-    )
-    return render_report(view, campaign.paths.report)
+    with drawing(len(chosen), thresholds) as drawn:
+        views = []
+        for key, why in chosen.items():
+            views.append(_dataset_view(campaign, catalogue, engines, key, why))
+            drawn.begin(views[-1])
+        view = SweepView(
+            name=campaign.name,
+            campaign_hash=campaign.hash,
+            created=f"{created or datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            versions={"chainsweep": VERSION, "Python": platform.python_version()},
+            engines=engines,
+            parameters=campaign.parameter_names,
+            n_datasets=len(ids),
+            catalogue=catalogue,
+            truth=truth_frame(ids, campaign.collection.truth_table(), campaign.parameter_names),
+            quarantine=campaign.quarantine(),
+            worst=worst,
+            calibration=campaign.calibration(),
+            thresholds=thresholds,
+            datasets=tuple(views),
+            notes=notes,
+        )
+        return write_report(view, campaign.paths.report, drawn)
 
 
 def _engines(config: CampaignConfig, catalogue: pd.DataFrame) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,10 +20,22 @@ from chainsweep.report.layout import GridLayout
 from chainsweep.report.style import INK, engine_colour, engine_text_colour, new_figure, say, styled
 from chainsweep.report.views import Floats
 
-with warnings.catch_warnings():
-    # corner imports ArviZ where it is installed, and ArviZ 0.x announces its successor once a day.
-    warnings.filterwarnings("ignore", message="\nArviZ is undergoing", category=FutureWarning)
-    from corner import hist2d
+
+def _hist2d() -> Callable[..., None]:
+    """Load corner's two-dimensional histogram without the package around it, which imports ArviZ for seconds."""
+    package = importlib.util.find_spec("corner")
+    assert package is not None
+    assert package.submodule_search_locations
+    core = Path(package.submodule_search_locations[0]) / "core.py"
+    spec = importlib.util.spec_from_file_location("chainsweep.report._corner_core", core)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.hist2d
+
+
+hist2d = _hist2d()
 
 MAX_PARAMETERS = 8
 MAX_DRAWS = 8000

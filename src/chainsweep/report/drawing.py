@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -22,29 +22,56 @@ SECTIONS_PER_PROCESS = 2
 Draw = Callable[[DatasetView], DatasetSection]
 
 
+class Drawing:
+    """The sections of data sets: each may be begun by a helper, and the rest is drawn here."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.pool: ProcessPoolExecutor | None = None
+        self.views: list[DatasetView] = []
+        self.begun: dict[int, Future[DatasetSection]] = {}
+
+    def begin(self, view: DatasetView) -> None:
+        """Add a section, the next in order."""
+        if self.pool is not None:
+            with suppress(OSError):  # no more processes
+                self.begun[len(self.views)] = self.pool.submit(self.draw, view)
+        self.views.append(view)
+
+    def sections(self) -> list[DatasetSection]:
+        """Draw here, from the end, what no helper has begun; wait for the others, and return all, in order."""
+        own = {
+            place: self.draw(view)
+            for place, view in reversed(list(enumerate(self.views)))
+            if place not in self.begun or self.begun[place].cancel()
+        }
+        return [
+            own[place] if place in own else _received(self.begun[place], view, self.draw)
+            for place, view in enumerate(self.views)
+        ]
+
+
 @contextmanager
-def drawing(views: Sequence[DatasetView], thresholds: Thresholds) -> Iterator[Callable[[], list[DatasetSection]]]:
-    """Let helpers begin with the sections; what is yielded draws the rest here and returns all, in order.
+def drawing(expected: int, thresholds: Thresholds) -> Iterator[Drawing]:
+    """Yield a ``Drawing`` whose helpers start now, as many as this number of ``expected`` sections is worth.
 
     The sections are the same whoever draws them. What a helper that died leaves is drawn here, as is everything where
-    the system gives no helper. An error of a helper is raised by the call. No helper outlives the block, nor this
+    the system gives no helper. An error of a helper is raised by ``sections``. No helper outlives the block, nor this
     process.
     """
-    draw = partial(dataset_section, thresholds=thresholds)
-    helpers = count_helpers(len(views))
-    pool = None
-    begun: dict[int, Future[DatasetSection]] = {}
+    drawn = Drawing(partial(dataset_section, thresholds=thresholds))
+    helpers = count_helpers(expected)
     try:
         with suppress(OSError, NotImplementedError):  # no semaphores here, or no more processes
             if helpers:
                 # Spawned, so that no thread of this process crosses a fork.
-                pool = ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn"), _follow_parent)
-                for place, view in enumerate(views):
-                    begun[place] = pool.submit(draw, view)
-        yield partial(_shared, begun, views, draw)
+                drawn.pool = ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn"), _follow_parent)
+                for _ in range(helpers):
+                    drawn.pool.submit(_get_ready)
+        yield drawn
     finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
+        if drawn.pool is not None:
+            drawn.pool.shutdown(cancel_futures=True)
 
 
 def count_helpers(sections: int) -> int:
@@ -59,23 +86,15 @@ def _follow_parent() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _get_ready() -> None:
+    """Do nothing: to be sent here, this module was imported, and matplotlib with it."""
+
+
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _shared(
-    begun: Mapping[int, Future[DatasetSection]], views: Sequence[DatasetView], draw: Draw
-) -> list[DatasetSection]:
-    """Draw here, from the end, what no helper has begun; then wait for the others."""
-    own = {
-        place: draw(view)
-        for place, view in reversed(list(enumerate(views)))
-        if place not in begun or begun[place].cancel()
-    }
-    return [own[place] if place in own else _received(begun[place], view, draw) for place, view in enumerate(views)]
 
 
 def _received(future: Future[DatasetSection], view: DatasetView, draw: Draw) -> DatasetSection:

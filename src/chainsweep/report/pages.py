@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from chainsweep.publish import write_below
 from chainsweep.report import formatting, sections
 from chainsweep.report.dataset_section import POSTERIOR_COLUMNS
-from chainsweep.report.drawing import drawing
+from chainsweep.report.drawing import Drawing, drawing
 from chainsweep.report.gallery import Gallery
 from chainsweep.report.style import ENGINE_COLOURS, INK, VERDICT_COLOURS, VERDICTS
 from chainsweep.report.views import DatasetView, DataView, EngineView, SweepView, Thresholds, TraceView
@@ -22,11 +22,22 @@ __all__ = [
     "Thresholds",
     "TraceView",
     "render_report",
+    "write_report",
 ]
 
 
 def render_report(view: SweepView, out_dir: Path) -> Path:
+    """Draw the sections of the data sets of ``view``, and write the report as ``write_report`` does."""
+    with drawing(len(view.datasets), view.thresholds) as drawn:
+        for dataset in view.datasets:
+            drawn.begin(dataset)
+        return write_report(view, out_dir, drawn)
+
+
+def write_report(view: SweepView, out_dir: Path, drawn: Drawing) -> Path:
     """Write ``out_dir/index.html`` and ``out_dir/figures/...``; return the path of the page.
+
+    ``drawn`` has the sections of the data sets.
 
     The page embeds its figures, loads nothing and runs no script; text is escaped. Figures that an earlier report
     listed and this one does not draw are removed. The page is replaced only when everything else is written.
@@ -50,11 +61,10 @@ def render_report(view: SweepView, out_dir: Path) -> Path:
         count=formatting.count, number=formatting.number, words=lambda value: str(value).replace("_", " ")
     )
     at_least_one, by_all = sections.converged_by_engines(view)
-    with drawing(view.datasets, view.thresholds) as dataset_sections:
-        diagnostics = sections.diagnostics_pictures(view, gallery)[1:]
-        recovery = sections.recovery_pictures(view, gallery)
-        agreement = sections.agreement_pictures(view, gallery)
-        datasets = dataset_sections()
+    diagnostics = sections.diagnostics_pictures(view, gallery)[1:]
+    recovery = sections.recovery_pictures(view, gallery)
+    agreement = sections.agreement_pictures(view, gallery)
+    datasets = drawn.sections()
     for section in datasets:
         for picture in section.pictures:
             gallery.add(picture)
