@@ -75,7 +75,7 @@ def by_emcee(folder: Path) -> Iterator[bool]:
         draws = rng.uniform(LOW, HIGH, (1024, 5))
         best = draws[np.argmax([log_density(theta, *data) for theta in draws])]
         start = np.clip(best + 1e-3 * rng.standard_normal((WALKERS, 5)), LOW + 1e-6, HIGH - 1e-6)
-        sampler = emcee.EnsembleSampler(WALKERS, 5, log_density, args=data)
+        sampler = emcee.EnsembleSampler(WALKERS, 5, log_density, args=tuple(data))
         sampler.run_mcmc(start, STEPS)
         chain = sampler.get_chain(discard=BURN_IN)
         tau = sampler.get_autocorr_time(discard=BURN_IN, tol=0).max()
