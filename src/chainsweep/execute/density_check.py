@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from chainsweep.engines.base import Chains, Seeds
 from chainsweep.execute.outside import equal_draws
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.cut_off import MAX_ROUNDS
 from chainsweep.model.problem import LARGEST_LOG_DENSITY
 
 Floats = NDArray[np.float64]
@@ -106,6 +107,7 @@ def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[in
             near[row] = inside[np.arange(NEAR) % len(inside)] + STEP * steps
     asked = np.asarray(np.isfinite(near).all(axis=-1))
     undefined = np.asarray(batched.undefined(np.where(asked[..., None], near, 0.0)) & asked)
+    unfinished = f" (a loop counts as that after {MAX_ROUNDS} rounds)" if batched.problem.structure.loops else ""
     causes = {}
     for row in np.flatnonzero(undefined.mean(axis=1) > MOST_UNDEFINED).tolist():
         points = near[row][undefined[row]]
@@ -116,7 +118,7 @@ def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[in
         example = _told(batched.problem.names, one, which if len(one) == len(away) else 0)
         causes[row] = (
             f"log density is not a number (NaN or +inf) at {undefined[row].mean():.1%} of the points near the draws, "
-            f"e.g. {example}, where the prior has mass"
+            f"e.g. {example}, where the prior has mass{unfinished}"
         )
     return causes
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 
+from chainsweep.model.cut_off import cut_off
+
 MAX_BLOCK = 1 << 24
 """Numbers in the largest intermediate array of data sets that an accelerator takes together."""
 DATASETS = 4
@@ -108,14 +110,14 @@ def apart(function: Callable, *arrays: Any) -> Any:
 
 
 def alone(function: Callable) -> Callable:
-    """``function(z, obs)``, a number, whose ``vmap`` goes from point to point on a processor.
+    """``function(z, obs)``, a number, whose loops end, and whose ``vmap`` goes from point to point on a processor.
 
     A loop that ends when a point says so would else go on for all of them until the slowest is done. The function can
     be differentiated once, by ``z`` and backwards. An accelerator takes all points at once.
     """
-    if not one_by_one_here():
-        return function
-    value, sloped = sequential_vmap(function), sequential_vmap(jax.value_and_grad(function))
+    value, sloped = cut_off(function), cut_off(jax.value_and_grad(function))
+    if one_by_one_here():
+        value, sloped = sequential_vmap(value), sequential_vmap(sloped)
     single = jax.custom_vjp(value)
 
     def forth(z: Any, obs: Any) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from numpyro import handlers
 from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
+from chainsweep.model.cut_off import cut_off
 from chainsweep.model.derivatives import WAYS
 from chainsweep.model.handlers import ExpandObserved, MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
@@ -153,7 +154,8 @@ class Problem:
             value = params[parameter.name]
             lead = value.shape[: value.ndim - len(parameter.shape)]
             parts.append(value.reshape((*lead, parameter.size)))
-        return jnp.concatenate(parts, axis=-1) if _is_jax(parts) else np.concatenate(parts, axis=-1)
+        as_jax = any(isinstance(part, jax.Array) for part in parts)
+        return jnp.concatenate(parts, axis=-1) if as_jax else np.concatenate(parts, axis=-1)
 
     def unflatten(self, theta: Array) -> dict[str, Array]:
         """``(..., ndim)`` to dict of ``(..., *shape)``."""
@@ -193,7 +195,7 @@ class Problem:
 
     def infinite(self, z: Array, obs: Observation) -> Array:
         """True where the prior has mass and the log density of the unconstrained ``z`` is +inf, or as good as that."""
-        prior, value = self._density_unconstrained(z, obs)
+        prior, value = self._ending(self._density_unconstrained)(z, obs)
         return (prior > -jnp.inf) & (value > LARGEST_LOG_DENSITY)
 
     def _density_unconstrained(self, z: Array, obs: Observation) -> tuple[Array, Array]:
@@ -208,6 +210,9 @@ class Problem:
 
     def terms(self, z: Array, obs: Observation) -> dict[str, Array]:
         """The terms of ``-potential``: log probabilities by site, values of latent sites, and the log Jacobian."""
+        return self._ending(self._terms)(z, obs)
+
+    def _terms(self, z: Array, obs: Observation) -> dict[str, Array]:
         trace, log_jacobian = self._trace_unconstrained(z, obs)
         sites = {name: site for name, site in trace.items() if site["type"] == "sample"}
         found = {name: _site_terms(site) for name, site in sites.items()}
@@ -251,6 +256,9 @@ class Problem:
 
     def simulate(self, key: Array, theta: Array, obs: Observation) -> dict[str, Array]:
         """Observed fields drawn from the likelihood at ``theta``; padding points hold draws as well."""
+        return self._ending(self._simulate)(key, theta, obs)
+
+    def _simulate(self, key: Array, theta: Array, obs: Observation) -> dict[str, Array]:
         expanded = {
             site: jnp.shape(obs.fields[name])
             for name, site in self.structure.observed_sites.items()
@@ -272,7 +280,14 @@ class Problem:
         """The deterministic site that the plots draw, shape ``(point,)``."""
         if self.curve_site is None:
             raise ModelError("the model has no curve: set 'curve' in [model] to a numpyro.deterministic site")
+        return self._ending(self._curve)(theta, obs)
+
+    def _curve(self, theta: Array, obs: Observation) -> Array:
         return self._trace(self.unflatten(theta), obs)[self.curve_site]["value"]
+
+    def _ending(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Give an end to the loops of ``function``, where the model has such that may lack one."""
+        return cut_off(function) if self.structure.loops else function
 
     def _split_unconstrained(self, z: Array) -> dict[str, Array]:
         return _split(z, [(p.name, p.unconstrained_shape, p.unconstrained_size) for p in self.parameters])
@@ -344,10 +359,6 @@ def _recorded(key: Any) -> Iterator[Any]:
 
 
 _ONE_MODEL = threading.RLock()
-
-
-def _is_jax(parts: list[Array]) -> bool:
-    return any(isinstance(part, jax.Array) for part in parts)
 
 
 def _split(flat: Array, layout: list[tuple[str, tuple[int, ...], int]]) -> dict[str, Array]:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from chainsweep.errors import ModelError
+from chainsweep.model.cut_off import has_loop
 from chainsweep.model.derivatives import WAYS
 from chainsweep.model.mistakes import explained
 from chainsweep.model.problem import Observation, Problem
@@ -66,7 +67,7 @@ def compilable(problem: Problem, path: Path, example: Observation) -> Problem:
             candidate = replace(problem, structure=structure)
             try:
                 jax.eval_shape(jax.vmap(candidate.curvature, in_axes=(0, None)), z, example)
-                loops = way != "forward" and "while[" in str(jax.make_jaxpr(problem.potential)(z[0], example))
+                loops = way != "forward" and has_loop(jax.make_jaxpr(problem.potential)(z[0], example))
                 return replace(problem, structure=replace(structure, loops=loops))
             except Exception as error:
                 failures.append(error)

@@ -1,0 +1,146 @@
+"""An end for loops of a model that may have none.
+
+A solver of differential equations takes as many steps as its point asks for; far from the posterior, where a rate is a
+million, it takes them for ever, and a compiled program cannot be interrupted. Here each loop whose length is not known
+in advance ends after ``MAX_ROUNDS``; what it has not finished by then is not a number, and is judged as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+MAX_ROUNDS = 10_000
+"""Rounds of one loop. A solver that is at rest takes tens of steps, one that is stiff but of use hundreds."""
+
+Values = Sequence[Any]
+
+
+def cut_off(function: Callable) -> Callable:
+    """Return ``function`` of arrays, in which loops of unknown length end; unfinished floats are NaN.
+
+    A function that differentiates by a rule of its own loses that rule: differentiate before.
+    """
+
+    def ending(*arrays: Any) -> Any:
+        program, shape = jax.make_jaxpr(function, return_shape=True)(*arrays)
+        results = _evaluate(program, jax.tree.leaves(arrays))
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return ending
+
+
+def has_loop(program: Any) -> bool:
+    """True where a jaxpr, or one inside it, has a loop of unknown length."""
+    return any(eqn.primitive.name == "while" or _loops_within(eqn) for eqn in _jaxpr(program).eqns)
+
+
+def _loops_within(eqn: JaxprEqn) -> bool:
+    return any(has_loop(inner) for value in eqn.params.values() for inner in _programs_in(value))
+
+
+def _programs_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, Jaxpr | ClosedJaxpr):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _programs_in(one)
+
+
+def _jaxpr(program: Any) -> Jaxpr:
+    return program.jaxpr if isinstance(program, ClosedJaxpr) else program
+
+
+def _evaluate(program: Any, values: Values) -> list[Any]:
+    """Compute a jaxpr at ``values``, with loops that end."""
+    jaxpr = _jaxpr(program)
+    consts = program.consts if isinstance(program, ClosedJaxpr) else []
+    known: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
+
+    def read(name: Any) -> Any:
+        return name.val if isinstance(name, Literal) else known[name]
+
+    for eqn in jaxpr.eqns:
+        given = [read(name) for name in eqn.invars]
+        rule = _RULES.get(eqn.primitive.name)
+        if rule is not None and (eqn.primitive.name == "while" or _loops_within(eqn)):
+            found = rule(eqn.params, given)
+        else:
+            bound = eqn.primitive.get_bind_params(eqn.params)
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple before JAX 0.10
+            found = eqn.primitive.bind(*functions, *given, **params)
+            found = found if eqn.primitive.multiple_results else [found]
+        known.update(zip(eqn.outvars, found, strict=True))
+    return [read(name) for name in jaxpr.outvars]
+
+
+def _ended_while(params: Mapping[str, Any], given: Values) -> Values:
+    first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    asked = partial(_of, params["cond_jaxpr"], given[:first])
+    moved = partial(_of, params["body_jaxpr"], given[first:second])
+
+    def goes_on(state: Any) -> Any:
+        rounds, carry = state
+        return (rounds < MAX_ROUNDS) & jnp.any(asked(carry)[0])
+
+    def step(state: Any) -> Any:
+        rounds, carry = state
+        (going,) = asked(carry)
+        # A loop over several points at once asks each of them.
+        return rounds + 1, [_where(going, new, old) for new, old in zip(moved(carry), carry, strict=True)]
+
+    _, carry = jax.lax.while_loop(goes_on, step, (0, list(given[second:])))
+    (unfinished,) = asked(carry)
+    return [
+        _where(unfinished, jnp.nan, value) if jnp.issubdtype(value.dtype, jnp.inexact) else value for value in carry
+    ]
+
+
+def _where(chosen: Any, new: Any, old: Any) -> Any:
+    """``new`` where ``chosen``, whose axes are the first of ``old``."""
+    chosen = jnp.reshape(chosen, jnp.shape(chosen) + (1,) * (jnp.ndim(old) - jnp.ndim(chosen)))
+    return jnp.where(chosen, new, old)
+
+
+def _scan(params: Mapping[str, Any], given: Values) -> Values:
+    consts, carried = params["num_consts"], params["num_carry"]
+
+    def step(carry: Any, row: Any) -> Any:
+        found = _evaluate(params["jaxpr"], [*given[:consts], *carry, *row])
+        return found[:carried], found[carried:]
+
+    last, rows = jax.lax.scan(
+        step,
+        list(given[consts : consts + carried]),
+        list(given[consts + carried :]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*last, *rows]
+
+
+def _branches(params: Mapping[str, Any], given: Values) -> Values:
+    return jax.lax.switch(given[0], [partial(_of, branch, []) for branch in params["branches"]], list(given[1:]))
+
+
+def _call(params: Mapping[str, Any], given: Values) -> Values:
+    return _evaluate(params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"], given)
+
+
+def _of(program: Any, consts: Values, values: Values) -> list[Any]:
+    return _evaluate(program, [*consts, *values])
+
+
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+_RULES: dict[str, Callable[[Mapping[str, Any], Values], Values]] = {
+    "while": _ended_while,
+    "scan": _scan,
+    "cond": _branches,
+    **dict.fromkeys(_CALLS, _call),
+}
