@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return item.path.relative_to(TESTS).as_posix()
 
     for item in items:
-        for mark in marks_of(file(item), getattr(item, "originalname", item.name)):
+        for mark in marks_of(file(item), item.name):
             item.add_marker(mark)
     items.sort(key=lambda item: begins(file(item)))
 

@@ -29,7 +29,7 @@ QUICK: dict[str, tuple[str, ...]] = {
         "test_a_mixture_whose_density_is_not_that_of_its_draws_is_seen",
     ),
     "contract/test_mpi.py": (
-        "test_any_number_of_ranks_gives_the_bits_of_one_process",
+        "test_any_number_of_ranks_gives_the_bits_of_one_process[datasets-3]",
         "test_other_bits_would_be_seen",
     ),
     "contract/test_readme.py": ("test_make_has_the_targets_that_readme_names",),
@@ -39,6 +39,13 @@ QUICK: dict[str, tuple[str, ...]] = {
 """Folder or file to the quick tests in it; none: all. Longest first, but MPI when the campaign leaves it a core."""
 
 SLOW: dict[str, tuple[str, ...]] = {
+    "contract/test_base_install.py": (
+        "test_a_black_box_that_cannot_be_timed_has_its_data_sets_shared_out_and_says_why",
+    ),
+    "contract/test_log_density.py": (
+        "test_a_loop_of_unknown_length_is_gone_through_once_a_point",
+        "test_entries_that_never_change_are_left_out_of_figures",
+    ),
     "unit/test_importance.py": (
         "test_an_accelerators_programs_give_what_a_processors_give",
         "test_a_data_set_is_the_same_alone_and_in_any_company",
@@ -48,20 +55,24 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_many_parameters_get_few_kernels",
     ),
     "unit/test_loops.py": ("test_a_batch_on_an_accelerator_gives_what_a_processor_gives",),
-    "unit/test_pilot.py": ("test_a_real_pilot_times_every_kind_and_touches_nothing_else",),
+    "unit/test_pilot.py": (
+        "test_a_black_box_has_its_simulations_timed_apart_from_the_training",
+        "test_a_real_pilot_times_every_kind_and_touches_nothing_else",
+    ),
+    "unit/test_snpe_features.py": ("test_counts_over_five_decades_stay_within_a_few_units",),
 }
 """The tests of those folders and files that are not quick after all: they compile or train for long."""
 
 
-def marks_of(file: str, function: str) -> list[str]:
+def marks_of(file: str, test: str) -> list[str]:
     """Return the markers of a test: its folder's, its file's kind, and ``quick``.
 
     Parameters
     ----------
     file
         The path of the test's file from ``tests``, as ``unit/test_config.py``.
-    function
-        The test's name without its parameters.
+    test
+        The test's name, with its parameters: the tables name a function, or one of its tests.
 
     Raises
     ------
@@ -71,8 +82,9 @@ def marks_of(file: str, function: str) -> list[str]:
     folder = file.partition("/")[0]
     if folder not in FOLDERS:
         raise ValueError(f"tests/{file}: expected a test in one of the folders {', '.join(FOLDERS)}")
+    known = {test, test.partition("[")[0]}
     names = QUICK.get(file, QUICK.get(folder))
-    quick = names is not None and (not names or function in names) and function not in SLOW.get(file, ())
+    quick = names is not None and (not names or bool(known & set(names))) and not known & set(SLOW.get(file, ()))
     return [folder, *([KINDS[file]] if file in KINDS else []), *(["quick"] if quick else [])]
 
 

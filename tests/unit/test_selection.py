@@ -32,7 +32,7 @@ def test_what_the_table_names_exists(place):
         assert list((TESTS / place).glob("test_*.py"))
         assert QUICK[place] == ()
     else:
-        assert functions(place).issuperset(QUICK[place])
+        assert functions(place).issuperset(name.partition("[")[0] for name in QUICK[place])
 
 
 @pytest.mark.parametrize("file", SLOW)
@@ -53,6 +53,9 @@ def test_marks_follow_the_folder_and_the_table():
     assert marks_of("unit/test_config.py", "test_any") == ["unit", "quick"]
     assert marks_of("unit/test_pilot.py", "test_a_real_pilot_times_every_kind_and_touches_nothing_else") == ["unit"]
     assert marks_of("contract/test_mpi.py", "test_other_bits_would_be_seen") == ["contract", "mpi", "quick"]
+    ranks = "test_any_number_of_ranks_gives_the_bits_of_one_process"
+    assert marks_of("contract/test_mpi.py", f"{ranks}[datasets-3]") == ["contract", "mpi", "quick"]
+    assert marks_of("contract/test_mpi.py", f"{ranks}[walkers-4]") == ["contract", "mpi"]
     assert marks_of("contract/test_mpi.py", "test_any") == ["contract", "mpi"]
     assert marks_of("cluster/test_images.py", "test_any") == ["cluster", "images"]
     with pytest.raises(ValueError, match=r"tests/elsewhere/test_a\.py: expected .* unit, golden"):
