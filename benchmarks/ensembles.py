@@ -152,7 +152,7 @@ class Peak:
 def judged(chain: Floats) -> tuple[float, bool, Floats, Floats]:
     """ESS, verdict, means and sds of a chain ``(step, walker, 5)``."""
     from chainsweep.diagnostics.convergence import rhat_rank
-    from chainsweep.engines.emcee_kept import ensemble_tau
+    from chainsweep.engines.emcee.chain import ensemble_tau
 
     kept = chain[len(chain) // 5 :]
     tau = float(np.nan_to_num(ensemble_tau(kept[:, None]), nan=np.inf).max())
@@ -251,7 +251,7 @@ def best_walkers(peak: Peak) -> int:
 
 def campaign_of(folder: Path, datasets: int, model: str | None, text: str, kind: str = "visible") -> Any:
     """A campaign of peaks of a kind."""
-    from chainsweep.freeze import init_campaign
+    from chainsweep.campaign.freeze import init_campaign
 
     own = (ROOT / "jobs" / "gaussian_peak" / "model.py").read_text(encoding="utf-8")
     (folder / "model.py").write_text(own if model is None else model, encoding="utf-8")

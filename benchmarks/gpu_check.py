@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import gpu_parts as parts  # noqa: E402 (the folder of the project comes first)
-from chainsweep.execute.environment import prepare  # noqa: E402
+from chainsweep.machine.environment import prepare  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"

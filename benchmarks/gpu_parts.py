@@ -135,7 +135,7 @@ def torch_product() -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from chainsweep.execute.devices import torch_device
+    from chainsweep.machine.devices import torch_device
 
     device, exact = torch_device(), product_of(np)
     figures: dict[str, Any] = {"device": torch.cuda.get_device_name(0) if device == "cuda" else "cpu"}
@@ -252,7 +252,7 @@ def nuts_settings(place: Place, precision: str) -> dict[str, Any]:
 
 
 def summary_of(folder: Path, engine: str = "nuts", shard: int = 0) -> dict[str, Any]:
-    from chainsweep.campaign import Campaign
+    from chainsweep.campaign.campaign import Campaign
     from chainsweep.store.shard import read_header, read_summary
 
     path = Campaign(folder).paths.shard(engine, shard)
@@ -338,7 +338,7 @@ def nuts_resumed(place: Place, straight: str) -> dict[str, Any]:
 
 
 def shard_path(folder: Path, shard: int = 0) -> Path:
-    from chainsweep.campaign import Campaign
+    from chainsweep.campaign.campaign import Campaign
 
     return Path(Campaign(folder).paths.shard("nuts", shard))
 
@@ -357,8 +357,8 @@ def wait_until_half(folder: Path, process: subprocess.Popen, patience_s: float) 
     """Data sets that have left by the time when a state is saved and half of them have, or ``patience_s`` on."""
     import re
 
-    from chainsweep.campaign import Campaign
-    from chainsweep.execute.attempt import state_path
+    from chainsweep.campaign.campaign import Campaign
+    from chainsweep.tasks.attempt import state_path
 
     log, state, saved = Campaign(folder).paths.log("infer", 0), state_path(shard_path(folder)), 0.0
     while process.poll() is None:
@@ -428,8 +428,8 @@ def nuts_speed(place: Place, datasets: int, lanes_share: float = 1.0) -> dict[st
 def automatic_lanes(datasets: int) -> int:
     """The lanes that ``auto`` takes for this many visible peaks on this device."""
     from benchmarks import nuts as bench
-    from chainsweep.config import NutsSettings
-    from chainsweep.engines.nuts_rounds import lanes_of
+    from chainsweep.config.campaign import NutsSettings
+    from chainsweep.engines.nuts.attempts import lanes_of
 
     return lanes_of(bench.model("visible"), bench.peaks("visible", min(datasets, SHARD)), NutsSettings())
 
@@ -495,11 +495,11 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
 
     from benchmarks import nuts as bench
     from benchmarks import snpe as bench_snpe
-    from chainsweep.config import SnpeSettings
-    from chainsweep.engines import snpe as engine
-    from chainsweep.engines.base import Seeds
-    from chainsweep.engines.snpe_trained import Network
-    from chainsweep.execute.devices import torch_device
+    from chainsweep.config.campaign import SnpeSettings
+    from chainsweep.engines.snpe import engine
+    from chainsweep.engines.snpe.network import Network
+    from chainsweep.machine.devices import torch_device
+    from chainsweep.numerics.seeds import Seeds
 
     device = device or torch_device()
     problem, notes = bench.model("narrow"), bench_snpe.Notes()
@@ -548,7 +548,7 @@ def snpe_resumed(place: Place) -> dict[str, Any]:
     """
     import torch
 
-    from chainsweep.execute.devices import torch_device
+    from chainsweep.machine.devices import torch_device
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     steps = place.sizes.resumed_steps
@@ -568,9 +568,9 @@ def trained_for(place: Place, steps: int, stop_at: int | None) -> dict[str, Any]
     """The state after some steps of training on the worked example: weights, moments, history."""
     from benchmarks import nuts as bench
     from benchmarks import snpe as bench_snpe
-    from chainsweep.config import SnpeSettings
-    from chainsweep.engines import snpe as engine
-    from chainsweep.execute.devices import torch_device
+    from chainsweep.config.campaign import SnpeSettings
+    from chainsweep.engines.snpe import engine
+    from chainsweep.machine.devices import torch_device
 
     problem, designs = bench.model("narrow"), bench_snpe.made("narrow", 64, 1).batch
     settings, sink = SnpeSettings(train_steps=10_000, **place.sizes.network), Kept()

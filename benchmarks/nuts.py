@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chainsweep.execute.environment import prepare
+from chainsweep.machine.environment import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -91,7 +91,7 @@ def windows(folder: Path) -> tuple[Any, Any]:
     """The photopeaks of a folder as ``jobs/gamma_lines`` takes them, and their Problem."""
     import numpy as np
 
-    from chainsweep.freeze import init_campaign
+    from chainsweep.campaign.freeze import init_campaign
 
     with tempfile.TemporaryDirectory() as place:
         campaign = init_campaign(ROOT / "jobs" / "gamma_lines" / "campaign.toml", Path(place) / "gamma", folder)
@@ -127,7 +127,7 @@ def peaks(kind: str, datasets: int, points: int = POINTS) -> Any:
 
 def model(kind: str) -> Any:
     """The Problem of a kind of peaks."""
-    from chainsweep.config import parse_config
+    from chainsweep.config.campaign import parse_config
     from chainsweep.model.load import example_observation, load_problem
 
     fields = ("x", "y_err", "y")
@@ -178,9 +178,9 @@ def starts(problem: Any, batch: Any) -> Any:
     """``(dataset, chain, n)``, unconstrained: for each chain the likeliest of 1,024 prior draws."""
     import numpy as np
 
-    from chainsweep.engines.base import Seeds
-    from chainsweep.engines.starts import prior_pool
+    from chainsweep.importance.modes import prior_pool
     from chainsweep.model.batched import BatchedProblem
+    from chainsweep.numerics.seeds import Seeds
 
     pool = prior_pool(
         BatchedProblem(problem, batch), Seeds(1, "peer").jax_keys(batch.ids, "start", 1)[:, 0], DRAWS * CHAINS
@@ -316,12 +316,12 @@ def engine(problem: Any, batch: Any, shard: int, more: Mapping[str, Any]) -> Jud
     """This engine with settings ``more`` on shards of ``shard`` data sets, judged as a campaign judges."""
     import numpy as np
 
-    from chainsweep.config import parse_config
-    from chainsweep.engines import nuts
-    from chainsweep.engines.base import Seeds
-    from chainsweep.execute.attempt import ProgressSink
-    from chainsweep.execute.judge import judge
+    from chainsweep.config.campaign import parse_config
+    from chainsweep.engines.nuts import engine as nuts
     from chainsweep.model.batched import BatchedProblem
+    from chainsweep.numerics.seeds import Seeds
+    from chainsweep.tasks.attempt import ProgressSink
+    from chainsweep.verdicts.judge import judge
 
     fields = {n: n for n in batch.fields}
     config = parse_config({"model": {"file": "model.py", "observed": ["y"]}, "data": {"fields": fields}}, "benchmark")
@@ -382,7 +382,7 @@ def measure(
     else:
         batch, problem = peaks(kind, datasets), model(kind)
     if row == "e":
-        from chainsweep.execute.compiling import watch
+        from chainsweep.machine.compiling import watch
 
         clock = watch()
         judged = engine(problem, batch, shard, more or {})

@@ -67,7 +67,7 @@ def measure(what: str, count: int) -> dict[str, Any]:
     """One row, in this process."""
     import numpy as np
 
-    from chainsweep.execute.compiling import watch
+    from chainsweep.machine.compiling import watch
 
     began, clock, exact = time.perf_counter(), watch(), None
     if what == "parameters":

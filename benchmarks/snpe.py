@@ -74,7 +74,7 @@ def made(kind: str, datasets: int, seed: int, points: tuple[int, int] = (SHORTES
 
 
 def settings_of(options: argparse.Namespace, **more: Any) -> Any:
-    from chainsweep.config import SnpeSettings
+    from chainsweep.config.campaign import SnpeSettings
 
     given = dict(pair.split("=", 1) for pair in options.set)
     return SnpeSettings(**{"threads": options.threads} | more | given)
@@ -87,7 +87,7 @@ def network_path(options: argparse.Namespace) -> Path:
 def load(options: argparse.Namespace) -> Any:
     from safetensors.numpy import load_file
 
-    from chainsweep.engines.snpe import Trained
+    from chainsweep.engines.snpe.engine import Trained
 
     return Trained.from_arrays(load_file(network_path(options)))
 
@@ -113,8 +113,8 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     from safetensors.numpy import save_file
 
     from chainsweep.diagnostics.calibration import most_overconfident, worst
-    from chainsweep.engines import snpe
-    from chainsweep.engines.snpe_trained import Network
+    from chainsweep.engines.snpe import engine as snpe
+    from chainsweep.engines.snpe.network import Network
 
     problem = bench.model(options.kind)
     settings = settings_of(options, train_minutes=options.minutes, train_steps=10**6)
@@ -163,8 +163,8 @@ def infer(options: argparse.Namespace) -> dict[str, Any]:
     """Fresh data sets through the network: it alone, and with rounds of adaptation where its weights do not suffice."""
     import numpy as np
 
-    from chainsweep.engines import snpe
-    from chainsweep.engines.base import Seeds
+    from chainsweep.engines.snpe import engine as snpe
+    from chainsweep.numerics.seeds import Seeds
 
     problem, trained = bench.model(options.kind), load(options)
     fresh = made(options.kind, options.datasets, 2)
@@ -203,9 +203,9 @@ def grow(options: argparse.Namespace) -> dict[str, Any]:
     """Draws of the network alone, and seconds with weights and rounds, by data sets and by points."""
     import numpy as np
 
-    from chainsweep.engines import snpe
-    from chainsweep.engines.base import Seeds
-    from chainsweep.engines.snpe_trained import Network
+    from chainsweep.engines.snpe import engine as snpe
+    from chainsweep.engines.snpe.network import Network
+    from chainsweep.numerics.seeds import Seeds
 
     problem, trained, rows = bench.model(options.kind), load(options), []
     arguments = {"sink": Notes(), "resume": None, "deadline": lambda: False, "trained": trained}
@@ -239,12 +239,12 @@ def single(options: argparse.Namespace) -> dict[str, Any]:
     from sbi.utils import BoxUniform
 
     from chainsweep.diagnostics.weights import weighted_mean, weighted_sd
-    from chainsweep.engines import snpe
-    from chainsweep.engines.base import Seeds
-    from chainsweep.engines.importance import Settings, adapt
-    from chainsweep.engines.importance_start import from_prior, target_of
-    from chainsweep.engines.starts import prior_pool
+    from chainsweep.engines.snpe import engine as snpe
+    from chainsweep.importance.adaptive import Settings, adapt
+    from chainsweep.importance.modes import prior_pool
+    from chainsweep.importance.target import from_prior, target_of
     from chainsweep.model.batched import BatchedProblem
+    from chainsweep.numerics.seeds import Seeds
 
     problem, first = bench.model("narrow"), worked_example()
     torch.manual_seed(0)
@@ -309,10 +309,10 @@ def loop(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from sbi.inference import NPE
 
-    from chainsweep.engines.snpe_designs import usable_designs
-    from chainsweep.engines.snpe_flow import build_estimator
-    from chainsweep.engines.snpe_simulate import FreshSimulations, Simulator, usable_pairs
-    from chainsweep.engines.snpe_trained import architecture_of, fit_encoder
+    from chainsweep.engines.snpe.designs import usable_designs
+    from chainsweep.engines.snpe.estimator import build_estimator
+    from chainsweep.engines.snpe.network import architecture_of, fit_encoder
+    from chainsweep.engines.snpe.simulator import FreshSimulations, Simulator, usable_pairs
 
     torch.set_num_threads(options.threads)
     problem, settings = bench.model(options.kind), settings_of(options)
@@ -358,7 +358,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "build")
     options = parser.parse_args()
     options.out.mkdir(exist_ok=True)
-    from chainsweep.execute.environment import prepare
+    from chainsweep.machine.environment import prepare
 
     prepare()
     result = COMMANDS[options.command](options)

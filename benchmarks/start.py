@@ -27,10 +27,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from chainsweep.campaign import Campaign
-from chainsweep.execute.compiling import NOTHING, Compiled
-from chainsweep.execute.environment import prepare
-from chainsweep.execute.programs import CACHE_VARIABLE
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.machine.compiling import NOTHING, Compiled
+from chainsweep.machine.environment import prepare
+from chainsweep.machine.programs import CACHE_VARIABLE
 from chainsweep.store.shard import read_header, read_summary
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,13 +19,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from chainsweep.campaign import Campaign
-from chainsweep.execute.programs import CACHE_VARIABLE
-from chainsweep.site import Site
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.config.site import Site
+from chainsweep.machine.programs import CACHE_VARIABLE
 from chainsweep.slurm.image import inside
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORTS = "import chainsweep.execute.infer, chainsweep.engines.nuts, jax, numpyro; jax.devices()"
+IMPORTS = "import chainsweep.stages.infer, chainsweep.engines.nuts.engine, jax, numpyro; jax.devices()"
 TASK_S = 20 * 60
 NEXT_TO_NOTHING = """
 [engines.nuts]

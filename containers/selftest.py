@@ -79,7 +79,7 @@ def sealed() -> None:
 def mpi() -> None:
     """Two ranks that this image's own launcher starts find each other."""
     program = (
-        "import os; from chainsweep.execute.mpi import start_mpi; "
+        "import os; from chainsweep.run.mpi.ranks import start_mpi; "
         "os.write(1, b'size %d\\n' % start_mpi().COMM_WORLD.Get_size())"
     )
     launch = [str(PREFIX / "bin/mpiexec"), "-n", "2", sys.executable, "-c", program]

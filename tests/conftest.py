@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.execute.compiling import watch
-from chainsweep.execute.environment import prepare
+from chainsweep.machine.compiling import watch
+from chainsweep.machine.environment import prepare
 from tests.selection import begins, marks_of
 
 # Before any test imports JAX: tests run as a task's process does, with the user's cache of compiled programs, for most

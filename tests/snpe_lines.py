@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from chainsweep.config import SnpeSettings, parse_config
+from chainsweep.config.campaign import SnpeSettings, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import weighted_mean, weighted_sd
-from chainsweep.engines import snpe
-from chainsweep.engines.base import Arrays, Chains, Seeds
+from chainsweep.engines.base import Chains
+from chainsweep.engines.snpe import engine as snpe
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.seeds import Seeds
 
 PRIOR_SD = 2.0
 

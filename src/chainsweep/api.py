@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
 from chainsweep.errors import CampaignError
 
 if TYPE_CHECKING:

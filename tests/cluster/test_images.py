@@ -12,8 +12,8 @@ import h5netcdf
 import numpy as np
 import pytest
 
+from chainsweep.config.site import Site
 from chainsweep.errors import ConfigError
-from chainsweep.site import Site
 from chainsweep.slurm.image import examine, verify
 from chainsweep.slurm.trials import examine_site
 from chainsweep.store.shard import read_header

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.campaign import Campaign, campaign_hash, file_hash
+from chainsweep.campaign.campaign import Campaign, campaign_hash, file_hash
+from chainsweep.campaign.freeze import init_campaign
 from chainsweep.cli import main
 from chainsweep.errors import ModelError
-from chainsweep.freeze import init_campaign
 from chainsweep.model.batched import BatchedProblem
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chainsweep.black_box.host import HostCalls
+from chainsweep.campaign.freeze import init_campaign
 from chainsweep.errors import ConfigError, ModelError
-from chainsweep.execute.host import HostCalls
-from chainsweep.freeze import init_campaign
 from chainsweep.model.host import HostCall, Simulation
 from tests.conftest import LINE_CONFIG, line_data
 from tests.contract.test_mpi import content, task

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import chainsweep
-from chainsweep.engines.nuts_rounds import DEFAULT_LANES
+from chainsweep.engines.nuts.attempts import DEFAULT_LANES
 from chainsweep.store.shard import read_header
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from chainsweep.config import parse_config
-from chainsweep.engines import snpe
-from chainsweep.engines.base import Seeds
-from chainsweep.execute.judge import judge
+from chainsweep.config.campaign import parse_config
+from chainsweep.engines.snpe import engine as snpe
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts.judge import judge
 from tests.snpe_lines import (
     HOST_MODEL,
     MODEL,

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.freeze import init_campaign
 from chainsweep.errors import CampaignError
-from chainsweep.execute.fingerprint import check_density
-from chainsweep.freeze import init_campaign
+from chainsweep.stages.fingerprint import check_density
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 from tests.contract.test_campaign import command
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from chainsweep.execute.devices import Gpus
-from chainsweep.execute.local import LocalRun
-from chainsweep.freeze import init_campaign
+from chainsweep.campaign.freeze import init_campaign
+from chainsweep.machine.devices import Gpus
+from chainsweep.run.local import LocalRun
 from tests.conftest import LINE_CONFIG, LINE_MODEL
 
 SAYS_WHERE = """

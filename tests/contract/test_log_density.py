@@ -19,18 +19,18 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
-from chainsweep.config import parse_config
+from chainsweep.config.campaign import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.summary import convergence_summary
-from chainsweep.engines.importance_start import from_prior, target_of
-from chainsweep.engines.modecheck import PASSES, mode_check
-from chainsweep.engines.starts import find_modes, prior_pool
 from chainsweep.errors import ModelError
+from chainsweep.importance.modes import find_modes, prior_pool
+from chainsweep.importance.target import from_prior, target_of
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem, observation
 from chainsweep.model.structure import Structure
 from chainsweep.model.trace import trace_structure
+from chainsweep.verdicts.mode_check import PASSES, mode_check
 
 POINTS = 11
 PADDING = 5

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from chainsweep.freeze import init_campaign
+from chainsweep.campaign.freeze import init_campaign
 from tests.conftest import LINE_CONFIG, line_data
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")

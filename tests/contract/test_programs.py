@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from chainsweep.execute.attempt import ProgressSink
-from chainsweep.execute.infer import judged_shard, sample
-from chainsweep.freeze import init_campaign
+from chainsweep.campaign.freeze import init_campaign
+from chainsweep.stages.infer import judged_shard, sample
+from chainsweep.tasks.attempt import ProgressSink
 from tests.conftest import ROOT
 
 CONFIG = """

@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from chainsweep.engines import snpe
-from chainsweep.engines.base import Seeds, Status
-from chainsweep.engines.snpe_designs import usable_designs
-from chainsweep.engines.snpe_progress import HISTORY, Job
-from chainsweep.engines.snpe_simulate import Bank, FreshSimulations, Simulator
-from chainsweep.engines.snpe_trained import Trained, architecture_of, fit_encoder
-from chainsweep.engines.snpe_training import Trainer, fit
+from chainsweep.engines.base import Status
+from chainsweep.engines.snpe import engine as snpe
+from chainsweep.engines.snpe.designs import usable_designs
+from chainsweep.engines.snpe.job import HISTORY, Job
+from chainsweep.engines.snpe.network import Trained, architecture_of, fit_encoder
+from chainsweep.engines.snpe.simulator import Bank, FreshSimulations, Simulator
+from chainsweep.engines.snpe.trainer import Trainer, fit
 from chainsweep.errors import InputError, ModelError, UnavailableError
+from chainsweep.numerics.seeds import Seeds
 from tests.snpe_lines import (
     HOST_MODEL,
     TINY,

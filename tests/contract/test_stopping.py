@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.execute import local
-from chainsweep.execute.local import LocalRun
-from chainsweep.freeze import init_campaign
+from chainsweep.campaign.freeze import init_campaign
+from chainsweep.run import local
+from chainsweep.run.local import LocalRun
 from tests.conftest import line_data
 from tests.contract.test_mpi import CONFIG, assert_same_arrays
 

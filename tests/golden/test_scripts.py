@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from chainsweep.campaign import Paths
+from chainsweep.campaign.campaign import Paths
+from chainsweep.config.site import JOB_KINDS, Site, load_site
 from chainsweep.errors import ConfigError, UsageError
 from chainsweep.packages import versions
-from chainsweep.site import JOB_KINDS, Site, load_site
 from chainsweep.slurm.image import Image
 from chainsweep.slurm.job import ARRAYS, STAGE_OF, Job
 from chainsweep.slurm.render import TEMPLATES, directive, render

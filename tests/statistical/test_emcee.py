@@ -9,20 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.config import EmceeSettings, parse_config
+from chainsweep.config.campaign import EmceeSettings, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import effective_sample_size
-from chainsweep.engines import emcee as engine
-from chainsweep.engines.base import Arrays, Chains, DrawKind, Outcome, Seeds, Status
-from chainsweep.engines.emcee_stack import GUIDED_MOVES, PLAIN_MOVES
-from chainsweep.engines.guide import Guide, relearned, search
-from chainsweep.engines.mixture import draw, log_density
-from chainsweep.engines.mixture_density import Mixture, Prepared
-from chainsweep.engines.moves import StretchMove
+from chainsweep.engines.base import Chains, DrawKind, Outcome, Status
+from chainsweep.engines.emcee import engine
+from chainsweep.engines.emcee.moves import StretchMove
+from chainsweep.engines.emcee.stack import GUIDED_MOVES, PLAIN_MOVES
 from chainsweep.errors import ModelError
+from chainsweep.importance.guide import Guide, relearned, search
+from chainsweep.importance.mixture import draw, log_density
+from chainsweep.importance.mixture_density import Mixture, Prepared
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.seeds import Seeds
 from tests.statistical.calibration import problem_of, rank_pvalues, scale_and_place, simulated
 
 LINE = """
@@ -223,7 +225,7 @@ def test_data_sets_that_wait_change_no_draw(problem, monkeypatch, check_every):
     assert any(0 < done < 4 and note.startswith("3 running") for done, note in notes)
     assert_same(outcome.chains, together)
     stopped, calls = Memory(), iter(range(10_000))
-    monkeypatch.setattr("chainsweep.engines.emcee_stack.SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("chainsweep.engines.emcee.stack.SECONDS_BETWEEN_LOOKS", 0.0)
     halted = sample(problem, batch, few, sink=stopped, deadline=lambda: next(calls) == 777)
     assert halted.status is Status.STOPPED
     assert_same(sample(problem, batch, few, stopped.state).chains, together)
@@ -252,7 +254,7 @@ def test_stopped_at_every_block_it_resumes_bit_for_bit(problem):
 def test_stopped_within_a_block_it_resumes_bit_for_bit(problem, monkeypatch):
     batch, calls = lines(3), iter(range(10_000))
     whole = complete(problem, batch, SHORT)
-    monkeypatch.setattr("chainsweep.engines.emcee_stack.SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("chainsweep.engines.emcee.stack.SECONDS_BETWEEN_LOOKS", 0.0)
     sink = Memory()
     outcome = sample(problem, batch, SHORT, sink=sink, deadline=lambda: next(calls) == 77)
     assert outcome.status is Status.STOPPED
@@ -313,7 +315,7 @@ def test_a_black_box_that_raises_fails_alone(black_box, problem):
 def test_a_failure_within_a_block_survives_resuming(black_box, monkeypatch):
     batch = lines(2)
     batch.fields["y"][1] += 100
-    monkeypatch.setattr("chainsweep.engines.emcee_stack.SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("chainsweep.engines.emcee.stack.SECONDS_BETWEEN_LOOKS", 0.0)
     sink, calls = Memory(), iter(range(10_000))
     outcome = sample(black_box, batch, SHORT, sink=sink, deadline=lambda: next(calls) == 110)
     assert outcome.status is Status.STOPPED

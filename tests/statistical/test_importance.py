@@ -13,15 +13,15 @@ import emcee
 import numpy as np
 from numpy.testing import assert_allclose
 
-from chainsweep.config import parse_config
+from chainsweep.config.campaign import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import effective_sample_size, normalised_weights
-from chainsweep.engines.base import Seeds
-from chainsweep.engines.importance import Settings, WeightedDraws, adapt
-from chainsweep.engines.importance_start import Start, Target, from_draws, from_prior, target_of
-from chainsweep.engines.starts import prior_pool
+from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt
+from chainsweep.importance.modes import prior_pool
+from chainsweep.importance.target import Start, Target, from_draws, from_prior, target_of
 from chainsweep.model.batched import BatchedProblem, Compiled
 from chainsweep.model.load import example_observation, load_problem
+from chainsweep.numerics.seeds import Seeds
 
 MODEL = Path(__file__).parents[2] / "jobs" / "gaussian_peak" / "model.py"
 SEEDS = Seeds(1, "importance-test")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from chainsweep.config import parse_config
+from chainsweep.config.campaign import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import resample
-from chainsweep.engines.importance import adapt
-from chainsweep.engines.importance_start import Start, from_modes, from_prior, target_of
-from chainsweep.engines.modecheck import PASSES, mode_check
-from chainsweep.engines.starts import find_modes, prior_pool
+from chainsweep.importance.adaptive import adapt
+from chainsweep.importance.modes import find_modes, prior_pool
+from chainsweep.importance.target import Start, from_modes, from_prior, target_of
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
+from chainsweep.verdicts.mode_check import PASSES, mode_check
 from tests.statistical.test_importance import QUICK, SEEDS, bound, keys, peaks
 
 SQUARES = """

@@ -11,15 +11,18 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from chainsweep.config import NutsSettings
+from chainsweep.config.campaign import NutsSettings
 from chainsweep.data.collection import Batch
-from chainsweep.engines import nuts, nuts_program, nuts_rounds
-from chainsweep.engines.base import Seeds, Status
-from chainsweep.engines.nuts_lanes import FIRST_LOOK
-from chainsweep.model import loops
+from chainsweep.engines.base import Status
+from chainsweep.engines.nuts import attempts as nuts_rounds
+from chainsweep.engines.nuts import engine as nuts
+from chainsweep.engines.nuts import kernels as nuts_program
+from chainsweep.engines.nuts.lanes import FIRST_LOOK
 from chainsweep.model.load import example_observation
 from chainsweep.model.problem import Problem
 from chainsweep.model.trace import trace_structure
+from chainsweep.numerics import loops
+from chainsweep.numerics.seeds import Seeds
 from tests.conftest import line_data
 
 SETTINGS = NutsSettings(warmup=200, draws=400, block=100, prior_draws=256, descents=4)

@@ -10,16 +10,16 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
-from chainsweep.config import NutsSettings, parse_config
+from chainsweep.config.campaign import NutsSettings, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk
-from chainsweep.engines import nuts
-from chainsweep.engines.base import Seeds
-from chainsweep.engines.mixture_density import Mixture, prepared
-from chainsweep.engines.nuts_program import Standing, jumped, proposed, stepped_within
-from chainsweep.execute.attempt import ProgressSink
+from chainsweep.engines.nuts import engine as nuts
+from chainsweep.engines.nuts.kernels import Standing, jumped, proposed, stepped_within
+from chainsweep.importance.mixture_density import Mixture, prepared
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
+from chainsweep.numerics.seeds import Seeds
+from chainsweep.tasks.attempt import ProgressSink
 from tests.conftest import ROOT
 from tests.statistical.calibration import problem_of, rank_pvalues, scale_and_place, simulated
 from tests.statistical.references import peaks

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.importance import adapt
-from chainsweep.engines.importance_start import target_of
+from chainsweep.importance.adaptive import adapt
+from chainsweep.importance.target import target_of
 from tests.statistical.references import peaks
 from tests.statistical.test_importance import QUICK, bound, keys, posterior, sd_error, start_of
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chainsweep.config import VerdictSection
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.diagnostics.calibration import most_overconfident
-from chainsweep.engines.snpe import calibrate, findings_of
+from chainsweep.engines.snpe.engine import calibrate, findings_of
 from chainsweep.errors import InputError
 from tests.snpe_lines import LEARNING, MODEL, draws, errors, exact_posterior, line_batch, line_problem, train
 

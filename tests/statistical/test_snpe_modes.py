@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from chainsweep.diagnostics.weights import weighted_mean
-from chainsweep.engines import snpe
-from chainsweep.engines.base import Seeds, Status
+from chainsweep.engines.base import Status
+from chainsweep.engines.snpe import engine as snpe
+from chainsweep.numerics.seeds import Seeds
 from tests.snpe_lines import (
     HOST_MODEL,
     LEARNING,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.execute import attempt as attempts
-from chainsweep.execute.attempt import FileSink, claim, load_state
 from chainsweep.publish import LostOwnership, publish
+from chainsweep.tasks import attempt as attempts
+from chainsweep.tasks.attempt import FileSink, claim, load_state
 
 STATE = {"iteration": np.asarray(7), "draws/w": np.arange(6.0).reshape(2, 3)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chainsweep.config import CampaignConfig, load_config, parse_config
+from chainsweep.config.campaign import CampaignConfig, load_config, parse_config
 from chainsweep.errors import ConfigError
 
 MINIMAL = {"model": {"file": "model.py"}, "data": {"fields": {"x": "x", "y": "y"}}}

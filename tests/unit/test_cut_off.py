@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.experimental.ode import odeint
 
-from chainsweep.model import cut_off as module
-from chainsweep.model.cut_off import cut_off, has_loop
 from chainsweep.model.problem import double_precision
+from chainsweep.numerics import cut_off as module
+from chainsweep.numerics.cut_off import cut_off, has_loop
 
 TIMES = np.linspace(0.0, 10.0, 12)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.engines.base import Chains, DrawKind, Seeds
-from chainsweep.execute.density_check import density_causes
+from chainsweep.engines.base import Chains, DrawKind
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts.density_check import density_causes
 from tests.snpe_lines import line_batch, line_problem
 
 JAX = """

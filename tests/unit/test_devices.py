@@ -8,8 +8,8 @@ import pytest
 
 from chainsweep.data.collection import Batch
 from chainsweep.errors import UnavailableError
-from chainsweep.execute import devices
-from chainsweep.execute.infer import sample_by_halves
+from chainsweep.machine import devices
+from chainsweep.stages.infer import sample_by_halves
 
 FULL = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1234 bytes."
 BROKEN = "INTERNAL: CUDA error: Failed to launch kernel: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access"

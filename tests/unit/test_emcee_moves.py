@@ -11,7 +11,7 @@ import pytest
 from emcee.model import Model
 from scipy.special import ndtri
 
-from chainsweep.engines.moves import (
+from chainsweep.engines.emcee.moves import (
     GAMMA0,
     MOVES,
     SNOOKER_RANGE,

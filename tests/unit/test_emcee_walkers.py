@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.config import EmceeSettings
-from chainsweep.engines.emcee_kept import CAPACITY, Thinned, assess, ensemble_tau, packed_chains, unpacked_chains
-from chainsweep.engines.emcee_walkers import choose_distinct, islands, low_walkers, rescue, temper
+from chainsweep.config.campaign import EmceeSettings
+from chainsweep.engines.emcee.chain import CAPACITY, Thinned, assess, ensemble_tau, packed_chains, unpacked_chains
+from chainsweep.engines.emcee.initial_walkers import choose_distinct, islands, low_walkers, rescue, temper
 
 
 def effective(log_weights: np.ndarray) -> float:

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from chainsweep.execute import environment
+from chainsweep.machine import environment
 
 SUMS = """
 import os, sys
-from chainsweep.execute.environment import prepare
+from chainsweep.machine.environment import prepare
 
 cores, threads = int(sys.argv[1]), sys.argv[2:]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])

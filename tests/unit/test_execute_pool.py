@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chainsweep.black_box.host import HostCalls
+from chainsweep.black_box.suspects import Note, Notes, forget_suspects
 from chainsweep.errors import ChainsweepError
-from chainsweep.execute import pool as pooling
-from chainsweep.execute.host import HostCalls
-from chainsweep.execute.pool import Order, PoolMap, Reply, cut
-from chainsweep.execute.suspects import Note, Notes, forget_suspects
 from chainsweep.model.host import HostAnswer, HostCall, combined
+from chainsweep.run.mpi import walker_pool as pooling
+from chainsweep.run.mpi.walker_pool import Order, PoolMap, Reply, cut
 
 
 def calls(*rows: int) -> list[HostCall]:

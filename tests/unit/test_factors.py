@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from chainsweep.engines.factors import cholesky_factors, inverses
-from chainsweep.engines.importance_start import from_modes
-from chainsweep.engines.starts import Modes
+from chainsweep.importance.modes import Modes
+from chainsweep.importance.target import from_modes
+from chainsweep.numerics.factors import cholesky_factors, inverses
 
 
 def covariances(number: int, n: int = 4) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Chains, DrawKind, Outcome, Status
 from chainsweep.errors import ModelError
-from chainsweep.execute.infer import sample_by_halves
+from chainsweep.stages.infer import sample_by_halves
 
 IDS = tuple("abcdefgh")
 

@@ -10,11 +10,16 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import ks_2samp, multivariate_t
 
-from chainsweep.config import parse_config
+from chainsweep.config.campaign import parse_config
 from chainsweep.data.collection import Batch
-from chainsweep.engines import mixture_density
-from chainsweep.engines.importance import Settings, adapt, settings_for
-from chainsweep.engines.importance_start import (
+from chainsweep.errors import ChainsweepError
+from chainsweep.importance import mixture_density
+from chainsweep.importance.adaptive import Settings, adapt, settings_for
+from chainsweep.importance.mixture import combine, draw, log_density
+from chainsweep.importance.mixture_density import Mixture, degrees
+from chainsweep.importance.mixture_fit import fit, place
+from chainsweep.importance.modes import Modes, Pool
+from chainsweep.importance.target import (
     Start,
     Target,
     broad_of,
@@ -26,11 +31,6 @@ from chainsweep.engines.importance_start import (
     strongest,
     target_of,
 )
-from chainsweep.engines.mixture import combine, draw, log_density
-from chainsweep.engines.mixture_density import Mixture, degrees
-from chainsweep.engines.mixture_fit import fit, place
-from chainsweep.engines.starts import Modes, Pool
-from chainsweep.errors import ChainsweepError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import example_observation, load_problem
 

@@ -14,36 +14,31 @@ import chainsweep
 SOURCE = Path(chainsweep.__file__).parent
 
 # A room may import from itself, and from the rooms that its line names.
+BASE = {"errors", "packages", "publish", "config", "numerics"}
+MATHS = {"model", "diagnostics", "importance", "engines"}
 ALLOWED = {
     "errors": set(),
     "packages": {"errors"},
     "publish": {"errors"},
-    "folder": {"errors", "publish"},
     "config": {"errors"},
-    "site": {"errors", "config"},
-    "data": {"errors", "config", "packages", "publish"},
-    "model": {"errors", "config", "data"},
+    "numerics": {"errors"},
+    "data": BASE,
     "diagnostics": {"errors", "config"},
-    "engines": {"errors", "config", "data", "model", "diagnostics"},
+    "model": {"errors", "config", "numerics", "data"},
+    "importance": {"errors", "numerics", "model", "diagnostics"},
+    "engines": {"errors", "config", "numerics", "data", "model", "diagnostics", "importance"},
     "store": {"errors", "packages", "publish"},
-    "report": {"errors", "config", "packages", "publish", "diagnostics"},
-    "campaign": {"errors", "config", "packages", "data", "model", "store"},
-    "freeze": {"errors", "config", "packages", "data", "model", "engines", "store", "campaign", "folder"},
+    "campaign": BASE | {"data", "model", "engines", "store"},
     "api": {"errors", "campaign", "store"},
-    "execute": {
-        "errors",
-        "config",
-        "packages",
-        "publish",
-        "data",
-        "model",
-        "diagnostics",
-        "engines",
-        "store",
-        "report",
-        "campaign",
-    },
-    "slurm": {"errors", "config", "site", "packages", "publish", "store", "campaign", "folder", "execute"},
+    "report": {"errors", "config", "packages", "publish", "diagnostics"},
+    "machine": {"errors", "packages", "engines"},
+    "verdicts": MATHS | {"errors", "config", "numerics"},
+    "tasks": BASE | {"store", "campaign", "verdicts"},
+    "black_box": BASE | {"model", "campaign", "machine", "tasks"},
+    "stages": BASE | MATHS | {"data", "store", "campaign", "report", "machine", "verdicts", "tasks", "black_box"},
+    "forecast": BASE | MATHS | {"data", "campaign", "machine", "tasks", "black_box", "stages"},
+    "run": BASE | MATHS | {"campaign", "machine", "tasks", "black_box", "stages"},
+    "slurm": BASE | {"store", "campaign", "machine", "tasks", "stages", "forecast", "run"},
 }
 ONLY_TOP = {"cli", "__init__", "__main__"}
 
@@ -78,14 +73,14 @@ def test_imports_go_one_way():
 def test_a_backward_import_is_seen(tmp_path):
     """The twin."""
     path = tmp_path / "backward.py"
-    path.write_text("from chainsweep.cli import main\nimport chainsweep.execute.tasks\n")
-    assert imports_of(path) == {"cli", "execute"}
+    path.write_text("from chainsweep.cli import main\nimport chainsweep.stages.graph\n")
+    assert imports_of(path) == {"cli", "stages"}
 
 
 def test_importing_the_package_loads_no_engine_library():
     program = (
-        "import sys, chainsweep, chainsweep.cli, chainsweep.campaign, chainsweep.store.merged, "
-        "chainsweep.execute.status\n"
+        "import sys, chainsweep, chainsweep.cli, chainsweep.campaign.campaign, chainsweep.store.merged, "
+        "chainsweep.stages.status\n"
         "heavy = {'jax', 'numpyro', 'torch', 'sbi', 'emcee', 'mpi4py', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -93,17 +88,19 @@ def test_importing_the_package_loads_no_engine_library():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["injob", "worker", "pilot", "tasks", "local", "doctor"])
+@pytest.mark.parametrize(
+    "module", ["run.in_job", "run.worker", "forecast.pilot", "stages.graph", "run.local", "machine.doctor"]
+)
 def test_a_process_tells_jax_its_settings_before_it_imports_it(module):
     """``environment.prepare`` comes after these imports, and JAX reads its settings when it is imported."""
-    program = f"import sys, chainsweep.execute.{module}; print({{'jax', 'numpyro', 'torch'}} & set(sys.modules))"
+    program = f"import sys, chainsweep.{module}; print({{'jax', 'numpyro', 'torch'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
 def test_simulations_are_made_without_torch():
     """A simulator's own image need not have it."""
-    program = "import sys, chainsweep.execute.simulate, chainsweep.engines.snpe_bank; print('torch' in sys.modules)"
+    program = "import sys, chainsweep.stages.simulate, chainsweep.engines.snpe.bank; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

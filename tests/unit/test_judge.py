@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chainsweep.config import parse_config
-from chainsweep.engines.base import Chains, DrawKind, Seeds
-from chainsweep.execute import judge as judging
-from chainsweep.execute.judge import judge, judge_each
+from chainsweep.config.campaign import parse_config
+from chainsweep.engines.base import Chains, DrawKind
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts import judge as judging
+from chainsweep.verdicts.judge import judge, judge_each
 from tests.snpe_lines import exact_posterior, line_batch, line_problem
 
 DRAWS = 250

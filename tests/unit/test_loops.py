@@ -15,13 +15,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import kstest
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.random_numbers import normals, random_words, uniforms
 from chainsweep.model.batched import BatchedProblem, Compiled
-from chainsweep.model.keys import fold_keys, split_keys, uniform_of
 from chainsweep.model.load import example_observation
-from chainsweep.model.loops import apart, first_of, one_by_one
 from chainsweep.model.problem import Problem
 from chainsweep.model.trace import trace_structure
+from chainsweep.numerics.keys import fold_keys, split_keys, uniform_of
+from chainsweep.numerics.loops import apart, first_of, one_by_one
+from chainsweep.numerics.random_numbers import normals, random_words, uniforms
 from tests.conftest import line_data
 
 

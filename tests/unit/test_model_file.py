@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.freeze import init_campaign
 from chainsweep.errors import CampaignError, ModelError
-from chainsweep.freeze import init_campaign
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.load import load_module
 from tests.conftest import LINE_MODEL

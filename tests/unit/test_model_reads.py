@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.freeze import init_campaign
 from chainsweep.errors import CampaignError
-from chainsweep.freeze import init_campaign
 from tests.conftest import LINE_MODEL
 
 

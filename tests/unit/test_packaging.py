@@ -9,8 +9,8 @@ from importlib import metadata
 import pytest
 
 import chainsweep
+from chainsweep.config.site import JOB_KINDS
 from chainsweep.packages import VERSION, versions
-from chainsweep.site import JOB_KINDS
 from chainsweep.slurm import render
 from tests.conftest import ROOT
 

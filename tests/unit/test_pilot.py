@@ -15,13 +15,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.freeze import init_campaign
 from chainsweep.cli import app, planned
+from chainsweep.config.site import Site
 from chainsweep.errors import ChainsweepError, ConfigError
-from chainsweep.execute import pilot
-from chainsweep.execute.pilot import Spread, Timing, emcee_spread, read_pilot, run_pilot
-from chainsweep.freeze import init_campaign
-from chainsweep.site import Site
+from chainsweep.forecast import pilot
+from chainsweep.forecast.pilot import Spread, Timing, emcee_spread, read_pilot, run_pilot
 from chainsweep.slurm import cost
 from chainsweep.slurm.cost import predict_cost
 from chainsweep.slurm.plan import Limits, Order, plan_jobs
@@ -142,7 +142,7 @@ def test_a_real_pilot_times_every_kind_and_touches_nothing_else(make, monkeypatc
     again = CliRunner().invoke(app, line, catch_exceptions=False)
     assert json.loads(again.stdout)["cost"] == content
 
-    from chainsweep.execute.infer import infer
+    from chainsweep.stages.infer import infer
 
     assert infer(campaign, "nuts", 0, lambda done, total, text: None, lambda: False)
     entry = forecast(campaign)["jobs"]["nuts"]
@@ -155,7 +155,7 @@ def test_a_black_box_has_its_simulations_timed_apart_from_the_training(make, mon
     campaign = make('["snpe"]', model=SIMULATOR)
     monkeypatch.setattr(pilot, "_run_once", lambda campaign, engine, batch, trained: stub(engine, batch))
     # Training takes the bank that was made, and makes none whose time would be taken for its own.
-    monkeypatch.setattr("chainsweep.engines.snpe_amortised.fill_bank", None)
+    monkeypatch.setattr("chainsweep.engines.snpe.amortised.fill_bank", None)
     said: list[str] = []
     run_pilot(campaign, ("snpe",), 2, said.append)
     assert [line.split(",")[0] for line in said] == ["pilot: SNPE simulations", "pilot: SNPE training", "pilot: snpe"]
@@ -308,7 +308,7 @@ def test_a_pilot_that_fails_says_whose_fault_it_is_and_keeps_nothing(make, monke
     def broken(*arguments, **keywords):
         raise ValueError("no such line")
 
-    monkeypatch.setattr("chainsweep.execute.infer.sample", broken)
+    monkeypatch.setattr("chainsweep.stages.infer.sample", broken)
     with pytest.raises(ChainsweepError, match=r"pilot of nuts failed on every data set: .*no such line"):
         run_pilot(campaign, ("nuts",), 2, lambda text: None)
     assert not campaign.paths.pilot.exists()

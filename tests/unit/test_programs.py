@@ -15,15 +15,15 @@ from types import SimpleNamespace
 import pytest
 
 from chainsweep.errors import UsageError
-from chainsweep.execute import compiling, doctor, programs
-from chainsweep.execute.compiling import CompileClock
-from chainsweep.execute.programs import LIMIT_GIB, ProgramFolder, cache_limit, cache_root, program_folder, prune
+from chainsweep.machine import compiling, doctor, programs
+from chainsweep.machine.compiling import CompileClock
+from chainsweep.machine.programs import LIMIT_GIB, ProgramFolder, cache_limit, cache_root, program_folder, prune
 
 COMPILE = """
 import json, os, sys
-from chainsweep.execute.environment import prepare
+from chainsweep.machine.environment import prepare
 prepare()
-from chainsweep.execute.compiling import watch
+from chainsweep.machine.compiling import watch
 clock = watch()
 import jax
 for power in map(int, sys.argv[1:]):

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from chainsweep.errors import DataError, StoppedEarly
-from chainsweep.execute.attempt import state_path
-from chainsweep.execute.failures import Kind, read_failure
-from chainsweep.execute.requeue import GivenUp, JobAttempt, LastEnd, forgive, run_bounded
-from chainsweep.execute.tasks import Result, Task
 from chainsweep.publish import LostOwnership
+from chainsweep.run.requeue import GivenUp, JobAttempt, LastEnd, forgive, run_bounded
+from chainsweep.stages.graph import Result, Task
+from chainsweep.tasks.attempt import state_path
+from chainsweep.tasks.failures import Kind, read_failure
 
 TASK = Task("infer", 3, "nuts", 3)
 MANY = JobAttempt(left=50)

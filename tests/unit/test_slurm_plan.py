@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from chainsweep.config.site import Site
 from chainsweep.errors import ConfigError, UnavailableError
-from chainsweep.execute.pilot import Spread
-from chainsweep.execute.tasks import Task
-from chainsweep.site import Site
+from chainsweep.forecast.pilot import Spread
 from chainsweep.slurm.job import as_ranges, ranges_read, ranges_text
 from chainsweep.slurm.plan import Limits, Order, command, plan_jobs
+from chainsweep.stages.graph import Task
 
 CAMPAIGN = SimpleNamespace(
     hash="0123456789abcdef", paths=SimpleNamespace(logs=Path("/c/logs"), submission=lambda n: Path(f"/c/submit/{n}"))

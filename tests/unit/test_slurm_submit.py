@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.freeze import init_campaign
 from chainsweep.cli.cluster import _status_view
+from chainsweep.config.site import Site
 from chainsweep.errors import CampaignError, UnavailableError, UsageError
-from chainsweep.execute import attempt
-from chainsweep.execute.failures import Kind, read_failure, record_failure
-from chainsweep.execute.tasks import target_of, tasks_of
-from chainsweep.freeze import init_campaign
-from chainsweep.site import Site
 from chainsweep.slurm import client, submit, watch
 from chainsweep.slurm.record import sent_jobs
 from chainsweep.slurm.submit import Selection, plan_submission, submission_lock, submit_campaign
+from chainsweep.stages.graph import target_of, tasks_of
+from chainsweep.tasks import attempt
+from chainsweep.tasks.failures import Kind, read_failure, record_failure
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 
 SITE = Site(name="test", device="cpu", sbatch_timeout_s=5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.snpe_coverage import coverage_of, figure_names, outside
+from chainsweep.engines.snpe.training_range import coverage_of, figure_names, outside
 from tests.snpe_lines import line_batch, line_problem
 
 

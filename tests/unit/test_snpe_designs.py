@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.snpe_designs import JITTERED, jittered, usable_designs
+from chainsweep.engines.snpe.designs import JITTERED, jittered, usable_designs
 from chainsweep.errors import InputError
 from tests.snpe_lines import line_batch, line_problem
 

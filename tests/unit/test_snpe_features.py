@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.snpe_designs import usable_designs
-from chainsweep.engines.snpe_encoder import Encoder, encoder_from_arrays, fit_standardisation
-from chainsweep.engines.snpe_features import layout_of
-from chainsweep.engines.snpe_simulate import Rows, Simulator, stacked_rows
-from chainsweep.engines.snpe_space import Space
-from chainsweep.engines.snpe_trained import fit_encoder
+from chainsweep.engines.snpe.designs import usable_designs
+from chainsweep.engines.snpe.encoder import Encoder, encoder_from_arrays, fit_standardisation
+from chainsweep.engines.snpe.features import layout_of
+from chainsweep.engines.snpe.network import fit_encoder
+from chainsweep.engines.snpe.simulator import Rows, Simulator, stacked_rows
+from chainsweep.engines.snpe.standardisation import Space
 from chainsweep.model.problem import Problem, observation
 from tests.snpe_lines import line_batch, line_problem
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from chainsweep.engines import snpe_flow
-from chainsweep.engines.snpe_flow import (
+from chainsweep.engines.snpe import estimator as snpe_flow
+from chainsweep.engines.snpe.estimator import (
     ATTENTION_LAYERS,
     AUTOREGRESSIVE,
     ESTIMATORS,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chainsweep.diagnostics.weights import efficiency, psis_khat, sure_sample_size, weighted_sd
-from chainsweep.engines.base import Seeds
-from chainsweep.engines.snpe_proposal import EVERY, FREEDOM, Proposal
+from chainsweep.engines.snpe.proposal import EVERY, FREEDOM, Proposal
+from chainsweep.numerics.seeds import Seeds
 
 
 class Narrow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.engines.snpe_space import Space, fixed_space, space_of
+from chainsweep.engines.snpe.standardisation import Space, fixed_space, space_of
 from chainsweep.model.batched import BatchedProblem
 from tests.snpe_lines import line_batch, line_problem
 

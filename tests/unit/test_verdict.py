@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from chainsweep.config import VerdictSection
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.diagnostics.predictive import predictive_pvalue
-from chainsweep.diagnostics.verdict import markov_checks, one_line, verdicts, weighted_checks
+from chainsweep.verdicts.rules import markov_checks, one_line, verdicts, weighted_checks
 
 LIMITS = VerdictSection()
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
 from chainsweep.cli.shared import (
     AsJson,
     Engines,
@@ -38,9 +38,9 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Validate, ingest, quarantine what is unusable, and freeze a new campaign."""
-    from chainsweep.execute.compiling import watch
-    from chainsweep.execute.environment import prepare
-    from chainsweep.freeze import init_campaign
+    from chainsweep.campaign.freeze import init_campaign
+    from chainsweep.machine.compiling import watch
+    from chainsweep.machine.environment import prepare
 
     prepare()
     watch()
@@ -80,10 +80,10 @@ def run(
     uncalibrated: Uncalibrated = False,
 ) -> None:
     """Run everything that is not done yet on this machine, then merge and report. Rerun to continue."""
-    from chainsweep.execute.devices import describe_device, gpus_here
-    from chainsweep.execute.environment import prepare
-    from chainsweep.execute.local import LocalRun
-    from chainsweep.execute.progress import RunDisplay
+    from chainsweep.cli.progress import RunDisplay
+    from chainsweep.machine.devices import describe_device, gpus_here
+    from chainsweep.machine.environment import prepare
+    from chainsweep.run.local import LocalRun
 
     campaign = opened_to_write(folder)
     engines = chosen_engines(campaign, engine)
@@ -116,7 +116,7 @@ def run(
 @app.command()
 def merge(folder: Folder, mixed_images: MixedImages = False, as_json: AsJson = False) -> None:
     """Merge the published shards into posterior.h5 and catalogue.parquet."""
-    from chainsweep.execute.merge import merge_campaign, merge_shortfall
+    from chainsweep.stages.merge import merge_campaign, merge_shortfall
 
     campaign = opened_to_write(folder)
     apply_mixed_images(campaign, mixed_images)
@@ -134,9 +134,9 @@ def merge(folder: Folder, mixed_images: MixedImages = False, as_json: AsJson = F
 @app.command()
 def report(folder: Folder, as_json: AsJson = False) -> None:
     """Write report/index.html and its figures."""
-    from chainsweep.execute.compiling import watch
-    from chainsweep.execute.environment import prepare
-    from chainsweep.execute.reporting import make_report
+    from chainsweep.machine.compiling import watch
+    from chainsweep.machine.environment import prepare
+    from chainsweep.stages.report import make_report
 
     campaign = opened_to_write(folder)
     prepare()
@@ -151,9 +151,9 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
 @app.command()
 def calibrate(folder: Folder, as_json: AsJson = False) -> None:
     """Try the trained network on fresh simulations: do its intervals hold as many truths as they claim?"""
-    from chainsweep.execute.calibrate import calibrate as try_network
-    from chainsweep.execute.compiling import watch
-    from chainsweep.execute.environment import prepare
+    from chainsweep.machine.compiling import watch
+    from chainsweep.machine.environment import prepare
+    from chainsweep.stages.calibrate import calibrate as try_network
 
     campaign = opened_to_write(folder)
     prepare()
@@ -175,7 +175,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One data set: verdicts, numbers, its figure files."""
-    from chainsweep.execute.show import dataset_tables, describe_dataset
+    from chainsweep.cli.show import dataset_tables, describe_dataset
 
     campaign = Campaign(folder)
     description = describe_dataset(campaign, dataset_id)
@@ -197,7 +197,7 @@ def export(
     file: Annotated[Path, typer.Option("--out", help="File to write.")],
 ) -> None:
     """Write one data set's draws in a format that other tools read."""
-    from chainsweep.execute.exporting import export_draws
+    from chainsweep.cli.exporting import export_draws
 
     campaign = Campaign(folder)
     chosen_engines(campaign, [engine])

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
 from chainsweep.cli.planned import print_cost, print_jobs
 from chainsweep.cli.shared import (
     AsJson,
@@ -43,7 +43,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """The exact scripts and commands that submit would run, with the predicted cost; submits nothing."""
-    from chainsweep.execute.pilot import run_pilot
+    from chainsweep.forecast.pilot import run_pilot
     from chainsweep.slurm.cost import predict_cost
     from chainsweep.slurm.submit import Selection, describe, plan_submission
 
@@ -105,8 +105,8 @@ def status(
     interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     """Counts by engine and verdict from the files, the queue's state beside them, and why tasks failed."""
-    from chainsweep.execute.status import Progress
     from chainsweep.slurm.watch import full_status
+    from chainsweep.stages.status import Progress
 
     campaign = Campaign(folder)
     progress = Progress(campaign)
@@ -161,7 +161,7 @@ def cancel(folder: Folder, as_json: AsJson = False) -> None:
 
 
 def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:
-    from chainsweep.site import load_site
+    from chainsweep.config.site import load_site
 
     cluster_site = load_site(site)
     campaign = Campaign(folder)
@@ -180,7 +180,7 @@ def _ended(content: dict[str, Any]) -> bool:
 
 def _status_view(content: dict[str, Any]) -> Group:
     """What ``status`` shows: verdicts, what runs and waits in a line each, then each task that failed or broke off."""
-    from chainsweep.execute.failures import Kind
+    from chainsweep.tasks.failures import Kind
 
     parts: list[Any] = [verdict_table(content["engines"]), _queue_line(content["queue"])]
     parts += _running_lines(content["running_tasks"])

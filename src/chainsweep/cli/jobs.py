@@ -41,11 +41,11 @@ def task(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, on_signal)
     if attempts_left is None:  # the script of a job kills what does not stop
-        from chainsweep.execute.ending import end_late
+        from chainsweep.machine.ending import end_late
 
         end_late(f"task {stage} {' '.join(map(str, indices))}")
-    from chainsweep.execute.injob import JobCall, run_job
-    from chainsweep.execute.requeue import JobAttempt, LastEnd
+    from chainsweep.run.in_job import JobCall, run_job
+    from chainsweep.run.requeue import JobAttempt, LastEnd
 
     attempt = None if attempts_left is None else JobAttempt(attempts_left, LastEnd(last_end), taken_away.is_set)
     call = JobCall(folder, stage, tuple(indices), ranks, form, device, attempt)
@@ -68,11 +68,11 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what works here: packages, MPI, GPU, Apptainer, scratch, locks, clock; with --site what works in jobs."""
-    from chainsweep.execute.doctor import examine
+    from chainsweep.machine.doctor import examine
 
     findings = examine()
     if site is not None:
-        from chainsweep.site import load_site
+        from chainsweep.config.site import load_site
         from chainsweep.slurm.trials import examine_site
 
         findings += examine_site(load_site(site))

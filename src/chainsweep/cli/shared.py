@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chainsweep.campaign import Campaign
-from chainsweep.config import ENGINE_NAMES
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.config.campaign import ENGINE_NAMES
 from chainsweep.errors import UsageError
 from chainsweep.packages import versions
 
@@ -77,7 +77,7 @@ def opened_to_write(folder: Path) -> Campaign:
 def apply_mixed_images(campaign: Campaign, mixed: bool) -> None:
     """Write down that images may differ, where the command line says so."""
     if mixed:
-        from chainsweep.execute.tasks import mix_images
+        from chainsweep.stages.graph import mix_images
 
         mix_images(campaign)
 
@@ -86,7 +86,7 @@ def apply_uncalibrated(campaign: Campaign, engines: tuple[str, ...], use: bool) 
     """Write down that a network may be used all the same, where the command line says so; or refuse one that failed."""
     if "snpe" not in engines:
         return
-    from chainsweep.execute.calibrate import allow_uncalibrated, require_calibrated
+    from chainsweep.stages.calibrate import allow_uncalibrated, require_calibrated
 
     if use:
         allow_uncalibrated(campaign)
@@ -116,7 +116,7 @@ def calibration_table(record: dict[str, Any]) -> Table:
 
 def print_status(campaign: Campaign) -> None:
     """Counts by engine and verdict."""
-    from chainsweep.execute.status import campaign_status
+    from chainsweep.stages.status import campaign_status
 
     content: dict[str, Any] = campaign_status(campaign)
     out.print(verdict_table(content["engines"]))

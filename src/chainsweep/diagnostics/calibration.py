@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import kolmogi
 
-from chainsweep.config import VerdictSection
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.diagnostics.dropping import Dropping
 
 Floats = NDArray[np.float64]

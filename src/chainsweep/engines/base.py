@@ -8,7 +8,6 @@ An engine knows neither paths nor Slurm nor MPI ranks. It imports no file format
 from __future__ import annotations
 
 import enum
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,18 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Arrays = dict[str, NDArray]
-
-
-def prefixed(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
-    """The same arrays under ``prefix/``."""
-    return {f"{prefix}/{name}": value for name, value in arrays.items()}
-
-
-def under(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
-    """The arrays under ``prefix/``, without it."""
-    start = prefix + "/"
-    return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}
+from chainsweep.numerics.arrays import Arrays
 
 
 class DrawKind(enum.StrEnum):
@@ -39,36 +27,6 @@ class DrawKind(enum.StrEnum):
     """Independent Markov chains: rank-normalised R-hat, bulk and tail ESS, divergences."""
     WEIGHTED = "weighted"
     """Independent draws with importance weights: Pareto k-hat, efficiency."""
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """Seeds of the data sets of one batch for one engine.
-
-    A seed is a hash of (campaign seed, data set id, engine, purpose, chain), so neither the order of work
-    nor the composition of a shard changes it.
-    """
-
-    campaign_seed: int
-    engine: str
-
-    def entropy(self, dataset_id: str, purpose: str, chain: int = 0) -> int:
-        """A 128-bit integer for ``numpy.random.Philox(key=...)`` or ``SeedSequence``."""
-        text = "\0".join((str(self.campaign_seed), dataset_id, self.engine, purpose, str(chain)))
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
-
-    def generator(self, dataset_id: str, purpose: str, chain: int = 0) -> np.random.Generator:
-        """A NumPy generator of its own for one data set, purpose and chain."""
-        return np.random.Generator(np.random.Philox(key=self.entropy(dataset_id, purpose, chain)))
-
-    def jax_keys(self, dataset_ids: tuple[str, ...], purpose: str, chains: int) -> NDArray[np.uint32]:
-        """Raw threefry keys, shape ``(dataset, chain, 2)``."""
-        words = [
-            [self.entropy(dataset_id, purpose, chain) & (2**64 - 1) for chain in range(chains)]
-            for dataset_id in dataset_ids
-        ]
-        keys = np.array(words, dtype=np.uint64).reshape(len(dataset_ids), chains)
-        return np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], axis=-1).astype(np.uint32)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ class Engine:
 
 
 ENGINES = {
-    "emcee": Engine("chainsweep.engines.emcee", ("jax", "numpyro", "emcee"), DrawKind.ENSEMBLE),
-    "nuts": Engine("chainsweep.engines.nuts", ("jax", "numpyro"), DrawKind.MARKOV),
-    "snpe": Engine("chainsweep.engines.snpe", ("jax", "numpyro", "torch", "sbi", "safetensors"), DrawKind.WEIGHTED),
+    name: Engine(f"chainsweep.engines.{name}.engine", needs, kind)
+    for name, needs, kind in (
+        ("emcee", ("jax", "numpyro", "emcee"), DrawKind.ENSEMBLE),
+        ("nuts", ("jax", "numpyro"), DrawKind.MARKOV),
+        ("snpe", ("jax", "numpyro", "torch", "sbi", "safetensors"), DrawKind.WEIGHTED),
+    )
 }

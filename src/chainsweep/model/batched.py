@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from chainsweep.data.collection import Batch, constant_of
 from chainsweep.errors import ModelError
 from chainsweep.model.host import HostCall, Simulation
-from chainsweep.model.keys import split_keys
-from chainsweep.model.loops import first_of, one_by_one_here
 from chainsweep.model.problem import LARGEST_LOG_DENSITY, Observation, Problem, observation
+from chainsweep.numerics.keys import split_keys
+from chainsweep.numerics.loops import first_of, one_by_one_here
 
 Floats = NDArray[np.float64]
 

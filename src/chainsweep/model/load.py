@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
 
-from chainsweep.config import CampaignConfig
+from chainsweep.config.campaign import CampaignConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.handlers import unusable
 from chainsweep.model.mistakes import explained, told

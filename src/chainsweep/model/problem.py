@@ -25,13 +25,13 @@ from numpyro import handlers
 from numpyro.distributions.util import sum_rightmost
 
 from chainsweep.errors import ModelError
-from chainsweep.model.cut_off import cut_off
 from chainsweep.model.derivatives import WAYS
 from chainsweep.model.handlers import ExpandObserved, MaskObserved
 from chainsweep.model.host import HostMap, answer_in_turn
-from chainsweep.model.loops import alone
 from chainsweep.model.structure import Parameter, Structure
 from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
+from chainsweep.numerics.cut_off import cut_off
+from chainsweep.numerics.loops import alone
 
 Array = Any
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from chainsweep.config import CampaignConfig
+from chainsweep.config.campaign import CampaignConfig
 from chainsweep.errors import ConfigError, ModelError
 from chainsweep.model.handlers import written
 

@@ -14,10 +14,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from chainsweep.errors import ModelError
-from chainsweep.model.cut_off import has_loop
 from chainsweep.model.derivatives import WAYS
 from chainsweep.model.mistakes import explained
 from chainsweep.model.problem import Observation, Problem
+from chainsweep.numerics.cut_off import has_loop
 
 STILL_DRAWS = 32
 """Prior draws that tell what is the same in all of them."""

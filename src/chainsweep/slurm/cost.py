@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from chainsweep.campaign import Campaign
-from chainsweep.execute.pilot import Timing, read_pilot
-from chainsweep.site import Site
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.config.site import Site
+from chainsweep.forecast.pilot import Timing, read_pilot
 from chainsweep.slurm.job import Job
 from chainsweep.store.shard import ShardError, read_summary
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainsweep.execute.tasks import WORK
+from chainsweep.stages.graph import WORK
 
 _OWN = ("simulate", "train", "merge", "report")
 STAGE_OF = dict.fromkeys(("emcee", "nuts", "snpe"), "infer") | {kind: kind for kind in _OWN}

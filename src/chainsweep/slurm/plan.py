@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.config.site import Site
 from chainsweep.errors import ConfigError, UnavailableError
-from chainsweep.execute.pilot import Spread
-from chainsweep.execute.tasks import WORK, Task
+from chainsweep.forecast.pilot import Spread
 from chainsweep.publish import write_below
-from chainsweep.site import Site
 from chainsweep.slurm.job import STAGE_OF, Job, is_array
+from chainsweep.stages.graph import WORK, Task
 
 BEFORE = {"train": "simulate", "snpe": "train"}
 """Kinds of jobs that wait for another kind."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.folder import identity_of
 from chainsweep.errors import CampaignError
-from chainsweep.folder import identity_of
 from chainsweep.publish import append_below, check_below
 from chainsweep.slurm.job import STAGE_OF, Job, ranges_read, ranges_text
 

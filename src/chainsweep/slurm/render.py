@@ -11,14 +11,14 @@ from pathlib import Path
 
 import jinja2
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.config.site import Site
 from chainsweep.errors import UsageError
-from chainsweep.execute.programs import CACHE_VARIABLE
-from chainsweep.execute.provenance import IMAGE_VARIABLE
+from chainsweep.machine.programs import CACHE_VARIABLE
 from chainsweep.packages import versions
-from chainsweep.site import Site
 from chainsweep.slurm.image import Image, inside, mount
 from chainsweep.slurm.job import Job, as_ranges
+from chainsweep.tasks.provenance import IMAGE_VARIABLE
 
 _PACKAGED = Path(__file__).parents[1] / "slurm_templates"
 TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "slurm"

@@ -12,16 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.folder import identity_of, keep
+from chainsweep.config.site import Site
 from chainsweep.errors import UnavailableError, UsageError
-from chainsweep.execute.failures import read_failure
-from chainsweep.execute.pilot import Spread, emcee_spread
-from chainsweep.execute.provenance import NO_IMAGE, check_image
-from chainsweep.execute.requeue import forgive
-from chainsweep.execute.tasks import WORK, Task, is_done, target_of, tasks_of, work_of
-from chainsweep.folder import identity_of, keep
+from chainsweep.forecast.pilot import Spread, emcee_spread
 from chainsweep.publish import check_below, write_below
-from chainsweep.site import Site
+from chainsweep.run.requeue import forgive
 from chainsweep.slurm import client
 from chainsweep.slurm.image import ABSENT, Image, images_of, read_remembered, remember
 from chainsweep.slurm.job import STAGE_OF, Job
@@ -29,6 +26,9 @@ from chainsweep.slurm.plan import BEFORE, Limits, Order, command, plan_jobs, wri
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
 from chainsweep.slurm.render import render
 from chainsweep.slurm.watch import adopt, look_or_raise
+from chainsweep.stages.graph import WORK, Task, is_done, target_of, tasks_of, work_of
+from chainsweep.tasks.failures import read_failure
+from chainsweep.tasks.provenance import NO_IMAGE, check_image
 
 DEFAULT_LIMITS = Limits(max_array_size=1001, max_jobs=10_000)
 """Slurm's own defaults."""

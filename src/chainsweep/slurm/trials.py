@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from chainsweep.config.site import JOB_KINDS, Site
 from chainsweep.errors import UnavailableError
-from chainsweep.execute.doctor import JAX_PROGRAM, RANK_PROGRAM, TORCH_PROGRAM, Finding, tried
+from chainsweep.machine.doctor import JAX_PROGRAM, RANK_PROGRAM, TORCH_PROGRAM, Finding, tried
 from chainsweep.packages import versions
-from chainsweep.site import JOB_KINDS, Site
 from chainsweep.slurm import client
 from chainsweep.slurm.image import examine, host_variables, inside
 from chainsweep.slurm.render import interpreter

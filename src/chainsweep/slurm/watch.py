@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chainsweep.campaign import Campaign
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.folder import has_token
 from chainsweep.errors import UnavailableError
-from chainsweep.execute.attempt import owner_of, was_started, was_stopped
-from chainsweep.execute.failures import Kind
-from chainsweep.execute.status import Progress, campaign_status
-from chainsweep.execute.tasks import Task, target_of, work_of
-from chainsweep.folder import has_token
 from chainsweep.slurm import client
 from chainsweep.slurm.record import SentJob, note_sent, own_jobs, sent_jobs
+from chainsweep.stages.graph import Task, target_of, work_of
+from chainsweep.stages.status import Progress, campaign_status
+from chainsweep.tasks.attempt import owner_of, was_started, was_stopped
+from chainsweep.tasks.failures import Kind
 
 TAIL_BYTES = 16_384
 SIGNS = (

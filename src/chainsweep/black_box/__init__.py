@@ -1,0 +1,1 @@
+"""Calls of a user's own functions: guarded, timed, and noted."""

@@ -1,0 +1,1 @@
+"""The folder of a campaign: its paths, its freezing, its token."""

@@ -1,0 +1,396 @@
+"""The campaign folder: its paths, what was frozen into it, and a view of what it holds.
+
+A campaign is made once, by ``init``, and never changes afterwards: every later step compares hashes and
+refuses when configuration, model or data are no longer what was frozen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config.campaign import CampaignConfig, parse_config
+from chainsweep.data.collection import Batch, Collection, constant_of
+from chainsweep.errors import CampaignError, UnavailableError
+from chainsweep.model.reads import changed_reads, file_hash
+from chainsweep.store.network import NETWORK
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chainsweep.model.problem import Problem
+
+SCHEMA = "chainsweep-campaign/1"
+
+Known = tuple[dict[str, NDArray], dict[str, Any]]
+"""Unpadded fields and constants of one data set."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every path of a campaign folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """``campaign.toml`` as the user gave it."""
+        return self.root / "campaign.toml"
+
+    @property
+    def model(self) -> Path:
+        """The model file as the user gave it."""
+        return self.root / "model.py"
+
+    @property
+    def resolved(self) -> Path:
+        """``resolved.json``: the configuration with every default, the shards and every hash."""
+        return self.root / "resolved.json"
+
+    @property
+    def data(self) -> Path:
+        """The frozen data sets."""
+        return self.root / "data.h5"
+
+    @property
+    def quarantine(self) -> Path:
+        """What ``init`` left out, and why."""
+        return self.root / "quarantine.csv"
+
+    @property
+    def starts(self) -> Path:
+        """Draws of another campaign that chains start from; only where the configuration names one."""
+        return self.root / "starts.h5"
+
+    @property
+    def network(self) -> Path:
+        """A trained network of another campaign; only where the configuration names one."""
+        return self.root / NETWORK
+
+    @property
+    def frozen(self) -> tuple[Path, ...]:
+        """What ``init`` writes, and nothing changes afterwards."""
+        always = self.config, self.model, self.resolved, self.data, self.quarantine
+        return (*always, *(path for path in (self.starts, self.network) if path.exists()))
+
+    @property
+    def posterior(self) -> Path:
+        """The merged draws."""
+        return self.root / "posterior.h5"
+
+    @property
+    def catalogue(self) -> Path:
+        """One row per data set and engine."""
+        return self.root / "catalogue.parquet"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the HTML report and its figures."""
+        return self.root / "report"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of one log file a task."""
+        return self.root / "logs"
+
+    @property
+    def ranks(self) -> Path:
+        """``ranks.json``: what the MPI ranks of emcee share out, and why; as the last submission decided."""
+        return self.root / "ranks.json"
+
+    @property
+    def pilot(self) -> Path:
+        """``pilot.json``: how long a few data sets took; decides nothing but predictions."""
+        return self.root / "pilot.json"
+
+    @property
+    def jobs(self) -> Path:
+        """``jobs.jsonl``: every job that was sent to Slurm."""
+        return self.root / "jobs.jsonl"
+
+    @property
+    def submissions(self) -> Path:
+        """Folder of the scripts of each submission."""
+        return self.root / "submit"
+
+    @property
+    def images(self) -> Path:
+        """``images.json``: the images that submissions used."""
+        return self.submissions / "images.json"
+
+    def submission(self, number: int) -> Path:
+        """Folder of the scripts of submission ``number``, counted from 1."""
+        return self.submissions / str(number)
+
+    @property
+    def cache(self) -> Path:
+        """The default cache of compiled programs of this campaign's jobs: beside the campaign, which it survives."""
+        return self.root.parent / "chainsweep-cache"
+
+    def log(self, stage: str, index: int) -> Path:
+        """Log of one task; every attempt appends."""
+        return self.logs / f"{stage}-{index:05d}.log"
+
+    def shard(self, engine: str, shard: int) -> Path:
+        """Published draws of one shard."""
+        return self.root / "shards" / engine / f"{shard:05d}.h5"
+
+    def trace(self, engine: str, shard: int) -> Path:
+        """Thinned traces of one shard, burn-in included: for pictures only, never for results."""
+        return self.root / "shards" / engine / f"{shard:05d}.trace.npz"
+
+    def model_folder(self, engine: str, key: str) -> Path:
+        """Trained model of ``engine``, found again by the hash of what it depends on."""
+        return self.root / "models" / f"{engine}-{key[:16]}"
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard: the positions of its data sets in the collection and the width they are padded to."""
+
+    index: int
+    width: int
+    positions: NDArray[np.int64]
+
+
+class Campaign:
+    """A frozen campaign and what its tasks have published so far.
+
+    Raises
+    ------
+    CampaignError
+        ``root`` is no campaign folder, or one of another schema.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.paths = Paths(Path(root).resolve())
+        try:
+            self.resolved: dict[str, Any] = json.loads(self.paths.resolved.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CampaignError(
+                f"{root}: no campaign here (expected {self.paths.resolved.name}; {error.strerror}); "
+                "make one with: chainsweep init CAMPAIGN.toml --out DIR"
+            ) from error
+        except ValueError as error:
+            raise CampaignError(f"{self.paths.resolved}: is not valid JSON ({error})") from error
+        if self.resolved.get("schema") != SCHEMA:
+            raise CampaignError(
+                f"{self.paths.resolved}: expected schema {SCHEMA}, got {self.resolved.get('schema')!r}; "
+                "use the chainsweep that made this campaign"
+            )
+        self.config: CampaignConfig = parse_config(self.resolved["config"], origin=str(self.paths.resolved))
+        self.hash: str = self.resolved["campaign_hash"]
+
+    @property
+    def name(self) -> str:
+        """The campaign's name."""
+        return self.config.campaign.name
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines of the policy, in its order."""
+        return tuple(self.config.policy.engines)
+
+    @property
+    def quarantined(self) -> int:
+        """Number of data sets that ``init`` left out."""
+        return int(self.resolved["quarantined"])
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Flat parameter names: ``l``, or ``theta[0]``."""
+        return tuple(self.resolved["parameters"])
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The frozen data sets."""
+        return Collection(self.paths.data)
+
+    @cached_property
+    def shards(self) -> tuple[ShardPlan, ...]:
+        """Blocks of data sets, the same for every engine; sizes within a width differ by at most one."""
+        plans: list[ShardPlan] = []
+        lengths = self.collection.lengths
+        widths = np.asarray([bucket["width"] for bucket in self.resolved["buckets"]])
+        bucket_of = np.searchsorted(widths, lengths)
+        for number, bucket in enumerate(self.resolved["buckets"]):
+            members = np.flatnonzero(bucket_of == number)
+            for positions in np.array_split(members, bucket["shards"]):
+                plans.append(ShardPlan(len(plans), int(bucket["width"]), positions.astype(np.int64)))
+        return tuple(plans)
+
+    def batch(self, shard: int) -> Batch:
+        """The data sets of one shard, padded to its width."""
+        plan = self.shards[shard]
+        return self.collection.batch(plan.positions, plan.width)
+
+    def locate(self, position: int) -> tuple[ShardPlan, int]:
+        """The shard that holds a position of the collection, and its row there."""
+        for plan in self.shards:
+            rows = np.flatnonzero(plan.positions == position)
+            if rows.size:
+                return plan, int(rows[0])
+        raise CampaignError(f"{self.paths.resolved}: no shard holds data set {position} of {self.paths.data.name}")
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The model, made from the very bytes whose hash is the recorded one; needs JAX and NumPyro.
+
+        Raises ``CampaignError`` where the file is no longer what was frozen.
+        """
+        path = self.paths.model
+        source = path.read_bytes() if path.is_file() else None
+        self._refuse({path.name: "missing" if source is None else sha256(source).hexdigest()})
+        fields, constants = self.dataset(self.collection.ids[0])
+        module = load_module(path, source)
+        return load_model(path, self.config, fields, constants, self.resolved.get("structure"), module)
+
+    def verify(self) -> None:
+        """Compare every frozen file with its recorded hash.
+
+        Raises
+        ------
+        CampaignError
+            Something changed; the message says what.
+        """
+        self._refuse({name: file_hash(self.paths.root / name) for name in self.resolved["files"]})
+
+    def _refuse(self, now: dict[str, str]) -> None:
+        """Raise where a file's hash ``now``, or that of ``resolved.json`` itself, is not the recorded one."""
+        recorded = self.resolved["files"]
+        changed = [
+            f"{name} (recorded {recorded[name][:12]}, now {found[:12]})"
+            for name, found in now.items()
+            if found != recorded[name]
+        ]
+        changed += changed_reads(self.resolved.get("reads", {}))
+        if self.hash != campaign_hash(self.resolved):
+            changed.append(self.paths.resolved.name)
+        if changed:
+            raise CampaignError(
+                f"{self.paths.root}: changed since init: {', '.join(changed)}. A campaign is frozen: restore "
+                "the file, or make a new campaign with chainsweep init"
+            )
+
+    def require_writable(self) -> None:
+        """Raise before any work is done where its results could not be written.
+
+        Raises
+        ------
+        UnavailableError
+            The folder is on a read-only file system, or this user may not write there.
+        """
+        for folder in (self.paths.root, self.paths.root / "shards", self.paths.logs):
+            if folder.exists() and not os.access(folder, os.W_OK):
+                raise UnavailableError(
+                    f"{folder}: user {os.getuid()} cannot write here: a read-only file system, or no permission. "
+                    "Results and saved states go there; nothing was begun, and nothing is lost"
+                )
+
+    def catalogue(self) -> pd.DataFrame:
+        """The catalogue, one row per data set and engine."""
+        from chainsweep.store.catalogue import read_catalogue
+
+        if not self.paths.catalogue.exists():
+            raise CampaignError(f"{self.paths.catalogue}: not made yet; run: chainsweep merge {self.paths.root}")
+        return read_catalogue(self.paths.catalogue)
+
+    def quarantine(self) -> pd.DataFrame:
+        """What ``init`` left out: columns ``dataset_id, file, row, reason, detail``."""
+        import pandas as pd
+
+        return pd.read_csv(self.paths.quarantine, dtype={"dataset_id": "string", "row": "Int64"})
+
+    def dataset(self, dataset_id: str) -> Known:
+        """Unpadded fields and constants of one data set."""
+        position = self.collection.position(dataset_id)
+        batch = self.collection.batch(np.array([position]), int(self.collection.lengths[position]))
+        fields = {name: values[0] for name, values in batch.fields.items()}
+        return fields, {name: constant_of(values[0]) for name, values in batch.constants.items()}
+
+    def truth(self, dataset_id: str) -> dict[str, float]:
+        """True parameters that came with a data set, by flat name; empty when unknown."""
+        truth: dict[str, float] = {}
+        for name, value in self.collection.truth(self.collection.position(dataset_id)).items():
+            for index in np.ndindex(np.shape(value)):
+                label = f"{name}[{','.join(map(str, index))}]" if index else name
+                truth[label] = float(np.asarray(value)[index])
+        return truth
+
+
+def campaign_hash(resolved: dict[str, Any]) -> str:
+    """Hash of all that decides the draws: configuration, model, what it reads (wherever that lies), data, shards."""
+    parts = {k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions", "density")}
+    if "reads" in parts:
+        parts["reads"] = sorted(parts["reads"].values())
+    text = json.dumps(parts, sort_keys=True)
+    return sha256(text.encode()).hexdigest()
+
+
+def load_module(path: Path, source: bytes | None) -> ModuleType:
+    """The model file with the text ``source`` (None: as it is there), loaded.
+
+    Raises
+    ------
+    UnavailableError
+        JAX or NumPyro is not installed.
+    """
+    from chainsweep.packages import require
+
+    require("jax", "numpyro", extra="model")
+    from chainsweep.model.load import load_module as loaded
+
+    return loaded(path, source)
+
+
+def with_own_names(config: CampaignConfig, path: Path, source: bytes) -> tuple[CampaignConfig, ModuleType]:
+    """The configuration with each field that it leaves to the model's arguments, and the model file, loaded.
+
+    Raises like ``load_module``.
+    """
+    module = load_module(path, source)
+    from chainsweep.model.signature import with_own_names as completed
+
+    return completed(config, module, path), module
+
+
+def load_model(
+    path: Path,
+    config: CampaignConfig,
+    fields: dict[str, NDArray],
+    constants: dict[str, Any],
+    structure: dict[str, Any] | None = None,
+    module: ModuleType | None = None,
+    others: Sequence[Known] = (),
+    shared: Sequence[str] = (),
+    say: Callable[[str], None] = lambda note: None,
+) -> Problem:
+    """The model file as a Problem: traced on one unpadded data set, or with the ``structure`` that ``init`` found.
+
+    ``module`` is the file if it is loaded already; ``others`` are fields and constants of more data sets, ``shared``
+    names constants that have one value in all data sets, and ``say`` is told what is no error and may become one.
+
+    Raises
+    ------
+    UnavailableError
+        JAX or NumPyro is not installed.
+    """
+    from chainsweep.packages import require
+
+    require("jax", "numpyro", extra="model")
+    from chainsweep.model.load import example_observation, load_problem
+    from chainsweep.model.structure import Structure
+
+    known = None if structure is None else Structure.from_plain(structure)
+    examples = [example_observation(*each) for each in others]
+    return load_problem(path, config, example_observation(fields, constants), known, module, examples, shared, say)

@@ -1,0 +1,1 @@
+"""``campaign.toml`` and ``site.toml`` as typed values."""

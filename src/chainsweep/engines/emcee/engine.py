@@ -1,0 +1,327 @@
+"""Affine-invariant ensembles: the walkers of all data sets of a batch in one vectorised ``emcee`` sampler.
+
+Every data set has at least two independent ensembles. Where importance sampling guides them (``importance/guide.py``)
+they start at draws chosen with tempered weights, and half their steps are jumps (``independence_move.py``);
+elsewhere they start from prior draws chosen by likelihood. Blocks of steps alternate with reviews of the chains:
+during burn-in, stranded walkers are moved to good places of their own ensemble; after it a data set is done when its
+kept steps exceed ``tau_factor`` autocorrelation times, R-hat between its ensembles is small and its effective sample
+size large, or at ``max_steps``; then it leaves the stack, and one that waits takes its place. A slow one's jumps are
+fitted anew to what its chains drew, and its burn-in begins again.
+
+A simplex or a correlation matrix is a surface on which no walker could move: of a model that has one the walkers move
+in the unconstrained space.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config.campaign import EmceeSettings as Settings
+from chainsweep.data.collection import Batch
+from chainsweep.engines.base import Deadline, Outcome, Sink, Status
+from chainsweep.engines.emcee.chain import LEAST_STEPS, Assessment, Info, Results, assess
+from chainsweep.engines.emcee.initial_walkers import islands, rescue, start_walkers
+from chainsweep.engines.emcee.stack import JUMP, Stack, State, Sweep
+from chainsweep.importance.guide import DESCENTS, Guide, deepened, joined, relearned, search
+from chainsweep.importance.modes import prior_pool
+from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.free import without_surfaces
+from chainsweep.model.problem import Problem
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.seeds import Seeds
+
+Floats = NDArray[np.float64]
+
+__all__ = ["Info", "Settings", "State", "run"]
+
+DEEPEN_AT = 0.05
+"""Part of the budget of steps at which a data set that is far from done gets a deep search."""
+FAR_FROM_DONE = 0.2
+"""Such a data set has less than this part of the autocorrelation times that it needs."""
+
+SLOW_AT, SLOW, REFITS = 0.03, 0.4, 3
+"""A data set that this part of the budget after its burn-in has less than that part of them gets jumps fitted anew to
+what its chains drew, so many times at most."""
+
+HOPELESS_STEPS, HOPELESS_AT = 1000, 0.15
+HOPELESS = 0.8
+"""From so many steps, and this part of its budget, on a data set gives up that by its end would have less than this
+part of them."""
+
+CHECKPOINT_SHARE = 0.05
+"""Checkpoints take about this share of the time at most: a large state is saved every few blocks."""
+
+
+def run(
+    problem: Problem,
+    batch: Batch,
+    settings: Settings,
+    seeds: Seeds,
+    *,
+    sink: Sink,
+    resume: Arrays | None,
+    deadline: Deadline,
+) -> Outcome:
+    """Sample the posterior of every data set of ``batch``.
+
+    ``Chains.posterior`` has shape ``(dataset, ensemble, draw, *shape)``; the draw axis runs over kept steps
+    and, within a step, over walkers. ``Chains.info`` has the columns of ``Info``; ``sample_stats``: ``lp``.
+
+    Raises
+    ------
+    ModelError
+        The model has no likelihood, or the settings give too few walkers for its parameters.
+    """
+    problem.require("emcee")
+    sweep = Sweep(without_surfaces(problem), batch, settings, seeds)
+    most_draws = max(settings.max_draws_per_chain, sweep.walkers)
+    results = Results(len(batch), settings.ensembles, sweep.problem.ndim, most_draws)
+    if resume is None:
+        state = _start(sweep, results)
+    else:
+        state = State.from_arrays(resume)
+        results.restore(resume)
+    saver = _Saver(sink, state, results)
+    if resume is None and len(state.positions):
+        # What the search found is not lost with the first block of steps.
+        saver.save()
+    stack: Stack | None = None
+    while len(state.positions):
+        state.admit(sweep.most, sweep.period)
+        inside = state.inside
+        if stack is None or not np.array_equal(stack.positions, state.positions[inside]):
+            guide = None if state.guide is None else state.guide.take(inside)
+            stack = Stack(sweep, state.positions[inside], results.failures, guide)
+        block_end = (state.now // settings.check_every + 1) * settings.check_every
+        budget_end = int(state.entered[inside].min()) + settings.max_steps
+        ended = stack.advance(state, min(block_end, budget_end), lambda: saver.pause(deadline))
+        results.failures.update(stack.failures())
+        if ended:
+            if _review(state, results, sweep):
+                stack = None
+            sink.progress(results.finished, len(batch), _how_far(state))
+        if not ended or (len(state.positions) and deadline()):
+            saver.save()
+            return Outcome(Status.STOPPED)
+        if len(state.positions):
+            saver.save_if_due()
+    return Outcome(Status.COMPLETE, results.chains(BatchedProblem(problem, batch), sweep.problem))
+
+
+def _how_far(state: State) -> str:
+    inside = state.inside
+    running = f"{inside.size} running, step {state.steps(inside).max(initial=0)}"
+    waiting = len(state.positions) - inside.size
+    return f"{running}, {waiting} waiting" if waiting else running
+
+
+class _Saver:
+    """Checkpoints, as often as their cost allows."""
+
+    def __init__(self, sink: Sink, state: State, results: Results) -> None:
+        self.sink, self.state, self.results = sink, state, results
+        self.cost = 0.0
+        self.last = time.monotonic()
+
+    def save(self) -> None:
+        began = time.monotonic()
+        self.sink.checkpoint(self.state.arrays() | self.results.arrays())
+        self.last = time.monotonic()
+        self.cost = self.last - began
+
+    def save_if_due(self) -> None:
+        if time.monotonic() - self.last >= self.cost / CHECKPOINT_SHARE:
+            self.save()
+
+    def pause(self, deadline: Deadline) -> bool:
+        """Within a block: whether to stop, which the caller saves; if not, save when it is time."""
+        if deadline():
+            return True
+        self.save_if_due()
+        return False
+
+
+def _start(sweep: Sweep, results: Results) -> State:
+    began = time.monotonic()
+    # Groups of even size: a data set alone in the last one would be rounded otherwise.
+    count = len(sweep.batch)
+    size = -(-count // -(-count // sweep.most))
+    parts = [_begin(sweep, group, results) for group in blocks_of(count, size)]
+    theta, log_prob = (np.concatenate(part) for part in zip(*(part[:2] for part in parts), strict=True))
+    guide = joined([part[2] for part in parts])
+    positions = np.setdiff1d(np.arange(len(sweep.batch)), list(results.failures)).astype(np.int64)
+    if guide is not None:
+        guide = guide.take(positions)
+    return State.at_start(positions, theta[positions], log_prob[positions], time.monotonic() - began, guide)
+
+
+def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Floats, Floats, Guide | None]:
+    """Walkers ``(dataset, ensemble, walker, ndim)`` of some data sets, their log densities, and what guides them."""
+    batched = BatchedProblem(sweep.problem, sweep.batch.take(rows))
+    shape = sweep.settings.ensembles, sweep.walkers
+    ids, walkers = batched.batch.ids, shape[0] * shape[1]
+    draws, guide = max(sweep.settings.prior_draws, walkers), None
+    if JUMP in sweep.moves:
+        pool, _, guide = search(batched, sweep.seeds, (walkers, 1), draws, DESCENTS)
+    else:
+        pool = prior_pool(batched, sweep.seeds.jax_keys(ids, "prior", 1)[:, 0], draws)
+    with np.errstate(invalid="ignore"):
+        density = batched.log_prior(pool.theta) + pool.log_likelihood
+    density = np.where(np.isfinite(density), density, -np.inf)
+    start = start_walkers(pool, density, ids, sweep.seeds, shape)
+    theta, log_prob, failures = start.theta, start.log_prob, start.failures
+    if guide is not None:
+        drawn = batched.constrain(guide.starts[:, 0])
+        found = batched.log_density(drawn)
+        good = guide.trusted & np.isfinite(found).all(axis=1)
+        theta[good] = drawn[good].reshape(-1, *shape, drawn.shape[-1])
+        log_prob[good] = found[good].reshape(-1, *shape)
+        failures = {row: why for row, why in failures.items() if not good[row]}
+        guide = replace(guide, starts=guide.starts[:, :0])
+    results.failures.update({int(rows[row]): why for row, why in (failures | batched.failures).items()})
+    return theta, log_prob, guide
+
+
+def _review(state: State, results: Results, sweep: Sweep) -> bool:
+    """After a block: move stranded walkers, and let those leave that are done or have failed.
+
+    Returns whether slow ones of those that stay got other jumps.
+    """
+    settings = sweep.settings
+    stays, lags, slow = (np.full(len(state.positions), value) for value in (True, False, False))
+    inside = state.inside
+    for row, step in zip(inside.tolist(), state.steps(inside).tolist(), strict=True):
+        last = step >= settings.max_steps
+        if int(state.positions[row]) in results.failures:
+            stays[row] = False
+            continue
+        if not (last or is_due(step, settings.check_every)):
+            continue
+        if not state.settled[row]:
+            # the second half of the budget is left to chains that no hand touches
+            moved = 0 if step > settings.max_steps // 2 else _rescue(state, row, step, sweep)
+            state.moved[row] += moved
+            state.settled[row] = moved == 0
+            if moved:
+                state.burn_in[row] = step
+        if state.settled[row] or last:
+            theta, log_prob = state.chains[row].after(int(state.burn_in[row]))
+            assessment = assess(theta, log_prob, settings, final=last)
+            if not last and _hopeless(assessment, step, int(state.burn_in[row]), settings):
+                last, assessment = True, assess(theta, log_prob, settings, final=True)
+            if assessment.passed or last:
+                _finish(state, results, sweep, row, step, assessment)
+                stays[row] = False
+            elif state.guide is not None and sweep.problem.has_jax_likelihood:
+                # also where there is no ratio at all
+                far, behind = (not assessment.kept_over_tau > x * settings.tau_factor for x in (FAR_FROM_DONE, SLOW))
+                lags[row] = far and not state.guide.deep[row] and step >= DEEPEN_AT * settings.max_steps
+                since = step - int(state.burn_in[row])
+                slow[row] = behind and state.guide.refits[row] < REFITS and since >= SLOW_AT * settings.max_steps
+    state.keep(stays)
+    lagging, refitting = np.flatnonzero(lags[stays]), np.flatnonzero((slow & ~lags)[stays])
+    if lagging.size:
+        _deepen(state, lagging, sweep)
+    if refitting.size:
+        _relearn(state, refitting, sweep)
+    return bool(lagging.size + refitting.size)
+
+
+def _relearn(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
+    """Fit the mixtures of the data sets ``rows`` to what their chains drew; their burn-in begins anew.
+
+    Chains that linger where the mixture is thin are then fetched from there.
+    """
+    assert state.guide is not None
+    batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))
+    drawn = [state.chains[row].after(int(state.burn_in[row]))[0] for row in rows]
+    flat = [theta.reshape(-1, theta.shape[-1]) for theta in drawn]
+    state.guide.put(rows, relearned(state.guide.take(rows), batched, flat, sweep.seeds))
+    state.burn_in[rows] = state.steps(rows)
+
+
+def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
+    """A deep search for the data sets ``rows``, whose burn-in begins anew with other jumps."""
+    assert state.guide is not None
+    batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))
+    state.guide.put(rows, deepened(state.guide.take(rows), batched, np.arange(len(rows)), sweep.seeds))
+    state.burn_in[rows] = state.steps(rows)
+
+
+def _hopeless(assessment: Assessment, step: int, burn_in: int, settings: Settings) -> bool:
+    """Whether so few autocorrelation times have gone by that the rest of the budget will not do.
+
+    Times of short chains are estimated too short, so this errs on the side of going on.
+    """
+    if step < max(HOPELESS_STEPS, HOPELESS_AT * settings.max_steps) or not np.isfinite(assessment.kept_over_tau):
+        return False
+    in_the_end = assessment.kept_over_tau * (settings.max_steps - burn_in) / (step - burn_in)
+    return bool(in_the_end < HOPELESS * settings.tau_factor)
+
+
+def is_due(step: int, block: int) -> bool:
+    """Whether chains are looked at after so many steps: from two blocks on, later after every tenth of the steps."""
+    blocks, rest = divmod(step, block)
+    return rest == 0 and blocks > 1 and blocks % (1 << max(0, blocks.bit_length() - 4)) == 0
+
+
+def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:
+    """Move the stranded walkers of one data set, each within its ensemble; how many there were."""
+    since = max(int(state.burn_in[row]), step - max(sweep.settings.check_every // 2, 1))
+    theta, log_prob = state.chains[row].after(since)
+    if len(theta) == 0:
+        return 0
+    dataset_id, moved = sweep.batch.ids[state.positions[row]], 0
+    for ensemble in range(theta.shape[1]):
+        stranded = islands(theta[:, ensemble], log_prob[:, ensemble])
+        if stranded.any():
+            rng = sweep.seeds.generator(dataset_id, f"rescue {step}", ensemble)
+            points, densities = rescue(theta[:, ensemble], log_prob[:, ensemble], stranded, rng)
+            state.coords[row, ensemble, stranded] = points
+            state.log_prob[row, ensemble, stranded] = densities
+            moved += int(stranded.sum())
+    return moved
+
+
+def _finish(state: State, results: Results, sweep: Sweep, row: int, step: int, assessment: Assessment) -> None:
+    """Hand the draws of one data set over, thinned to about half an autocorrelation time."""
+    settings, walkers, chain = sweep.settings, sweep.walkers, state.chains[row]
+    stride = chain.stride
+    theta, log_prob = chain.after(int(state.burn_in[row]))
+    first = assessment.first
+    longest, kept = float(assessment.tau.max()), len(theta) - first
+    # chains that have not converged keep enough steps to show it
+    by_tau = int(min(longest / 2, kept / LEAST_STEPS)) if np.isfinite(longest) else 1
+    by_size = -(-kept // max(1, settings.max_draws_per_chain // walkers))
+    every = max(by_tau, by_size, 1)
+    # counted from the end, so that the last step is among them
+    rows = np.arange(len(theta) - 1, first - 1, -every)[::-1]
+    draws = np.moveaxis(theta[rows], 1, 0)
+    info = Info(
+        tau=assessment.tau * stride,
+        tau_max=longest * stride,
+        acceptance=state.accepted[row] / (step * walkers),
+        n_steps=step,
+        burn_in=(int(state.burn_in[row]) // stride + first) * stride,
+        thin=every * stride,
+        kept_over_tau=assessment.kept_over_tau,
+        rhat_max=assessment.rhat_max,
+        ess_min=assessment.ess_min,
+        stuck_moved=int(state.moved[row]),
+        stuck_walkers=assessment.stuck,
+        walkers=walkers,
+        seconds=float(state.seconds[row]),
+        trace=chain.theta[: chain.count, 0, 0],
+        trace_burn_in=int(state.burn_in[row]) // stride + first,
+        trace_thin=stride,
+    )
+    results.add(
+        int(state.positions[row]),
+        draws.reshape(draws.shape[0], -1, draws.shape[-1]),
+        np.moveaxis(log_prob[rows], 1, 0).reshape(draws.shape[0], -1),
+        info,
+    )

@@ -1,0 +1,184 @@
+r"""Jumps of walkers: independence Metropolis steps towards what importance sampling found (``importance/guide.py``).
+
+A proposal :math:`\theta'` is drawn from a mixture :math:`q` that follows the posterior :math:`p`, whatever the walker
+and its ensemble, and accepted with probability :math:`\min(1, p(\theta') q(\theta) / p(\theta) q(\theta'))`: exact
+for any mixture, a poor one is only refused more often. The mixture lives in the unconstrained space, so that
+:math:`q(\theta) = q_z(z) / |d\theta / dz|`.
+
+Reference: L. Tierney, Annals of Statistics 22, 1701 (1994), section 2.3.3.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from emcee.moves import Move
+from numpy.typing import NDArray
+
+from chainsweep.engines.emcee.density import Chunk, StackDensity, chunks, log_density_one
+from chainsweep.engines.emcee.moves import GroupStreams
+from chainsweep.importance.guide import Guide
+from chainsweep.importance.mixture_density import Prepared, prepared, random_numbers
+from chainsweep.model.problem import Observation, Problem
+from chainsweep.numerics.loops import apart, one_by_one, one_by_one_here
+from chainsweep.numerics.random_numbers import uniforms
+
+Floats = NDArray[np.float64]
+
+Ints = NDArray[np.int64]
+
+JUMPS = {False: 3, True: 4}
+"""Proposals to each walker in one step, where the quick search sufficed and where it took more."""
+FOLD = 1 << 31
+"""Steps are folded into keys modulo this."""
+
+
+class JumpMove(Move):
+    """All walkers of a stack jump, a few times a step: no proposal depends on another walker.
+
+    Parameters
+    ----------
+    density
+        Of the data sets of the stack, and of what fills it up behind them.
+    guide
+        Of those in front that are real; its mixture is used.
+    keys
+        Raw keys ``(dataset, 2)`` of the real ones; with the step they give all random numbers.
+    """
+
+    def __init__(self, density: StackDensity, guide: Guide, keys: NDArray[np.uint32], streams: GroupStreams) -> None:
+        self.density, self.problem, self.streams = density, density.problem, streams
+        self.count = len(keys)
+        self.ensembles = len(streams.keys) // self.count
+        filling = len(self.problem.batch) - self.count
+        self.keys = jax.device_put(np.pad(keys, ((0, filling), (0, 0))).astype(np.uint32))
+        every = np.pad(np.arange(self.count), (0, filling), mode="edge")
+        # Neighbours may not change a sum, so each data set has the components of its own kind of mixture.
+        self.kinds = [
+            (rows, JUMPS[wide], _prepared(guide.jumps(every, wide or one_by_one_here())))
+            for wide in (False, True)
+            if (rows := np.flatnonzero(guide.wide == wide)).size
+        ]
+
+    def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
+        """Advance ``state`` in place by one step; also which walkers moved, ``(group * walkers,)``."""
+        # contiguous, so these are views
+        coords = state.coords.reshape(self.count, -1, state.coords.shape[1])
+        log_prob = state.log_prob.reshape(self.count, -1)
+        steps = (self.streams.steps[:: self.ensembles] % FOLD).astype(np.uint32)
+        moved = np.zeros(log_prob.shape, bool)
+        advance = self._jump if self.problem.problem.has_jax_likelihood else self._jump_on_host
+        for rows, jumps, mixture in self.kinds:
+            for some in chunks(rows):
+                theta, here = some.padded(coords[some.rows]), some.padded(log_prob[some.rows])
+                at = Places(some.places, steps[some.places], np.asarray(len(some.rows)))
+                found = advance(some, jumps, mixture, at, theta, here)
+                for whole, part in zip((coords, log_prob, moved), found, strict=True):
+                    whole[some.rows] = np.asarray(part)[: len(some.rows)]
+        return state, moved.ravel()
+
+    def _jump(self, some: Chunk, jumps: int, mixture: Prepared, at: Places, theta: Floats, here: Floats) -> Any:
+        """``theta`` ``(row, walker, ndim)`` and its log densities after a step, and which walkers moved."""
+        return _jump(self.problem.problem, jumps, mixture, self.problem.observations, self.keys, at, theta, here)
+
+    def _jump_on_host(self, some: Chunk, jumps: int, mixture: Prepared, at: Places, theta: Floats, here: Floats) -> Any:
+        """The same, where the likelihood is not compiled."""
+        problem = self.problem
+        proposed = _propose(problem.problem, jumps, mixture, problem.observations, self.keys, at, theta)
+        count = len(some.rows)
+        points = np.asarray(proposed.points)[:count]
+        density = some.padded(self.density(points.reshape(count, -1, points.shape[-1]), some.rows))
+        return _accept(theta, here, proposed, density.reshape(proposed.log_q.shape))
+
+
+_prepared = jax.jit(jax.vmap(prepared))
+
+
+class Places(NamedTuple):
+    """Data sets of a chunk: their ``rows`` in the stack and their ``steps``, of which the first ``count`` are real."""
+
+    rows: Any
+    steps: Any
+    count: Any
+
+
+class Proposals(NamedTuple):
+    """Of a step: ``points`` ``(jump, walker, ndim)`` with their log proposal densities ``log_q`` and logs of uniforms,
+    ``(jump, walker)``; ``log_q_here`` ``(walker,)`` of where the walkers stand."""
+
+    points: Any
+    log_q: Any
+    log_uniform: Any
+    log_q_here: Any
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _jump(
+    problem: Problem, jumps: int, mixture: Prepared, observations: Observation, keys: Any, at: Places, *walkers: Any
+) -> Any:
+    """Of each of ``at``: ``theta`` ``(row, walker, ndim)``, log densities, and which walkers moved; zeros elsewhere."""
+
+    def one(step: Any, theta: Any, here: Any, mixture: Prepared, obs: Observation, key: Any) -> Any:
+        proposed = _proposals(problem, jumps, step, theta, mixture, obs, key)
+        points = proposed.points.reshape(-1, theta.shape[1])
+        density = apart(partial(log_density_one, problem), points, obs)
+        return _accepted(theta, here, proposed, density.reshape(proposed.log_q.shape))
+
+    return one_by_one(one, at.rows, at.count, (at.steps, *walkers), (mixture, observations, keys))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _propose(
+    problem: Problem, jumps: int, mixture: Prepared, observations: Observation, keys: Any, at: Places, theta: Any
+) -> Proposals:
+    """``Proposals`` for each of ``at``; zeros elsewhere."""
+    datasets = mixture, observations, keys
+    return one_by_one(partial(_proposals, problem, jumps), at.rows, at.count, (at.steps, theta), datasets)
+
+
+def _proposals(
+    problem: Problem, jumps: int, step: Any, theta: Any, mixture: Prepared, obs: Observation, key: Any
+) -> Proposals:
+    """For the walkers of one data set, which are at ``theta`` ``(walker, ndim)``."""
+    walkers, ndim = theta.shape
+    count, shape = jumps * walkers, (jumps, walkers)
+
+    def unconstrained(theta: Any) -> Any:
+        return jax.vmap(problem.unconstrain, in_axes=(0, None))(theta, obs)
+
+    def constrained(z: Any) -> tuple[Any, Any]:
+        return jax.vmap(problem.constrain_with_jacobian, in_axes=(0, None))(z, obs)
+
+    for_draws, for_choices = jax.random.split(jax.random.fold_in(key, step))
+    drawn = apart(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
+    z = jnp.concatenate([drawn, apart(unconstrained, theta)])
+    points, log_jacobian = apart(constrained, z)
+    log_q = apart(mixture.log_density, z) - log_jacobian
+    log_uniform = jnp.log(uniforms(for_choices, count)).reshape(shape)
+    return Proposals(points[:count].reshape(*shape, ndim), log_q[:count].reshape(shape), log_uniform, log_q[count:])
+
+
+def _accepted(theta: Any, here: Any, proposed: Proposals, density: Any) -> tuple[Any, Any, Any]:
+    """Walkers of one data set after Metropolis steps to the proposals, one after the other, whose ``density`` is given.
+
+    A point of no density is never taken; a walker whose place the mixture cannot have proposed stays.
+    """
+
+    def jump(now: tuple[Any, ...], to: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
+        theta, here, log_q, moved = now
+        point, there, log_q_there, log_uniform = to
+        better = there - here - log_q_there + log_q > log_uniform
+        taken = jnp.where(better[:, None], point, theta), jnp.where(better, there, here)
+        return (*taken, jnp.where(better, log_q_there, log_q), moved | better), None
+
+    start = theta, here, proposed.log_q_here, jnp.zeros(here.shape, bool)
+    offered = proposed.points, density, proposed.log_q, proposed.log_uniform
+    (theta, here, _, moved), _ = jax.lax.scan(jump, start, offered)
+    return theta, here, moved
+
+
+_accept = jax.jit(jax.vmap(_accepted))

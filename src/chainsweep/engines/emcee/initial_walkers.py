@@ -1,0 +1,132 @@
+"""Where walkers stand: scattered likely prior draws at the start, and off islands during burn-in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import chdtri
+
+from chainsweep.importance.modes import Pool, temper
+from chainsweep.numerics.seeds import Seeds
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+EFFECTIVE_DRAWS_PER_WALKER = 4
+"""Likelihood weights are tempered until this many prior draws a walker carry weight."""
+
+ISLAND_TAIL = 1e-5
+"""A walker is low when its density is what this tail of a normal posterior lies below."""
+
+ISLAND_MASS = 0.01
+"""Low walkers are moved only while their region looks lighter than this fraction of the others'."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial walkers of every data set: ``theta`` ``(dataset, ensemble, walker, ndim)``, ``log_prob`` alike.
+
+    ``failures`` maps the position of a data set that has no start to the reason; its rows are NaN.
+    """
+
+    theta: Floats
+    log_prob: Floats
+    failures: dict[int, str]
+
+
+def start_walkers(pool: Pool, log_density: Floats, ids: Sequence[str], seeds: Seeds, shape: tuple[int, int]) -> Start:
+    """Choose ``shape = (ensembles, walkers)`` of the prior draws of each data set, each ensemble of its own share.
+
+    ``log_density`` ``(dataset, draw)`` is that of the draws, -inf where it is not finite.
+    """
+    ensembles, walkers = shape
+    ndim, draws = pool.theta.shape[-1], pool.theta.shape[1] // ensembles
+    theta = np.full((len(ids), ensembles, walkers, ndim), np.nan)
+    log_prob = np.full(theta.shape[:-1], np.nan)
+    failures: dict[int, str] = {}
+    for ensemble in range(ensembles):
+        share = slice(ensemble * draws, (ensemble + 1) * draws)
+        points, density = pool.theta[:, share], log_density[:, share]
+        likelihood = np.where(np.isfinite(density), pool.log_likelihood[:, share], -np.inf)
+        power = temper(likelihood, EFFECTIVE_DRAWS_PER_WALKER * walkers)
+        for position, dataset_id in enumerate(ids):
+            rng = seeds.generator(dataset_id, "walkers", ensemble)
+            chosen = choose_distinct(likelihood[position], power[position], walkers, rng)
+            if len(np.unique(chosen)) < min(walkers, ndim + 2):
+                finite = int(np.isfinite(density[position]).sum())
+                failures[position] = (
+                    f"no start: the log density is finite at {finite} of {draws} prior draws and at least "
+                    f"{ndim + 2} are needed; check the data, or narrow the prior to where it is finite"
+                )
+                theta[position], log_prob[position] = np.nan, np.nan
+            elif position not in failures:
+                theta[position, ensemble] = points[position, chosen]
+                log_prob[position, ensemble] = density[position, chosen]
+    return Start(theta, log_prob, failures)
+
+
+def choose_distinct(log_weights: Floats, power: float, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``n`` draws without replacement by Gumbel top-k, repeated where fewer are finite; empty if none is.
+
+    Reference: T. Vieira, Gumbel-max trick and weighted reservoir sampling (2014).
+    """
+    finite = np.isfinite(log_weights)
+    scores = np.where(finite, power * np.where(finite, log_weights, 0.0), -np.inf) + rng.gumbel(size=len(log_weights))
+    order = np.argsort(-scores, kind="stable")[: min(n, int(finite.sum()))]
+    return np.resize(order, n) if len(order) else order
+
+
+def low_walkers(log_prob: Floats, ndim: int) -> Bools:
+    """Walkers that never came near the densities of the best, ``(..., walker)`` of ``(step, ..., walker)``.
+
+    Judged by the highest density that a walker reached, against the highest of its ensemble less what a
+    chi-square tail with ``ndim`` degrees of freedom allows.
+    """
+    highest = log_prob.max(axis=0)
+    return highest < highest.max(axis=-1, keepdims=True) - 0.5 * chdtri(ndim, ISLAND_TAIL)
+
+
+def islands(theta: Floats, log_prob: Floats) -> Bools:
+    """Which walkers of one ensemble sit on islands that hold next to no mass, ``(walker,)``.
+
+    Parameters
+    ----------
+    theta, log_prob
+        The last steps of the ensemble, ``(step, walker, ndim)`` and ``(step, walker)``.
+
+    Notes
+    -----
+    A narrow peak may tower over a broad region that holds the mass. So low walkers count as stranded only
+    when mean log density plus log volume, from the covariance of the points, says that their region is light.
+    """
+    ndim = theta.shape[-1]
+    low = low_walkers(log_prob, ndim)
+    none = np.zeros_like(low)
+    good_points = theta[:, ~low].reshape(-1, ndim)
+    if not low.any() or len(np.unique(good_points, axis=0)) < 2 * (ndim + 1):
+        return none
+    good = log_prob[:, ~low].mean() + _log_volume(good_points)
+    bad = log_prob[:, low].mean() + _log_volume(theta[:, low].reshape(-1, ndim))
+    return low if bad < good + np.log(ISLAND_MASS) else none
+
+
+def _log_volume(points: Floats) -> float:
+    """Half the log determinant of the covariance; -inf for points on a plane."""
+    covariance = np.atleast_2d(np.cov(points, rowvar=False))
+    sign, logdet = np.linalg.slogdet(covariance)
+    return 0.5 * float(logdet) if sign > 0 else -np.inf
+
+
+def rescue(theta: Floats, log_prob: Floats, stranded: Bools, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """New places for the stranded walkers: recent points of the other walkers of their ensemble.
+
+    Takes the last steps as ``islands`` does; returns ``(stranded walker, ndim)`` and their log densities.
+    """
+    points, densities = theta[:, ~stranded].reshape(-1, theta.shape[-1]), log_prob[:, ~stranded].ravel()
+    distinct = np.unique(points, axis=0, return_index=True)[1]
+    number = int(stranded.sum())
+    chosen = rng.choice(distinct, size=number, replace=number > len(distinct))
+    return points[chosen], densities[chosen]

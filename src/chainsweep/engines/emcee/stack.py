@@ -1,0 +1,270 @@
+"""The walkers of many data sets as one vectorised ``emcee`` sampler, and the state that resumes it.
+
+A step draws on the campaign seed, the data set, the ensemble and its own number alone (``GroupStreams``): who else
+is in the stack changes no draw, and the walkers, their log densities and the number of steps are all that a later
+attempt needs to go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import emcee
+import numpy as np
+from emcee.moves import Move
+from numpy.typing import NDArray
+
+from chainsweep.config.campaign import EmceeSettings
+from chainsweep.data.collection import Batch
+from chainsweep.engines.emcee.chain import Thinned, packed_chains, unpacked_chains
+from chainsweep.engines.emcee.density import StackDensity, padded_to_chunks
+from chainsweep.engines.emcee.independence_move import JumpMove
+from chainsweep.engines.emcee.moves import GroupStreams, ScheduledMove
+from chainsweep.errors import ModelError
+from chainsweep.importance.guide import MOST_DIMENSIONS, Guide
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.problem import Problem
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.seeds import Seeds
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""Within a block of slow steps, the deadline is asked this often."""
+
+JUMP = "jump"
+PLAIN_MOVES = {"de": 0.6, "snooker": 0.1, "stretch": 0.3}
+GUIDED_MOVES = {JUMP: 0.5} | {name: 0.5 * share for name, share in PLAIN_MOVES.items()}
+"""Moves of models that importance sampling guides: half of them jumps, the others as without a guide."""
+
+WAITING = -1
+LEAST_PERIOD = 100
+"""The moves of a schedule repeat after so many steps at least, so that rare ones have their share."""
+
+GUIDE = "guide_"
+"""Prefix of the guide's arrays in a saved state."""
+
+
+@dataclass
+class State:
+    """What the next step needs, for the data sets that are not done; ``now`` counts the steps of the whole stack.
+
+    ``positions`` (dataset,) in the batch; ``coords`` ``(dataset, ensemble, walker, ndim)`` with ``log_prob``;
+    ``entered`` (dataset,): the step of the stack at which a data set came in, ``WAITING`` before; ``burn_in``
+    (dataset,): its own step at which walkers were last moved by hand; ``settled`` (dataset,): none will be any more;
+    ``accepted`` ``(dataset, ensemble)`` moves; ``moved`` (dataset,) walkers; ``chains``, one for each data set, and
+    ``guide``, of all of them, where there are jumps.
+    """
+
+    now: int
+    positions: Ints
+    coords: Floats
+    log_prob: Floats
+    entered: Ints
+    burn_in: Ints
+    settled: Bools
+    accepted: Ints
+    moved: Ints
+    seconds: Floats
+    chains: list[Thinned]
+    guide: Guide | None
+
+    @classmethod
+    def at_start(
+        cls, positions: Ints, coords: Floats, log_prob: Floats, seconds: float, guide: Guide | None = None
+    ) -> State:
+        """Before the first step."""
+        n = len(positions)
+        zeros = np.zeros(n, dtype=np.int64)
+        return cls(
+            now=0,
+            positions=positions,
+            coords=coords,
+            log_prob=log_prob,
+            entered=np.full(n, WAITING, dtype=np.int64),
+            burn_in=zeros,
+            settled=np.zeros(n, dtype=bool),
+            accepted=np.zeros(coords.shape[:2], dtype=np.int64),
+            moved=zeros.copy(),
+            seconds=np.full(n, seconds / max(n, 1)),
+            chains=[Thinned.empty(coords.shape[1:]) for _ in range(n)],
+            guide=guide,
+        )
+
+    @property
+    def inside(self) -> Ints:
+        """Rows of the data sets in the stack."""
+        return np.flatnonzero(self.entered != WAITING)
+
+    def steps(self, rows: Ints) -> Ints:
+        """Steps that data sets in the stack have made."""
+        return self.now - self.entered[rows]
+
+    def admit(self, most: int, period: int) -> None:
+        """Let waiting data sets in, ``most`` at once, where the schedule of moves begins anew."""
+        inside, waiting = self.inside, np.flatnonzero(self.entered == WAITING)
+        if not inside.size:
+            self.now += -self.now % period
+        if self.now % period == 0:
+            self.entered[waiting[: max(0, most - inside.size)]] = self.now
+
+    def keep(self, stays: Bools) -> None:
+        """Let the other data sets leave."""
+        if stays.all():
+            return
+        for name in self._columns():
+            setattr(self, name, getattr(self, name)[stays])
+        self.chains = [chain for chain, stay in zip(self.chains, stays, strict=True) if stay]
+        if self.guide is not None:
+            self.guide = self.guide.take(np.flatnonzero(stays))
+
+    def arrays(self) -> Arrays:
+        """As flat arrays; ``from_arrays`` is the inverse."""
+        columns = {name: getattr(self, name) for name in self._columns()}
+        guide = {} if self.guide is None else {f"{GUIDE}{name}": array for name, array in self.guide.arrays().items()}
+        return columns | packed_chains(self.chains) | guide | {"now": np.asarray(self.now)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> State:
+        """A state that was saved."""
+        columns = {name: np.array(arrays[name]) for name in cls._columns()}
+        guide = {name.removeprefix(GUIDE): np.array(array) for name, array in arrays.items() if name.startswith(GUIDE)}
+        return cls(
+            now=int(arrays["now"]),
+            chains=unpacked_chains(arrays),
+            guide=Guide(**guide) if guide else None,
+            **columns,
+        )
+
+    @classmethod
+    def _columns(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name not in ("now", "chains", "guide")]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What stays the same for a whole run."""
+
+    problem: Problem
+    batch: Batch
+    settings: EmceeSettings
+    seeds: Seeds
+
+    @property
+    def walkers(self) -> int:
+        """Walkers of one ensemble, even.
+
+        Raises
+        ------
+        ModelError
+            The settings ask for fewer than twice the number of parameters.
+        """
+        ndim, asked = self.problem.ndim, self.settings.walkers
+        if asked is not None and asked < 2 * ndim:
+            raise ModelError(
+                f"[engines.emcee] walkers must be at least twice the {ndim} parameters of the model, "
+                f"got {asked}: fewer stay on a plane. Leave it out, or set {4 * ndim}"
+            )
+        walkers = asked if asked is not None else max(32, 4 * ndim)
+        return walkers + walkers % 2
+
+    @property
+    def moves(self) -> dict[str, float]:
+        """Weights of the moves: as set, or those that suit the model.
+
+        By default black boxes get no jumps: the search before them calls the likelihood some 10,000 times.
+        """
+        if self.settings.moves is not None:
+            return {str(name): weight for name, weight in self.settings.moves.items()}
+        guided = self.problem.has_jax_likelihood and self.problem.ndim_unconstrained <= MOST_DIMENSIONS
+        return dict(GUIDED_MOVES if guided else PLAIN_MOVES)
+
+    @property
+    def most(self) -> int:
+        """Data sets in the stack at once."""
+        return min(len(self.batch), self.settings.stack)
+
+    @property
+    def period(self) -> int:
+        """Steps after which the schedule of moves repeats: whole blocks, so that one may begin with it."""
+        return -(-LEAST_PERIOD // self.settings.check_every) * self.settings.check_every
+
+
+class Sampler(emcee.EnsembleSampler):
+    """One whose moves have random numbers of their own, so that no step need copy the state of a generator."""
+
+    @property
+    def random_state(self) -> None:
+        """None is used."""
+        return None
+
+    @random_state.setter
+    def random_state(self, state: Any) -> None:
+        pass
+
+
+class Stack:
+    """The walkers of some data sets of the batch as one ``emcee`` sampler; arrays on the device are of a full stack."""
+
+    def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str], guide: Guide | None = None) -> None:
+        self.positions = positions
+        # Whole chunks, so that a batch of another size finds its programs compiled.
+        size = padded_to_chunks(sweep.most) if sweep.problem.has_jax_likelihood else sweep.most
+        filled = np.pad(positions, (0, size - len(positions)), mode="edge")
+        self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled))
+        self.density = StackDensity(self.problem)
+        known = {row: failures[p] for row, p in enumerate(positions.tolist()) if p in failures}
+        self.problem.failures.update(known)
+        seeds, settings = sweep.seeds, sweep.settings
+        ids = [sweep.batch.ids[p] for p in positions]
+        keys = [seeds.entropy(i, "moves", e) for i in ids for e in range(settings.ensembles)]
+        streams = GroupStreams(keys, sweep.walkers)
+        more: dict[str, Move] = {}
+        if guide is not None:
+            more[JUMP] = JumpMove(self.density, guide, seeds.jax_keys(tuple(ids), JUMP, 1)[:, 0], streams)
+        self.move = ScheduledMove(sweep.moves, streams, seeds.entropy("", "schedule"), sweep.period, more)
+        self.sampler = Sampler(
+            len(keys) * sweep.walkers,
+            sweep.problem.ndim,
+            self._stacked_log_density,
+            moves=self.move,
+            vectorize=True,
+        )
+
+    def _stacked_log_density(self, points: Floats) -> Floats:
+        every = np.arange(len(self.positions))
+        return self.density(points.reshape(len(every), -1, points.shape[-1]), every).ravel()
+
+    def failures(self) -> dict[int, str]:
+        """Position in the batch to reason, of the data sets whose own function failed."""
+        return {int(self.positions[row]): reason for row, reason in self.problem.failures.items()}
+
+    def advance(self, state: State, target: int, pause: Callable[[], bool]) -> bool:
+        """Step the data sets inside on to ``target``; False when ``pause``, asked about once a second, said to stop."""
+        rows = state.inside
+        shape, ensembles = state.coords[rows].shape, state.coords.shape[1]
+        chains = [state.chains[row] for row in rows]
+        self.move.steps, self.move.accepted = np.repeat(state.steps(rows), ensembles), state.accepted[rows].ravel()
+        start = emcee.State(state.coords[rows].reshape(-1, shape[-1]), log_prob=state.log_prob[rows].ravel())
+        steps = self.sampler.sample(start, iterations=target - state.now, store=False, skip_initial_state_check=True)
+        began = looked = time.monotonic()
+        for current in steps:
+            coords, log_prob = current.coords.reshape(shape), current.log_prob.reshape(shape[:-1])
+            state.now += 1
+            for chain, step, theta, density in zip(chains, state.steps(rows).tolist(), coords, log_prob, strict=True):
+                chain.append(step, theta, density)
+            now = time.monotonic()
+            if now - looked < SECONDS_BETWEEN_LOOKS and state.now < target:
+                continue
+            state.coords[rows], state.log_prob[rows] = coords, log_prob
+            state.accepted[rows] = self.move.accepted.reshape(shape[:2])
+            state.seconds[rows] += (now - began) / shape[0]
+            began = looked = now
+            if state.now < target and pause():
+                return False
+        return True

@@ -1,0 +1,1 @@
+"""Sequential and amortised neural posterior estimation."""

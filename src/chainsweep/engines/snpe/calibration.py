@@ -1,0 +1,90 @@
+"""What held-out simulations say of a trained network: is it calibrated, and what do its data sets look like?
+
+Simulations that training never saw are embedded and drawn for. Levels of their truths say whether the posteriors are
+right on average (``diagnostics/calibration.py``); distances of their summaries from the centre of all say what is
+usual, so that a data set unlike any simulation is noticed, whose posterior may be anything.
+
+Reference: Schmitt et al. 2022, arXiv:2112.08866 (distance in the space of the learned summary).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.diagnostics.calibration import Finding, density_levels, findings, rank_levels, tarp_levels
+from chainsweep.engines.snpe.dropped import parameter_names
+from chainsweep.engines.snpe.estimator import Ensemble, Sampler
+from chainsweep.engines.snpe.simulator import Pairs
+from chainsweep.model.problem import Problem
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.factors import cholesky_factors
+
+Floats = NDArray[np.float64]
+
+MOST_SIMULATIONS = 2048
+DRAWS = 100
+"""For each of them."""
+TAIL = 0.9
+STREAM = 0xCA11B
+"""Second word of the key of the random numbers, far from block numbers."""
+
+
+def findings_of(problem: Problem, levels: Mapping[str, Floats]) -> list[Finding]:
+    """What ``levels`` say; parameters go by their names where they are as many in the unconstrained space."""
+    names = parameter_names(problem)
+    return findings(names, levels["rank"], levels["density"], levels["tarp"], levels["information"])
+
+
+def levels_of(sampler: Sampler | Ensemble, pairs: Pairs, seed: int) -> Arrays:
+    """``rank`` ``(simulation, parameter)``, and ``density``, ``tarp`` and ``information`` ``(simulation,)``.
+
+    In the working space, where the prior is near a unit normal; ``information`` is the mean over parameters of the log
+    of the prior's sd over the posterior's, in nats.
+    """
+    packed, truth = pairs[0][:MOST_SIMULATIONS], np.asarray(pairs[1][:MOST_SIMULATIONS], np.float64)
+    rng = np.random.Generator(np.random.Philox(key=[seed, STREAM]))
+    draws, log_q = sampler.draw(packed, rng.standard_normal((len(truth), DRAWS, truth.shape[1])))
+    at_truth = sampler.log_prob(packed, truth[:, None])[:, 0]
+    return {
+        "rank": rank_levels(truth, draws),
+        "density": density_levels(at_truth, log_q),
+        "tarp": tarp_levels(truth, draws, rng.standard_normal(truth.shape)),
+        "information": -np.log(draws.std(axis=1)).mean(axis=1),
+    }
+
+
+def usual_summaries(sampler: Sampler | Ensemble, packed: NDArray[np.float32]) -> Arrays:
+    """``mean`` ``(embedding,)`` and ``whitener`` ``(embedding, embedding)`` of one half of simulations' summaries, and
+    the ``distances`` of the other half, ascending."""
+    summary = sampler.summary(packed[: 2 * MOST_SIMULATIONS])
+    fitted, others = summary[::2], summary[1::2]
+    mean = fitted.mean(axis=0)
+    covariance = np.cov(fitted, rowvar=False, ddof=0).reshape(2 * mean.shape)
+    # few simulations do not know all correlations
+    variance, share = np.diagonal(covariance), len(mean) / (len(mean) + len(fitted))
+    covariance = (1 - share) * covariance + np.diag(share * variance + 1e-9 * variance.max() + 1e-12)
+    usual = {"mean": mean, "whitener": np.linalg.inv(cholesky_factors(covariance))}
+    return usual | {"distances": np.sort(_distance(others, usual))}
+
+
+def strangeness(
+    sampler: Sampler | Ensemble, packed: NDArray[np.float32], usual: Mapping[str, Floats]
+) -> tuple[Floats, Floats]:
+    """Of data sets: distance of the summary in units of the usual one, and the share of simulations farther out.
+
+    Beyond all simulations that share falls exponentially, as their outermost tenth does.
+    """
+    distance = _distance(sampler.summary(packed), usual)
+    known = usual["distances"]
+    farther = (len(known) - np.searchsorted(known, distance, side="left")).astype(float)
+    tail = known[int(TAIL * len(known)) :]
+    beyond = distance > known[-1]
+    farther[beyond] = np.exp(-(distance[beyond] - known[-1]) / (tail.mean() - tail[0] + 1e-300)) - 1.0
+    return distance / float(np.median(known)), np.asarray((1.0 + farther) / (1.0 + len(known)), np.float64)
+
+
+def _distance(summary: Floats, usual: Mapping[str, Floats]) -> Floats:
+    return np.asarray(np.linalg.norm((summary - usual["mean"]) @ usual["whitener"].T, axis=1), float)

@@ -1,0 +1,353 @@
+"""From a trained network to weighted draws: exact weights, and adaptation where they do not suffice."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config.campaign import SnpeSettings
+from chainsweep.diagnostics.weights import efficiency, log_evidence, psis_khat, sure_sample_size
+from chainsweep.engines.base import Chains, DrawKind
+from chainsweep.engines.snpe.network import Network
+from chainsweep.engines.snpe.proposal import EVERY, FREEDOM, Proposal
+from chainsweep.importance import adaptive as importance
+from chainsweep.importance import guide
+from chainsweep.importance.mixture_density import Mixture
+from chainsweep.importance.target import PRIOR_INFLATION, Start, broad_of, target_of
+from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.problem import Problem
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.seeds import Seeds
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+PRIOR_DRAWS = 1024
+"""Prior draws that give the adaptation its broad component."""
+LEAST_DRAWS, LEAST_STEP = 200, 100
+HOPELESS_KHAT = 0.5
+"""From here on the weights have no variance, and more draws of the network give none."""
+TOGETHER = 16
+"""Data sets whose densities are computed in one compiled call of one shape."""
+REASON_BYTES = 300
+NOT_FINITE = "observations, errors or constants are not finite, or the prior is improper for them"
+NO_DENSITY = "no draw of the network has a finite log density"
+
+
+@dataclass(frozen=True)
+class Info:
+    """Figures of each data set, all ``(dataset,)`` float64; NaN where there is no likelihood or no draw."""
+
+    khat: Floats
+    """Pareto k-hat of the returned draws."""
+    is_efficiency: Floats
+    """Kish's effective sample size of the returned draws, per draw."""
+    ess: Floats
+    """The effective sample size that the returned draws have with a confidence of 95 %."""
+    log_evidence: Floats
+    log_evidence_se: Floats
+    proposal_khat: Floats
+    """Pareto k-hat of the network's proposal."""
+    proposal_efficiency: Floats
+    """Effective sample size per draw of the network's proposal."""
+    rounds: Floats
+    """Rounds of adaptive importance sampling, 0 where the network sufficed."""
+    exact_weights: Floats
+    """1 where the weights are exact, 0 where a model without likelihood leaves the network's own draws."""
+    ood_distance: Floats
+    """Distance of the learned summary from those of simulations, 1 is usual."""
+    ood_pvalue: Floats
+    """Share of simulations whose summaries lie farther out, the data set itself counted in."""
+    miscalibration: Floats
+    """Of the network: largest distance from uniform of its calibration figures, beyond chance."""
+    dropped_share: Floats
+    """Share of the network's simulations that were no numbers."""
+    dropped_by: Floats
+    """The entry of what decides which of them, see `snpe_dropped.culprit`; NaN where nothing does."""
+    seconds: Floats
+    """Wall time, shared equally among data sets that were handled together."""
+
+    @classmethod
+    def empty(cls, datasets: int) -> Info:
+        """All NaN."""
+        return cls(**{field.name: np.full(datasets, np.nan) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Draws of some data sets: ``theta`` ``(dataset, draw, ndim)`` constrained, ``lp`` its log density; the first
+    ``count`` ``(dataset,)`` are there, the others NaN."""
+
+    theta: Floats
+    lp: Floats
+    log_weight: Floats
+    count: NDArray[np.int64]
+    info: Info
+    failures: Mapping[int, str]
+
+
+@dataclass
+class State:
+    """What has been drawn so far: the first ``done`` data sets of the batch."""
+
+    done: int
+    draws: Arrays
+    count: NDArray[np.int64]
+    """Draws of each."""
+    info: Info
+    reasons: NDArray[np.uint8]
+    """Why a data set has no draws, UTF-8 in ``(dataset, byte)``; all zero where it has some."""
+
+    @classmethod
+    def empty(cls, datasets: int, draws: int, ndim: int) -> State:
+        """Nothing drawn yet."""
+        shape = (datasets, draws)
+        arrays = {
+            "theta": np.full((*shape, ndim), np.nan),
+            "lp": np.full(shape, np.nan),
+            "log_weight": np.full(shape, np.nan),
+        }
+        return cls(
+            0, arrays, np.zeros(datasets, np.int64), Info.empty(datasets), np.zeros((datasets, REASON_BYTES), np.uint8)
+        )
+
+    def store(self, positions: NDArray[np.int64], part: Weighted) -> None:
+        """Take over a finished block."""
+        for name in self.draws:
+            self.draws[name][positions] = getattr(part, name)
+        self.count[positions] = part.count
+        for field in fields(Info):
+            getattr(self.info, field.name)[positions] = getattr(part.info, field.name)
+        for position, reason in part.failures.items():
+            text = np.frombuffer(reason.encode()[:REASON_BYTES], np.uint8)
+            self.reasons[positions[position], : len(text)] = text
+        self.done = int(positions[-1]) + 1
+
+    def arrays(self) -> Arrays:
+        """As flat arrays."""
+        info = {f"info/{field.name}": getattr(self.info, field.name) for field in fields(Info)}
+        return {"done": np.array(self.done), "count": self.count, "reasons": self.reasons, **self.draws, **info}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> State:
+        """The inverse of `arrays`."""
+        draws = {name: np.array(arrays[name]) for name in ("theta", "lp", "log_weight")}
+        info = Info(**{field.name: np.array(arrays[f"info/{field.name}"]) for field in fields(Info)})
+        return cls(int(arrays["done"]), draws, np.array(arrays["count"]), info, np.array(arrays["reasons"]))
+
+    def failures(self) -> dict[int, str]:
+        """Reasons by position."""
+        failed = np.flatnonzero(self.reasons.any(axis=1))
+        return {int(i): bytes(self.reasons[i]).rstrip(b"\0").decode(errors="replace") for i in failed}
+
+
+def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, seeds: Seeds) -> Weighted:
+    """Draws of the network with their exact weights; adapted draws where these are not good enough."""
+    started = time.monotonic()
+    ids = batched.batch.ids
+    info = Info.empty(len(ids))
+    exact = batched.problem.has_likelihood
+    info.exact_weights[:], info.rounds[:] = float(exact), 0.0
+    info.ood_distance[:], info.ood_pvalue[:] = network.strangeness()
+    info.miscalibration[:] = network.miscalibration
+    info.dropped_share[:], info.dropped_by[:] = network.dropped_share, network.dropped_by
+    failures = dict.fromkeys(np.flatnonzero(~network.usable).tolist(), NOT_FINITE) | network.refused
+    drawn = _network_draws(batched, network, info, settings, seeds)
+    if exact:
+        _adapt(batched, network, drawn, info, settings, seeds)
+        empty = np.flatnonzero(~np.isfinite(drawn.log_weight).any(axis=1)).tolist()
+        failures = dict.fromkeys(empty, NO_DENSITY) | batched.failures | failures
+    behind = np.arange(settings.draws) >= drawn.count[:, None]
+    theta = batched.constrain(np.where(behind[..., None], drawn.z[:, :1], drawn.z))
+    lp = np.full(theta.shape[:2], np.nan)
+    if exact:
+        lp = _constrained_density(batched, drawn.z, theta, drawn.log_density)
+    theta, lp, log_weight = (np.array(values) for values in (theta, lp, drawn.log_weight))
+    theta[behind] = lp[behind] = log_weight[behind] = np.nan
+    _blank(list(failures), theta, lp, log_weight, info)
+    drawn.count[list(failures)] = 0
+    info.seconds[:] = (time.monotonic() - started) / len(ids)
+    return Weighted(theta, lp, log_weight, drawn.count, info, failures)
+
+
+@dataclass
+class _Drawn:
+    """Draws of each data set, the first ``count`` ``(dataset,)`` of which are there: ``z`` ``(dataset, draw, dim)``,
+    log density and log weight ``(dataset, draw)``; the weights behind are 0."""
+
+    z: Floats
+    log_density: Floats
+    log_weight: Floats
+    count: NDArray[np.int64]
+
+    @property
+    def log_q(self) -> Floats:
+        """Log density of the proposal."""
+        return self.log_density - self.log_weight
+
+
+def _network_draws(
+    batched: BatchedProblem, network: Network, info: Info, settings: SnpeSettings, seeds: Seeds
+) -> _Drawn:
+    """Draws of the network's proposal, a few at first, and more where that will do; ``info`` gets its figures alone.
+
+    Without a likelihood the draws are the network's own, all of them at once.
+    """
+    count, dim, ids = len(batched.batch), batched.problem.ndim_unconstrained, batched.batch.ids
+    base = np.stack([seeds.generator(i, "network").standard_normal((settings.draws, dim)) for i in ids])
+    empty = np.full((count, settings.draws), -np.inf)
+    drawn = _Drawn(np.zeros(base.shape), np.zeros(empty.shape), empty, np.zeros(count, np.int64))
+    rows = np.arange(count)
+    if not batched.problem.has_likelihood:
+        drawn.z[:], drawn.log_density[:] = network.draw(base, rows)
+        drawn.log_weight[:], drawn.count[:] = 0.0, settings.draws
+        return drawn
+    proposal = Proposal(network, ids, dim, seeds)
+    squares = np.stack([seeds.generator(i, "network-wide").chisquare(FREEDOM, settings.draws) for i in ids])
+    for first, last in itertools.pairwise(_stages(settings.draws)):
+        z, log_q = proposal.draw(base[rows, first:last], squares[rows, first:last], first, rows)
+        log_density = _density_of(batched, rows, z)
+        log_weight = log_density - log_q
+        for whole, part in ((drawn.z, z), (drawn.log_density, log_density), (drawn.log_weight, log_weight)):
+            whole[rows, first:last] = part
+        drawn.count[rows] = last
+        _note(info, rows, drawn.log_weight[rows, :last])
+        hopeful = info.khat[rows] < min(settings.target_khat, HOPELESS_KHAT)
+        wanting = info.ess[rows] < settings.target_ess
+        rows = rows[hopeful & wanting & (info.is_efficiency[rows] * settings.draws > settings.target_ess)]
+        if not rows.size:
+            break
+    info.proposal_khat[:], info.proposal_efficiency[:] = info.khat, info.is_efficiency
+    return drawn
+
+
+def _stages(draws: int) -> list[int]:
+    """The counts at which the draws of a network are looked at: an eighth at first, then a sixteenth more each time.
+
+    Every stage has its share of wide draws.
+    """
+    first, step = (
+        max(least, part - part % EVERY) for least, part in ((LEAST_DRAWS, draws // 8), (LEAST_STEP, draws // 16))
+    )
+    return [0, *range(first, draws, step), draws]
+
+
+def _density_of(batched: BatchedProblem, rows: Positions, z: Floats) -> Floats:
+    """Log density at ``z`` ``(row, draw, dim)`` of some data sets, -inf where it is no number."""
+    if not batched.problem.has_jax_likelihood:
+        part = batched.take(rows)
+        density = part.log_density_unconstrained(z)
+        batched.failures.update({int(rows[k]): reason for k, reason in part.failures.items()})
+    else:
+        density = np.empty(z.shape[:2])
+        for members in blocks_of(rows.size, TOGETHER):
+            part = batched.take(rows[members])
+            density[members] = part.log_density_unconstrained(z[members])
+    return np.where(np.isfinite(density), density, -np.inf)
+
+
+def _note(info: Info, rows: Positions, log_weight: Floats) -> None:
+    """Figures of some data sets, by log weights ``(row, draw)``."""
+    info.khat[rows], _ = psis_khat(log_weight)
+    info.ess[rows] = sure_sample_size(log_weight, info.khat[rows])
+    info.log_evidence[rows], info.log_evidence_se[rows] = log_evidence(log_weight)
+    info.is_efficiency[rows] = efficiency(log_weight)
+
+
+def _adapt(
+    batched: BatchedProblem, network: Network, drawn: _Drawn, info: Info, settings: SnpeSettings, seeds: Seeds
+) -> None:
+    """Replace the draws by adapted ones where the network's weights do not suffice: quickly, or else thoroughly."""
+    thorough = importance.Settings(
+        draws=settings.draws,
+        rounds=settings.adaptive_rounds,
+        ess=settings.target_ess,
+        khat=settings.target_khat,
+        wide_share=1.0 / EVERY,
+        sure=True,
+    )
+    quick = replace(
+        guide.QUICK,
+        draws=min(guide.QUICK.draws, settings.draws),
+        rounds=min(guide.QUICK.rounds, settings.adaptive_rounds),
+        ess=thorough.ess,
+        khat=thorough.khat,
+        early=False,
+        wide_share=1.0 / EVERY,
+        sure=True,
+    )
+    prior_keys, keys = (seeds.jax_keys(batched.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
+    broad = None
+    for limits in (quick, thorough):
+        enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
+        found_some = np.isfinite(drawn.log_weight).any(axis=1)
+        poor = np.flatnonzero(network.usable & ~enough & found_some)
+        if not poor.size or not limits.rounds:
+            return
+        if broad is None:
+            # of the whole batch, whose shape is compiled already
+            broad = broad_of(batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION)
+        part = batched.take(poor)
+        log_density = np.where(np.isfinite(drawn.log_weight[poor]), drawn.log_density[poor], -np.inf)
+        log_q = np.where(np.isfinite(log_density), drawn.log_q[poor], 0.0)
+        log_denominator = log_q + np.log(drawn.count[poor])[:, None]
+        wide = Mixture(*(array[poor] for array in broad))
+        found = importance.adapt(
+            target_of(part), Start(drawn.z[poor], log_density, log_denominator, wide), keys[poor], limits
+        )
+        better = _rank(found.khat, found.ess, limits) > _rank(info.khat[poor], info.ess[poor], limits)
+        new, old = poor[better], np.flatnonzero(better)
+        info.rounds[poor] += found.rounds
+        if not new.size:
+            continue
+        last = limits.draws
+        drawn.log_weight[new] = -np.inf
+        drawn.z[new, :last], drawn.log_weight[new, :last] = found.z[old], found.log_weight[old]
+        drawn.log_density[new, :last] = _density_of(batched, new, found.z[old])
+        drawn.count[new] = last
+        for name in ("khat", "ess", "log_evidence", "log_evidence_se"):
+            getattr(info, name)[new] = getattr(found, name)[old]
+        info.is_efficiency[new] = efficiency(found.log_weight[old])
+
+
+def _rank(khat: Floats, ess: Floats, limits: importance.Settings) -> Floats:
+    """A score that orders results: a good k-hat counts first, then the effective draws."""
+    usable = np.where(np.isfinite(ess), ess, 0.0)
+    return np.where(khat < limits.khat, 1e9, 0.0) + usable
+
+
+def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_density: Floats) -> Floats:
+    """The constrained log density that goes with ``log_density`` of ``z``; a slow host likelihood is not called again.
+
+    The log Jacobian is the difference of the two now, so that a density that has changed since is seen as such.
+    """
+    if batched.problem.has_jax_likelihood:
+        with np.errstate(invalid="ignore"):  # both are -inf where a draw has no density
+            change = log_density - batched.log_density_unconstrained(z)
+        return batched.log_density(theta) + np.where(np.isfinite(change), change, 0.0)
+    log_prior_z = -batched.potential(z)
+    return batched.log_prior(theta) + log_density - log_prior_z
+
+
+def _blank(failed: list[int], theta: Floats, lp: Floats, log_weight: Floats, info: Info) -> None:
+    for values in (theta, lp, log_weight, *(getattr(info, field.name) for field in fields(Info))):
+        values[failed] = np.nan
+
+
+def chains_of(problem: Problem, state: State) -> Chains:
+    """The result of a whole batch, one chain of weighted draws a data set."""
+    failures = state.failures()
+    posterior = problem.unflatten(state.draws["theta"][:, None])
+    return Chains(
+        kind=DrawKind.WEIGHTED,
+        posterior=posterior,
+        sample_stats={name: state.draws[name][:, None] for name in ("lp", "log_weight")},
+        n_draws=state.count,
+        info={field.name: getattr(state.info, field.name) for field in fields(Info)},
+        failures=failures,
+    )

@@ -1,0 +1,63 @@
+"""What every way of training is given, and how far it is, apart from the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config.campaign import SnpeSettings
+from chainsweep.engines.base import Deadline, Sink
+from chainsweep.model.problem import Problem
+from chainsweep.numerics.arrays import Arrays
+
+HISTORY = ("step", "train_loss", "validation_loss", "learning_rate", "simulations", "seconds")
+
+
+@dataclass
+class Progress:
+    """How far training is; everything the next step needs besides weights and moments."""
+
+    step: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    recent: list[float] = field(default_factory=list)
+    """Losses since the last line of the history."""
+    history: list[tuple[float, ...]] = field(default_factory=list)
+
+    def arrays(self) -> Arrays:
+        """As flat arrays."""
+        return {
+            "step": np.array(self.step),
+            "seconds": np.array(self.seconds),
+            "skipped": np.array(self.skipped),
+            "recent": np.array(self.recent, dtype=np.float64),
+            "history": np.array(self.history, dtype=np.float64).reshape(-1, len(HISTORY)),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Progress:
+        """The inverse of `arrays`."""
+        return cls(
+            int(arrays["step"]),
+            float(arrays["seconds"]),
+            int(arrays["skipped"]),
+            arrays["recent"].tolist(),
+            [tuple(row) for row in arrays["history"].tolist()],
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every way of training is given."""
+
+    problem: Problem
+    settings: SnpeSettings
+    seed: int
+    sink: Sink
+    deadline: Deadline
+    device: str
+    member: int = 0
+    """Number of the network in an ensemble."""

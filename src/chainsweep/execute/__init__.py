@@ -1,1 +1,0 @@
-"""The task graph, what each task does, and running it on this machine."""

@@ -1,0 +1,1 @@
+"""Adaptive importance sampling, mixtures and modes: what engines and verdicts share."""

@@ -1,0 +1,376 @@
+r"""What guides the chains of a data set: a mixture that follows its posterior, a metric, and starts.
+
+Adaptive importance sampling from prior draws and the modes that descents found (``importance/adaptive.py``) gives
+exactly weighted draws. Their covariance is the chains' metric; chains start at draws chosen with tempered weights,
+so overdispersed; and a mixture fitted to them proposes the *jumps* of the chains (``engines/nuts/kernels.py``), by
+which a chain goes from one mode to another, or along a ridge that is too long for trajectories.
+
+A guide is never trusted with the answer: jumps are Metropolis steps towards the exact density, and a data set whose
+weights prove nothing (``trusted`` is False) starts in its modes, with a metric from scouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from chainsweep.diagnostics.thinning import even_indices
+from chainsweep.diagnostics.weights import normalised_weights, resample
+from chainsweep.importance.adaptive import Settings, adapt, lanes_here
+from chainsweep.importance.mixture import combine, draw, log_density
+from chainsweep.importance.mixture_density import Mixture, Prepared, prepared
+from chainsweep.importance.mixture_fit import fit, place
+from chainsweep.importance.modes import Modes, Pool, find_modes, no_modes, prior_pool
+from chainsweep.importance.target import Target, from_chains, from_modes, from_prior, target_of
+from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.factors import cholesky_factors
+from chainsweep.numerics.loops import one_by_one_here
+from chainsweep.numerics.seeds import Seeds
+
+Floats = NDArray[np.float64]
+
+MOST_DIMENSIONS = 10
+"""Beyond, importance sampling costs more than it gives (15 parameters: 3.3 s a data set in place of 0.4), and the guide
+is the modes' Laplace fits."""
+DESCENTS = 12
+"""Of a data set, unless settings say otherwise."""
+LEAST_ESS = 30.0
+"""Effective draws below which weights guide nothing, whatever their k-hat."""
+SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
+"""Parts of the mixture that proposes jumps."""
+START_POWER = 0.5
+"""Chains start at draws chosen with their weights to this power."""
+QUICK = Settings(
+    draws=1500, rounds=6, components=96, points=1024, effective=100.0, known_share=0.1, ess=400.0, early=True
+)
+"""The search for every data set, and the fit to what it found."""
+DEEP = Settings(
+    draws=8000, rounds=8, components=512, points=4096, effective=1000.0, known_share=0.2, ess=400.0, lanes=4
+)
+"""The search where the quick one proves nothing, or chains fail that it guided: posteriors along ridges, with parts
+that few prior draws meet. Few lanes, since idle ones cost as much."""
+DEEP_PRIOR_DRAWS = 1 << 17
+DEEP_EVALUATIONS = 1 << 23
+"""Points that the prior draws of a deep search are compared with, at most."""
+DEEP_FIT = Settings(draws=4000, components=224, points=2048, lanes=DEEP.lanes)
+"""The fit to what a deep search found: fewer components than it needs, since chains pay for each with every jump."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Arrays ``(dataset, ...)`` in the unconstrained space.
+
+    ``log_weight`` ``(component,)``, ``mean`` ``(component, n)`` and ``chol`` ``(component, n, n)`` are the mixture of
+    the jumps; ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``starts`` are ``(attempt, chain, n)``; ``trusted``
+    says whether there are weighted draws behind all that, ``deep`` whether a deep search found them, ``refits`` how
+    often the mixture was fitted anew to what chains drew.
+    """
+
+    log_weight: Floats
+    mean: Floats
+    chol: Floats
+    center: Floats
+    factor: Floats
+    starts: Floats
+    trusted: NDArray[np.bool_]
+    deep: NDArray[np.bool_]
+    refits: NDArray[np.int64]
+
+    @property
+    def wide(self) -> NDArray[np.bool_]:
+        """``(dataset,)``: whether its mixture has more components than a quick search fits."""
+        return self.deep | (self.refits > 0)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a fitted part."""
+        return self.log_weight.shape[1] > DEEP_FIT.components
+
+    def arrays(self) -> Arrays:
+        """As a state can hold it; ``Guide(**arrays)`` is the inverse."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @property
+    def standing(self) -> int:
+        """Components before the fitted ones."""
+        return self.log_weight.shape[1] - DEEP_FIT.components * self.fitted
+
+    def jumps(self, rows: NDArray[np.int64], wide: bool | None = None) -> Mixture:
+        """The mixtures of the data sets ``rows``, with all components.
+
+        On an accelerator by default with as few as hold them all: elsewhere those without weight cost nothing.
+        """
+        all_of_them = (one_by_one_here() or self.wide[rows].any()) if wide is None else wide
+        used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
+        return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
+
+    def put(self, rows: NDArray[np.int64], part: Guide) -> None:
+        """Set what some of the data sets have."""
+        for name, array in self.arrays().items():
+            array[rows] = getattr(part, name)
+
+    def take(self, rows: NDArray[np.int64]) -> Guide:
+        """The guide of some of the data sets."""
+        return Guide(**{name: array[rows] for name, array in self.arrays().items()})
+
+
+def joined(guides: Sequence[Guide | None]) -> Guide | None:
+    """One guide of all data sets, or none."""
+    present = [guide.arrays() for guide in guides if guide is not None]
+    return (
+        Guide(**{name: np.concatenate([arrays[name] for arrays in present]) for name in present[0]})
+        if present
+        else None
+    )
+
+
+def search(
+    batched: BatchedProblem,
+    seeds: Seeds,
+    shape: tuple[int, int],
+    prior_draws: int,
+    descents: int,
+    draws: Floats | None = None,
+) -> tuple[Pool, Modes, Guide]:
+    """Prior draws, the modes that descents from them find, and the guide of every data set of a batch.
+
+    ``shape`` says chains and attempts. ``draws`` ``(dataset, draw, n)`` are of somebody else, NaN where there are none.
+    A black box has no gradients, so no descents, and no deep search either, which would call it 100,000 times.
+    """
+    pool = prior_pool(batched, seeds.jax_keys(batched.batch.ids, "prior", 1)[:, 0], prior_draws)
+    if batched.problem.has_jax_likelihood:
+        modes = find_modes(batched, pool, descents, [seeds.generator(name, "descents") for name in batched.batch.ids])
+    else:
+        modes = no_modes(pool)
+    return pool, modes, find_guide(batched, pool, modes, seeds, shape, draws)
+
+
+def find_guide(
+    batched: BatchedProblem,
+    pool: Pool,
+    modes: Modes,
+    seeds: Seeds,
+    shape: tuple[int, int],
+    draws: Floats | None = None,
+) -> Guide:
+    """The guide of every data set of a batch, from its prior draws and modes; see ``search``."""
+    (chains, attempts), count = shape, len(batched.batch)
+    best = np.argmax(modes.log_mass, axis=1)
+    rows = np.arange(count)
+    center, factor = modes.z[rows, best].copy(), _cholesky(modes.covariance[rows, best])
+    starts = np.stack(
+        [
+            [_over_modes(modes, i, chains, seeds.generator(name, f"start-{k}")) for k in range(attempts)]
+            for i, name in enumerate(batched.batch.ids)
+        ]
+    )
+    target, known = target_of(batched), from_modes(modes)
+    if draws is not None:
+        known = combine(
+            (0.5, known), (0.5, from_chains(target, draws, seeds.jax_keys(batched.batch.ids, "given", 1)[:, 0]))
+        )
+        for i, given in enumerate(draws):
+            given = given[np.isfinite(given).all(axis=-1)]
+            if len(given) >= chains * attempts:
+                rng = seeds.generator(batched.batch.ids[i], "start-given")
+                starts[i] = _overdispersed((given, np.zeros(len(given))), starts[i], rng)
+    start = from_prior(target, pool, QUICK.draws)
+    parts = [(SHARES["broad"], start.broad), (SHARES["modes"], known)]
+    trusted, deep, refits = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
+    if center.shape[1] > MOST_DIMENSIONS:
+        return Guide(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
+    keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
+    found = adapt(target, start._replace(known=known), keys[:, 0], QUICK)
+    weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
+    parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], QUICK))))
+    trusted = (found.khat < QUICK.khat) & (found.ess >= QUICK.ess)
+    guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
+    for row in np.flatnonzero(trusted).tolist():
+        _rely_on(guide, row, weighted[row], seeds.generator(batched.batch.ids[row], "start"))
+    if not batched.problem.has_jax_likelihood:
+        return guide
+    return deepened(guide, batched, np.flatnonzero(~trusted), seeds)
+
+
+def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], seeds: Seeds) -> Guide:
+    """``guide`` with a deep search for the data sets ``rows``, of which none had one; nothing where none is fitted."""
+    new = guide.take(np.arange(len(guide.trusted)))
+    if not guide.fitted:
+        new.deep[rows] = True
+        return new
+    standing = guide.standing
+    for members in blocks_of(rows.size, lanes_here(DEEP)):
+        group = rows[members]
+        part = BatchedProblem(batched.problem, batched.batch.take(group))
+        target, keys = target_of(part), seeds.jax_keys(part.batch.ids, "guide-deep", 3)
+        draws = min(DEEP_PRIOR_DRAWS, max(1 << 12, DEEP_EVALUATIONS // max(1, part.batch.width)))
+        known = Mixture(*(array[:, 1:standing] for array in guide.jumps(group)))
+        start = from_prior(target, prior_pool(part, keys[:, 0], draws))
+        found = adapt(target, start._replace(known=_normalised(known)), keys[:, 1], DEEP)
+        weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
+        fit = _fitted(target, weighted, keys[:, 2], DEEP_FIT)
+        for whole, fitted in zip((new.log_weight, new.mean, new.chol), fit, strict=True):
+            whole[group, standing:] = np.asarray(fitted)
+        new.log_weight[group, standing:] += np.log(SHARES["fit"])
+        for k, i in enumerate(group):
+            new.trusted[i], new.deep[i] = found.ess[k] >= LEAST_ESS, True
+            if new.trusted[i]:
+                _rely_on(new, int(i), weighted[k], seeds.generator(batched.batch.ids[i], "start-deep"))
+    return new
+
+
+def relearned(guide: Guide, batched: BatchedProblem, draws: Sequence[Floats], seeds: Seeds) -> Guide:
+    """``guide`` with mixtures fitted anew to what chains drew, ``(draw, ndim)`` of each data set, evenly taken."""
+    new = guide.take(np.arange(len(guide.trusted)))
+    for row, theta in enumerate(draws):
+        this = np.array([row])
+        one = BatchedProblem(batched.problem, batched.batch.take(this))
+        points = np.full((1, DEEP_FIT.draws // 2, theta.shape[1]), np.nan)
+        even = even_indices(len(theta), points.shape[1])
+        points[0, : len(even)] = theta[even]
+        z = one.unconstrain_padded(points)[0]
+        z = z[np.isfinite(z).all(axis=1)]
+        if len(z):
+            fitted = learned(one, guide.jumps(this, wide=True), [z], seeds, f"learned-{int(guide.refits[row])}")
+            for whole, part in zip((new.log_weight, new.mean, new.chol), fitted, strict=True):
+                whole[row] = np.asarray(part)[0]
+    new.refits[:] += 1
+    return new
+
+
+def _rely_on(guide: Guide, row: int, weighted: tuple[Floats, Floats], rng: np.random.Generator) -> None:
+    """Metric and starts of one data set from its weighted draws."""
+    guide.center[row], guide.factor[row] = _moments(weighted)
+    guide.starts[row] = _overdispersed(weighted, guide.starts[row], rng)
+
+
+def _arrays(*parts: tuple[float, Mixture]) -> tuple[Floats, Floats, Floats]:
+    """One mixture, as a Guide holds it."""
+    log_weight, mean, chol = (np.array(part, float) for part in combine(*parts))
+    return log_weight, mean, chol
+
+
+def _normalised(mixture: Mixture) -> Mixture:
+    """The same with weights that sum to 1, where there are any."""
+    total = logsumexp(mixture.log_weight, axis=1, keepdims=True)
+    return mixture._replace(log_weight=np.asarray(mixture.log_weight) - np.where(np.isfinite(total), total, 0.0))
+
+
+def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
+    """``jumps`` with its fitted part fitted anew, to draws of its own and to what chains drew, ``(draw, n)`` each.
+
+    Chains that lingered where the mixture was thin then have kernels there.
+    """
+
+    def of(rows: NDArray[np.int64]) -> Mixture:
+        part = BatchedProblem(batched.problem, batched.batch.take(rows))
+        some = Mixture(*(np.asarray(array)[rows] for array in jumps))
+        return _learned(part, some, [draws[row] for row in rows], seeds, purpose)
+
+    return _by_groups(of, len(draws), lanes_here(DEEP_FIT))
+
+
+def _learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
+    keys = seeds.jax_keys(batched.batch.ids, purpose, 2)
+    half = DEEP_FIT.draws // 2
+    z = np.asarray(draw(jumps, keys[:, 0], half))
+    log_weight = batched.log_density_unconstrained(z) - np.asarray(log_density(jumps, z))
+    clouds = []
+    for own, weights, found in zip(z, log_weight, draws, strict=True):
+        even = found[even_indices(len(found), half)]
+        again = own[resample(weights, half, np.asarray(0.5))] if np.isfinite(weights).any() else even
+        clouds.append((np.concatenate([even, again]), np.zeros(len(even) + len(again))))
+    standing = jumps.log_weight.shape[1] - DEEP_FIT.components
+    stands = Mixture(*(part[:, :standing] for part in jumps))
+    fit_share = SHARES["fit"] / (1.0 - SHARES["fit"])
+    fitted = _fitted(target_of(batched), clouds, keys[:, 1], DEEP_FIT)
+    return combine((1.0, _normalised(stands)), (fit_share, fitted))
+
+
+Weighted = list[tuple[Floats, Floats]]
+"""Draws ``(draw, n)`` and log weights ``(draw,)`` of each data set."""
+
+
+def _padded(mixture: Mixture) -> Mixture:
+    """The same with components without weight, up to as many as a deep search fits."""
+    missing = DEEP_FIT.components - mixture.log_weight.shape[1]
+    log_weight, mean, chol = (np.asarray(part) for part in mixture)
+    rest = np.broadcast_to(np.eye(mean.shape[-1]), (len(mean), missing, *chol.shape[2:]))
+    return Mixture(
+        np.pad(log_weight, ((0, 0), (0, missing)), constant_values=-np.inf),
+        np.pad(mean, ((0, 0), (0, missing), (0, 0))),
+        np.concatenate([chol, rest], axis=1),
+    )
+
+
+def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
+    """The mixtures that ``function`` gives of rows up to ``count``, ``lanes`` of them at a time."""
+    parts = [function(np.unique(rows) if one_by_one_here() else rows) for rows in blocks_of(count, lanes)]
+    return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
+
+
+def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settings: Settings) -> Mixture:
+    """Mixtures fitted to weighted draws, as ``adapt`` with ``settings`` fits its own."""
+    count, n = len(weighted), weighted[0][0].shape[-1]
+    points = np.zeros((count, settings.draws, n))
+    log_weight = np.full((count, settings.draws), -np.inf)
+    for i, (z, weights) in enumerate(weighted):
+        if np.isfinite(weights).any():
+            points[i] = z[resample(weights, settings.draws, np.asarray(0.5))]
+            log_weight[i] = 0.0
+
+    def of(rows: NDArray[np.int64]) -> Mixture:
+        kernels = place(keys[rows], points[rows], log_weight[rows], settings.effective, settings.components)
+        precision = target.precision(np.asarray(kernels.center), rows)
+        return fit(keys[rows], points[rows], log_weight[rows], kernels, precision, settings.points)
+
+    return _by_groups(of, count, min(count, lanes_here(settings)))
+
+
+def _moments(weighted: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """Mean and Cholesky factor of the covariance of weighted draws."""
+    z, log_weight = weighted
+    weights = normalised_weights(log_weight)
+    massive = np.where((weights > 0.0)[:, None], z, 0.0)
+    mean = weights @ massive
+    deviation = np.where((weights > 0.0)[:, None], massive - mean, 0.0)
+    return mean, _cholesky((deviation * weights[:, None]).T @ deviation)
+
+
+def _overdispersed(weighted: tuple[Floats, Floats], starts: Floats, rng: np.random.Generator) -> Floats:
+    """``starts`` ``(attempt, chain, n)`` replaced by distinct draws chosen with tempered weights."""
+    z, log_weight = weighted
+    attempts, chains, n = starts.shape
+    score = np.where(np.isfinite(log_weight), START_POWER * log_weight, -np.inf) + rng.gumbel(size=len(z))
+    return z[np.argsort(-score, kind="stable")[: attempts * chains]].reshape(attempts, chains, n)
+
+
+def _over_modes(modes: Modes, position: int, chains: int, rng: np.random.Generator) -> Floats:
+    """Starts ``(chain, n)``: modes chosen systematically by Laplace mass, spread by their covariance."""
+    mass = modes.log_mass[position]
+    weights = np.exp(mass - mass.max()) if np.isfinite(mass).any() else np.ones_like(mass)
+    edges = np.cumsum(weights / weights.sum())
+    chosen = np.minimum(np.searchsorted(edges, (np.arange(chains) + rng.uniform()) / chains), mass.size - 1)
+    factors = cholesky_factors(modes.covariance[position, chosen])
+    noise = rng.standard_normal((chains, modes.z.shape[-1], 1))
+    return modes.z[position, chosen] + (factors @ noise)[..., 0]
+
+
+def _cholesky(covariance: Floats) -> Floats:
+    """Cholesky factors of covariances ``(..., n, n)``, a little widened along their diagonal."""
+    variance = np.maximum(np.einsum("...ii->...i", covariance), 1e-20)
+    return cholesky_factors(covariance + 1e-9 * variance[..., None] * np.eye(covariance.shape[-1]))
+
+
+@jax.jit
+def whitened(mixture: Mixture, center: Floats, inverse: Floats) -> Prepared:
+    """Mixtures of ``z``, made ready in ``w`` with ``z = center + factor @ w``, given the inverse of ``factor``."""
+    mean = jnp.einsum("lij,lkj->lki", inverse, mixture.mean - center[:, None])
+    return jax.vmap(prepared)(Mixture(mixture.log_weight, mean, jnp.einsum("lij,lkjm->lkim", inverse, mixture.chol)))

@@ -1,0 +1,240 @@
+r"""Where a sampler starts: scattered prior draws, weighted by likelihood, and the modes that descents find.
+
+A descent is a saddle-free Newton iteration with Levenberg-Marquardt damping: with the Hessian
+:math:`H = V \Lambda V^T` of the potential, the step is :math:`-V (|\Lambda| + \mu)^{-1} V^T \nabla U`, taken
+when it lowers :math:`U`, with :math:`\mu` falling on success and rising on failure. All descents of all data
+sets run in one compiled program.
+
+Reference: Dauphin et al. 2014, arXiv:1406.2572; Marquardt 1963, doi:10.1137/0111030.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.problem import Observation, Problem
+from chainsweep.numerics.factors import inverses
+from chainsweep.numerics.loops import first_of, lanes_of
+
+Floats = NDArray[np.float64]
+
+DESCENT_STEPS = 60
+DECREMENT = 1e-9
+"""A descent ends where a Newton step would gain less than this in log density."""
+HALVINGS = 20
+"""Steps of a bisection for the power that tempers weights: to within a millionth."""
+SCALE_DRAWS = 1024
+"""Prior draws that give the scale of a descent's coordinates."""
+SAME_MODE_DISTANCE = 0.5
+"""Two descents ended in one mode when they lie closer than this many Laplace standard deviations."""
+LEAST_CURVATURE = 0.1
+"""Floor of the Laplace precision along any direction, in units of the prior's."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Prior draws of each data set; arrays ``(dataset, draw, ...)``. ``log_likelihood`` may be -inf."""
+
+    theta: Floats
+    z: Floats
+    log_likelihood: Floats
+
+    @property
+    def any_finite(self) -> NDArray[np.bool_]:
+        """``(dataset,)``: whether any prior draw has a finite likelihood."""
+        return np.asarray(np.isfinite(self.log_likelihood).any(axis=1))
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Ends of the descents of each data set, best first.
+
+    ``z`` ``(dataset, mode, ndim_unconstrained)``; ``log_density`` (unconstrained) and ``log_mass`` (Laplace)
+    ``(dataset, mode)``, both -inf for an end that repeats a better one or did not stay finite;
+    ``covariance`` ``(dataset, mode, n, n)``.
+    """
+
+    z: Floats
+    log_density: Floats
+    log_mass: Floats
+    covariance: Floats
+
+
+def prior_pool(batched: BatchedProblem, keys: NDArray[np.uint32], draws: int) -> Pool:
+    """``draws`` prior draws of each data set with their likelihood. ``keys`` ``(dataset, 2)``."""
+    theta = batched.sample_prior(keys, draws)
+    return Pool(theta, batched.unconstrain(theta), batched.log_likelihood(theta))
+
+
+def choose_likely(
+    log_likelihood: Floats, count: int, generators: list[np.random.Generator], effective: float
+) -> NDArray[np.int64]:
+    """Indices ``(dataset, count)`` of distinct draws, chosen with tempered likelihood weights.
+
+    The likelihood is raised to the largest power at most 1 for which the effective number of draws is at
+    least ``effective``; draws are then chosen without replacement (Gumbel top-k).
+    """
+    beta = temper(log_likelihood, effective)
+    gumbel = np.stack([rng.gumbel(size=log_likelihood.shape[1]) for rng in generators])
+    finite = np.isfinite(log_likelihood)
+    score = np.where(finite, beta[:, None] * np.where(finite, log_likelihood, 0.0), -1e300) + gumbel
+    return np.argsort(-score, axis=1, kind="stable")[:, :count]
+
+
+def temper(log_weights: Floats, effective: float) -> Floats:
+    """Largest power in (0, 1] with effective sample size at least ``effective``, by bisection; ``(dataset,)``."""
+    finite = np.isfinite(log_weights)
+    top = np.max(np.where(finite, log_weights, -np.inf), axis=1, initial=-np.inf, keepdims=True)
+    relative = np.where(finite, log_weights - np.where(np.isfinite(top), top, 0.0), -np.inf)
+    lower = np.zeros(log_weights.shape[0])
+    upper = np.ones(log_weights.shape[0])
+    enough = _effective_size(relative, upper) >= effective
+    for _ in range(HALVINGS):
+        middle = 0.5 * (lower + upper)
+        good = _effective_size(relative, middle) >= effective
+        lower, upper = np.where(good, middle, lower), np.where(good, upper, middle)
+    return np.where(enough, 1.0, lower)
+
+
+def _effective_size(relative: Floats, power: Floats) -> Floats:
+    """Of weights whose logs are ``relative`` to the largest, to a positive ``power``."""
+    weights = relative * power[:, None]
+    np.exp(weights, out=weights)
+    total, squares = weights.sum(axis=1), np.einsum("dn,dn->d", weights, weights)
+    return np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0)
+
+
+def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: list[np.random.Generator]) -> Modes:
+    """Run ``descents`` descents per data set from likely prior draws and merge those that meet.
+
+    Half start from the likeliest draws, half from draws chosen with tempered weights.
+    """
+    best = np.argsort(-pool.log_likelihood, axis=1, kind="stable")[:, : descents // 2]
+    scattered = choose_likely(pool.log_likelihood, descents - best.shape[1], generators, 4.0 * descents)
+    index = np.concatenate([best, scattered], axis=1)
+    start = np.take_along_axis(pool.z, index[..., None], axis=1)
+    some = pool.z[:, :SCALE_DRAWS]
+    center = _finite_median(some)
+    scale = np.maximum(_finite_spread(some), 1e-8)
+    start = np.where(np.isfinite(start), start, center[:, None])
+    z, log_density, covariance = _descended(batched, start, center, scale)
+    return _merge(z, log_density, covariance)
+
+
+def no_modes(pool: Pool) -> Modes:
+    """For models that cannot be differentiated: the likeliest prior draw, without mass."""
+    best = np.argmax(pool.log_likelihood, axis=1)[:, None]
+    z = np.take_along_axis(pool.z, best[..., None], axis=1)
+    density = np.take_along_axis(pool.log_likelihood, best, axis=1)
+    n = z.shape[-1]
+    return Modes(z, density, np.full(density.shape, -np.inf), np.broadcast_to(np.eye(n), (*density.shape, n, n)))
+
+
+def _finite_median(z: Floats) -> Floats:
+    return np.median(np.where(np.isfinite(z), z, 0.0), axis=1)
+
+
+def _finite_spread(z: Floats) -> Floats:
+    """Half the central 68 % interval: the prior's scale, insensitive to its tails."""
+    low, high = np.quantile(np.where(np.isfinite(z), z, 0.0), [0.16, 0.84], axis=1)
+    return 0.5 * (high - low)
+
+
+def _descended(batched: BatchedProblem, start: Floats, center: Floats, scale: Floats) -> tuple[Floats, ...]:
+    """``_descend`` for data sets in any number, a few in one call."""
+    parts = []
+    for rows in blocks_of(len(start), lanes_of(start.shape[1] * start.shape[2] ** 2)):
+        observations = batched.batch.take(rows)
+        obs = Observation(observations.fields, observations.constants, observations.mask)
+        count = np.asarray(len(np.unique(rows)))
+        found = _descend(batched.problem, count, start[rows], center[rows], scale[rows], obs)
+        parts.append([np.asarray(array)[:count] for array in found])
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+@partial(jax.jit, static_argnums=0)
+def _descend(problem: Problem, count: Any, *datasets: Any) -> tuple[Floats, Floats, Floats]:
+    """The ends, their log densities and Laplace covariances, of the first ``count`` data sets."""
+    over_starts = jax.vmap(partial(_descend_one, problem), in_axes=(0, None, None, None))
+    return first_of(over_starts, datasets, count)
+
+
+class _Descent(NamedTuple):
+    """The place ``u`` of a descent, its potential, slope and curvature (along ``axes``), and what it tries next."""
+
+    u: Any
+    value: Any
+    slope: Any
+    curvature: Any
+    axes: Any
+    trial: Any
+    damping: Any
+    count: Any
+
+    @property
+    def decrement(self) -> Any:
+        """What a Newton step would gain."""
+        return 0.5 * jnp.sum(self.slope**2 / jnp.maximum(jnp.abs(self.curvature), 1e-12))
+
+
+def _descend_one(
+    problem: Problem, start: Floats, center: Floats, scale: Floats, obs: Observation
+) -> tuple[Floats, Floats, Floats]:
+    def potential(u: Floats) -> Floats:
+        return problem.potential(center + scale * u, obs)
+
+    def still(now: _Descent) -> Any:
+        return (now.count <= DESCENT_STEPS) & (now.decrement > DECREMENT)
+
+    def step(now: _Descent) -> _Descent:
+        value, gradient = jax.value_and_grad(potential)(now.trial)
+        curvature, axes = jnp.linalg.eigh(_finite(problem.hessian(potential)(now.trial)))
+        # The start is taken whatever it is.
+        taken = (value < now.value) | (now.count == 0)
+        there = value, axes.T @ _finite(gradient), curvature, axes
+        here = now.value, now.slope, now.curvature, now.axes
+        value, slope, curvature, axes = (jnp.where(taken, new, old) for new, old in zip(there, here, strict=True))
+        u = jnp.where(taken, now.trial, now.u)
+        damping = jnp.where(now.count == 0, now.damping, now.damping * jnp.where(taken, 0.2, 6.0)).clip(1e-9, 1e9)
+        move = axes @ (slope / (jnp.abs(curvature) + damping))
+        length = jnp.linalg.norm(move)
+        trial = u - move * jnp.minimum(1.0, 4.0 / jnp.maximum(length, 1e-12))
+        return _Descent(u, value, slope, curvature, axes, trial, damping, now.count + 1)
+
+    n = start.shape[0]
+    nowhere = jnp.full(n, jnp.inf)
+    u = (start - center) / scale
+    begin = _Descent(u, jnp.inf, nowhere, jnp.ones(n), jnp.eye(n), u, 1e-2, 0)
+    end = jax.lax.while_loop(still, step, jax.tree.map(jnp.asarray, begin))
+    covariance = (end.axes / jnp.maximum(end.curvature, LEAST_CURVATURE)) @ end.axes.T
+    return center + scale * end.u, -end.value, covariance * scale[:, None] * scale[None, :]
+
+
+def _finite(array: Any) -> Any:
+    return jnp.nan_to_num(array, nan=0.0, posinf=1e12, neginf=-1e12)
+
+
+def _merge(z: Floats, log_density: Floats, covariance: Floats) -> Modes:
+    log_density = np.where(np.isfinite(log_density), log_density, -np.inf)
+    order = np.argsort(-log_density, axis=1, kind="stable")
+    z = np.take_along_axis(z, order[..., None], axis=1)
+    covariance = np.take_along_axis(covariance, order[..., None, None], axis=1)
+    log_density = np.take_along_axis(log_density, order, axis=1)
+    precision = inverses(covariance)
+    unique = np.isfinite(log_density)
+    for k in range(1, z.shape[1]):
+        difference = z[:, :k] - z[:, k : k + 1]
+        distance = np.einsum("dki,dkij,dkj->dk", difference, precision[:, :k], difference)
+        unique[:, k] &= ~np.any((distance < SAME_MODE_DISTANCE**2) & unique[:, :k], axis=1)
+    log_density = np.where(unique, log_density, -np.inf)
+    _, log_det = np.linalg.slogdet(covariance)
+    log_mass = log_density + 0.5 * (z.shape[-1] * np.log(2 * np.pi) + log_det)
+    return Modes(z, log_density, log_mass, covariance)

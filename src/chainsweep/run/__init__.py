@@ -1,0 +1,1 @@
+"""Tasks on this machine: worker processes, jobs, MPI ranks."""

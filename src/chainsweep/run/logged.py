@@ -1,0 +1,88 @@
+"""One task run with everything it prints in its log file, and its end as a value."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.errors import ChainsweepError
+from chainsweep.machine.compiling import NOTHING, CompileClock, Compiled, watch
+from chainsweep.stages.graph import Result, Task
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A task ended: ``result`` is the name of a Result, or None with an error and its exit code.
+
+    ``compiled`` says what it compiled; nothing of a task that failed.
+    """
+
+    task: Task
+    result: str | None
+    error: str = ""
+    exit_code: int = 0
+    compiled: Compiled = NOTHING
+
+
+Run = Callable[[Task], Result]
+"""Carries out one task in this process."""
+
+
+def run_logged(campaign: Campaign, task: Task, run: Callable[[], Result], speaker: str) -> Finished:
+    """Call ``run``; what it prints, and how it ended, is appended to the task's log, where ``speaker`` is this process.
+
+    Whatever is raised, ``sys.exit`` in a user's code too, is this task's failure.
+    """
+    with output_to(campaign.paths.log(task.stage, task.index)):
+        return _run(task, run, speaker)
+
+
+def _run(task: Task, run: Callable[[], Result], speaker: str) -> Finished:
+    began = time.monotonic()
+    print(f"{_now()} {task.label}: started by {speaker}", flush=True)
+    try:
+        clock = CompileClock() if task.stage == "merge" else watch()  # a merge does not need JAX
+        before = clock.now()
+        result = run()
+    except ChainsweepError as error:
+        print(f"{_now()} {task.label}: {error} ({speaker})", flush=True)
+        return Finished(task, None, str(error), error.exit_code)
+    except BaseException as error:
+        traceback.print_exc()
+        return Finished(task, None, f"{type(error).__name__}: {error}", ChainsweepError.exit_code)
+    print(f"{_now()} {task.label}: {result.value} after {time.monotonic() - began:.1f} s ({speaker})", flush=True)
+    compiled = clock.now() - before
+    if compiled.programs:
+        print(f"{_now()} {task.label}: {compiled}", flush=True)
+    return Finished(task, result.name, compiled=compiled)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[None]:
+    """Append standard output and error, those of compiled libraries too, to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    try:
+        with log.open("ab") as handle:
+            for descriptor in (1, 2):
+                os.dup2(handle.fileno(), descriptor)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, original in zip((1, 2), kept, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)

@@ -1,0 +1,1 @@
+"""Tasks over MPI ranks."""

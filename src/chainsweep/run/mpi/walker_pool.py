@@ -1,0 +1,255 @@
+"""Walkers over ranks: rank 0 runs the engine, and all ranks call the user's costly likelihood.
+
+Only parameters travel, in messages that hold some milliseconds of work: every rank has read campaign and data for
+itself. Answers, failures among them, come back as values, so schwimmbad's pool never sees an exception.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chainsweep.black_box.host import HostCalls, host_calls
+from chainsweep.black_box.suspects import Notes
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.engines.base import Deadline
+from chainsweep.errors import ChainsweepError, UsageError
+from chainsweep.model.host import Floats, HostAnswer, HostCall, combined
+from chainsweep.model.problem import Problem
+from chainsweep.run.logged import Finished, Run, output_to, run_logged
+from chainsweep.run.mpi.ranks import Link
+from chainsweep.stages.graph import Result, Task
+
+MESSAGE_SECONDS = 0.005
+"""Least work in a message, which itself costs some tenths of a millisecond."""
+MESSAGES_PER_RANK = 4
+"""Messages of one map for each rank, before a call was timed."""
+SWITCH_SECONDS = 0.0005
+"""While rank 0 calls the likelihood, the thread that serves the other ranks waits for Python's lock at most so long."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one call. ``fields`` is None where they are the campaign's, which the rank has."""
+
+    dataset_id: str
+    theta: Floats
+    fields: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one message asks: ``parts`` for the attempt of ``notes``, guarded as ``suspects`` and ``dead`` say.
+
+    What is printed over it goes to ``log``.
+    """
+
+    log: Path
+    notes: Notes | None
+    suspects: frozenset[str]
+    dead: dict[str, str]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Answers to the parts of an order, the deaths of guards among them, or the reason why there are none."""
+
+    answers: tuple[HostAnswer, ...] = ()
+    dead: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str = ""
+
+
+class Server:
+    """One rank's side of the pool."""
+
+    def __init__(self, campaign: Campaign, rank: int) -> None:
+        self.campaign, self.rank = campaign, rank
+        self.fields: dict[str, Mapping[str, Any]] = {}
+        self.calls: HostCalls | None = None
+
+    def reply(self, order: Order) -> Reply:
+        """Carry out an order; whatever is raised comes back as a value."""
+        with output_to(order.log):
+            return self._guarded_reply(order)
+
+    def _guarded_reply(self, order: Order) -> Reply:
+        try:
+            return self._reply(order)
+        except BaseException as error:
+            traceback.print_exc()
+            return Reply(error=f"rank {self.rank}: {type(error).__name__}: {error}")
+
+    def _reply(self, order: Order) -> Reply:
+        calls = self._calls_of(order)
+        began = time.perf_counter()
+        answers = tuple(calls.answer(self.campaign.problem, self._call(part)) for part in order.parts)
+        seconds = time.perf_counter() - began
+        return Reply(answers, {name: why for name, why in calls.dead.items() if name not in order.dead}, seconds)
+
+    def _calls_of(self, order: Order) -> HostCalls:
+        if self.calls is None:
+            self.calls = host_calls(self.campaign)
+            self.calls.rank = self.rank
+        if order.notes is None:
+            self.calls.close()
+        elif self.calls.notes != order.notes:
+            self.fields.clear()
+            self.calls.open(order.notes, order.suspects)
+        self.calls.dead |= order.dead
+        return self.calls
+
+    def _call(self, part: Part) -> HostCall:
+        if part.fields is not None:
+            return HostCall(part.dataset_id, part.theta, part.fields, frozen=False)
+        if part.dataset_id not in self.fields:
+            fields, constants = self.campaign.dataset(part.dataset_id)
+            self.fields[part.dataset_id] = {name: np.array(value) for name, value in fields.items()} | constants
+        return HostCall(part.dataset_id, part.theta, self.fields[part.dataset_id])
+
+
+_SERVER: list[Server] = []
+
+
+def serve(order: Order) -> Reply:
+    """What the pool calls on a rank: a name travels, and no object of the campaign."""
+    return _SERVER[0].reply(order)
+
+
+class PoolMap:
+    """Rank 0's side: cuts calls into messages, maps them over the pool, and puts the answers together."""
+
+    def __init__(self, pool: Any, log: Path) -> None:
+        self.pool, self.log = pool, log
+        self.ranks: int = pool.size + 1
+        self.seconds_per_row: float | None = None
+
+    def __call__(self, host: HostCalls, problem: Problem, calls: Sequence[HostCall]) -> list[HostAnswer]:
+        """Answer ``calls`` in order, for the attempt that ``host`` is open for.
+
+        Raises
+        ------
+        ChainsweepError
+            A rank cannot serve at all.
+        """
+        if not calls:
+            return []
+        total = sum(len(call.theta) for call in calls)
+        owners, messages = cut(calls, self._rows(total))
+        mine = len(messages) // self.ranks
+        orders = [Order(self.log, host.notes, host.suspects, dict(host.dead), parts) for parts in messages[mine:]]
+        with quick_switches(), ThreadPoolExecutor(1) as beside:
+            theirs = beside.submit(self.pool.map, serve, orders)
+            replies = [own_reply(host, problem, calls, owners, messages[:mine]), *theirs.result()]
+        for reply in replies:
+            if reply.error:
+                raise ChainsweepError(f"a rank could not evaluate the likelihood: {reply.error}")
+            host.dead.update(reply.dead)
+        self._learn(sum(reply.seconds for reply in replies) / total)
+        gathered: list[list[HostAnswer]] = [[] for _ in calls]
+        answers = [answer for reply in replies for answer in reply.answers]
+        for owner, answer in zip(owners, answers, strict=True):
+            gathered[owner].append(answer)
+        return [combined(parts) for parts in gathered]
+
+    def _rows(self, total: int) -> int:
+        """Rows of one message: as few as are worth one, so that a slow point holds up few others."""
+        if self.seconds_per_row is None:
+            return -(-total // (self.ranks * MESSAGES_PER_RANK))
+        worthwhile = int(np.ceil(MESSAGE_SECONDS / max(self.seconds_per_row, 1e-9)))
+        return min(worthwhile, -(-total // self.ranks))
+
+    def _learn(self, seconds_per_row: float) -> None:
+        before = self.seconds_per_row
+        self.seconds_per_row = seconds_per_row if before is None else 0.8 * before + 0.2 * seconds_per_row
+
+
+@contextmanager
+def quick_switches() -> Iterator[None]:
+    """Python's threads take turns every ``SWITCH_SECONDS``."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def own_reply(
+    host: HostCalls, problem: Problem, calls: Sequence[HostCall], owners: Sequence[int], messages: Sequence[tuple]
+) -> Reply:
+    """What this rank answers to the first messages; ``owners`` says which call each of their parts belongs to."""
+    began = time.perf_counter()
+    parts = [part for message in messages for part in message]
+    asked = [replace(calls[owner], theta=part.theta) for owner, part in zip(owners, parts, strict=False)]
+    return Reply(tuple(host.answer(problem, call) for call in asked), seconds=time.perf_counter() - began)
+
+
+def cut(calls: Sequence[HostCall], rows: int) -> tuple[list[int], list[tuple[Part, ...]]]:
+    """Calls as messages of ``rows`` rows: the call that each part belongs to, and the parts of each message."""
+    owners: list[int] = []
+    messages: list[tuple[Part, ...]] = []
+    parts: list[Part] = []
+    room = rows
+    for owner, call in enumerate(calls):
+        start = 0
+        while start < len(call.theta):
+            taken = min(room, len(call.theta) - start)
+            parts.append(Part(call.dataset_id, call.theta[start : start + taken], None if call.frozen else call.fields))
+            owners.append(owner)
+            start, room = start + taken, room - taken
+            if room == 0:
+                messages.append(tuple(parts))
+                parts, room = [], rows
+    return owners, [*messages, tuple(parts)] if parts else messages
+
+
+def run_over_walkers(
+    campaign: Campaign,
+    tasks: Sequence[Task],
+    run: Run,
+    deadline: Deadline,
+    link: Link,
+    speaker: str,
+) -> dict[Task, Finished]:
+    """Run ``tasks`` one after the other; rank 0 gets their ends, the others serve it meanwhile and get none."""
+    from schwimmbad import MPIPool
+
+    _SERVER[:] = [Server(campaign, link.rank)]
+    try:
+        pool = MPIPool(comm=link)
+    except SystemExit:
+        # a rank that serves comes back so, when the pool has closed
+        return {}
+    ended: dict[Task, Finished] = {}
+    calls = host_calls(campaign)
+
+    def run_pooled(task: Task) -> Result:
+        if not campaign.problem.black_box:
+            raise UsageError(
+                "--form walkers spreads calls of a black-box log_likelihood over ranks; this model's likelihood is "
+                "compiled and takes all walkers in one call: use --form datasets ([engines.emcee] spread)"
+            )
+        calls.elsewhere = PoolMap(pool, campaign.paths.log(task.stage, task.index))
+        return run(task)
+
+    for task in tasks:
+        if deadline():
+            break
+        ended[task] = run_logged(campaign, task, partial(run_pooled, task), speaker)
+    calls.elsewhere = None
+    pool.close()
+    # the pool closes itself again when Python exits, which is after MPI has ended
+    pool.workers = set()
+    return ended

@@ -1,0 +1,288 @@
+"""The ``infer`` stage: one shard of data sets through one engine, judged, thinned and published."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.black_box.host import guarded_calls
+from chainsweep.black_box.suspects import forget_suspects
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.data.collection import Batch
+from chainsweep.diagnostics.thinning import even_indices, optimal_resample
+from chainsweep.engines.base import Chains, Deadline, DrawKind, Outcome, Sink, Status
+from chainsweep.engines.registry import ENGINES
+from chainsweep.errors import ChainsweepError
+from chainsweep.machine.compiling import watch
+from chainsweep.machine.devices import device_faults, torch_device
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.seeds import Seeds
+from chainsweep.publish import publish
+from chainsweep.store.shard import Shard, ShardHeader, publish_shard
+from chainsweep.store.starts import read_starts
+from chainsweep.tasks.attempt import (
+    Attempt,
+    FileSink,
+    ProgressSink,
+    Report,
+    check_npz,
+    claim,
+    load_state,
+    write_npz,
+)
+from chainsweep.tasks.provenance import provenance
+from chainsweep.verdicts.judge import PROBES, judge_each, probes
+from chainsweep.verdicts.rules import one_line
+
+Floats = NDArray[np.float64]
+
+
+def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline: Deadline) -> bool:
+    """Sample one shard and publish it; False when the deadline came first (state is saved)."""
+    attempt = claim(campaign.paths.shard(engine, shard))
+    sink = FileSink(attempt, campaign.hash, report)
+    with guarded_calls(campaign, attempt):
+        finished = _sampled_and_published(campaign, engine, shard, attempt, sink, deadline)
+    if finished:
+        attempt.finish()
+        forget_suspects(attempt.target)
+    return finished
+
+
+def _sampled_and_published(
+    campaign: Campaign, engine: str, shard: int, attempt: Attempt, sink: FileSink, deadline: Deadline
+) -> bool:
+    clock = watch()
+    before = clock.now()
+    batch = campaign.batch(shard)
+    outcome = sample(campaign, engine, batch, sink, load_state(attempt, campaign.hash), deadline)
+    if outcome.status is Status.STOPPED or outcome.chains is None:
+        sink.flush()
+        return False
+    content = judged_shard(campaign, batch, engine, shard, attempt.number, outcome.chains)
+    if "trace" in outcome.chains.info:
+        _publish_trace(campaign.paths.trace(engine, shard), outcome.chains, attempt.still_owner)
+    content.header.provenance.update((clock.now() - before).header())
+    publish_shard(attempt.target, content, campaign.config.store.dtype, attempt.still_owner)
+    return True
+
+
+def _publish_trace(path: Path, chains: Chains, still_owner: Callable[[], bool]) -> None:
+    arrays = {name: chains.info[name] for name in ("trace", "trace_burn_in", "trace_thin")}
+    arrays["trace"] = arrays["trace"].astype(np.float32)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as handle:
+            write_npz(handle, arrays, compress=True)
+
+    publish(path, write, check_npz, still_owner)
+
+
+def sample(
+    campaign: Campaign,
+    engine: str,
+    batch: Batch,
+    sink: Sink,
+    resume: Arrays | None,
+    deadline: Deadline,
+    *,
+    trained: object = None,
+) -> Outcome:
+    """Run ``engine`` on ``batch``; ``trained`` takes the place of the campaign's own trained network."""
+    keywords: dict[str, Any] = {}
+    if engine == "snpe":
+        keywords = _trained(campaign) if trained is None else {"trained": trained, "device": torch_device()}
+    if engine == "nuts" and campaign.config.engines.nuts.starts_from is not None:
+        keywords = {"elsewhere": partial(_draws_elsewhere, campaign)}
+    run = partial(
+        ENGINES[engine].load().run,
+        campaign.problem,
+        settings=getattr(campaign.config.engines, engine),
+        seeds=Seeds(campaign.config.campaign.seed, engine),
+        deadline=deadline,
+        **keywords,
+    )
+    return sample_by_halves(run, batch, sink, resume, partial(_no_draws, campaign, engine))
+
+
+def sample_by_halves(
+    run: Callable[..., Outcome], batch: Batch, sink: Sink, resume: Arrays | None, no_draws: Callable[[str], Chains]
+) -> Outcome:
+    """Call ``run(batch=..., sink=..., resume=...)``; when it raises, halve the batch until only the culprits fail.
+
+    ``no_draws(reason)`` makes the chains of one failed data set. The error goes on when no data set at all of
+    several gets through: then it is not the data; and at once where a GPU is full or has failed. Parts save no state,
+    which the next attempt would take for the whole batch's; it starts from the state that the whole batch saved.
+    """
+    tried = _tried(run, batch, sink, resume)
+    if isinstance(tried, Outcome):
+        return tried
+    traceback.print_exception(tried)
+    outcome = _halved(run, batch, ProgressSink(sink.progress), no_draws, tried, is_whole=True)
+    if len(batch) > 1 and outcome.chains is not None and len(outcome.chains.failures) == len(batch):
+        raise tried
+    return outcome
+
+
+def _tried(run: Callable[..., Outcome], batch: Batch, sink: Sink, resume: Arrays | None) -> Outcome | Exception:
+    """Return the outcome of ``run`` on ``batch``, or what it raised, where that may be the data's fault."""
+    try:
+        with device_faults():
+            return run(batch=batch, sink=sink, resume=resume)
+    except (ChainsweepError, MemoryError):
+        raise
+    except Exception as error:
+        return error
+
+
+def _halved(
+    run: Callable[..., Outcome],
+    batch: Batch,
+    sink: Sink,
+    no_draws: Callable[[str], Chains],
+    error: Exception,
+    is_whole: bool = False,
+) -> Outcome:
+    """The parts of a batch on which ``run`` raised ``error``, which goes on where it is not the data of the whole."""
+    if len(batch) == 1:
+        return Outcome(Status.COMPLETE, no_draws(f"{type(error).__name__}: {error}"))
+    halves = [batch.take(positions) for positions in np.array_split(np.arange(len(batch)), 2)]
+    tried: list[Outcome | Exception] = []
+    for half in halves:
+        tried.append(_tried(run, half, sink, None))
+        if isinstance(tried[-1], Outcome) and tried[-1].chains is None:
+            return tried[-1]
+    if is_whole and len(batch) > PROBES and _alike(tried) and _none_alone(run, batch, sink):
+        print(f"both halves raise the same, and {PROBES} data sets raise by themselves: it is not the data", flush=True)
+        raise error
+    chains = []
+    for half, outcome in zip(halves, tried, strict=True):
+        if isinstance(outcome, Exception):
+            outcome = _halved(run, half, sink, no_draws, outcome)
+        if outcome.chains is None:
+            return outcome
+        chains.append(outcome.chains)
+    return Outcome(Status.COMPLETE, joined(chains))
+
+
+def _alike(tried: list[Outcome | Exception]) -> bool:
+    """True where all raised one type of error with one message, whatever numbers (sizes, ids) are in it."""
+    return len({(type(each), re.sub(r"\d+", "", str(each))) for each in tried}) == 1 and isinstance(tried[0], Exception)
+
+
+def _none_alone(run: Callable[..., Outcome], batch: Batch, sink: Sink) -> bool:
+    """True where ``PROBES`` data sets, spread over the batch, raise each by itself."""
+    return all(isinstance(_tried(run, batch.take(one), sink, None), Exception) for one in probes(len(batch))[:, None])
+
+
+def _trained(campaign: Campaign) -> dict[str, Any]:
+    from chainsweep.stages.calibrate import require_calibrated
+    from chainsweep.stages.train import load_trained
+
+    trained = load_trained(campaign)
+    require_calibrated(campaign, trained)
+    return {"trained": trained, "device": torch_device()}
+
+
+def _draws_elsewhere(campaign: Campaign, ids: tuple[str, ...]) -> Floats:
+    """Draws ``(dataset, draw, ndim)`` of another campaign that ``init`` froze."""
+    positions = np.array([campaign.collection.position(name) for name in ids])
+    return read_starts(campaign.paths.starts, positions)
+
+
+def _no_draws(campaign: Campaign, engine: str, reason: str) -> Chains:
+    """One data set on which the engine itself failed."""
+    shape = (1, 1, 0)
+    posterior = {p.name: np.empty((*shape, *p.shape)) for p in campaign.problem.parameters}
+    kind = ENGINES[engine].kind
+    return Chains(kind, posterior, {}, np.zeros(1, np.int64), {"seconds": np.zeros(1)}, {0: reason})
+
+
+def joined(parts: list[Chains]) -> Chains:
+    """Chains of consecutive blocks of data sets as one, padded with NaN to the longest; info of one dtype."""
+    counts = [len(part.n_draws) for part in parts]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return Chains(
+        parts[0].kind,
+        _stacked([part.posterior for part in parts], counts),
+        _stacked([part.sample_stats for part in parts], counts),
+        np.concatenate([part.n_draws for part in parts]),
+        _stacked([part.info for part in parts], counts),
+        {
+            int(start) + i: reason
+            for start, part in zip(starts, parts, strict=True)
+            for i, reason in part.failures.items()
+        },
+    )
+
+
+def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
+    """Concatenate along data sets; an array that a part lacks, or has shorter, is NaN there."""
+    result = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        known = [np.asarray(part[name], float) for part in parts if name in part]
+        longest = tuple(np.max([array.shape[1:] for array in known], axis=0).astype(int)) if known[0].ndim > 1 else ()
+        rows = np.full((sum(counts), *longest), np.nan)
+        start = 0
+        for part, count in zip(parts, counts, strict=True):
+            if name in part:
+                array = np.asarray(part[name], float)
+                rows[(slice(start, start + count), *(slice(0, size) for size in array.shape[1:]))] = array
+            start += count
+        result[name] = rows
+    return result
+
+
+def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, attempt: int, chains: Chains) -> Shard:
+    """What is published of ``chains``: figures and verdicts of all draws, and the draws thinned."""
+    batched = BatchedProblem(campaign.problem, batch)
+    seeds = Seeds(campaign.config.campaign.seed, engine)
+    began = time.perf_counter()
+    chains, columns = judge_each(chains, batched, campaign.config, seeds)
+    checking = (time.perf_counter() - began) / len(batch)
+    columns["seconds"] = columns["seconds"] + checking
+    columns["attempt"] = np.full(len(batch), attempt)
+    columns["reason"] = [one_line(reason) for reason in columns["reason"]]
+    store = campaign.config.store
+    kept = chains if store.keep_raw else thinned(chains, batch.ids, store.max_draws, seeds)
+    header = ShardHeader(engine, str(chains.kind), shard, campaign.hash, attempt, provenance())
+    return Shard(header, batch.ids, kept.posterior, kept.sample_stats, kept.n_draws, columns)
+
+
+def thinned(chains: Chains, ids: tuple[str, ...], max_draws: int, seeds: Seeds) -> Chains:
+    """At most ``max_draws`` draws a data set, all its chains together, weighted sums unbiased."""
+    names = [
+        *(("posterior", name) for name in chains.posterior),
+        *(("stats", name) for name in chains.sample_stats),
+    ]
+    arrays = {("posterior", n): a for n, a in chains.posterior.items()}
+    arrays |= {("stats", n): a for n, a in chains.sample_stats.items()}
+    n_chains = next(iter(chains.posterior.values())).shape[1]
+    keep = max(1, max_draws // n_chains)
+    longest = min(keep, int(chains.n_draws.max(initial=0)))
+    result = {key: np.full((len(ids), n_chains, longest, *arrays[key].shape[3:]), np.nan) for key in names}
+    n_draws = np.zeros(len(ids), np.int64)
+    for i, name in enumerate(ids):
+        length = int(chains.n_draws[i])
+        if chains.kind is DrawKind.WEIGHTED and length > keep:
+            uniform = float(seeds.generator(name, "thin").uniform())
+            index, log_weight = optimal_resample(chains.sample_stats["log_weight"][i, 0, :length], keep, uniform)
+        else:
+            index, log_weight = even_indices(length, keep), None
+        n_draws[i] = len(index)
+        for key in names:
+            result[key][i, :, : len(index)] = arrays[key][i][:, index]
+        if log_weight is not None:
+            result["stats", "log_weight"][i, 0, : len(index)] = log_weight
+    posterior = {n: result["posterior", n] for n in chains.posterior}
+    stats = {n: result["stats", n] for n in chains.sample_stats}
+    return Chains(chains.kind, posterior, stats, n_draws, chains.info, chains.failures)

@@ -1,0 +1,91 @@
+"""What is done, counted from the published files alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from chainsweep.campaign.campaign import Campaign
+from chainsweep.stages.graph import Task, is_done, target_of, tasks_of, work_of
+from chainsweep.store.shard import read_summary
+from chainsweep.tasks.failures import Failure, read_failure
+from chainsweep.verdicts.rules import Verdict
+
+
+class Progress:
+    """Verdicts and failures of a campaign, read from its files; ``update`` reads only what is not known to be done."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.campaign = campaign
+        self.tasks = tasks_of(campaign)
+        self.done: dict[Task, Counter[str]] = {}
+        self.failed: dict[Task, Failure] = {}
+        self.update()
+
+    @property
+    def open(self) -> list[Task]:
+        """Tasks of simulation, training and inference that are neither done nor failed."""
+        listed = work_of(self.tasks)
+        return [task for task in listed if task not in self.done and task not in self.failed]
+
+    def update(self) -> None:
+        """Look again at every task that was not done."""
+        self.failed = {}
+        for task in work_of(self.tasks):
+            if task in self.done:
+                continue
+            if is_done(self.campaign, task):
+                self.done[task] = self._verdicts(task)
+            elif (failure := read_failure(target_of(self.campaign, task))) is not None:
+                self.failed[task] = failure
+
+    def _verdicts(self, task: Task) -> Counter[str]:
+        if task.stage != "infer":
+            return Counter()
+        summary = read_summary(self.campaign.paths.shard(*task.block()), ["verdict"])
+        return Counter(str(verdict) for verdict in summary["verdict"])
+
+    def engines(self) -> dict[str, dict[str, int]]:
+        """Data sets by engine and verdict; a failed task's are ``failed``, what is open is ``pending``."""
+        counts: dict[str, Counter[str]] = {
+            engine: Counter({str(verdict): 0 for verdict in Verdict} | {"pending": 0})
+            for engine in self.campaign.engines
+        }
+        for task in self.tasks["infer"]:
+            engine, shard = task.block()
+            if task in self.done:
+                counts[engine].update(self.done[task])
+            else:
+                size = self.campaign.shards[shard].positions.size
+                counts[engine][str(Verdict.FAILED) if task in self.failed else "pending"] += size
+        return {engine: {name: int(n) for name, n in count.items()} for engine, count in counts.items()}
+
+    def stages(self) -> dict[str, dict[str, int]]:
+        """Tasks by stage: how many there are, are done, and have failed."""
+        paths = self.campaign.paths
+        finished = {"merge": paths.catalogue.exists(), "report": (paths.report / "index.html").exists()}
+        return {
+            stage: {
+                "total": len(listed),
+                "done": int(finished[stage]) if stage in finished else sum(task in self.done for task in listed),
+                "failed": sum(task in self.failed for task in listed),
+            }
+            for stage, listed in self.tasks.items()
+        }
+
+
+def campaign_status(campaign: Campaign, progress: Progress | None = None) -> dict[str, Any]:
+    """The content of ``chainsweep status --json`` that files alone decide; no valid shard yet is ``pending``."""
+    progress = progress if progress is not None else Progress(campaign)
+    return {
+        "campaign": campaign.name,
+        "datasets": len(campaign.collection.ids),
+        "quarantined": campaign.quarantined,
+        "engines": progress.engines(),
+        "tasks": progress.stages(),
+        "failed_tasks": [
+            {"task": task.label, "stage": task.stage, "index": task.index, "kind": str(failure.kind)}
+            | {"reason": failure.reason, "at": failure.at, "log": str(campaign.paths.log(task.stage, task.index))}
+            for task, failure in progress.failed.items()
+        ],
+    }

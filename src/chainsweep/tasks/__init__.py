@@ -1,0 +1,1 @@
+"""One task: its attempt, its failure, its provenance."""

@@ -1,0 +1,217 @@
+"""One attempt at a task: who owns the task's file, and the state that the next attempt continues from.
+
+Beside a published file ``<name>.h5`` lie, while its task runs, ``.attempt-<name>.json`` (number and token of the
+owner, and its process; the last one to write it owns the task) and ``.state-<name>.npz`` (resumable state).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import socket
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.publish import publish, publish_text
+
+CHECKPOINT_SECONDS = 10.0
+"""Least time between two saved states: what a killed attempt loses at most, beside the block in progress."""
+
+Report = Callable[[int, int, str], None]
+"""Called with (done, total, note) as a task goes on."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of one machine; ``started`` (clock ticks after the machine's start) tells it from a later one."""
+
+    host: str
+    pid: int
+    started: int
+
+    def is_running(self) -> bool | None:
+        """Whether it still runs; None where it is another machine's."""
+        return _start_of(self.pid) == self.started if self.host == socket.gethostname() else None
+
+
+def this_process() -> Process:
+    """The process that asks."""
+    return Process(socket.gethostname(), os.getpid(), _start_of(os.getpid()) or 0)
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process of this machine started; None where there is none of this number."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *rest = status.rpartition(")")[2].split()
+    return None if state == "Z" else int(rest[18])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The right to publish ``target``, until a later attempt claims it."""
+
+    target: Path
+    number: int
+    token: str
+
+    @property
+    def state_path(self) -> Path:
+        """Where the resumable state is kept."""
+        return state_path(self.target)
+
+    def still_owner(self) -> bool:
+        """Whether no later attempt has claimed the task."""
+        return _read_claim(_claim_path(self.target)) == (self.number, self.token)
+
+    def finish(self) -> None:
+        """Remove claim and state of a task whose file is published."""
+        self.state_path.unlink(missing_ok=True)
+        _claim_path(self.target).unlink(missing_ok=True)
+
+
+def claim(target: Path) -> Attempt:
+    """Become the owner of the task that publishes ``target``."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = _claim_path(target)
+    attempt = Attempt(target, _read_claim(path)[0] + 1, secrets.token_hex(8))
+    content = {"number": attempt.number, "token": attempt.token, "process": asdict(this_process())}
+    publish_text(path, json.dumps(content))
+    return attempt
+
+
+def was_started(target: Path) -> bool:
+    """Whether an attempt at the task that publishes ``target`` began, and has not published."""
+    return _claim_path(target).exists()
+
+
+def owner_of(target: Path) -> Process | None:
+    """The process that last began the task that publishes ``target``; None where none did, or it is published."""
+    try:
+        content = json.loads(_claim_path(target).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Process(**content["process"]) if "process" in content else None
+
+
+def note_stopped(target: Path) -> None:
+    """Write down, where this process owns the task, that it stopped in order: it was not killed."""
+    if owner_of(target) == this_process():
+        path = _claim_path(target)
+        publish_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"stopped": True}))
+
+
+def was_stopped(target: Path) -> bool:
+    """Whether the last attempt at the task that publishes ``target`` stopped in order, its state saved."""
+    try:
+        return bool(json.loads(_claim_path(target).read_text(encoding="utf-8")).get("stopped"))
+    except FileNotFoundError:
+        return False
+
+
+def state_path(target: Path) -> Path:
+    """Where the resumable state of the task that publishes ``target`` is kept."""
+    return target.with_name(f".state-{target.stem}.npz")
+
+
+def _claim_path(target: Path) -> Path:
+    return target.with_name(f".attempt-{target.stem}.json")
+
+
+def _read_claim(path: Path) -> tuple[int, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0, ""
+    return int(content["number"]), str(content["token"])
+
+
+@dataclass
+class FileSink:
+    """The Sink of a task: progress goes to ``report``, state to the attempt's state file.
+
+    Only the owner writes state. The first one is saved at once; states that come within ``CHECKPOINT_SECONDS`` of
+    the last saved one wait in memory; ``flush`` writes the waiting one.
+    """
+
+    attempt: Attempt
+    campaign_hash: str
+    report: Report
+    _waiting: Arrays | None = None
+    _saved_at: float = -math.inf
+
+    def checkpoint(self, state: Arrays) -> None:
+        """Keep ``state``; durable at once, or at the latest at the next call after the interval."""
+        self._waiting = state
+        if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make the latest state durable."""
+        if self._waiting is None:
+            return
+        content = {**self._waiting, "campaign_hash": np.asarray(self.campaign_hash)}
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as handle:
+                write_npz(handle, content)
+
+        publish(self.attempt.state_path, write, check_npz, self.attempt.still_owner)
+        self._waiting = None
+        self._saved_at = time.monotonic()
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Pass progress on."""
+        self.report(done, total, note)
+
+
+def write_npz(handle: BinaryIO, arrays: Arrays, compress: bool = False) -> None:
+    """Write arrays by name, without pickle."""
+    save: Any = np.savez_compressed if compress else np.savez
+    save(handle, allow_pickle=False, **arrays)
+
+
+@dataclass(frozen=True)
+class ProgressSink:
+    """A Sink that passes progress on and keeps no state."""
+
+    report: Report
+
+    def checkpoint(self, state: Arrays) -> None:
+        """Drop the state."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Pass progress on."""
+        self.report(done, total, note)
+
+
+def check_npz(path: Path) -> None:
+    """Raise unless ``path`` is a readable archive of plain arrays."""
+    with np.load(path, allow_pickle=False) as content:
+        content.files  # noqa: B018 (reading the directory is the check)
+
+
+def load_state(attempt: Attempt, campaign_hash: str) -> Arrays | None:
+    """State that an earlier attempt saved, or None where there is none for this campaign."""
+    try:
+        with attempt.state_path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
+            state = {name: content[name] for name in content.files}
+    except FileNotFoundError:
+        return None
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError):
+        # Published by rename, so only a damaged disk gets here; starting anew loses time, never draws.
+        return None
+    if str(state.pop("campaign_hash")) != campaign_hash:
+        return None
+    return state

@@ -1,0 +1,1 @@
+"""The one room that says ``converged``, or why not."""

@@ -1,0 +1,170 @@
+"""Is there a density behind the draws? What the model says near them, asked again after sampling.
+
+An engine takes a log density that is no number for zero, and goes on. That is right where there is no mass, and wrong
+where there could be some. It also takes the model for a function: the same answer at the same point, whatever was
+asked before. Both are tried here for each data set, whatever the engine: its log density is asked for again, twice, and
+compared with what the engine stored beside the draws while it sampled. Draws of NUTS in single precision stand beside
+log densities of the end; the engine itself compares those that it sampled with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.engines.base import Chains
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.problem import LARGEST_LOG_DENSITY
+from chainsweep.numerics.cut_off import MAX_ROUNDS
+from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts.mode_candidates import equal_draws
+
+Floats = NDArray[np.float64]
+
+NEAR = 512
+"""Points near the draws of a data set."""
+STEP = 0.5
+"""Their distance from a draw, in sds of the draws."""
+MOST_UNDEFINED = 0.01
+"""The largest share of them where the density may be no number."""
+FEWEST_INFINITE = 2
+"""Prior draws, of as many, from which on an infinite density is told: fewer are a corner, as of rounding."""
+REPEATED = 32
+"""Draws whose log density is asked for twice."""
+TOLERANCE = 1e-8
+"""The largest difference of two answers, relative to their size where that is above 1."""
+ROUNDED, ROUNDING = 16 * np.finfo(float).eps, 8.0
+"""The share by which transformed parameters are moved to see what rounding does, and how many times that is allowed."""
+TOLD = 4
+"""Parameters of a point that a reason names, at most."""
+
+
+def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dict[int, str]:
+    """The reasons why draws stand for no density, by the position of their data set; data sets in order are absent."""
+    theta = np.asarray(batched.problem.flatten(chains.posterior), float)
+    stored = np.asarray(chains.sample_stats.get("lp", np.full(theta.shape[:-1], np.nan)), float)
+    both = np.concatenate([theta, stored[..., None]], axis=-1)
+    drawn = equal_draws(chains, both, batched.batch.ids, NEAR, seeds, "density-draws")
+    draws, stored = drawn[..., :-1], drawn[..., -1]
+    z = batched.unconstrain_padded(draws)
+    return {
+        **_without_gradient(batched, chains, z),
+        **_undefined_near(batched, z, seeds),
+        **_infinite_in_prior(batched, seeds),
+        **_no_function(batched, draws, stored),
+    }
+
+
+def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, str]:
+    """Data sets whose log density is +inf in more than a corner of the prior: all of the mass would be there."""
+    keys = seeds.jax_keys(batched.batch.ids, "density-prior", 1)[:, 0]
+    theta = batched.sample_prior(keys, NEAR)
+    z = batched.unconstrain(theta)
+    known = np.asarray(np.isfinite(z).all(axis=-1))
+    infinite = np.asarray(batched.infinite(np.where(known[..., None], z, 0.0)) & known)
+    causes = {}
+    for row in np.flatnonzero(infinite.sum(axis=1) >= FEWEST_INFINITE).tolist():
+        share, example = infinite[row].mean(), _told(batched.problem.names, theta[row, int(np.argmax(infinite[row]))])
+        causes[row] = (
+            f"log density is +inf, or above {LARGEST_LOG_DENSITY:g}, at {share:.1%} of {NEAR} prior draws, "
+            f"e.g. {example}: that is no density, and was taken for none"
+        )
+    return causes
+
+
+def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dict[int, str]:
+    """Data sets with divergences whose gradient is no number at draws ``z`` ``(dataset, draw, n)``."""
+    if "diverging" not in chains.sample_stats:
+        return {}
+    diverged = np.nansum(chains.sample_stats["diverging"], axis=(1, 2)) > 0
+    causes = {}
+    for row in np.flatnonzero(diverged).tolist():
+        points = z[row][np.isfinite(z[row]).all(axis=1)][:REPEATED]
+        alone = batched.take(np.array([row]))
+        bad = ~alone.sloped(points[None])[0] & np.isfinite(alone.potential(points[None])[0])[:, None]
+        if bad.any():
+            draw = int(np.argmax(bad.any(axis=1)))
+            by = dict.fromkeys(
+                name for name, no in zip(batched.problem.unconstrained_names, bad[draw], strict=True) if no
+            )
+            at = _told(batched.problem.names, _constrained(batched, row, points[draw]))
+            causes[row] = (
+                f"the gradient by {', '.join(by)} is not a number where the density is one, at "
+                f"{bad.any(axis=1).mean():.0%} of the draws, e.g. {at}: an unsafe function in a branch of jnp.where, "
+                "or of a zero"
+            )
+    return causes
+
+
+def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[int, str]:
+    """Data sets whose density is no number at too many points near the draws ``z`` ``(dataset, draw, n)``."""
+    near = np.full(z.shape, np.nan)
+    for row, name in enumerate(batched.batch.ids):
+        inside = z[row][np.isfinite(z[row]).all(axis=1)]
+        if len(inside) > 1:
+            # Sums of the draws' own deviations have their covariance.
+            normal = seeds.generator(name, "density-near").standard_normal((NEAR, len(inside)))
+            steps = normal @ (inside - inside.mean(axis=0)) / np.sqrt(len(inside))
+            near[row] = inside[np.arange(NEAR) % len(inside)] + STEP * steps
+    asked = np.asarray(np.isfinite(near).all(axis=-1))
+    undefined = np.asarray(batched.undefined(np.where(asked[..., None], near, 0.0)) & asked)
+    unfinished = f" (a loop counts as that after {MAX_ROUNDS} rounds)" if batched.problem.structure.loops else ""
+    causes = {}
+    for row in np.flatnonzero(undefined.mean(axis=1) > MOST_UNDEFINED).tolist():
+        points = near[row][undefined[row]]
+        inside = near[row][asked[row] & ~undefined[row]]
+        away = np.abs(points.mean(axis=0) - inside.mean(axis=0)) / (near[row].std(axis=0) + 1e-300)
+        which = int(np.argmax(away)) if inside.size else 0
+        one = _constrained(batched, row, points[np.argsort(points[:, which])[len(points) // 2]])
+        example = _told(batched.problem.names, one, which if len(one) == len(away) else 0)
+        causes[row] = (
+            f"log density is not a number (NaN or +inf) at {undefined[row].mean():.1%} of the points near the draws, "
+            f"e.g. {example}, where the prior has mass{unfinished}"
+        )
+    return causes
+
+
+def _constrained(batched: BatchedProblem, row: int, z: Floats) -> Floats:
+    """The parameters ``(ndim,)`` of one data set at its unconstrained ``z`` ``(n,)``."""
+    alone = batched.take(np.array([row]))
+    return alone.constrain(z[None, None])[0, 0]
+
+
+def _told(names: tuple[str, ...], theta: Floats, first: int = 0) -> str:
+    """The point ``theta`` ``(ndim,)`` by its parameters' names, the ``first`` of them before the others."""
+    order = [first, *(k for k in range(len(names)) if k != first)]
+    return ", ".join(f"{names[k]} = {theta[k]:.4g}" for k in order[:TOLD])
+
+
+def _no_function(batched: BatchedProblem, draws: Floats, stored: Floats) -> dict[int, str]:
+    """Data sets whose log density at the points ``draws`` ``(dataset, draw, n)`` is another when it is asked for again.
+
+    Asked for are two answers, the second one in reverse order of data sets and draws; ``stored`` ``(dataset, draw)`` is
+    what the engine had while it sampled, NaN where it stored nothing.
+    """
+    few = slice(None, None, max(1, NEAR // REPEATED))
+    some, stored = draws[:, few], stored[:, few]
+    asked = np.asarray(np.isfinite(some).all(axis=-1))
+    points = np.where(asked[..., None], some, np.nan_to_num(draws[:, :1]))
+    first = batched.log_density(points)
+    backwards = np.arange(len(points))[::-1]
+    again = batched.take(backwards).log_density(points[backwards, ::-1])[backwards, ::-1]
+    allowed = TOLERANCE * np.maximum(1.0, np.abs(first))
+    with np.errstate(invalid="ignore"):
+        apart = asked & (np.abs(first - again) > allowed)
+        changed = asked & np.isfinite(stored) & (np.abs(first - stored) > allowed)
+    if changed.any() and batched.problem.has_jax_likelihood:
+        moved = np.abs(batched.log_density(points * (1.0 + ROUNDED)) - first)
+        changed &= ~(np.abs(first - stored) <= allowed + ROUNDING * np.where(np.isfinite(moved), moved, 0.0))
+    causes = {}
+    for row in np.flatnonzero((apart | changed).any(axis=1)).tolist():
+        differs = apart if apart[row].any() else changed
+        draw = int(np.argmax(differs[row]))
+        at = _told(batched.problem.names, points[row, draw])
+        one, other = (first, again) if differs is apart else (stored, first)
+        when = "when it was asked for again" if differs is apart else "when it was asked for again after sampling"
+        causes[row] = (
+            f"the model is not a function of its arguments: its log density at {at} was {one[row, draw]:.10g}, "
+            f"and {other[row, draw]:.10g} {when}"
+        )
+    return causes

@@ -1,0 +1,263 @@
+"""From the draws of one block of data sets to its catalogue columns: figures, verdicts and reasons."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config.campaign import CampaignConfig
+from chainsweep.diagnostics.predictive import predictive_pvalue
+from chainsweep.diagnostics.summary import convergence_summary, posterior_summary
+from chainsweep.engines.base import Chains, DrawKind
+from chainsweep.engines.snpe.dropped import BY_DESIGN, culprit
+from chainsweep.errors import ChainsweepError
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts.density_check import density_causes
+from chainsweep.verdicts.mode_candidates import check_chains, equal_draws
+from chainsweep.verdicts.mode_check import MASS_OUTSIDE, SPREAD, ModeCheck, replaced, unchecked
+from chainsweep.verdicts.rules import (
+    Check,
+    below,
+    caused,
+    ensemble_checks,
+    likelihood_free_checks,
+    markov_checks,
+    verdicts,
+    weighted_checks,
+)
+
+Floats = NDArray[np.float64]
+
+PREDICTIVE_DRAWS = 500
+"""Posterior draws of one data set that the predictive check simulates from."""
+PROBES = 8
+"""Data sets tried by themselves first where a larger block raises: when all of them raise, it is not the data."""
+
+
+def judge_each(
+    chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds
+) -> tuple[Chains, dict[str, Any]]:
+    """Judge a block of data sets as ``judge`` does; one on which a check raises fails, and the others keep their draws.
+
+    Return the chains, where such a data set has no draws any more, and the columns. The error goes on when every one
+    of several data sets fails: then it is not the data.
+    """
+    try:
+        return chains, judge(chains, batched, config, seeds)
+    except (ChainsweepError, MemoryError):
+        raise
+    except Exception:
+        traceback.print_exc()
+        count = len(batched.batch)
+        first = probes(count)
+        reasons = _raised_each(chains, batched, first, config, seeds)
+        if len(reasons) == PROBES < count:
+            raise
+        reasons |= _raised_each(chains, batched, np.setdiff1d(np.arange(count), first), config, seeds)
+        if not reasons or 1 < count == len(reasons):
+            raise
+    n_draws = np.where(np.isin(np.arange(len(chains.n_draws)), list(reasons)), 0, chains.n_draws)
+    left = replace(chains, n_draws=n_draws, failures={**chains.failures, **reasons})
+    return left, judge(left, batched, config, seeds)
+
+
+def probes(count: int) -> NDArray[np.int64]:
+    """Positions of at most ``PROBES`` data sets, spread over ``count``."""
+    return np.unique(np.linspace(0, count - 1, PROBES).round().astype(np.int64))
+
+
+def _raised_each(
+    chains: Chains, batched: BatchedProblem, rows: NDArray[np.int64], config: CampaignConfig, seeds: Seeds
+) -> dict[int, str]:
+    """The errors that a check raises on data sets by themselves, by row."""
+    raised = {row: _raised_alone(chains, batched, row, config, seeds) for row in rows.tolist()}
+    return {row: reason for row, reason in raised.items() if reason is not None}
+
+
+def _raised_alone(
+    chains: Chains, batched: BatchedProblem, row: int, config: CampaignConfig, seeds: Seeds
+) -> str | None:
+    """The error that a check raises on one data set by itself; None where it gets its verdict."""
+    alone = np.array([row])
+    try:
+        judge(chains.take(alone), batched.take(alone), config, seeds)
+    except (ChainsweepError, MemoryError):
+        raise
+    except Exception as error:
+        return f"a check of its draws raised {type(error).__name__}: {error}"
+    return None
+
+
+def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds) -> dict[str, Any]:
+    """Catalogue columns of a block of data sets, each ``(dataset,)``, NaN for null.
+
+    Weighted draws get the mode check too: weights are exact, but k-hat is as blind as R-hat to a mode without draws.
+    """
+    problem = batched.problem
+    theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
+    weights = chains.sample_stats.get("log_weight")
+    figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
+    measured, checks = _KINDS[chains.kind](chains, theta[..., problem.varying], config)
+    figures |= measured
+    if not problem.has_likelihood:
+        checks = likelihood_free_checks(config.verdict, figures["miscalibration"], figures["ood_pvalue"])
+    conclusive = np.ones(len(batched.batch), bool)
+    dropped_by = _info(chains, "dropped_by")
+    unknown = np.isfinite(dropped_by)
+    if problem.has_likelihood:
+        effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
+        causes, outside = _against_density(chains, batched, effective, seeds)
+        checks = [caused(causes, len(batched.batch)), *checks]
+        figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
+        checks += _mode_checks(config, outside)
+        if config.verdict.inconclusive == "not_converged":
+            checks.append(caused(outside.unproven(), len(batched.batch)))
+        conclusive = outside.conclusive
+        unknown &= ~conclusive
+    share = _info(chains, "dropped_share")
+    dropped = {i: _dropped(batched, int(dropped_by[i]), share[i]) for i in np.flatnonzero(unknown).tolist()}
+    checks = [caused(dropped, len(batched.batch)), *checks]
+    figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
+    labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
+    misfit = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
+    strange = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < config.verdict.min_ood_pvalue
+    flags = {"misfit": misfit, "unlike_simulations": strange, "mode_check_inconclusive": ~conclusive}
+    flags["simulations_dropped"] = np.isfinite(dropped_by)
+    figures["flags"] = [" ".join(name for name in flags if flags[name][i]) for i in range(len(misfit))]
+    figures["draws"] = chains.n_draws * next(iter(chains.posterior.values())).shape[1]
+    figures["seconds"] = _info(chains, "seconds")
+    return {
+        "dataset_id": list(batched.batch.ids),
+        "engine": [seeds.engine] * len(labels),
+        "verdict": labels,
+        "reason": reasons,
+        "rung": np.full(len(labels), np.nan),
+        **figures,
+    }
+
+
+def _against_density(
+    chains: Chains, batched: BatchedProblem, effective: Floats, seeds: Seeds
+) -> tuple[dict[int, str], ModeCheck]:
+    """The density's judgement of draws: causes by position, and the mode check; nothing where there are no draws."""
+    drawn = np.flatnonzero(chains.n_draws > 0)
+    if drawn.size == len(batched.batch):
+        return density_causes(batched, chains, seeds), check_chains(batched, chains, effective, seeds)
+    if not drawn.size:
+        return {}, unchecked(len(batched.batch))
+    some, theirs = batched.take(drawn), chains.take(drawn)
+    causes, check = density_causes(some, theirs, seeds), check_chains(some, theirs, effective[drawn], seeds)
+    batched.failures.update({int(drawn[i]): reason for i, reason in some.failures.items()})
+    whole = replaced(unchecked(len(batched.batch)), check, drawn)
+    return {int(drawn[i]): cause for i, cause in causes.items()}, whole
+
+
+def _summary_columns(names: tuple[str, ...], summary: Mapping[str, Floats]) -> Arrays:
+    return {f"{what}_{name}": table[:, k] for what, table in summary.items() for k, name in enumerate(names)}
+
+
+def _info(chains: Chains, name: str) -> Floats:
+    """A figure of each data set ``(dataset,)`` or ``(dataset, chain)``; NaN where the engine itself failed."""
+    return np.asarray(chains.info.get(name, np.full(len(chains.n_draws), np.nan)), float)
+
+
+def _per_chain(chains: Chains, name: str) -> Floats:
+    """``(dataset, chain)`` of a figure, one chain where there is one figure a data set."""
+    values = _info(chains, name)
+    return values if values.ndim > 1 else values[:, None]
+
+
+def _worst(values: Floats, largest: bool) -> Floats:
+    """Over parameters ``(dataset, parameter)``; NaN when any parameter's figure is."""
+    return values.max(axis=1) if largest else values.min(axis=1)
+
+
+def _markov(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+    convergence = convergence_summary(theta, chains.n_draws)
+    diverging = chains.sample_stats.get("diverging", np.zeros((len(theta), 1, 1)))
+    divergences = np.nansum(diverging, axis=(1, 2))
+    figures = {
+        "rhat_max": _worst(convergence["rhat"], largest=True),
+        "ess_bulk_min": _worst(convergence["ess_bulk"], largest=False),
+        "ess_tail_min": _worst(convergence["ess_tail"], largest=False),
+        "divergences": np.where(chains.n_draws > 0, divergences, np.nan),
+        "acceptance": _per_chain(chains, "acceptance").mean(axis=1),
+        "step_size": _per_chain(chains, "step_size").mean(axis=1),
+        "tree_depth_hits": _per_chain(chains, "tree_depth_hits").sum(axis=1),
+        "gradients": _per_chain(chains, "gradients").sum(axis=1),
+        "attempts": _info(chains, "attempts"),
+        "lanes": _info(chains, "lanes"),
+        "precision_bits": _info(chains, "precision_bits"),
+    }
+    return figures, markov_checks(
+        config.verdict,
+        figures["rhat_max"],
+        figures["ess_bulk_min"],
+        figures["ess_tail_min"],
+        figures["divergences"],
+    )
+
+
+def _ensemble(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+    figures = {
+        "rhat_max": _info(chains, "rhat_max"),
+        "ess_bulk_min": _info(chains, "ess_min"),
+        "tau_max": _info(chains, "tau_max"),
+        "acceptance": _per_chain(chains, "acceptance").mean(axis=1),
+        "steps": _info(chains, "n_steps"),
+        "burn_in": _info(chains, "burn_in"),
+    }
+    factor = config.engines.emcee.tau_factor
+    return figures, ensemble_checks(
+        config.verdict, factor, _info(chains, "rhat_max"), _info(chains, "ess_min"), _info(chains, "kept_over_tau")
+    )
+
+
+def _weighted(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+    weighing = ("khat", "is_efficiency", "log_evidence", "log_evidence_se", "proposal_efficiency")
+    names = (*weighing, "ood_distance", "ood_pvalue", "miscalibration")
+    figures = {name: _info(chains, name) for name in names}
+    figures["ess_weighted"] = _info(chains, "ess")
+    figures["rounds"] = _info(chains, "rounds")
+    return figures, weighted_checks(config.verdict, _info(chains, "khat"), _info(chains, "ess"))
+
+
+_KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGHTED: _weighted}
+
+
+def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
+    """Mass outside the chains and the shift it causes; where the check is inconclusive, all of these pass."""
+    return [
+        below("mode check: means shift by {:.2f} sd", outside.sure_shift, config.verdict.mode_shift),
+        below("{:.2%} of the mass where no chain went", outside.sure_mass, MASS_OUTSIDE),
+        below("mode check: log ratio of sds is {:.2f}", outside.sure_spread, SPREAD),
+    ]
+
+
+def _dropped(batched: BatchedProblem, by: int, share: float) -> str:
+    """The reason why draws of a network that learned from a part of its simulations are no posterior."""
+    told = f"{share:.1%} of the network's simulations are no numbers and were dropped"
+    if by == BY_DESIGN:
+        return f"{told}, all of those of this data set's design among them"
+    left = "and no likelihood tells" if not batched.problem.has_likelihood else "and the mode check cannot tell"
+    return f"{told}, which ones depends on {culprit(batched.problem, by)}, {left} what mass lies there"
+
+
+def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: Seeds) -> Floats:
+    """Posterior predictive p-value ``(dataset,)``; NaN where the model cannot simulate or has no likelihood."""
+    problem = batched.problem
+    if not (problem.has_simulator and problem.has_likelihood):
+        return np.full(len(batched.batch), np.nan)
+    points = equal_draws(chains, theta, batched.batch.ids, PREDICTIVE_DRAWS, seeds, "predictive")
+    usable = np.isfinite(points).all(axis=2)
+    keys = seeds.jax_keys(batched.batch.ids, "predictive", 1)[:, 0]
+    fallback = np.nan_to_num(points)
+    replica, real = batched.predictive_pair(keys, fallback)
+    return predictive_pvalue(np.where(usable, replica, np.nan), np.where(usable, real, np.nan))

@@ -1,0 +1,64 @@
+"""The mode check of one block of chains: what lies outside is searched for anew, with seeds of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.diagnostics.thinning import even_indices
+from chainsweep.diagnostics.weights import resample
+from chainsweep.engines.base import Chains
+from chainsweep.importance.guide import DESCENTS
+from chainsweep.importance.modes import find_modes, prior_pool
+from chainsweep.importance.target import from_modes, from_prior, target_of
+from chainsweep.model.batched import BatchedProblem
+from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts.mode_check import ModeCheck, mode_check
+
+PRIOR_DRAWS = 4096
+CHAIN_DRAWS = 400
+"""Draws of all chains of a data set together that the check compares with."""
+
+
+def check_chains(batched: BatchedProblem, chains: Chains, ess: NDArray[np.float64], seeds: Seeds) -> ModeCheck:
+    """Look for posterior mass that the chains of each data set lack.
+
+    ``ess`` ``(dataset,)`` is the effective number of draws behind the chains' means. The candidates are prior draws
+    and, where the model can be differentiated, the ends of optimiser descents.
+    """
+    ids = batched.batch.ids
+    pool = prior_pool(batched, seeds.jax_keys(ids, "check-prior", 1)[:, 0], PRIOR_DRAWS)
+    start = from_prior(target_of(batched), pool)
+    if batched.problem.has_jax_likelihood:
+        generators = [seeds.generator(name, "check-descents") for name in ids]
+        start = start._replace(known=from_modes(find_modes(batched, pool, DESCENTS, generators)))
+    keys = seeds.jax_keys(ids, "check", 1)[:, 0]
+    effective = np.where(np.isfinite(ess), np.maximum(ess, 1.0), 1.0)
+    return mode_check(batched, _unconstrained(batched, chains, seeds), start, keys, chain_ess=effective)
+
+
+def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> NDArray[np.float64]:
+    """``(dataset, CHAIN_DRAWS, n)`` unconstrained draws of all chains; NaN rows are padding."""
+    theta = np.asarray(batched.problem.flatten(chains.posterior), float)
+    points = equal_draws(chains, theta, batched.batch.ids, CHAIN_DRAWS, seeds, "check-draws")
+    return batched.unconstrain_padded(points)
+
+
+def equal_draws(
+    chains: Chains, theta: NDArray[np.float64], ids: tuple[str, ...], count: int, seeds: Seeds, purpose: str
+) -> NDArray[np.float64]:
+    """``(dataset, count, ndim)`` draws of equal weight: taken evenly from all chains, or resampled by their weights.
+
+    Rows behind what a data set has are NaN.
+    """
+    points = np.full((len(theta), count, theta.shape[-1]), np.nan)
+    for row, length in enumerate(chains.n_draws):
+        draws = theta[row, :, :length].reshape(-1, theta.shape[-1])
+        index = even_indices(len(draws), count)
+        if "log_weight" in chains.sample_stats:
+            log_weight = chains.sample_stats["log_weight"][row, :, :length].ravel()
+            uniform = np.asarray(seeds.generator(ids[row], purpose).uniform())
+            usable = np.isfinite(log_weight).any()
+            index = resample(log_weight, count, uniform) if usable else np.empty(0, np.int64)
+        points[row, : len(index)] = draws[index]
+    return points

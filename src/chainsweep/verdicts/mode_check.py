@@ -1,0 +1,246 @@
+"""Do the chains hold all of the posterior? Exact importance weights answer, where R-hat cannot.
+
+R-hat compares chains with each other and is blind to a mode that none of them visits. Here a defensive mixture
+(kernels on the chains' draws, Laplace kernels on modes found elsewhere, a broad component of the prior's size) is
+adapted for a few rounds, also to likely prior draws, and its exactly weighted draws are compared with the
+chains': means and sds of every parameter, and the mass that lies where the chains' own density has no draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainsweep.config.campaign import MODE_SHIFT
+from chainsweep.diagnostics.weights import normalised_weights
+from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt
+from chainsweep.importance.mixture import combine, log_density
+from chainsweep.importance.mixture_density import Mixture
+from chainsweep.importance.target import Start, Target, from_chains, target_of
+from chainsweep.model.batched import BatchedProblem
+
+Floats = NDArray[np.float64]
+
+OUTSIDE_SLACK = 3.0
+"""A point is outside where the chains' density is this much (in logs) below that at their loneliest draw."""
+MASS_OUTSIDE = 0.01
+"""Largest share of posterior mass that may lie where no chain went."""
+SPREAD = 0.25
+"""Largest log ratio of a chain's sd and the weighted draws'."""
+ERRORS = 3.0
+"""A shift, a mass or a ratio counts only beyond this many of its own Monte-Carlo errors."""
+LEAST_ESS = 100.0
+"""Effective draws below which a check proves nothing, whatever its k-hat."""
+
+PASSES = (
+    Settings(draws=1500, rounds=4, components=48, points=512, effective=100.0, known_share=0.35, ess=200.0),
+    Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, known_share=0.2, ess=200.0),
+)
+"""A quick check of every data set, then a thorough one where the quick one proves nothing."""
+
+
+@dataclass(frozen=True)
+class ModeCheck:
+    """What the check found; every array ``(dataset,)``.
+
+    ``shift`` is the largest distance between the means of a constrained parameter, in sds of the weighted draws, and
+    ``shift_se`` its Monte-Carlo error, that of the chains included. ``sd_ratio`` is the chains' sd over the weighted
+    draws' for the parameter where it is furthest from 1 in its errors, and ``sd_se`` the error of its log.
+    ``mass_outside`` in 0..1 is the posterior mass far from
+    every chain draw and ``mass_outside_se`` its error. Where the weights are unusable or a chain has no finite draw,
+    all of these are NaN. Where ``conclusive`` is False (k-hat or effective draws do not suffice) they prove nothing,
+    neither that a mode is missing nor that none is.
+    """
+
+    shift: Floats
+    shift_se: Floats
+    sd_ratio: Floats
+    sd_se: Floats
+    mass_outside: Floats
+    mass_outside_se: Floats
+    khat: Floats
+    ess: Floats
+    log_evidence: Floats
+    log_evidence_se: Floats
+    conclusive: NDArray[np.bool_]
+
+    def take(self, positions: NDArray[np.int64]) -> ModeCheck:
+        """The check of the data sets at ``positions``."""
+        return ModeCheck(**{item.name: getattr(self, item.name)[positions] for item in fields(self)})
+
+    @property
+    def sure_shift(self) -> Floats:
+        """What is left of ``shift`` less ``ERRORS`` of its errors, at least 0; 0 where the check proves nothing."""
+        return np.where(self.conclusive, np.maximum(self.shift - ERRORS * self.shift_se, 0.0), 0.0)
+
+    @property
+    def sure_mass(self) -> Floats:
+        """What is left of ``mass_outside`` less ``ERRORS`` of its errors; likewise."""
+        return np.where(self.conclusive, np.maximum(self.mass_outside - ERRORS * self.mass_outside_se, 0.0), 0.0)
+
+    @property
+    def sure_spread(self) -> Floats:
+        """What is left of the absolute log of ``sd_ratio`` less ``ERRORS`` of its errors; likewise."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            excess = np.abs(np.log(self.sd_ratio)) - ERRORS * self.sd_se
+        return np.where(self.conclusive & ~np.isnan(excess), np.maximum(excess, 0.0), 0.0)
+
+    def unproven(self) -> dict[int, str]:
+        """The sentences told of data sets whose check proves nothing, by position."""
+        needed = f"(must be below {PASSES[-1].khat:g} and at least {LEAST_ESS:g})"
+        return {
+            int(i): f"mode check inconclusive: k-hat {self.khat[i]:.2f}, {self.ess[i]:.0f} effective draws {needed}"
+            for i in np.flatnonzero(~self.conclusive)
+        }
+
+    def missing(
+        self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = SPREAD
+    ) -> NDArray[np.bool_]:
+        """Where the chains conclusively lack posterior mass."""
+        return (self.sure_shift > shift) | (self.sure_mass > mass) | (self.sure_spread > spread)
+
+
+def mode_check(
+    batched: BatchedProblem,
+    chain_z: Floats,
+    start: Start,
+    keys: NDArray[np.uint32],
+    passes: Sequence[Settings] = PASSES,
+    chain_ess: Floats | None = None,
+) -> ModeCheck:
+    """Compare the chains of each data set with exactly weighted draws.
+
+    Parameters
+    ----------
+    chain_z
+        Unconstrained draws of all chains, thinned to a few hundred, ``(dataset, draw, nz)``; NaN rows are padding.
+    start
+        Where else mass may lie: prior draws (``from_prior``) and, as its ``known`` part, modes (``from_modes``) or
+        the kernels of another engine's draws (``from_chains``).
+    keys
+        Raw keys ``(dataset, 2)``, one a data set.
+    chain_ess
+        Effective draws behind the chains' means, ``(dataset,)``; by default the draws given, as if independent.
+    """
+    target = target_of(batched)
+    chain = _chain(batched, target, chain_z, keys, chain_ess)
+    known = chain.kernels if start.known is None else _halves(chain.kernels, start.known)
+    check = unchecked(len(chain_z))
+    for settings in passes:
+        open_positions = np.flatnonzero(~check.conclusive & chain.usable)
+        weighted = adapt(target, start._replace(known=known), keys, settings, open_positions)
+        newer = _judge(batched, chain, weighted, settings)
+        check = replaced(check, newer.take(open_positions), open_positions)
+    return check
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The chains of every data set: their density and loneliest draw, moments, whether there are draws at all."""
+
+    kernels: Mixture
+    loneliest: Floats
+    moments: _Moments
+    usable: NDArray[np.bool_]
+
+
+def _chain(batched: BatchedProblem, target: Target, z: Floats, keys: NDArray[np.uint32], ess: Floats | None) -> _Chain:
+    present = np.asarray(np.isfinite(z).all(axis=-1))
+    count = np.maximum(present.sum(axis=1), 1)
+    filled = np.where(present[..., None], z, 0.0)
+    # A fit flatters the draws that it was made from, the more so in many dimensions: others say who is lonely.
+    kernels = from_chains(target, z[:, ::2], keys)
+    density = np.where(present[:, 1::2], np.asarray(log_density(kernels, filled[:, 1::2])), np.inf)
+    moments = _moments(_parameters(batched, filled), present / count[:, None])
+    effective = count if ess is None else np.asarray(ess, dtype=float)
+    scale = np.sqrt(count / effective)[:, None]
+    moments = _Moments(moments.mean, moments.sd, moments.error * scale, moments.sd_error * scale)
+    return _Chain(kernels, density.min(axis=1), moments, present.sum(axis=1) > 1)
+
+
+def _parameters(batched: BatchedProblem, z: Floats) -> Floats:
+    """The constrained parameters at ``z``, without what is the same in every draw and so has no sd to compare by."""
+    return batched.constrain(z)[..., batched.problem.varying]
+
+
+def _halves(first: Mixture, second: Mixture) -> Mixture:
+    return combine((0.5, first), (0.5, second))
+
+
+def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, settings: Settings) -> ModeCheck:
+    usable = chain.usable & (weighted.ess > 0.0)
+    z = np.where(usable[:, None, None], weighted.z, 0.0)
+    weights = normalised_weights(np.where(usable[:, None], weighted.log_weight, np.nan))
+    exact = _moments(_parameters(batched, z), weights)
+    shift, shift_se, sd_ratio, sd_se = _compare(chain.moments, exact)
+    outside = np.asarray(log_density(chain.kernels, z)) < chain.loneliest[:, None] - OUTSIDE_SLACK
+    mass = (weights * outside).sum(axis=1)
+    return ModeCheck(
+        shift=np.where(usable, shift, np.nan),
+        shift_se=np.where(usable, shift_se, np.nan),
+        sd_ratio=np.where(usable, sd_ratio, np.nan),
+        sd_se=np.where(usable, sd_se, np.nan),
+        mass_outside=mass,
+        mass_outside_se=np.sqrt((weights**2 * (outside - mass[:, None]) ** 2).sum(axis=1)),
+        khat=weighted.khat,
+        ess=weighted.ess,
+        log_evidence=weighted.log_evidence,
+        log_evidence_se=weighted.log_evidence_se,
+        conclusive=usable & (weighted.khat < settings.khat) & (weighted.ess >= LEAST_ESS),
+    )
+
+
+def unchecked(datasets: int) -> ModeCheck:
+    """The check of data sets that nothing is known of."""
+    unknown, numbers = np.zeros(datasets, dtype=bool), {item.name: np.nan for item in fields(ModeCheck)}
+    numbers |= {"khat": np.inf, "ess": 0.0}
+    return ModeCheck(
+        **{name: unknown if name == "conclusive" else np.full(datasets, value) for name, value in numbers.items()}
+    )
+
+
+def replaced(check: ModeCheck, newer: ModeCheck, positions: NDArray[np.int64]) -> ModeCheck:
+    """``check`` with the data sets at ``positions`` replaced by those of ``newer``, in order."""
+    columns = {item.name: np.array(getattr(check, item.name)) for item in fields(ModeCheck)}
+    for name, column in columns.items():
+        column[positions] = getattr(newer, name)
+    return ModeCheck(**columns)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Mean, sd, error of the mean and relative error of the sd of each parameter, ``(dataset, ndim)``."""
+
+    mean: Floats
+    sd: Floats
+    error: Floats
+    sd_error: Floats
+
+
+def _moments(theta: Floats, weights: Floats) -> _Moments:
+    """The errors count a weighted draw by its weight squared."""
+    theta = np.where(weights[..., None] > 0.0, theta, 0.0)
+    mean = np.einsum("dn,dnp->dp", weights, theta)
+    squares = (theta - mean[:, None]) ** 2
+    variance = np.einsum("dn,dnp->dp", weights, squares)
+    error = np.sqrt(np.einsum("dn,dnp->dp", weights**2, squares))
+    of_variance = np.sqrt(np.einsum("dn,dnp->dp", weights**2, (squares - variance[:, None]) ** 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _Moments(mean, np.sqrt(variance), error, 0.5 * of_variance / variance)
+
+
+def _compare(chain: _Moments, exact: _Moments) -> tuple[Floats, Floats, Floats, Floats]:
+    """Shift and its error for the parameter with the largest, and likewise of the sds that differ most surely."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift = np.abs(exact.mean - chain.mean) / exact.sd
+        error = np.hypot(exact.error, chain.error) / exact.sd
+        ratio = chain.sd / exact.sd
+        ratio_error = np.hypot(exact.sd_error, chain.sd_error)
+        extreme = np.abs(np.log(ratio)) - ERRORS * ratio_error
+    rows = np.arange(len(shift))
+    worst = np.argmax(np.where(np.isnan(shift), -1.0, shift), axis=1)
+    furthest = np.argmax(np.where(np.isnan(extreme), -np.inf, extreme), axis=1)
+    return shift[rows, worst], error[rows, worst], ratio[rows, furthest], ratio_error[rows, furthest]
