@@ -127,6 +127,6 @@ def test_without_a_likelihood_a_network_that_is_not_calibrated_verifies_nothing(
     catalogue = chainsweep.open(folder).catalogue()
     assert set(catalogue["verdict"]) == {"not_converged"}
     assert catalogue["reason"].str.contains("no likelihood").all()
-    assert catalogue["reason"].str.contains("must be below 0.05").all()
+    assert catalogue["reason"].str.contains("limit 0.05").all()
     assert catalogue["khat"].isna().all()
     assert catalogue["mean_a"].notna().all()

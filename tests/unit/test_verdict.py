@@ -3,39 +3,97 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from chainsweep.config.campaign import VerdictSection
 from chainsweep.diagnostics.predictive import predictive_pvalue
-from chainsweep.verdicts.rules import markov_checks, one_line, verdicts, weighted_checks
+from chainsweep.verdicts.rules import (
+    Caused,
+    Rule,
+    checks_of,
+    ensemble_rules,
+    likelihood_free_rules,
+    markov_rules,
+    mode_rules,
+    one_line,
+    verdicts,
+    weighted_rules,
+)
 
 LIMITS = VerdictSection()
 
 
-def markov(rhat=1.001, bulk=1000.0, tail=900.0, divergences=0.0):
-    return markov_checks(LIMITS, [rhat], [bulk], [tail], [divergences])
+GOOD = {
+    "markov": (markov_rules(LIMITS), [1.001, 1000.0, 900.0, 0.0]),
+    "ensemble": (ensemble_rules(LIMITS, 50.0), [1.001, 60.0, 5000.0]),
+    "weighted": (weighted_rules(LIMITS), [0.1, 1000.0]),
+    "likelihood-free": (likelihood_free_rules(LIMITS), [0.01, 0.5]),
+    "mode check": (mode_rules(LIMITS), [0.0, 0.0, 0.0]),
+}
+EVERY_RULE = [(kind, number) for kind, (rules, _) in GOOD.items() for number in range(len(rules))]
 
 
-def test_good_chains_converge():
-    labels, reasons = verdicts(markov(), {}, {})
+def judged(kind: str, changed: dict[int, float]) -> tuple[list[str], list[str]]:
+    rules, figures = GOOD[kind]
+    return verdicts(checks_of(rules, [[changed.get(k, value)] for k, value in enumerate(figures)]), {}, {})
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_good_figures_converge_and_are_told(kind):
+    labels, reasons = judged(kind, {})
     assert labels == ["converged"]
-    assert reasons[0].startswith("R-hat 1.0010; bulk ESS 1000")
+    assert "limit" not in reasons[0]
+    assert reasons[0].count(";") >= len(GOOD[kind][0]) - 1
 
 
-def test_each_failing_figure_condemns_and_is_named():
-    for change, text in [
-        ({"rhat": 1.01}, "R-hat 1.0100 (must be below 1.01)"),
-        ({"bulk": 400.0}, "bulk ESS 400 (must be above 400)"),
-        ({"tail": 12.0}, "tail ESS 12 (must be above 400)"),
-        ({"divergences": 1.0}, "1 divergences (must be at most 0)"),
-        ({"rhat": np.nan}, "R-hat undefined (must be below 1.01)"),
-    ]:
-        labels, reasons = verdicts(markov(**change), {}, {})
-        assert labels == ["not_converged"]
-        assert reasons == [text]
+@pytest.mark.parametrize(("kind", "number"), EVERY_RULE)
+def test_each_figure_alone_condemns_on_the_wrong_side_of_its_limit_and_nowhere_else(kind, number):
+    """The limit itself, its neighbours among the floats, and NaN."""
+    rule = GOOD[kind][0][number]
+    below, above = np.nextafter(rule.limit, -np.inf), np.nextafter(rule.limit, np.inf)
+    passes = {"below": (True, False, False), "at most": (True, True, False), "above": (False, False, True)}[rule.better]
+    for value, holds in zip((below, rule.limit, above, np.nan), (*passes, False), strict=True):
+        (label,), (reason,) = judged(kind, {number: value})
+        assert label == ("converged" if holds else "not_converged")
+        assert rule.figure in reason
+        assert (", limit " in reason) == (not holds)
+        assert ("undefined" in reason) == bool(np.isnan(value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "of", "text"),
+    [
+        ("markov", {0: 1.01}, {"R-hat": ["m"]}, "R-hat of m 1.0100, limit 1.01"),
+        ("markov", {1: 400.0}, {"bulk ESS": ["theta[0]"]}, "bulk ESS of theta[0] 400, limit 400"),
+        ("markov", {3: 1.0}, {}, "divergences 1, limit 0"),
+        ("markov", {0: np.nan}, {}, "R-hat undefined, limit 1.01"),
+        ("ensemble", {1: np.nan}, {}, "autocorrelation times undefined, limit 50"),
+        ("weighted", {0: 0.81, 1: 12.0}, {}, "k-hat 0.81, limit 0.7; weighted ESS 12, limit 400"),
+        ("likelihood-free", {1: 0.0005}, {}, "simulations that are as strange 0.05 %, limit 0.1 %"),
+        ("mode check", {0: 0.31}, {}, "mode check: shift of a mean 0.31 sd, limit 0.2 sd"),
+        ("mode check", {1: 0.02}, {}, "mass where no chain went 2.0 %, limit 1 %"),
+        ("mode check", {2: 0.3}, {}, "log ratio of sds 0.30, limit 0.25"),
+    ],
+)
+def test_a_reason_names_figure_parameter_value_and_limit_in_one_unit(kind, changed, of, text):
+    rules, figures = GOOD[kind]
+    checks = checks_of(rules, [[changed.get(k, value)] for k, value in enumerate(figures)], of)
+    assert verdicts(checks, {}, {}) == (["not_converged"], [text])
+
+
+def test_a_cause_condemns_its_data_set_alone():
+    checks = [
+        Caused({1: "the density is not a function"}, 2),
+        *checks_of([Rule("ESS", 400.0, "above")], [[500.0, 500]]),
+    ]
+    assert verdicts(checks, {}, {}) == (
+        ["converged", "not_converged"],
+        ["ESS 500", "the density is not a function"],
+    )
 
 
 def test_failures_and_bad_data_come_before_figures():
-    checks = weighted_checks(LIMITS, [0.1, 0.1, 0.1], [1000.0, 1000.0, 1000.0])
+    checks = checks_of(weighted_rules(LIMITS), [[0.1, 0.1, 0.1], [1000.0, 1000.0, 1000.0]])
     labels, reasons = verdicts(checks, {1: "likelihood raised\nValueError"}, {2: "constant data"})
     assert labels == ["converged", "failed", "bad_data"]
     assert reasons[1:] == ["likelihood raised ValueError", "constant data"]

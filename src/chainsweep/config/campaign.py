@@ -20,6 +20,8 @@ ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 RHAT, ESS, DIVERGENCES, KHAT, MODE_SHIFT = 1.01, 400.0, 0, 0.7, 0.2
 """Thresholds: R-hat below, effective sample size above, divergent draws at most, Pareto k-hat below,
 shift of a mean in posterior sd that mass outside the chains may cause."""
+MASS_OUTSIDE, MODE_SPREAD = 0.01, 0.25
+"""Thresholds of the mode check: share of the mass where no chain went, log ratio of sds."""
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -236,6 +238,10 @@ class VerdictSection(Section):
     divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
     mode_shift: Annotated[float, Field(gt=0)] = MODE_SHIFT
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
+    mass_outside: Annotated[float, Field(gt=0, lt=1)] = MASS_OUTSIDE
+    """Mode check: the largest share of the posterior mass that may lie where no chain went."""
+    mode_spread: Annotated[float, Field(gt=0)] = MODE_SPREAD
+    """Mode check: the largest log ratio of a chain's sd and that of exactly weighted draws."""
     inconclusive: Literal["not_converged", "flag"] = "not_converged"
     """The verdict of a data set whose mode check proves nothing, or a flag alone."""
     min_ppc_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001

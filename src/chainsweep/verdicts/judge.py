@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,20 +17,22 @@ from chainsweep.engines.base import Chains, DrawKind
 from chainsweep.engines.snpe.dropped import BY_DESIGN, culprit
 from chainsweep.errors import ChainsweepError
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.density_check import density_causes
 from chainsweep.verdicts.mode_candidates import check_chains, equal_draws
-from chainsweep.verdicts.mode_check import MASS_OUTSIDE, SPREAD, ModeCheck, replaced, unchecked
+from chainsweep.verdicts.mode_check import ModeCheck, replaced, unchecked
 from chainsweep.verdicts.rules import (
+    Caused,
     Check,
-    below,
-    caused,
-    ensemble_checks,
-    likelihood_free_checks,
-    markov_checks,
+    checks_of,
+    ensemble_rules,
+    likelihood_free_rules,
+    markov_rules,
+    mode_rules,
     verdicts,
-    weighted_checks,
+    weighted_rules,
 )
 
 Floats = NDArray[np.float64]
@@ -104,26 +106,28 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
     weights = chains.sample_stats.get("log_weight")
     figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
-    measured, checks = _KINDS[chains.kind](chains, theta[..., problem.varying], config)
+    measured, held = _KINDS[chains.kind](chains, theta, problem, config)
     figures |= measured
     if not problem.has_likelihood:
-        checks = likelihood_free_checks(config.verdict, figures["miscalibration"], figures["ood_pvalue"])
+        held = checks_of(likelihood_free_rules(config.verdict), [figures["miscalibration"], figures["ood_pvalue"]])
+    checks: list[Check | Caused] = [*held]
     conclusive = np.ones(len(batched.batch), bool)
     dropped_by = _info(chains, "dropped_by")
     unknown = np.isfinite(dropped_by)
     if problem.has_likelihood:
         effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
         causes, outside = _against_density(chains, batched, effective, seeds)
-        checks = [caused(causes, len(batched.batch)), *checks]
+        checks = [Caused(causes, len(batched.batch)), *checks]
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
-        checks += _mode_checks(config, outside)
+        # Where the check is inconclusive, all of these pass.
+        checks += checks_of(mode_rules(config.verdict), [outside.sure_shift, outside.sure_mass, outside.sure_spread])
         if config.verdict.inconclusive == "not_converged":
-            checks.append(caused(outside.unproven(), len(batched.batch)))
+            checks.append(Caused(outside.unproven(), len(batched.batch)))
         conclusive = outside.conclusive
         unknown &= ~conclusive
     share = _info(chains, "dropped_share")
     dropped = {i: _dropped(batched, int(dropped_by[i]), share[i]) for i in np.flatnonzero(unknown).tolist()}
-    checks = [caused(dropped, len(batched.batch)), *checks]
+    checks = [Caused(dropped, len(batched.batch)), *checks]
     figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
     misfit = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
@@ -174,20 +178,30 @@ def _per_chain(chains: Chains, name: str) -> Floats:
     return values if values.ndim > 1 else values[:, None]
 
 
-def _worst(values: Floats, largest: bool) -> Floats:
-    """Over parameters ``(dataset, parameter)``; NaN when any parameter's figure is."""
-    return values.max(axis=1) if largest else values.min(axis=1)
+def _worst(values: Floats, largest: bool) -> tuple[Floats, NDArray[np.int64]]:
+    """The worst of ``(dataset, parameter)`` and its column, ``(dataset,)`` each; NaN when any parameter's figure is."""
+    worst = np.where(np.isnan(values), np.inf, values if largest else -values).argmax(axis=1)
+    return values[np.arange(len(values)), worst], worst
 
 
-def _markov(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
-    convergence = convergence_summary(theta, chains.n_draws)
+def _names(names: Sequence[str], columns: NDArray[np.int64]) -> list[str]:
+    return [names[column] for column in columns.tolist()]
+
+
+def _markov(chains: Chains, theta: Floats, problem: Problem, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+    convergence = convergence_summary(theta[..., problem.varying], chains.n_draws)
+    varying = [problem.names[column] for column in problem.varying]
+    rhat, rhat_of = _worst(convergence["rhat"], largest=True)
+    bulk, bulk_of = _worst(convergence["ess_bulk"], largest=False)
+    tail, tail_of = _worst(convergence["ess_tail"], largest=False)
+    of = {"R-hat": rhat_of, "bulk ESS": bulk_of, "tail ESS": tail_of}
     diverging = chains.sample_stats.get("diverging", np.zeros((len(theta), 1, 1)))
-    divergences = np.nansum(diverging, axis=(1, 2))
+    divergences = np.where(chains.n_draws > 0, np.nansum(diverging, axis=(1, 2)), np.nan)
     figures = {
-        "rhat_max": _worst(convergence["rhat"], largest=True),
-        "ess_bulk_min": _worst(convergence["ess_bulk"], largest=False),
-        "ess_tail_min": _worst(convergence["ess_tail"], largest=False),
-        "divergences": np.where(chains.n_draws > 0, divergences, np.nan),
+        "rhat_max": rhat,
+        "ess_bulk_min": bulk,
+        "ess_tail_min": tail,
+        "divergences": divergences,
         "acceptance": _per_chain(chains, "acceptance").mean(axis=1),
         "step_size": _per_chain(chains, "step_size").mean(axis=1),
         "tree_depth_hits": _per_chain(chains, "tree_depth_hits").sum(axis=1),
@@ -196,16 +210,11 @@ def _markov(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arra
         "lanes": _info(chains, "lanes"),
         "precision_bits": _info(chains, "precision_bits"),
     }
-    return figures, markov_checks(
-        config.verdict,
-        figures["rhat_max"],
-        figures["ess_bulk_min"],
-        figures["ess_tail_min"],
-        figures["divergences"],
-    )
+    worst = {figure: _names(varying, columns) for figure, columns in of.items()}
+    return figures, checks_of(markov_rules(config.verdict), [rhat, bulk, tail, divergences], worst)
 
 
-def _ensemble(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+def _ensemble(chains: Chains, theta: Floats, problem: Problem, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
     figures = {
         "rhat_max": _info(chains, "rhat_max"),
         "ess_bulk_min": _info(chains, "ess_min"),
@@ -214,31 +223,25 @@ def _ensemble(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Ar
         "steps": _info(chains, "n_steps"),
         "burn_in": _info(chains, "burn_in"),
     }
-    factor = config.engines.emcee.tau_factor
-    return figures, ensemble_checks(
-        config.verdict, factor, _info(chains, "rhat_max"), _info(chains, "ess_min"), _info(chains, "kept_over_tau")
-    )
+    tau = _per_chain(chains, "tau")
+    # Walkers may have moved in another space than that of the named parameters.
+    slowest = _names(problem.names, _worst(tau, largest=True)[1]) if tau.shape[1] == problem.ndim else []
+    lengths = [_info(chains, "kept_over_tau"), figures["ess_bulk_min"]]
+    rules = ensemble_rules(config.verdict, config.engines.emcee.tau_factor)
+    worst = {"autocorrelation times": slowest, "ESS": slowest}
+    return figures, checks_of(rules, [figures["rhat_max"], *lengths], worst)
 
 
-def _weighted(chains: Chains, theta: Floats, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+def _weighted(chains: Chains, theta: Floats, problem: Problem, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
     weighing = ("khat", "is_efficiency", "log_evidence", "log_evidence_se", "proposal_efficiency")
     names = (*weighing, "ood_distance", "ood_pvalue", "miscalibration")
     figures = {name: _info(chains, name) for name in names}
     figures["ess_weighted"] = _info(chains, "ess")
     figures["rounds"] = _info(chains, "rounds")
-    return figures, weighted_checks(config.verdict, _info(chains, "khat"), _info(chains, "ess"))
+    return figures, checks_of(weighted_rules(config.verdict), [figures["khat"], figures["ess_weighted"]])
 
 
 _KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGHTED: _weighted}
-
-
-def _mode_checks(config: CampaignConfig, outside: ModeCheck) -> list[Check]:
-    """Mass outside the chains and the shift it causes; where the check is inconclusive, all of these pass."""
-    return [
-        below("mode check: means shift by {:.2f} sd", outside.sure_shift, config.verdict.mode_shift),
-        below("{:.2%} of the mass where no chain went", outside.sure_mass, MASS_OUTSIDE),
-        below("mode check: log ratio of sds is {:.2f}", outside.sure_spread, SPREAD),
-    ]
 
 
 def _dropped(batched: BatchedProblem, by: int, share: float) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import MODE_SHIFT
+from chainsweep.config.campaign import MASS_OUTSIDE, MODE_SHIFT, MODE_SPREAD
 from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt
 from chainsweep.importance.mixture import combine, log_density
@@ -26,10 +26,6 @@ Floats = NDArray[np.float64]
 
 OUTSIDE_SLACK = 3.0
 """A point is outside where the chains' density is this much (in logs) below that at their loneliest draw."""
-MASS_OUTSIDE = 0.01
-"""Largest share of posterior mass that may lie where no chain went."""
-SPREAD = 0.25
-"""Largest log ratio of a chain's sd and the weighted draws'."""
 ERRORS = 3.0
 """A shift, a mass or a ratio counts only beyond this many of its own Monte-Carlo errors."""
 LEAST_ESS = 100.0
@@ -90,14 +86,14 @@ class ModeCheck:
 
     def unproven(self) -> dict[int, str]:
         """The sentences told of data sets whose check proves nothing, by position."""
-        needed = f"(must be below {PASSES[-1].khat:g} and at least {LEAST_ESS:g})"
+        needed = f"(limits {PASSES[-1].khat:g} and {LEAST_ESS:g})"
         return {
             int(i): f"mode check inconclusive: k-hat {self.khat[i]:.2f}, {self.ess[i]:.0f} effective draws {needed}"
             for i in np.flatnonzero(~self.conclusive)
         }
 
     def missing(
-        self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = SPREAD
+        self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = MODE_SPREAD
     ) -> NDArray[np.bool_]:
         """Where the chains conclusively lack posterior mass."""
         return (self.sure_shift > shift) | (self.sure_mass > mass) | (self.sure_spread > spread)

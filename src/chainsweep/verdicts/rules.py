@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,95 +27,136 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Check:
-    """One figure against its limit, over data sets; ``passed`` is False where the figure is NaN."""
+class Rule:
+    """The limit of one figure; a figure that is NaN passes none."""
 
-    label: str
-    """A format string of the figure, such as ``R-hat {:.3f}``."""
+    figure: str
+    """The name of the figure, such as ``R-hat``."""
+    limit: float
+    better: Literal["below", "above", "at most"]
+    decimals: int = 0
+    unit: Literal["", "%", "sd"] = ""
+    """The unit of figure and limit as they are told; ``%`` of a share in 0..1."""
+
+    def passed(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """True where a figure keeps to the limit."""
+        compare = {"below": np.less, "above": np.greater, "at most": np.less_equal}[self.better]
+        return np.asarray(compare(values, self.limit), bool)
+
+    def sentence(self, value: float, of: str = "") -> str:
+        """The figure of one data set, ``of`` its worst parameter, and the limit where it does not pass."""
+        if self.passed(np.asarray(value)):
+            return f"{self.figure} {self._number(value, f'.{self.decimals}f')}"
+        told = self._number(value, f".{self.decimals}f") if np.isfinite(value) else "undefined"
+        return f"{self.figure}{of and f' of {of}'} {told}, limit {self._number(self.limit, 'g')}"
+
+    def _number(self, value: float, form: str) -> str:
+        number = format(100 * value if self.unit == "%" else value, form)
+        return f"{number} {self.unit}" if self.unit else number
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure of each data set against its rule."""
+
+    rule: Rule
     values: NDArray[np.float64]
-    passed: NDArray[np.bool_]
-    limit: str
-    """What the figure must satisfy, such as ``< 1.01``."""
-    causes: Mapping[int, str] = field(default_factory=dict)
-    """The sentences told of data sets in place of their figures; a check with no ``label`` tells nothing of others."""
+    of: Sequence[str] = ()
+    """The parameter that each figure is of, where it is the worst of several."""
+
+    @property
+    def passed(self) -> NDArray[np.bool_]:
+        """True where the figure keeps to its limit."""
+        return self.rule.passed(self.values)
 
     def sentence(self, position: int) -> str:
         """The figure of one data set, with the limit where it fails."""
-        if position in self.causes:
-            return self.causes[position]
-        value = self.values[position]
-        text = self.label.format(value) if np.isfinite(value) else f"{self.label.split('{')[0].strip()} undefined"
-        return text if self.passed[position] or "{" not in self.label else f"{text} (must be {self.limit})"
+        return self.rule.sentence(float(self.values[position]), self.of[position] if self.of else "")
 
 
-def below(label: str, values: ArrayLike, limit: float, inclusive: bool = False) -> Check:
-    """The figure must be below ``limit``."""
-    array = np.asarray(values, float)
-    passed = array <= limit if inclusive else array < limit
-    return Check(label, array, passed, f"{'at most' if inclusive else 'below'} {limit:g}")
+@dataclass(frozen=True)
+class Caused:
+    """A check that the data sets in ``causes`` fail, each with its sentence; it tells nothing of the others."""
+
+    causes: Mapping[int, str]
+    datasets: int
+
+    @property
+    def passed(self) -> NDArray[np.bool_]:
+        """True where there is no cause."""
+        return np.array([i not in self.causes for i in range(self.datasets)], bool)
+
+    def sentence(self, position: int) -> str:
+        """The cause of one data set; empty where there is none."""
+        return self.causes.get(position, "")
 
 
-def above(label: str, values: ArrayLike, limit: float) -> Check:
-    """The figure must be above ``limit``."""
-    array = np.asarray(values, float)
-    return Check(label, array, array > limit, f"above {limit:g}")
-
-
-def caused(causes: Mapping[int, str], datasets: int) -> Check:
-    """A check that the data sets in ``causes`` fail, each for its cause."""
-    passed = np.array([i not in causes for i in range(datasets)], bool)
-    return Check("", np.full(datasets, np.nan), passed, "", causes)
-
-
-def markov_checks(
-    limits: VerdictSection, rhat: ArrayLike, ess_bulk: ArrayLike, ess_tail: ArrayLike, divergences: ArrayLike
+def checks_of(
+    rules: Sequence[Rule], figures: Sequence[ArrayLike], of: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> list[Check]:
+    """Hold ``figures``, ``(dataset,)`` each, against ``rules``; ``of`` has the worst parameters by figure."""
+    return [
+        Check(rule, np.asarray(values, float), of.get(rule.figure, ()))
+        for rule, values in zip(rules, figures, strict=True)
+    ]
+
+
+def markov_rules(limits: VerdictSection) -> list[Rule]:
     """Independent Markov chains: rank-normalised R-hat, bulk and tail ESS, divergences."""
     return [
-        below("R-hat {:.4f}", rhat, limits.rhat),
-        above("bulk ESS {:.0f}", ess_bulk, limits.ess),
-        above("tail ESS {:.0f}", ess_tail, limits.ess),
-        below("{:.0f} divergences", divergences, limits.divergences, inclusive=True),
+        Rule("R-hat", limits.rhat, "below", 4),
+        Rule("bulk ESS", limits.ess, "above"),
+        Rule("tail ESS", limits.ess, "above"),
+        Rule("divergences", limits.divergences, "at most"),
     ]
 
 
-def ensemble_checks(
-    limits: VerdictSection, tau_factor: float, rhat: ArrayLike, ess: ArrayLike, steps_over_tau: ArrayLike
-) -> list[Check]:
+def ensemble_rules(limits: VerdictSection, tau_factor: float) -> list[Rule]:
     """Independent ensembles of walkers: R-hat between them, length in autocorrelation times, ESS."""
     return [
-        below("R-hat between ensembles {:.4f}", rhat, limits.rhat),
-        above("{:.0f} autocorrelation times", steps_over_tau, tau_factor),
-        above("ESS {:.0f}", ess, limits.ess),
+        Rule("R-hat between ensembles", limits.rhat, "below", 4),
+        Rule("autocorrelation times", tau_factor, "above"),
+        Rule("ESS", limits.ess, "above"),
     ]
 
 
-def weighted_checks(limits: VerdictSection, khat: ArrayLike, ess: ArrayLike) -> list[Check]:
+def weighted_rules(limits: VerdictSection) -> list[Rule]:
     """Importance-weighted draws: Pareto k-hat and weighted ESS."""
-    return [below("k-hat {:.2f}", khat, limits.khat), above("weighted ESS {:.0f}", ess, limits.ess)]
+    return [Rule("k-hat", limits.khat, "below", 2), Rule("weighted ESS", limits.ess, "above")]
 
 
-def likelihood_free_checks(limits: VerdictSection, miscalibration: ArrayLike, ood_pvalue: ArrayLike) -> list[Check]:
+def likelihood_free_rules(limits: VerdictSection) -> list[Rule]:
     """A network's own draws: is it calibrated, and is the data set like those that it was trained on?"""
     return [
-        below("no likelihood; calibration of the network {:.3f} from uniform", miscalibration, limits.miscalibration),
-        above("{:.2%} of the simulations are as strange", ood_pvalue, limits.min_ood_pvalue),
+        Rule("no likelihood; distance of the network's calibration from uniform", limits.miscalibration, "below", 3),
+        Rule("simulations that are as strange", limits.min_ood_pvalue, "above", 2, "%"),
+    ]
+
+
+def mode_rules(limits: VerdictSection) -> list[Rule]:
+    """Posterior mass that the chains lack: the shift of a mean that it causes, its share, the ratio of sds."""
+    return [
+        Rule("mode check: shift of a mean", limits.mode_shift, "below", 2, "sd"),
+        Rule("mass where no chain went", limits.mass_outside, "below", 1, "%"),
+        Rule("log ratio of sds", limits.mode_spread, "below", 2),
     ]
 
 
 def verdicts(
-    checks: Sequence[Check], failures: Mapping[int, str], bad_data: Mapping[int, str]
+    checks: Sequence[Check | Caused], failures: Mapping[int, str], bad_data: Mapping[int, str]
 ) -> tuple[list[str], list[str]]:
     """Verdict and reason of each data set; the reason names what fails first, then the figures that hold."""
-    count = len(checks[0].values)
+    passed = [check.passed for check in checks]
+    count = len(passed[0])
     labels, reasons = [], []
     for i in range(count):
         if i in bad_data or i in failures:
             labels.append(Verdict.BAD_DATA if i in bad_data else Verdict.FAILED)
             reasons.append(one_line(bad_data.get(i) or failures[i]))
             continue
-        failing = [check.sentence(i) for check in checks if not check.passed[i]]
-        passing = [check.sentence(i) for check in checks if check.passed[i] and check.label]
+        told = [(holds[i], check.sentence(i)) for check, holds in zip(checks, passed, strict=True)]
+        failing = [sentence for holds, sentence in told if not holds]
+        passing = [sentence for _, sentence in told if sentence]
         labels.append(Verdict.NOT_CONVERGED if failing else Verdict.CONVERGED)
         reasons.append("; ".join(failing or passing))
     return [str(label) for label in labels], reasons
