@@ -104,7 +104,7 @@ def test_calibration_stands_beside_the_weights_and_passes(trained):
 
 def test_a_data_set_like_no_simulation_is_flagged_and_its_exact_verdict_stays(trained):
     catalogue = chainsweep.open(trained).catalogue().set_index("dataset_id")
-    odd, others = catalogue.loc["000007"], catalogue.drop(["000007", "000009"])
+    odd, others = catalogue.loc["000007"], catalogue.drop(["000007", "000009", "000010"])
     assert odd["ood_pvalue"] < 0.001
     assert odd["ood_distance"] > 2
     assert "unlike_simulations" in odd["flags"]
@@ -116,7 +116,8 @@ def test_a_data_set_like_no_simulation_is_flagged_and_its_exact_verdict_stays(tr
 def test_outliers_constant_data_and_nan_have_typed_verdicts(trained):
     campaign = chainsweep.open(trained)
     catalogue = campaign.catalogue().set_index("dataset_id")
-    assert len(catalogue) == 39
+    assert len(catalogue) == 40
+    assert catalogue.loc["000010", "verdict"] == "bad_data"
     assert campaign.quarantine()["dataset_id"].tolist() == ["000010"]
     outlier, constant = catalogue.loc["000009"], catalogue.loc["000008"]
     assert outlier["verdict"] == constant["verdict"] == "converged"

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 import chainsweep
 from chainsweep.engines.nuts.attempts import DEFAULT_LANES
+from chainsweep.errors import StoppedEarly
 from chainsweep.store.shard import read_header
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 
@@ -99,11 +101,49 @@ def test_every_data_set_gets_a_verdict_from_every_engine(finished):
     assert status["datasets"] == 9
     assert status["quarantined"] == 1
     for engine in ("emcee", "nuts", "snpe"):
-        assert sum(status["engines"][engine].values()) == 9
+        assert sum(status["engines"][engine].values()) == 10
+        assert status["engines"][engine]["bad_data"] == 1
         assert status["engines"][engine]["pending"] == 0
         assert status["engines"][engine]["failed"] == 0
         assert status["engines"][engine]["converged"] >= 8
     assert status["tasks"]["infer"] == {"total": 9, "done": 9, "failed": 0}
+
+
+def test_the_catalogue_has_a_row_for_everyone_and_agrees_with_status(finished):
+    status = json.loads(command("status", finished, "--json").stdout)
+    catalogue = chainsweep.open(finished).catalogue()
+    assert catalogue.groupby("engine")["dataset_id"].nunique().to_dict() == {"emcee": 10, "nuts": 10, "snpe": 10}
+    for engine, counts in status["engines"].items():
+        found = catalogue.loc[catalogue["engine"] == engine, "verdict"].value_counts()
+        assert {name: int(found.get(name, 0)) for name in counts} == counts
+    bad = catalogue[catalogue["verdict"] == "bad_data"]
+    assert bad["dataset_id"].tolist() == ["000003"] * 3
+    assert bad["reason"].str.startswith("nan: ").all()
+    assert bad["mean_a"].isna().all()
+    page = (finished / "report" / "index.html").read_text(encoding="utf-8")
+    assert "1 bad data" in page
+
+
+def test_what_has_no_shard_is_pending_in_catalogue_and_report(finished, tmp_path):
+    sweep = Path(shutil.copytree(finished, tmp_path / "sweep"))
+    campaign = chainsweep.open(sweep)
+    campaign.paths.shard("nuts", 0).unlink()
+    lost = [campaign.collection.ids[position] for position in campaign.shards[0].positions.tolist()]
+    assert command("merge", sweep, check=False).returncode == StoppedEarly.exit_code
+    catalogue = campaign.catalogue()
+    pending = catalogue[catalogue["verdict"] == "pending"]
+    assert pending["dataset_id"].tolist() == lost
+    assert set(pending["engine"]) == {"nuts"}
+    assert set(pending["reason"]) == {"not done yet"}
+    assert catalogue.groupby("engine")["dataset_id"].nunique().to_dict() == {"emcee": 10, "nuts": 10, "snpe": 10}
+    command("report", sweep)
+    assert f"{len(lost)} pending" in (sweep / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def tried(folder: Path) -> pd.DataFrame:
+    """The catalogue without what was set aside."""
+    catalogue = chainsweep.open(folder).catalogue()
+    return catalogue[catalogue["verdict"] != "bad_data"]
 
 
 def exact_posterior(folder: Path, dataset_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +189,7 @@ def test_log_evidence_is_exact(finished):
 
 
 def test_figures_that_an_engine_has_not_are_null(finished):
-    catalogue = chainsweep.open(finished).catalogue().set_index("engine")
+    catalogue = tried(finished).set_index("engine")
     assert catalogue.loc["nuts", "tau_max"].isna().all()
     assert catalogue.loc["emcee", "divergences"].isna().all()
     assert catalogue.loc["snpe", "rhat_max"].isna().all()
@@ -162,7 +202,7 @@ def test_a_shard_says_what_it_was_computed_on(finished):
     assert made["precision"] == "float64"
     assert made["programs"] > made["cache_hits"] or made["load_seconds"] > 0
     assert made["trace_seconds"] > 0.1
-    catalogue = chainsweep.open(finished).catalogue().set_index("engine")
+    catalogue = tried(finished).set_index("engine")
     assert (catalogue.loc["nuts", "lanes"] == DEFAULT_LANES).all()
     assert catalogue.loc["emcee", "lanes"].isna().all()
 

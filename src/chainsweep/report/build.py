@@ -128,7 +128,8 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
         min_ppc_pvalue=config.verdict.min_ppc_pvalue,
     )
     ids = list(campaign.collection.ids)
-    worst = rank(catalogue, engines, campaign.parameter_names, thresholds)
+    tried = catalogue[~catalogue["verdict"].isin(("bad_data", "pending"))]
+    worst = rank(tried, engines, campaign.parameter_names, thresholds)
     chosen, notes = choose(ids, worst, config.report.datasets, config.report.worst)
     with drawing(len(chosen), thresholds) as drawn:
         views = []

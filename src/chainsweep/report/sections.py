@@ -53,13 +53,13 @@ WORST_FIGURES = ("R̂", "ESS", "k̂", "τ", "div.", "Δ (sd)", "ppc p", "seconds
 
 
 def verdict_counts(view: SweepView) -> dict[str, dict[str, int]]:
-    """Data sets per engine and verdict; what has no row yet is pending."""
+    """Data sets per engine and verdict, those set aside before the sweep too; what has no row is pending."""
     counts: dict[str, dict[str, int]] = {}
     for engine in view.engines:
         rows = view.catalogue.loc[view.catalogue["engine"] == engine, "verdict"]
         found = rows.value_counts()
         counts[engine] = {verdict: int(found.get(verdict, 0)) for verdict in VERDICTS}
-        counts[engine]["pending"] += max(view.n_datasets - len(rows), 0)
+        counts[engine]["pending"] += max(view.n_datasets - len(rows) + counts[engine]["bad_data"], 0)
     return counts
 
 

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.campaign.aside import set_aside
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.errors import StoppedEarly
 from chainsweep.store.catalogue import catalogue_table, write_catalogue
 from chainsweep.store.merged import merge
 from chainsweep.store.shard import ShardError, read_header, read_summary
-from chainsweep.tasks.failures import Failure, read_failure
+from chainsweep.tasks.failures import read_failure
 from chainsweep.tasks.provenance import NO_IMAGE, check_same_image
-from chainsweep.verdicts.rules import Verdict
+from chainsweep.verdicts.rules import PENDING, Verdict, one_line
 
 
 def merge_campaign(campaign: Campaign) -> dict[str, Any]:
@@ -59,8 +60,18 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
     }
     failed = {block: failure for block, path in absent.items() if (failure := read_failure(path)) is not None}
     summaries = [read_summary(path) for path in valid]
-    summaries += [_failed_rows(campaign, *block, failure) for block, failure in failed.items()]
-    table = catalogue_table(summaries, campaign.parameter_names, campaign.collection.ids)
+    aside = set_aside(campaign)
+    for engine in campaign.engines:
+        summaries += [_rows(list(aside), engine, Verdict.BAD_DATA, [one_line(why) for why in aside.values()])]
+    for (engine, shard), path in absent.items():
+        ids = [campaign.collection.ids[position] for position in campaign.shards[shard].positions.tolist()]
+        if (engine, shard) in failed:
+            failure = failed[engine, shard]
+            verdict, reason = str(Verdict.FAILED), one_line(f"{failure.kind}: {failure.reason}")
+        else:
+            verdict, reason = PENDING, one_line(merged.rejected.get(path, "not done yet"))
+        summaries.append(_rows(ids, engine, verdict, [reason] * len(ids)))
+    table = catalogue_table(summaries, campaign.parameter_names, (*campaign.collection.ids, *aside))
     write_catalogue(campaign.paths.catalogue, table, notes=_notes(campaign))
     return {
         "datasets": dict(merged.datasets),
@@ -92,12 +103,15 @@ def _images(present: dict[str, list[Path]]) -> dict[Path, str]:
     return found
 
 
-def _failed_rows(campaign: Campaign, engine: str, shard: int, failure: Failure) -> dict[str, NDArray]:
-    """Catalogue rows of the data sets of a task that failed as a whole."""
-    ids = [campaign.collection.ids[position] for position in campaign.shards[shard].positions.tolist()]
-    values = {"engine": engine, "verdict": str(Verdict.FAILED), "reason": f"{failure.kind}: {failure.reason}"}
-    columns = {name: np.full(len(ids), value, dtype=object) for name, value in values.items()}
-    return {"dataset_id": np.array(ids, dtype=object), **columns}
+def _rows(ids: list[str], engine: str, verdict: str, reasons: list[str]) -> dict[str, NDArray]:
+    """Catalogue rows of data sets without draws, a reason each."""
+    columns = {
+        "dataset_id": ids,
+        "engine": [engine] * len(ids),
+        "verdict": [str(verdict)] * len(ids),
+        "reason": reasons,
+    }
+    return {name: np.array(values, dtype=object) for name, values in columns.items()}
 
 
 def merge_shortfall(summary: dict[str, Any]) -> str | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from chainsweep.campaign.aside import set_aside
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.stages.graph import Task, is_done, target_of, tasks_of, work_of
 from chainsweep.store.shard import read_summary
 from chainsweep.tasks.failures import Failure, read_failure
-from chainsweep.verdicts.rules import Verdict
+from chainsweep.verdicts.rules import PENDING, Verdict
 
 
 class Progress:
@@ -18,6 +19,7 @@ class Progress:
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
         self.tasks = tasks_of(campaign)
+        self.aside = len(set_aside(campaign))
         self.done: dict[Task, Counter[str]] = {}
         self.failed: dict[Task, Failure] = {}
         self.update()
@@ -46,18 +48,19 @@ class Progress:
         return Counter(str(verdict) for verdict in summary["verdict"])
 
     def engines(self) -> dict[str, dict[str, int]]:
-        """Data sets by engine and verdict; a failed task's are ``failed``, what is open is ``pending``."""
-        counts: dict[str, Counter[str]] = {
-            engine: Counter({str(verdict): 0 for verdict in Verdict} | {"pending": 0})
-            for engine in self.campaign.engines
-        }
+        """Data sets by engine and verdict, as the catalogue has them.
+
+        What ``init`` set aside is ``bad_data``, a failed task's data sets are ``failed``, what is open is ``pending``.
+        """
+        none = {str(verdict): 0 for verdict in Verdict} | {PENDING: 0} | {str(Verdict.BAD_DATA): self.aside}
+        counts: dict[str, Counter[str]] = {engine: Counter(none) for engine in self.campaign.engines}
         for task in self.tasks["infer"]:
             engine, shard = task.block()
             if task in self.done:
                 counts[engine].update(self.done[task])
             else:
                 size = self.campaign.shards[shard].positions.size
-                counts[engine][str(Verdict.FAILED) if task in self.failed else "pending"] += size
+                counts[engine][str(Verdict.FAILED) if task in self.failed else PENDING] += size
         return {engine: {name: int(n) for name, n in count.items()} for engine, count in counts.items()}
 
     def stages(self) -> dict[str, dict[str, int]]:

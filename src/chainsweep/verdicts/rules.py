@@ -26,6 +26,10 @@ class Verdict(enum.StrEnum):
     BAD_DATA = "bad_data"
 
 
+PENDING = "pending"
+"""What stands in place of a verdict where nothing is published yet."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """The limit of one figure; a figure that is NaN passes none."""
