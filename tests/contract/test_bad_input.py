@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.campaign.campaign import Campaign, campaign_hash, file_hash
+from chainsweep.campaign.campaign import Campaign, campaign_hash
 from chainsweep.campaign.freeze import init_campaign
 from chainsweep.cli import main
 from chainsweep.errors import ModelError
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.reads import file_hash
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 
 BLACK_BOX_CONFIG = LINE_CONFIG.replace('curve = "mu"\nx = "x"\n', "")

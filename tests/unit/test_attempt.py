@@ -49,16 +49,18 @@ def test_state_comes_back_as_it_was(tmp_path):
         np.testing.assert_array_equal(found[name], value)
 
 
-def test_state_of_another_campaign_or_a_damaged_one_is_not_used(tmp_path):
+def test_state_of_another_campaign_or_a_damaged_one_is_not_used_and_the_log_says_so(tmp_path, capsys):
     attempt = claim(tmp_path / "00000.h5")
     sink = FileSink(attempt, "hash", quiet)
     sink.checkpoint(STATE)
     sink.flush()
     assert load_state(attempt, "other") is None
+    assert "is of another campaign; this task begins again" in capsys.readouterr().out
     content = attempt.state_path.read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"\0" * 100):
         attempt.state_path.write_bytes(damaged)
         assert load_state(attempt, "hash") is None
+        assert "cannot be read" in capsys.readouterr().out
 
 
 def test_states_are_saved_at_most_once_an_interval(tmp_path, monkeypatch):

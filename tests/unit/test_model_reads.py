@@ -12,6 +12,8 @@ import pytest
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.freeze import init_campaign
 from chainsweep.errors import CampaignError
+from chainsweep.model import reads as module
+from chainsweep.model.reads import file_hash, file_hash_once
 from tests.conftest import LINE_MODEL
 
 
@@ -85,3 +87,18 @@ def test_a_table_that_is_not_on_this_machine_is_left_to_the_model(reads):
     sweep, folder = reads(model_with("T = np.load('TABLE')", "T[0]"))
     (folder / "table.npy").unlink()
     sweep.verify()
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "file_hash", lambda path: asked.append(path) or file_hash(path))
+    path = tmp_path / "data.h5"
+    path.write_bytes(b"one")
+    first = {file_hash_once(path) for _ in range(3)}
+    assert (first, len(asked)) == ({file_hash(path)}, 1)
+    (tmp_path / "new").write_bytes(b"two")
+    (tmp_path / "new").replace(path)
+    assert file_hash_once(path) == file_hash(path) not in first
+    assert len(asked) == 2
+    path.unlink()
+    assert file_hash_once(path) == "missing"

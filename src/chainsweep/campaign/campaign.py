@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from chainsweep.config.campaign import CampaignConfig, parse_config
 from chainsweep.data.collection import Batch, Collection, constant_of
 from chainsweep.errors import CampaignError, UnavailableError
-from chainsweep.model.reads import changed_reads, file_hash
+from chainsweep.model.reads import changed_reads, file_hash_once
 from chainsweep.store.network import NETWORK
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ class Campaign:
         CampaignError
             Something changed; the message says what.
         """
-        self._refuse({name: file_hash(self.paths.root / name) for name in self.resolved["files"]})
+        self._refuse({name: file_hash_once(self.paths.root / name) for name in self.resolved["files"]})
 
     def _refuse(self, now: dict[str, str]) -> None:
         """Raise where a file's hash ``now``, or that of ``resolved.json`` itself, is not the recorded one."""

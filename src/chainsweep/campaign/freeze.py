@@ -20,7 +20,6 @@ from chainsweep.campaign.campaign import (
     Known,
     Paths,
     campaign_hash,
-    file_hash,
     load_model,
     with_own_names,
 )
@@ -29,7 +28,7 @@ from chainsweep.config.campaign import CampaignConfig, load_config
 from chainsweep.data.collection import Collection, constant_of, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, DataError, InputError, ModelError, UsageError
-from chainsweep.model.reads import watched_reads
+from chainsweep.model.reads import file_hash, watched_reads
 from chainsweep.packages import versions
 from chainsweep.store.network import freeze_network, model_key
 from chainsweep.store.starts import freeze_starts

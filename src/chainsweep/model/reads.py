@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,20 @@ def file_hash(path: Path) -> str:
         return "missing"
     with path.open("rb") as handle:
         return file_digest(handle, "sha256").hexdigest()
+
+
+def file_hash_once(path: Path) -> str:
+    """The same, read once by a process as long as the file keeps its size and times: a task of many asks each time."""
+    try:
+        found = path.stat()
+    except OSError:
+        return file_hash(path)
+    return _hash_of(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _hash_of(path: Path, stamp: tuple[int, ...]) -> str:
+    return file_hash(path)
 
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:

@@ -203,15 +203,19 @@ def check_npz(path: Path) -> None:
 
 
 def load_state(attempt: Attempt, campaign_hash: str) -> Arrays | None:
-    """State that an earlier attempt saved, or None where there is none for this campaign."""
+    """State that an earlier attempt saved, or None where there is none for this campaign.
+
+    A state that cannot be read costs time and no draw: the log says why, and the work begins again.
+    """
     try:
         with attempt.state_path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
             state = {name: content[name] for name in content.files}
     except FileNotFoundError:
         return None
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError):
-        # Published by rename, so only a damaged disk gets here; starting anew loses time, never draws.
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        print(f"{attempt.state_path}: the saved state cannot be read ({error}); this task begins again", flush=True)
         return None
     if str(state.pop("campaign_hash")) != campaign_hash:
+        print(f"{attempt.state_path}: the saved state is of another campaign; this task begins again", flush=True)
         return None
     return state

@@ -152,11 +152,6 @@ def build_estimator(sizes: Architecture, seed: int) -> Any:
         )
 
 
-def weights_of(estimator: Any) -> dict[str, NDArray]:
-    """All weights and buffers as arrays, by their torch names."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in estimator.state_dict().items()}
-
-
 def load_weights(estimator: Any, weights: Mapping[str, NDArray]) -> None:
     """Set all weights and buffers in place; a missing or superfluous name is an error."""
     estimator.load_state_dict({name: torch.as_tensor(np.asarray(value)) for name, value in weights.items()})
