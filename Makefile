@@ -30,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test test-rest test-all check format lint types clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe
+.PHONY: install demo test test-rest test-all check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -46,6 +46,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	test -d demo/gaussian_peak || $(BIN)/chainsweep init jobs/gaussian_peak/campaign.toml --out demo/gaussian_peak
 	$(BIN)/chainsweep run demo/gaussian_peak
+
+settings: $(STAMP)
+	$(BIN)/python docs/make_settings.py
 
 # The quick tests, chosen in tests/selection.py; all others; all.
 test: $(STAMP)

@@ -6,13 +6,12 @@ the key and the keys that are valid there.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from chainsweep.errors import ConfigError
+from chainsweep.config.toml import Section, read_toml, validated
 
 EngineName = Literal["emcee", "nuts", "snpe"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
@@ -26,47 +25,51 @@ MASS_OUTSIDE, MODE_SPREAD = 0.01, 0.25
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
-class Section(BaseModel):
-    """A table of the configuration: frozen, and strict about its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-SectionT = TypeVar("SectionT", bound=Section)
-
-
 class CampaignSection(Section):
     """``[campaign]``: what the sweep is called and the seed every other seed is derived from."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "campaign"
+    """The name of the sweep, in job names and on the report: letters, digits, ``_``, ``.`` and ``-``, at most 64."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """The seed that every other seed is derived from."""
 
 
 class ModelSection(Section):
     """``[model]``: the file and function of the model, and what the plots draw of it."""
 
     file: str
+    """The model file, relative to ``campaign.toml``."""
     function: Identifier = "model"
+    """The function in that file which is the model."""
     observed: Annotated[list[Identifier], Field(min_length=1)] = ["y"]
+    """The arguments of the model that are observed; all others are known."""
     curve: Identifier | None = None
+    """The ``numpyro.deterministic`` site, one value a point, that the plots draw over the data."""
     x: Identifier | None = None
+    """The field that the plots have on their horizontal axis."""
     call_timeout_s: Annotated[float, Field(gt=0)] | None = None
-    """Longest that one call of a black box's function may take; its data set has failed then. By default there is no
-    limit: no number suits every function, and each call would take the way to another process, which can be ended."""
+    """The longest that one call of a black box's function may take, in seconds; its data set has failed then. By
+    default there is no limit: no number suits every function, and each call would have to be made in another
+    process, which can be ended."""
 
 
 class DataSection(Section):
     """``[data]``: where data sets come from and how their columns map to model arguments."""
 
     source: str | None = None
+    """The folder or file of the data, relative to ``campaign.toml``."""
     format: Literal["auto", "csv", "npz", "hdf5", "parquet", "fits"] = "auto"
+    """The format of the source; ``auto`` tells it by the name."""
     manifest: str | None = None
+    """A CSV table with a row a data set: ``id``, ``file``, and constants; relative to the source."""
     fields: dict[Identifier, str] = {}
     """Model argument to column or array; ``init`` adds the arguments that are left out, each under its own name."""
     constants: list[Identifier] = []
+    """The model arguments that are one number or vector a data set."""
     positive: list[Identifier] | None = None
     """Fields that must be > 0 at every point; by default those whose name ends in ``_err``."""
     min_points: Annotated[int, Field(ge=1)] = 3
+    """The fewest points of a data set that is not set aside."""
 
     @property
     def positive_fields(self) -> tuple[str, ...]:
@@ -80,7 +83,9 @@ class PolicySection(Section):
     """``[policy]``: which engines see which data sets. ``compare`` runs each engine on each data set."""
 
     mode: Literal["compare"] = "compare"
+    """``compare`` runs each engine on each data set; there is no other mode yet."""
     engines: Annotated[list[EngineName], Field(min_length=1)] = ["emcee", "nuts", "snpe"]
+    """The engines that run, each once."""
 
     @field_validator("engines")
     @classmethod
@@ -94,6 +99,7 @@ class EmceeSettings(Section):
     """``[engines.emcee]``: independent ensembles of walkers per data set, run until N > 50 tau."""
 
     ensembles: Annotated[int, Field(ge=2)] = 2
+    """The independent ensembles of a data set, which R-hat compares."""
     walkers: Annotated[int, Field(ge=8)] | None = None
     """Walkers of one ensemble; by default ``max(32, 4 * parameters)``, always even."""
     moves: dict[Literal["stretch", "de", "snooker", "jump"], Annotated[float, Field(gt=0)]] | None = None
@@ -104,7 +110,7 @@ class EmceeSettings(Section):
     check_every: Annotated[int, Field(ge=10)] = 100
     """Steps of one block: data sets enter and leave, and state is saved, after each."""
     tau_factor: Annotated[float, Field(ge=10)] = 50.0
-    """A chain is long enough when its kept steps exceed this many autocorrelation times."""
+    """A chain is long enough when its kept steps exceed this number of autocorrelation times."""
     target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
     """Steps go on until R-hat between the ensembles is below this; by default ``[verdict] rhat``."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
@@ -125,31 +131,44 @@ class NutsSettings(Section):
     algorithm: Literal["auto", "nuts", "hmc"] = "auto"
     """HMC takes ``hmc_steps`` jittered leapfrog steps. ``auto``: HMC where importance sampling guides it, else NUTS."""
     hmc_steps: Annotated[int, Field(ge=1, le=64)] = 3
+    """The leapfrog steps of one HMC transition."""
     jumps: Annotated[int, Field(ge=0, le=64)] = 16
-    """Independence Metropolis steps after each transition, towards what importance sampling found; 0: none."""
+    """The independence Metropolis steps after each transition, towards what importance sampling found."""
     lanes: Annotated[int, Field(ge=1)] | None = None
     """Data sets that are advanced together; by default 32, on a GPU as many as half its memory holds."""
     precision: Literal["auto", "float32", "float64"] = "auto"
-    """Of the chains; ``auto``: float32 on GPUs. What float32 is too coarse for is sampled in float64 all the same."""
+    """The precision of the chains; ``auto`` is float32 on GPUs and float64 elsewhere. Data sets for which float32
+    is too coarse are always sampled in float64."""
     chains: Annotated[int, Field(ge=2)] = 4
+    """The chains of a data set."""
     warmup: Annotated[int, Field(ge=50)] = 500
+    """The iterations of warm-up of a chain that nothing guides; a guided one takes 50."""
     draws: Annotated[int, Field(ge=50)] = 1000
+    """The largest number of draws of a chain in one attempt; a data set leaves earlier when its draws suffice."""
     target_accept: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.9
+    """The acceptance rate that the step size is adapted to."""
     max_tree_depth: Annotated[int, Field(ge=2, le=12)] = 8
+    """The largest depth of a NUTS tree: at most ``2**max_tree_depth`` leapfrog steps."""
     dense_mass: bool = True
+    """A dense metric; otherwise a diagonal one."""
     attempts: Annotated[int, Field(ge=1, le=6)] = 4
-    """A data set that fails its diagnostics is run again, longer, with what its chains learnt, this often at most."""
+    """The most attempts at a data set: where its diagnostics fail it is run again, longer, with what its chains
+    learnt."""
     block: Annotated[int, Field(ge=10)] = 50
     """Iterations of one compiled call: between two, data sets leave and enter lanes and state is saved."""
     starts_from: str | None = None
     """Folder of a merged campaign whose SNPE draws of the same data sets chains start from; frozen by ``init``."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
+    """The prior draws of a data set among which its starts are chosen."""
     descents: Annotated[int, Field(ge=1)] = 12
     """Optimiser descents per data set, started from likely prior draws."""
     target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
-    """What a data set must pass or be run again; by default the thresholds of ``[verdict]``, likewise below."""
+    """A data set is run again until R-hat is below this; by default ``[verdict] rhat``."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
+    """A data set is run again until its effective sample sizes exceed this; by default ``[verdict] ess``."""
     target_divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
+    """A data set is run again until it has at most this number of divergences; by default ``[verdict]
+    divergences``."""
 
 
 Estimator = Literal["nsf", "maf", "nice", "bpf"]
@@ -159,6 +178,7 @@ class SnpeSettings(Section):
     """``[engines.snpe]``: one conditional flow for all data sets, then exact importance weights."""
 
     mode: Literal["amortised", "sequential"] = "amortised"
+    """One network for all data sets, or rounds of simulations for each data set by itself."""
     model: str | None = None
     """Folder of a campaign whose trained network serves this one, or of one network in its ``models``; frozen by
     ``init``. Nothing is trained; data sets that it was not trained for are ``failed`` and say why."""
@@ -169,16 +189,18 @@ class SnpeSettings(Section):
     round_steps: Annotated[int, Field(ge=10)] = 600
     """Training steps of one round of ``mode = "sequential"``."""
     train_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Stops training after this wall time. Reproducible draws need ``train_steps`` to end it instead."""
+    """The wall time after which training ends. Reproducible draws need ``train_steps`` to end it instead."""
     train_steps: Annotated[int, Field(ge=10)] = 1_500
+    """The steps of training."""
     batch: Annotated[int, Field(ge=16)] = 512
+    """The simulations of one step of training."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
     """Peak of the learning rate, which rises at first and decays to nothing."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Beside few designs of a campaign, copies that differ by about so much (errors, coordinates, constants), within
-    the range that it spans; 0: none."""
+    """The relative width by which copies of a campaign's few designs differ (errors, coordinates, constants),
+    within the range that it spans; 0: no copies."""
     stop_after: Annotated[int, Field(ge=1)] | None = None
-    """Ends training early, when the held-out loss has not fallen for so many of its 20 looks."""
+    """The number of looks, of 20, for which the held-out loss has not fallen when training ends early."""
     estimator: Estimator = "nsf"
     """sbi's density estimator: neural spline flow, masked autoregressive flow (affine), NICE, or Bernstein polynomial
     flow. Draws of the last take 20 times as long, by bisection."""
@@ -193,24 +215,30 @@ class SnpeSettings(Section):
     ensemble: Annotated[int, Field(ge=1, le=64)] = 1
     """Networks, each trained by a task of its own, that share out the draws of every data set."""
     transforms: Annotated[int, Field(ge=1)] = 6
+    """The transforms of the flow."""
     hidden: Annotated[int, Field(ge=8)] = 128
+    """The units of a hidden layer of the flow."""
     embedding: Annotated[int, Field(ge=4)] = 48
+    """The length of the summary of a data set."""
     grid: Annotated[int, Field(ge=4, le=512)] = 32
     """Nodes per coordinate onto which the points of a data set are pooled."""
     bank_simulations: Annotated[int, Field(ge=500)] = 20_000
     """Simulations of a black-box model, made once; a NumPyro model gives fresh ones for every step."""
     simulations_per_task: Annotated[int, Field(ge=500, multiple_of=500)] = 2_000
-    """Of these, what one task of the ``simulate`` stage makes; changes none of them."""
+    """The simulations that one task of the ``simulate`` stage makes; the number changes none of them."""
     draws: Annotated[int, Field(ge=100)] = 4_000
     """Draws of the proposal per data set and round of importance sampling."""
     adaptive_rounds: Annotated[int, Field(ge=0)] = 12
     """Most rounds of adaptive importance sampling where the network's own weights do not suffice."""
     checkpoint_steps: Annotated[int, Field(ge=10)] = 50
+    """The steps of training after which its state is saved."""
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of training; fixed by the campaign because the number changes the last bits of a sum."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
-    """What the weighted draws of a data set must pass, or be adapted; by default the thresholds of ``[verdict]``."""
+    """The weighted draws of a data set are adapted until their effective sample size exceeds this; by default
+    ``[verdict] ess``."""
     target_khat: Annotated[float, Field(gt=0)] = KHAT
+    """The weighted draws of a data set are adapted until their k-hat is below this; by default ``[verdict] khat``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SnpeSettings:
@@ -233,9 +261,13 @@ class VerdictSection(Section):
     """``[verdict]``: the thresholds a data set must pass to be ``converged``."""
 
     rhat: Annotated[float, Field(gt=1.0)] = RHAT
+    """R-hat is below this, of chains and between ensembles."""
     ess: Annotated[float, Field(gt=0)] = ESS
+    """The effective sample sizes exceed this."""
     khat: Annotated[float, Field(gt=0)] = KHAT
+    """Pareto k-hat of importance weights is below this."""
     divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
+    """The divergent draws are at most this number."""
     mode_shift: Annotated[float, Field(gt=0)] = MODE_SHIFT
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
     mass_outside: Annotated[float, Field(gt=0, lt=1)] = MASS_OUTSIDE
@@ -243,16 +275,17 @@ class VerdictSection(Section):
     mode_spread: Annotated[float, Field(gt=0)] = MODE_SPREAD
     """Mode check: the largest log ratio of a chain's sd and that of exactly weighted draws."""
     inconclusive: Literal["not_converged", "flag"] = "not_converged"
-    """The verdict of a data set whose mode check proves nothing, or a flag alone."""
+    """The verdict of a data set whose mode check proves nothing; ``flag`` only flags it."""
     min_ppc_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    """Below this posterior predictive p-value a data set is flagged as misfit (its verdict stays)."""
+    """A data set with a posterior predictive p-value below this is flagged as misfit; its verdict stays."""
     miscalibration: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Largest distance from uniform, beyond chance, of a network's calibration figures, where there is no likelihood
-    to give its draws exact weights."""
+    """The largest distance from uniform, beyond chance, of a network's calibration figures, where there is no
+    likelihood to give its draws exact weights."""
     overconfidence: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """A network whose intervals hold fewer truths than they claim by more than this, beyond chance, is not used."""
+    """The largest share, beyond chance, by which a network's intervals may hold fewer truths than they claim; with
+    more the network is not used."""
     min_ood_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    """Below this share of simulations at least as strange, a data set is flagged as unlike any of them; without a
+    """A data set is flagged as unlike the simulations when fewer than this share of them lie as far out; without a
     likelihood it is not ``converged``."""
 
 
@@ -260,7 +293,9 @@ class StoreSection(Section):
     """``[store]``: how many draws of a data set are kept, and how."""
 
     max_draws: Annotated[int, Field(ge=10)] = 1000
+    """The most draws of a data set and engine that are kept; more are thinned away."""
     dtype: Literal["float32", "float64"] = "float32"
+    """The type of the draws in the files."""
     keep_raw: bool = False
     """Keep every draw that the engine hands on, whatever ``max_draws`` says."""
 
@@ -269,17 +304,20 @@ class ShardsSection(Section):
     """``[shards]``: data sets of one task, and the number of padded lengths."""
 
     size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """The data sets of one task; ``auto`` chooses by the number of data sets."""
     max_buckets: Annotated[int, Field(ge=1)] = 4
+    """The most lengths that data sets of different lengths are padded to."""
 
 
 class ReportSection(Section):
     """``[report]``: which data sets get their own figures."""
 
     datasets: list[str] = []
-    """Ids to draw; beside them come the first data set and the worst ones."""
+    """The ids of data sets that get figures of their own, with the first data set and the worst ones."""
     worst: Annotated[int, Field(ge=0)] = 4
+    """The number of worst data sets that get figures of their own."""
     curves: Annotated[int, Field(ge=1)] = 50
-    """Posterior predictive curves drawn over the points."""
+    """The posterior predictive curves drawn over the points."""
 
 
 class CampaignConfig(Section):
@@ -323,51 +361,3 @@ def load_config(path: Path) -> CampaignConfig:
 def parse_config(raw: dict[str, Any], origin: str) -> CampaignConfig:
     """Validate an already parsed configuration; ``origin`` names it in errors."""
     return validated(CampaignConfig, raw, origin)
-
-
-def read_toml(path: Path, expected: str) -> dict[str, Any]:
-    """The tables of a TOML file; ``expected`` says in an error what should have been there.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read, is not UTF-8, or is no TOML.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
-
-
-def validated(kind: type[SectionT], raw: dict[str, Any], origin: str) -> SectionT:
-    """``raw`` as a ``kind``; errors name ``origin``, the key and what is valid there. Raises ``ConfigError``."""
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        lines = [_explain(problem, kind, origin) for problem in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
-
-
-def _explain(problem: Any, kind: type[Section], origin: str) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        valid = _valid_keys(kind, location[:-1])
-        where = f"table [{'.'.join(location[:-1])}]" if location[:-1] else "the top level"
-        return f"{origin}: unknown key '{location[-1]}' in {where}; valid keys: {', '.join(valid)}"
-    if problem["type"] == "missing":
-        return f"{origin}: missing key '{key}'; it has no default and must be given"
-    return f"{origin}: key '{key}': {problem['msg']}, got {problem['input']!r}"
-
-
-def _valid_keys(kind: type[Section], location: list[str]) -> list[str]:
-    section: Any = kind
-    for part in location:
-        section = section.model_fields[part].annotation
-    return list(section.model_fields)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from chainsweep.config.campaign import Section, read_toml, validated
+from chainsweep.config.toml import Section, read_toml, validated
 
 JobKind = Literal["simulate", "train", "emcee", "nuts", "snpe", "merge", "report"]
 JOB_KINDS: tuple[str, ...] = get_args(JobKind)
