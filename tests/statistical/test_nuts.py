@@ -14,9 +14,8 @@ import pytest
 from chainsweep.config.campaign import NutsSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Status
-from chainsweep.engines.nuts import attempts as nuts_rounds
+from chainsweep.engines.nuts import attempts, kernels
 from chainsweep.engines.nuts import engine as nuts
-from chainsweep.engines.nuts import kernels as nuts_program
 from chainsweep.engines.nuts.lanes import FIRST_LOOK
 from chainsweep.model.load import example_observation
 from chainsweep.model.problem import Problem
@@ -170,7 +169,7 @@ def test_chains_go_where_given_draws_are():
 def test_an_error_that_all_points_share_is_none():
     exact = np.array([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [0.0, 1.0, np.inf], [0.0, 1.0, 2.0]])
     single = exact + np.array([[3.0, 3.0, 3.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, np.nan, 0.0]])
-    error = nuts_rounds.energy_error(single, exact, np.ones_like(exact, bool))
+    error = attempts.energy_error(single, exact, np.ones_like(exact, bool))
     np.testing.assert_allclose(error, [0.0, np.sqrt(2.0), 0.0, np.inf])
 
 
@@ -237,13 +236,13 @@ def test_lanes_that_go_together_draw_what_each_draws_alone(monkeypatch):
     batch = lines(5)
     settings = SETTINGS.model_copy(update={"lanes": 3, "attempts": 1, "target_ess": 800})
     alone = sample(line, batch, settings).chains
-    nuts_program.kernels_of.cache_clear()
+    kernels.kernels_of.cache_clear()
     monkeypatch.setattr(loops, "_together", lambda width: 2)
     sink = Recorder()
     notes = []
     sink.progress = lambda done, total, note="": notes.append(note)
     together = sample(line, batch, settings, sink=sink).chains
-    nuts_program.kernels_of.cache_clear()
+    kernels.kernels_of.cache_clear()
     np.testing.assert_array_equal(together.n_draws, alone.n_draws)
     for name, values in together.posterior.items():
         np.testing.assert_allclose(values, alone.posterior[name], rtol=1e-6)
@@ -303,7 +302,7 @@ def test_progress_says_what_a_user_asks_for():
 
 def test_lanes_follow_the_memory_of_a_gpu():
     """A processor takes the default; a GPU half its memory's worth, within bounds."""
-    assert nuts_rounds.lanes_that_fit(None, 1 << 20) == nuts_rounds.DEFAULT_LANES
-    assert nuts_rounds.lanes_that_fit(1 << 30, 1 << 20) == 512
-    assert nuts_rounds.lanes_that_fit(1 << 20, 1 << 20) == nuts_rounds.DEFAULT_LANES
-    assert nuts_rounds.lanes_that_fit(1 << 40, 1 << 20) == nuts_rounds.MOST_LANES
+    assert attempts.lanes_that_fit(None, 1 << 20) == attempts.DEFAULT_LANES
+    assert attempts.lanes_that_fit(1 << 30, 1 << 20) == 512
+    assert attempts.lanes_that_fit(1 << 20, 1 << 20) == attempts.DEFAULT_LANES
+    assert attempts.lanes_that_fit(1 << 40, 1 << 20) == attempts.MOST_LANES
