@@ -8,7 +8,26 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-CLAUSES = "As Beside By For From How In Likewise Of That Those What When Where Whether Which".split()
+CLAUSES = set(
+    [
+        "As",
+        "Beside",
+        "By",
+        "For",
+        "From",
+        "How",
+        "In",
+        "Likewise",
+        "Of",
+        "That",
+        "Those",
+        "What",
+        "When",
+        "Where",
+        "Whether",
+        "Which",
+    ]
+)
 """First words of a docstring that leave its reader to find the subject."""
 
 

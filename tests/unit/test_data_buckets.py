@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from chainsweep.data.buckets import plan_buckets
+from chainsweep.data.buckets import WIDTH_COSTS, padded_widths, plan_buckets
 
 
 def padding(lengths, buckets):
@@ -58,3 +58,24 @@ def test_many_lengths_are_planned_exactly():
     # evenly spread lengths are cut into equal runs
     assert [b.width for b in buckets] == [1000, 2000, 3000, 4000]
     assert padding(lengths, buckets) == 3 * 4 * sum(range(1000))
+
+
+def test_few_data_sets_share_a_width_and_many_have_their_own():
+    """Each choice of widths, counted out: padding in data sets of the mean length, and the price of a width."""
+    rng = np.random.default_rng(5)
+    shared = set()
+    for datasets in (4, 60, 400, 20_000):
+        buckets = plan_buckets(rng.choice([25, 29, 45, 121], datasets, p=[0.5, 0.3, 0.1, 0.1]), 4)
+        widths, counts = [b.width for b in buckets], [b.positions.size for b in buckets]
+        mean = np.average(widths, weights=counts)
+        prices = {}
+        for extra in range(len(widths)):
+            for chosen in itertools.combinations(widths[:-1], extra):
+                padded = [min(w for w in (*chosen, widths[-1]) if w >= width) for width in widths]
+                padding = sum(n * (to - width) for n, to, width in zip(counts, padded, widths, strict=True)) / mean
+                prices[tuple(padded)] = padding + WIDTH_COSTS * (extra + 1)
+        found = tuple(padded_widths(buckets))
+        assert prices[found] == pytest.approx(min(prices.values()))
+        shared.add(len(set(found)))
+    assert {1, 4} <= shared
+    assert padded_widths([]) == []

@@ -218,7 +218,7 @@ class Campaign:
 
     @cached_property
     def shards(self) -> tuple[ShardPlan, ...]:
-        """Blocks of data sets, the same for every engine; sizes within a width differ by at most one."""
+        """Blocks of data sets, the same for every engine; sizes within a bucket differ by at most one."""
         plans: list[ShardPlan] = []
         lengths = self.collection.lengths
         widths = np.asarray([bucket["width"] for bucket in self.resolved["buckets"]])
@@ -226,7 +226,8 @@ class Campaign:
         for number, bucket in enumerate(self.resolved["buckets"]):
             members = np.flatnonzero(bucket_of == number)
             for positions in np.array_split(members, bucket["shards"]):
-                plans.append(ShardPlan(len(plans), int(bucket["width"]), positions.astype(np.int64)))
+                width = bucket.get("padded", bucket["width"])  # of its own in a campaign of before
+                plans.append(ShardPlan(len(plans), int(width), positions.astype(np.int64)))
         return tuple(plans)
 
     def batch(self, shard: int) -> Batch:

@@ -25,7 +25,7 @@ from chainsweep.campaign.campaign import (
 )
 from chainsweep.campaign.folder import give_token
 from chainsweep.config.campaign import CampaignConfig, load_config
-from chainsweep.data.collection import Collection, constant_of, plan_buckets
+from chainsweep.data.collection import Collection, constant_of, padded_widths, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.errors import ConfigError, DataError, InputError, ModelError, UsageError
 from chainsweep.model.reads import file_hash, watched_reads
@@ -199,6 +199,7 @@ def _resolve(
     quarantined: int,
 ) -> dict[str, Any]:
     buckets = plan_buckets(collection.lengths, config.shards.max_buckets, problem.structure.paddable)
+    padded = padded_widths(buckets) if problem.structure.paddable else [bucket.width for bucket in buckets]
     size = shard_size(config, len(collection.ids))
     resolved: dict[str, Any] = {
         "schema": SCHEMA,
@@ -213,10 +214,11 @@ def _resolve(
         "buckets": [
             {
                 "width": bucket.width,
+                "padded": width,
                 "datasets": int(bucket.positions.size),
                 "shards": int(np.ceil(bucket.positions.size / size)),
             }
-            for bucket in buckets
+            for bucket, width in zip(buckets, padded, strict=True)
         ],
         "versions": versions(*VERSIONED),
     }

@@ -11,10 +11,14 @@ grows, and divide and conquer finds the exact minimum in O(B k log k).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+WIDTH_COSTS = 50
+"""A width of its own costs about as much, in compiling and tracing, as computing this number of data sets."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,24 @@ def plan_buckets(lengths: ArrayLike, max_buckets: int, paddable: bool = True) ->
     order = np.argsort(bucket_of, kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(bucket_of, minlength=len(ends)))[:-1])
     return [Bucket(int(distinct[end - 1]), positions) for end, positions in zip(ends, groups, strict=True)]
+
+
+def padded_widths(buckets: Sequence[Bucket]) -> list[int]:
+    """Return the width that the data sets of each bucket are padded to.
+
+    It is that of a wider bucket where the padding costs less than the programs of one width more
+    (``WIDTH_COSTS``): a few data sets share one width, and of many each bucket has its own.
+    """
+    widths = np.array([bucket.width for bucket in buckets], np.int64)
+    counts = np.array([bucket.positions.size for bucket in buckets], np.int64)
+    best, least = widths, np.inf
+    for number in range(1, len(buckets) + 1):
+        ends = _best_ends(widths, counts, number)
+        padded = widths[ends[np.searchsorted(ends, np.arange(len(widths)), side="right")] - 1]
+        padding = float(counts @ (padded - widths) / np.average(widths, weights=counts))
+        if padding + WIDTH_COSTS * number < least:
+            best, least = padded, padding + WIDTH_COSTS * number
+    return best.tolist()
 
 
 def _best_ends(distinct: NDArray[np.int64], counts: NDArray, buckets: int) -> NDArray[np.int64]:

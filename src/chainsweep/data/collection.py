@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from chainsweep.data.buckets import Bucket, plan_buckets
+from chainsweep.data.buckets import Bucket, padded_widths, plan_buckets
 from chainsweep.data.frozen import SCHEMA
 from chainsweep.errors import CampaignError, InputError
 
-__all__ = ["Batch", "Bucket", "Collection", "plan_buckets"]
+__all__ = ["Batch", "Bucket", "Collection", "padded_widths", "plan_buckets"]
 
 # runs of data sets further apart than this many points are read separately
 _GAP_POINTS = 65_536
