@@ -8,26 +8,24 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-CLAUSES = set(
-    [
-        "As",
-        "Beside",
-        "By",
-        "For",
-        "From",
-        "How",
-        "In",
-        "Likewise",
-        "Of",
-        "That",
-        "Those",
-        "What",
-        "When",
-        "Where",
-        "Whether",
-        "Which",
-    ]
-)
+CLAUSES = {
+    "As",
+    "Beside",
+    "By",
+    "For",
+    "From",
+    "How",
+    "In",
+    "Likewise",
+    "Of",
+    "That",
+    "Those",
+    "What",
+    "When",
+    "Where",
+    "Whether",
+    "Which",
+}
 """First words of a docstring that leave its reader to find the subject."""
 
 
