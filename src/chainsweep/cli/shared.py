@@ -105,7 +105,7 @@ def verdict_table(engines: dict[str, dict[str, int]]) -> Table:
 
 
 def calibration_table(record: dict[str, Any]) -> Table:
-    """Return a table of the shares of truths inside a network's intervals, by figure and by how informative data are."""
+    """Return a table of the shares of truths inside a network's intervals, by figure and by informativeness."""
     nominal = list(record["figures"][0]["coverage"])
     table = Table(
         "figure", "data say", *(f"{float(share):.0%}" for share in nominal), "from uniform", "chance", box=None

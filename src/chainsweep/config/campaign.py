@@ -134,8 +134,8 @@ class NutsSettings(Section):
     """``[engines.nuts]``: several chains per data set, many data sets in one program."""
 
     algorithm: Literal["auto", "nuts", "hmc"] = "auto"
-    """The sampler: NUTS, or HMC with ``hmc_steps`` jittered leapfrog steps. ``auto`` is HMC for data sets that importance
-    sampling guides, and NUTS for the others."""
+    """The sampler: NUTS, or HMC with ``hmc_steps`` jittered leapfrog steps. ``auto`` is HMC for data sets that
+    importance sampling guides, and NUTS for the others."""
     hmc_steps: Annotated[int, Field(ge=1, le=64)] = 3
     """The number of leapfrog steps of one HMC transition."""
     jumps: Annotated[int, Field(ge=0, le=64)] = 16
@@ -217,8 +217,8 @@ class SnpeSettings(Section):
     """The density estimator of sbi: neural spline flow, masked autoregressive flow (affine), NICE, or Bernstein
     polynomial flow. Draws of the last take 20 times as long, because they need bisection."""
     autoregressive: bool = False
-    """``true`` makes the flow condition each parameter on all before it, instead of coupling two halves. Draws then take
-    one pass per parameter. Not available with ``nice``."""
+    """``true`` makes the flow condition each parameter on all before it, instead of coupling two halves. Draws then
+    take one pass per parameter. Not available with ``nice``."""
     points: Literal["deep_set", "attention"] = "deep_set"
     """The pooling of the points of a data set: ``deep_set`` embeds each point separately; ``attention`` first applies
     two layers in which the points attend to each other, whose time grows with the square of the number of points."""

@@ -82,7 +82,7 @@ class Site(Section):
     binds: tuple[OneLine, ...] = ()
     """Further folders ``source[:target[:ro]]`` that the image sees, in addition to the campaign's folder."""
     mpi_library: Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]+$")] | None = None
-    """The host's ``libmpi.so`` (with MPICH's binary interface), used inside the image instead of the image's own MPI."""
+    """The host's ``libmpi.so`` (with MPICH's binary interface), used inside the image instead of the image's MPI."""
     cache: Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]+$")] | None = None
     """The folder of compiled programs, on a disk that all nodes see; by default ``chainsweep-cache`` next to the
     campaign."""
