@@ -1,4 +1,4 @@
-"""``python -m chainsweep``."""
+"""The entry point of ``python -m chainsweep``."""
 
 from chainsweep.cli import main
 

@@ -1,4 +1,4 @@
-"""``chainsweep.open(DIR)``: a campaign's results in Python."""
+"""The function ``chainsweep.open(DIR)``, which gives a campaign's results in Python."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class OpenCampaign(Campaign):
     """A campaign folder, with its merged results as DataFrame and xarray objects."""
 
     def posterior(self, dataset_id: str, engine: str) -> Any:
-        """Draws of one data set: groups ``posterior`` and ``sample_stats``, dims ``(chain, draw)``, no padding.
+        """Return the unpadded draws of one data set: groups ``posterior``, ``sample_stats``, dims ``(chain, draw)``.
 
-        What the functions of the ArviZ that is installed take: ``xarray.DataTree``, or ``arviz.InferenceData`` before
-        ArviZ 1.0. Without ArviZ a ``DataTree``.
+        The type is the one that the installed ArviZ works with: ``xarray.DataTree``, or ``arviz.InferenceData`` before
+        ArviZ 1.0. Without ArviZ it is a ``DataTree``.
 
         Raises
         ------
@@ -35,7 +35,9 @@ class OpenCampaign(Campaign):
         return for_arviz(draws_tree(read_draws(self.paths.posterior, dataset_id, engine)))
 
     def draws(self, engine: str) -> xr.Dataset:
-        """Draws of all data sets of one engine, lazily: dims ``(dataset, chain, draw)``, NaN behind ``n_draws``.
+        """Return the draws of all data sets of one engine, loaded lazily.
+
+        The dims are ``(dataset, chain, draw)``, with NaN after ``n_draws``.
 
         Raises
         ------

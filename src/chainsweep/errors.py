@@ -5,7 +5,7 @@ A message says what was expected, what came, where (file, key, data set) and wha
 
 
 class ChainsweepError(Exception):
-    """An internal error: a bug in chainsweep, or a file that changed under its feet."""
+    """An internal error: a bug in chainsweep, or a file that changed while it was in use."""
 
     exit_code = 70
 
@@ -17,17 +17,17 @@ class UsageError(ChainsweepError):
 
 
 class InputError(ChainsweepError):
-    """What the user gave (configuration, model, data, campaign folder) cannot be used."""
+    """The user's input (configuration, model, data, campaign folder) cannot be used."""
 
     exit_code = 65
 
 
 class ConfigError(InputError):
-    """A configuration file does not say what it must."""
+    """A configuration file is not valid."""
 
 
 class ModelError(InputError):
-    """The model file cannot be loaded, or cannot serve what is asked of it."""
+    """The model file cannot be loaded, or the model lacks what is asked of it."""
 
 
 class DataError(InputError):
@@ -39,7 +39,7 @@ class CampaignError(InputError):
 
 
 class UnavailableError(ChainsweepError):
-    """A device, service or package that is needed is not here."""
+    """A device, service or package that is needed is not available."""
 
     exit_code = 69
 

@@ -1,4 +1,4 @@
-"""The version of chainsweep, and of the packages that are here; is an optional one here?"""
+"""The versions of chainsweep and the installed packages, and checks that optional packages are installed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from importlib import metadata, util
 from chainsweep.errors import UnavailableError
 
 VERSION = "0.1.0"
-"""The version of chainsweep itself, in a source tree that is not installed too; packaging reads it here."""
+"""The version of chainsweep; it is also known in a source tree that is not installed, and packaging reads it here."""
 
 
 def missing(*modules: str) -> list[str]:
-    """Those of ``modules`` that cannot be imported."""
+    """Return the names among ``modules`` that cannot be imported."""
     return [module for module in modules if util.find_spec(module) is None]
 
 
@@ -25,7 +25,7 @@ def require(*modules: str, extra: str) -> None:
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Versions of those ``distributions`` that are here; chainsweep is, always."""
+    """Return the versions of the ``distributions`` that are installed; chainsweep's own is always known."""
     found = {}
     for name in distributions:
         try:

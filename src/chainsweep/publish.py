@@ -1,8 +1,8 @@
-"""The one way a file of a campaign comes into being: whole and valid, or not at all.
+"""The atomic publication of a campaign's files: a file appears whole and valid, or not at all.
 
 Write to a unique temporary name in the same folder, close, reopen and validate, fsync, ``os.replace``, fsync
 the folder. A reader therefore sees the old file or the new one, never a part; a killed attempt leaves only an
-``.attempt-*`` file beside it.
+``.attempt-*`` file next to it.
 
 ``write_below``, ``append_below`` and ``remove_below`` reach a file from a campaign's folder down, through no link: a
 link there may lead to files that are not the campaign's. The campaign's own folder may well be reached through links.
@@ -26,7 +26,7 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class LostOwnership(ChainsweepError):
-    """Another attempt owns the task now, so this one may not publish; nothing was changed."""
+    """Another attempt owns the task now, so this one may not publish; no file was changed."""
 
 
 def publish(
@@ -77,7 +77,7 @@ def publish_text(path: Path, text: str) -> None:
 def write_below(root: Path, path: Path, content: bytes, mode: int = 0o666, durable: bool = True) -> None:
     """Put a file with ``content`` at ``path`` below the folder ``root``, all at once, making folders on the way.
 
-    A file that can be made anew need not be ``durable``: then nothing is forced to the disk.
+    A file that can be made again need not be ``durable``: then nothing is forced to the disk.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def append_below(root: Path, path: Path, line: str) -> None:
 
 
 def remove_below(root: Path, path: Path) -> None:
-    """Delete a file below ``root``, and its folder if that is left empty; a file that is gone is none to delete.
+    """Delete a file below ``root``, and its folder if that is left empty; it is no error if the file is gone.
 
     Raises like ``write_below``, also where the file itself became a link.
     """
@@ -131,7 +131,7 @@ def remove_below(root: Path, path: Path) -> None:
 
 
 def check_below(root: Path, path: Path) -> None:
-    """Raise ``CampaignError`` where ``path`` below ``root``, or a part on the way, is a link; it need not be there."""
+    """Raise ``CampaignError`` if ``path`` below ``root``, or a part on the way, is a link; it need not exist."""
     place = root.resolve()
     for name in _parts(root, path):
         place /= name
@@ -141,7 +141,7 @@ def check_below(root: Path, path: Path) -> None:
 
 @contextmanager
 def folder_below(root: Path, path: Path) -> Iterator[int]:
-    """A descriptor of the folder ``path``, opened part by part from ``root`` down; what is not there is made."""
+    """Yield a descriptor of the folder ``path``, opened part by part from ``root`` down; missing folders are made."""
     place = root.resolve()
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -156,7 +156,7 @@ def folder_below(root: Path, path: Path) -> Iterator[int]:
 
 
 def _folder_in(outer: int, name: str, place: Path) -> int:
-    """Open the folder ``name`` of the open folder ``outer``, made where it is not there; ``place`` is for messages."""
+    """Open the folder ``name`` in the open folder ``outer``, or make it; ``place`` is its path for messages."""
     try:
         return os.open(name, FOLDER, dir_fd=outer)
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def _folder_in(outer: int, name: str, place: Path) -> int:
 
 
 def _parts(root: Path, path: Path) -> tuple[str, ...]:
-    """The names that lead from ``root`` to ``path``."""
+    """Return the names that lead from ``root`` to ``path``."""
     parts = path.relative_to(root).parts
     if ".." in parts:
         raise CampaignError(f"{path}: expected a path inside {root}; nothing was written or deleted")
@@ -198,7 +198,7 @@ def _link(path: Path) -> CampaignError:
 
 
 def _temporary(name: str) -> str:
-    """A name that nobody can foresee, beside ``name``."""
+    """Return an unpredictable temporary name for a file next to ``name``."""
     return f"{ATTEMPT_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-{name}"
 
 

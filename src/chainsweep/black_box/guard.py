@@ -1,8 +1,8 @@
-"""A process that calls a user's functions in place of its parent, which survives the child's death and can end it.
+"""A process that calls a user's functions for its parent, so that the parent survives their crashes and can end them.
 
 ``python -m chainsweep.black_box.guard ROOT FD COUNT_FD`` loads the campaign's model and answers calls that come through
-the connection ``FD`` until it closes. How many calls of the user's function it has begun stands in the memory behind
-``COUNT_FD``, so that its parent sees which one does not end.
+the connection ``FD`` until it closes. The memory behind ``COUNT_FD`` holds the number of calls of the user's function
+that it has begun, so that the parent can see which call does not end.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from chainsweep.machine.ending import end_children, end_tree
 from chainsweep.model.host import HostAnswer, HostCall, answer
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
-"""What a launcher sends to every process of a job; the parent decides what follows."""
+"""The signals that a launcher sends to every process of a job. The child blocks them; its parent decides."""
 LOOK_SECONDS = 0.5
-"""A parent looks so often whether a call has ended. Only time between two looks counts: a job may be suspended."""
+"""Seconds after which a parent looks again whether a call has ended. Only time between two looks counts towards the
+limit of a call, because a job may be suspended."""
 COUNT = struct.Struct("q")
 
 
 class GuardDied(Exception):
-    """The child died over a call; the message says how."""
+    """The child died during a call; the message says how."""
 
 
 class GuardOverran(Exception):
-    """The child was ended over the call for ``row``, which took longer than its limit."""
+    """The child was ended because the call for ``row`` took longer than its limit."""
 
     def __init__(self, row: int) -> None:
         super().__init__(row)
@@ -73,12 +74,12 @@ class Guard:
             raise ChainsweepError(f"a guard process ended before its first call ({self._ending()})") from error
 
     def answer(self, call: HostCall, limit_s: float | None = None) -> HostAnswer:
-        """The child's answer; no call of the user's function may take longer than ``limit_s``.
+        """Return the child's answer; no call of the user's function may take longer than ``limit_s``.
 
         Raises
         ------
         GuardDied
-            The child died over it.
+            The child died during the call.
         GuardOverran
             A call took too long, and the child was ended.
         """
@@ -95,13 +96,13 @@ class Guard:
         return reply
 
     def close(self) -> None:
-        """End the child, and what it started."""
+        """End the child and all processes that it started."""
         self._pipe.close()
         end_tree(self._process.pid)
         self._process.wait()
 
     def _ready(self, limit_s: float) -> bool:
-        """True where there is an answer, or an end of the child, before a call takes longer than ``limit_s``."""
+        """Return True if the child answers or ends before a call takes longer than ``limit_s``."""
         seen, left = self._count(), limit_s
         while not self._pipe.poll(look := min(left, LOOK_SECONDS)):
             left -= look
@@ -142,7 +143,7 @@ def main(root: str, descriptor: str, count_descriptor: str) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone, also in a call that does not return."""
+    """End this process when its parent has ended, even during a call that does not return."""
     while os.getppid() == parent:
         time.sleep(1.0)
     end_children()

@@ -1,4 +1,4 @@
-"""Calls of a user's functions that may kill their process, or never return: answered in a guard process.
+"""Calls of a user's functions, which may kill their process or never return; a guard process answers those at risk.
 
 An attempt that finds notes of a dead one (``suspects.py``) evaluates those data sets in a guard process, so that a
 second death leaves one failed data set and nothing else. Where ``[model] call_timeout_s`` limits calls, all of them are
@@ -24,7 +24,7 @@ from chainsweep.model.problem import Problem
 from chainsweep.tasks.attempt import Attempt
 
 LOST_SIMULATIONS = 8
-"""Simulations of one design that killed their process or did not end; afterwards no more of it are tried."""
+"""The number of simulations of one design that may kill their process or not end before that design is given up."""
 
 
 @dataclass(eq=False)
@@ -32,8 +32,8 @@ class HostCalls:
     """The ``host_map`` of one process and campaign.
 
     ``dead`` maps data sets whose function killed a guard, or took longer than ``limit_s``, to the sentence that says
-    so. From the first such death on every call of the shard is guarded, for a second culprit must not cost another
-    attempt. ``elsewhere``, where set, answers likelihoods in place of this process: the pool of the walkers.
+    so. After the first such death every call of the shard is guarded, so that a second such data set does not cost
+    another attempt. ``elsewhere``, where set, answers likelihoods in place of this process: the pool of the walkers.
     """
 
     root: Path
@@ -54,7 +54,7 @@ class HostCalls:
         return (self.answer(problem, call) for call in calls)
 
     def answer(self, problem: Problem, call: HostCall) -> HostAnswer:
-        """Answer one call here, or in the guard where calls are limited or the data set is suspect."""
+        """Answer one call here, or in the guard where calls have a time limit or the data set is a suspect."""
         name = call.dataset_id
         if name in self.dead:
             return unanswered(call, self.dead[name])
@@ -84,13 +84,13 @@ class HostCalls:
         return unanswered(call, failure)
 
     def open(self, notes: Notes | None, suspects: frozenset[str]) -> None:
-        """Answer for the attempt of ``notes`` from now on; None: for no attempt, and nothing is noted."""
+        """Answer for the attempt of ``notes`` until ``close``; with None there is no attempt and nothing is noted."""
         self.close()
         self.notes, self.suspects = notes, suspects
         self._note = None if notes is None else Note(notes.path(self.rank))
 
     def close(self) -> None:
-        """Forget the attempt and end its guard; what was noted stays."""
+        """Forget the attempt and end its guard; the notes on disk stay."""
         if self._note is not None:
             self._note.close()
         if self._guard is not None:
@@ -111,9 +111,9 @@ def host_calls(campaign: Campaign) -> HostCalls:
 
 @contextmanager
 def guarded_calls(campaign: Campaign, attempt: Attempt | None = None) -> Iterator[None]:
-    """Within it, the functions of a black-box model are called for ``attempt``; notes of dead attempts are heeded.
+    """Call the functions of a black-box model for ``attempt`` within this context, and heed notes of dead attempts.
 
-    None: for nothing that is attempted again, so no notes are made; the limit of a call holds all the same.
+    With ``attempt=None`` the work is not attempted again, so no notes are made; the time limit of a call still holds.
     """
     if not campaign.problem.black_box:
         yield

@@ -1,7 +1,7 @@
 """Notes of data sets whose black-box function is being called, by which the next attempt knows what killed this one.
 
-Before a process calls the function of a data set it writes ``.suspect-<shard>-<attempt>-<rank>`` beside the shard's
-state; the note goes when the attempt ends alive.
+Before a process calls the function of a data set it writes ``.suspect-<shard>-<attempt>-<rank>`` next to the shard's
+state; the note is removed when the attempt ends without a crash.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from chainsweep.publish import publish_text
 
 @dataclass(frozen=True)
 class Notes:
-    """The notes of one attempt at one shard file; every rank writes one of its own."""
+    """The notes of one attempt at one shard file; every rank writes its own note."""
 
     target: Path
     attempt: int
 
     def path(self, rank: int) -> Path:
-        """The note of one rank."""
+        """The path of the note of one rank."""
         return self.target.with_name(f".suspect-{self.target.stem}-{self.attempt}-{rank}")
 
     @property
     def known_path(self) -> Path:
-        """Suspects of all attempts so far."""
+        """The path of the file that lists the suspects of all attempts until now."""
         return _known_path(self.target)
 
     def collect(self) -> frozenset[str]:
-        """Suspects that dead attempts left; one file keeps them until the shard is published."""
+        """Return the suspects that dead attempts left; one file keeps them until the shard is published."""
         notes = list(self.target.parent.glob(f".suspect-{self.target.stem}-*"))
         known = _read_known(self.known_path)
         suspects = known | {name for path in notes for name in _read_note(path)}
@@ -42,18 +42,18 @@ class Notes:
         return frozenset(suspects)
 
     def clear(self) -> None:
-        """Remove this attempt's notes: it ended alive."""
+        """Remove this attempt's notes, because it ended without a crash."""
         for path in self.target.parent.glob(f".suspect-{self.target.stem}-{self.attempt}-*"):
             path.unlink(missing_ok=True)
 
 
 def forget_suspects(target: Path) -> None:
-    """Remove what is known of suspects: the shard is published."""
+    """Remove all records of suspects, because the shard is published."""
     _known_path(target).unlink(missing_ok=True)
 
 
 def in_call(target: Path) -> list[str]:
-    """Data sets whose function the attempt at ``target`` is calling, or called last."""
+    """Return the data sets whose function the attempt at ``target`` is calling, or called last."""
     notes = sorted(target.parent.glob(f".suspect-{target.stem}-*"))
     return list(dict.fromkeys(name for path in notes for name in _read_note(path)))
 
@@ -70,7 +70,7 @@ def _read_known(path: Path) -> set[str]:
 
 
 def _read_note(path: Path) -> list[str]:
-    """The data set of a note; none where the process died before its first call."""
+    """Return the data set of a note; an empty list where the process died before its first call."""
     try:
         line = path.read_bytes().partition(b"\n")[0]
     except FileNotFoundError:
@@ -79,14 +79,14 @@ def _read_note(path: Path) -> list[str]:
 
 
 class Note:
-    """One rank's note, opened once; a call costs a write of a few bytes, and none while the data set stays."""
+    """One rank's note, a file that is opened once; only a change of the data set costs a write, of a few bytes."""
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._latest: str | None = None
 
     def set(self, dataset_id: str) -> None:
-        """``dataset_id`` is evaluated from now on."""
+        """Note that ``dataset_id`` is being evaluated."""
         if dataset_id != self._latest:
             os.pwrite(self._handle, json.dumps(dataset_id).encode() + b"\n", 0)
             self._latest = dataset_id

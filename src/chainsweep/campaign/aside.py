@@ -10,8 +10,8 @@ from chainsweep.campaign.campaign import Campaign
 def set_aside(campaign: Campaign) -> dict[str, str]:
     """Return the reason of each data set that ``init`` left out, by id.
 
-    What has no id goes by its file and row. What has the id of a data set of the campaign is not listed: that id has
-    its rows.
+    A data set without an id is listed by its file and row. One whose id also belongs to a data set of the campaign is
+    not listed, because the catalogue has rows for that id already.
     """
     if not campaign.quarantined:
         return {}

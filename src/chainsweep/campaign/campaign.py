@@ -1,4 +1,4 @@
-"""The campaign folder: its paths, what was frozen into it, and a view of what it holds.
+"""The campaign folder: its paths, its frozen files, and access to what it holds.
 
 A campaign is made once, by ``init``, and never changes afterwards: every later step compares hashes and
 refuses when configuration, model or data are no longer what was frozen.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = "chainsweep-campaign/1"
 
 Known = tuple[dict[str, NDArray], dict[str, Any]]
-"""Unpadded fields and constants of one data set."""
+"""The unpadded fields and the constants of one data set."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +64,22 @@ class Paths:
 
     @property
     def quarantine(self) -> Path:
-        """What ``init`` left out, and why."""
+        """The data sets that ``init`` left out, and the reason for each."""
         return self.root / "quarantine.csv"
 
     @property
     def starts(self) -> Path:
-        """Draws of another campaign that chains start from; only where the configuration names one."""
+        """Draws of another campaign that chains start from; present only if the configuration names one."""
         return self.root / "starts.h5"
 
     @property
     def network(self) -> Path:
-        """A trained network of another campaign; only where the configuration names one."""
+        """A trained network of another campaign; present only if the configuration names one."""
         return self.root / NETWORK
 
     @property
     def frozen(self) -> tuple[Path, ...]:
-        """What ``init`` writes, and nothing changes afterwards."""
+        """The files that ``init`` writes and that no later step changes."""
         always = self.config, self.model, self.resolved, self.data, self.quarantine
         return (*always, *(path for path in (self.starts, self.network) if path.exists()))
 
@@ -105,12 +105,12 @@ class Paths:
 
     @property
     def ranks(self) -> Path:
-        """``ranks.json``: what the MPI ranks of emcee share out, and why; as the last submission decided."""
+        """``ranks.json``: the last submission's choice, with its reason, of what the MPI ranks of emcee share out."""
         return self.root / "ranks.json"
 
     @property
     def pilot(self) -> Path:
-        """``pilot.json``: how long a few data sets took; decides nothing but predictions."""
+        """``pilot.json``: run times of a few data sets, used only to predict costs."""
         return self.root / "pilot.json"
 
     @property
@@ -134,23 +134,23 @@ class Paths:
 
     @property
     def cache(self) -> Path:
-        """The default cache of compiled programs of this campaign's jobs: beside the campaign, which it survives."""
+        """The default cache of compiled programs of this campaign's jobs, next to its folder and kept without it."""
         return self.root.parent / "chainsweep-cache"
 
     def log(self, stage: str, index: int) -> Path:
-        """Log of one task; every attempt appends."""
+        """The log of one task, to which every attempt appends."""
         return self.logs / f"{stage}-{index:05d}.log"
 
     def shard(self, engine: str, shard: int) -> Path:
-        """Published draws of one shard."""
+        """The published draws of one shard."""
         return self.root / "shards" / engine / f"{shard:05d}.h5"
 
     def trace(self, engine: str, shard: int) -> Path:
-        """Thinned traces of one shard, burn-in included: for pictures only, never for results."""
+        """The thinned traces of one shard with burn-in, used only for plots, never for results."""
         return self.root / "shards" / engine / f"{shard:05d}.trace.npz"
 
     def model_folder(self, engine: str, key: str) -> Path:
-        """Trained model of ``engine``, found again by the hash of what it depends on."""
+        """The folder of the trained model of ``engine``, named by the hash of all that the model depends on."""
         return self.root / "models" / f"{engine}-{key[:16]}"
 
 
@@ -198,17 +198,17 @@ class Campaign:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Engines of the policy, in its order."""
+        """The engines of the policy, in its order."""
         return tuple(self.config.policy.engines)
 
     @property
     def quarantined(self) -> int:
-        """Number of data sets that ``init`` left out."""
+        """The number of data sets that ``init`` left out."""
         return int(self.resolved["quarantined"])
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """Flat parameter names: ``l``, or ``theta[0]``."""
+        """The flat parameter names: ``l`` for a scalar, ``theta[0]`` for an element of a vector."""
         return tuple(self.resolved["parameters"])
 
     @cached_property
@@ -218,7 +218,7 @@ class Campaign:
 
     @cached_property
     def shards(self) -> tuple[ShardPlan, ...]:
-        """Blocks of data sets, the same for every engine; sizes within a bucket differ by at most one."""
+        """The blocks of data sets, the same for every engine; sizes within a bucket differ by at most one."""
         plans: list[ShardPlan] = []
         lengths = self.collection.lengths
         widths = np.asarray([bucket["width"] for bucket in self.resolved["buckets"]])
@@ -245,7 +245,7 @@ class Campaign:
 
     @cached_property
     def problem(self) -> Problem:
-        """The model, made from the very bytes whose hash is the recorded one; needs JAX and NumPyro.
+        """The model, made from the bytes whose hash is the recorded one; needs JAX and NumPyro.
 
         Raises ``CampaignError`` where the file is no longer what was frozen.
         """
@@ -267,7 +267,7 @@ class Campaign:
         self._refuse({name: file_hash_once(self.paths.root / name) for name in self.resolved["files"]})
 
     def _refuse(self, now: dict[str, str]) -> None:
-        """Raise where a file's hash ``now``, or that of ``resolved.json`` itself, is not the recorded one."""
+        """Raise if the hash ``now`` of a file, or the hash of ``resolved.json``, is not the recorded one."""
         recorded = self.resolved["files"]
         changed = [
             f"{name} (recorded {recorded[name][:12]}, now {found[:12]})"
@@ -284,7 +284,7 @@ class Campaign:
             )
 
     def require_writable(self) -> None:
-        """Raise before any work is done where its results could not be written.
+        """Raise if results cannot be written to the folder; to be called before any work is done.
 
         Raises
         ------
@@ -307,7 +307,7 @@ class Campaign:
         return read_catalogue(self.paths.catalogue)
 
     def quarantine(self) -> pd.DataFrame:
-        """What ``init`` left out: columns ``dataset_id, file, row, reason, detail``."""
+        """Return the data sets that ``init`` left out: columns ``dataset_id, file, row, reason, detail``."""
         import pandas as pd
 
         return pd.read_csv(self.paths.quarantine, dtype={"dataset_id": "string", "row": "Int64"})
@@ -330,7 +330,7 @@ class Campaign:
 
 
 def campaign_hash(resolved: dict[str, Any]) -> str:
-    """Hash of all that decides the draws: configuration, model, what it reads (wherever that lies), data, shards."""
+    """Hash of all that decides the draws: configuration, model, files that the model reads, data and shards."""
     parts = {k: v for k, v in resolved.items() if k not in ("campaign_hash", "versions", "density")}
     if "reads" in parts:
         parts["reads"] = sorted(parts["reads"].values())
@@ -339,7 +339,7 @@ def campaign_hash(resolved: dict[str, Any]) -> str:
 
 
 def load_module(path: Path, source: bytes | None) -> ModuleType:
-    """The model file with the text ``source`` (None: as it is there), loaded.
+    """Load the model file with the text ``source``, or with None the text that the file has now.
 
     Raises
     ------
@@ -355,7 +355,7 @@ def load_module(path: Path, source: bytes | None) -> ModuleType:
 
 
 def with_own_names(config: CampaignConfig, path: Path, source: bytes) -> tuple[CampaignConfig, ModuleType]:
-    """The configuration with each field that it leaves to the model's arguments, and the model file, loaded.
+    """Return the configuration, completed with fields named as the model's arguments, and the loaded model file.
 
     Raises like ``load_module``.
     """
@@ -376,10 +376,10 @@ def load_model(
     shared: Sequence[str] = (),
     say: Callable[[str], None] = lambda note: None,
 ) -> Problem:
-    """The model file as a Problem: traced on one unpadded data set, or with the ``structure`` that ``init`` found.
+    """Make a Problem of the model file, traced on one unpadded data set or with the ``structure`` that ``init`` found.
 
     ``module`` is the file if it is loaded already; ``others`` are fields and constants of more data sets, ``shared``
-    names constants that have one value in all data sets, and ``say`` is told what is no error and may become one.
+    names constants that have one value in all data sets, and ``say`` is called with each warning.
 
     Raises
     ------

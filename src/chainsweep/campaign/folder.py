@@ -1,8 +1,8 @@
-"""The token of a campaign folder: a Slurm job is the folder's own where its name holds it.
+"""The token of a campaign folder; a Slurm job belongs to the folder if the job's name holds the token.
 
-Two folders made from the same files hold the same campaign, with the same hash; and a copy of a folder holds the record
-of jobs that it never sent. The token is random, is made by ``init`` and kept in ``folder.json``, and is no part of what
-a campaign is.
+Two folders made from the same files hold the same campaign, with the same hash, and a copy of a folder holds the record
+of jobs that the copy never sent. The token tells such folders apart. It is random, is made by ``init``, is kept in
+``folder.json``, and does not enter the campaign's hash.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ JOB_NAME = re.compile(r"cs-[0-9a-f]+-(?:(?P<token>[0-9a-f]{10})-)?(?P<submission
 
 @dataclass(frozen=True)
 class Identity:
-    """A folder's token, and where the folder lay when it got it.
+    """A folder's token, and the place of the folder when it got the token.
 
-    Names of jobs of the submissions up to ``tokenless`` hold no token: an earlier version of chainsweep sent them.
+    The names of jobs of the submissions up to number ``tokenless`` hold no token, because an earlier version of
+    chainsweep sent them.
     """
 
     token: str
@@ -35,7 +36,7 @@ class Identity:
     tokenless: int = 0
 
     def owns(self, job_name: str) -> bool:
-        """Whether this folder sent the jobs of a name."""
+        """Return True if this folder sent the jobs with this name."""
         match = JOB_NAME.fullmatch(job_name)
         if match is None:
             return False
@@ -45,7 +46,7 @@ class Identity:
 
 
 def has_token(job_name: str) -> bool:
-    """Whether a job's name says whose it is; those of an earlier version may be another folder's."""
+    """Return True if a job's name holds a token; a name without one may belong to another folder."""
     match = JOB_NAME.fullmatch(job_name)
     return match is not None and match["token"] is not None
 
@@ -56,7 +57,7 @@ def give_token(root: Path, place: Path) -> None:
 
 
 def keep(root: Path, identity: Identity) -> None:
-    """Write down whose jobs are the folder's, where that is not written there yet."""
+    """Write ``identity`` into ``folder.json`` of the folder ``root``, unless that file holds it already."""
     if _read(root) != identity:
         write_below(root, root / FILE, (json.dumps(asdict(identity), indent=1) + "\n").encode())
 
@@ -64,9 +65,10 @@ def keep(root: Path, identity: Identity) -> None:
 def identity_of(root: Path, submissions: int) -> Identity:
     """The identity of the campaign folder ``root``, which has sent ``submissions``; nothing is written.
 
-    A folder that moved still has its inode, and one that was restored from a backup its path; where both are others, it
-    is a copy, and the jobs of the first folder are not its own. Copies, and folders that an earlier version made, get a
-    token that follows from all that tells them apart, the same at each call; ``keep`` it before a job bears it.
+    A folder that was moved still has its inode, and one that was restored from a backup still has its path. A folder
+    with another inode and another path is a copy, and the jobs of the first folder are not its own. Copies, and folders
+    that an earlier version made, get a token derived from all that tells them apart, so it is the same at each call;
+    call ``keep`` before a job's name holds it.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def identity_of(root: Path, submissions: int) -> Identity:
 
 
 def _read(root: Path) -> Identity | None:
-    """The identity that ``folder.json`` holds; None where there is no such file."""
+    """Return the identity that ``folder.json`` holds, or None if there is no such file."""
     path = root / FILE
     check_below(root, path)
     try:

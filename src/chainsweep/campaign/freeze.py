@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from chainsweep.model.problem import Problem
 
 BLACK_BOX_S = 60.0
-"""Seconds that a black box may take over the few calls whose answers are kept."""
+"""The time limit, in seconds, of the few calls of a black box whose answers ``init`` records."""
 VERSIONED = ("chainsweep", "numpy", "jax", "numpyro", "emcee", "sbi", "torch", "h5py")
 
 
 def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Campaign:
-    """Make the campaign folder ``out``; nothing is left behind when anything is wrong.
+    """Make the campaign folder ``out``; after an error nothing of it is left.
 
     ``data`` overrides ``[data] source``. Relative paths of the file are relative to it.
 
@@ -89,7 +89,7 @@ def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Cam
 
 
 def _read(model: Path) -> bytes:
-    """The text of the model file, read once: what is tried is what is frozen."""
+    """Return the bytes of the model file, read once so that the model that is tried is the one that is frozen."""
     try:
         return model.read_bytes()
     except OSError as error:
@@ -106,7 +106,7 @@ def _fill(
     reads: set[Path],
 ) -> None:
     shutil.copyfile(config_path, paths.config)
-    # Traced at its own place, so that errors name the user's file.
+    # The model is traced from its own path, so that errors name the user's file.
     example, *others = (_dataset(ingested, position) for position in _examples(ingested))
     shared = [name for name, values in ingested.constants.items() if values.ndim == 1 and np.all(values == values[0])]
     notes: list[str] = []
@@ -155,7 +155,7 @@ def _write(paths: Paths, resolved: dict[str, Any]) -> None:
 
 
 def density_of(problem: Problem, collection: Collection) -> list[dict[str, Any]]:
-    """The log density of the shortest and the longest data set at fixed points; of a black box, of the shortest."""
+    """Return the log density at fixed points of the shortest and the longest data set; of a black box, the shortest."""
     from chainsweep.model.fingerprint import fingerprint
 
     lengths = collection.lengths
@@ -165,7 +165,7 @@ def density_of(problem: Problem, collection: Collection) -> list[dict[str, Any]]
 
 
 def _density_of_black_box(paths: Paths) -> list[dict[str, Any]]:
-    """The same, from a process of its own: the user's function may end it, or never end. Nothing where it does."""
+    """Call ``density_of`` in a separate process, which the user's function may crash or block; then return nothing."""
     answer = paths.root / "density.json"
     line = [sys.executable, "-m", __name__, str(paths.root), str(answer)]
     with suppress(subprocess.TimeoutExpired):
@@ -179,7 +179,7 @@ def _density_of_black_box(paths: Paths) -> list[dict[str, Any]]:
 
 
 def _examples(ingested: Ingested) -> list[int]:
-    """The first data set, the shortest, the longest and the last: those that a model is tried on."""
+    """Return the positions of the data sets that a model is tried on: the first, shortest, longest and last."""
     lengths = ingested.lengths
     return list(dict.fromkeys([0, int(np.argmin(lengths)), int(np.argmax(lengths)), len(lengths) - 1]))
 
@@ -226,7 +226,7 @@ def _resolve(
 
 
 def shard_size(config: CampaignConfig, datasets: int) -> int:
-    """Data sets of one shard: as set, or a sixteenth of the campaign between 16 and 256."""
+    """Return the number of data sets of one shard: as set, or a sixteenth of the campaign, at least 16, at most 256."""
     if config.shards.size != "auto":
         return config.shards.size
     return int(np.clip(np.ceil(datasets / 16), 16, 256))

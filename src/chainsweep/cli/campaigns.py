@@ -90,7 +90,7 @@ def run(
     _require_packages(engines)
     apply_mixed_images(campaign, mixed_images)
     apply_uncalibrated(campaign, engines, uncalibrated)
-    prepare()  # here, so that the workers share what it finds, a temporary cache too
+    prepare()  # called here, so that all workers share the settings and, where there is one, the temporary cache
     count = workers or len(os.sched_getaffinity(0))
     gpus = gpus_here()
     out.print(f"{campaign.name}: {len(campaign.collection.ids)} data sets, {describe_device(gpus)}, {count} workers")
@@ -174,7 +174,7 @@ def show(
     dataset_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a data set.")],
     as_json: AsJson = False,
 ) -> None:
-    """One data set: verdicts, numbers, its figure files."""
+    """Show one data set: its verdicts, numbers and figure files."""
     from chainsweep.cli.show import dataset_tables, describe_dataset
 
     campaign = Campaign(folder)

@@ -1,4 +1,4 @@
-"""Commands on a Slurm cluster: plan, submit, cancel, logs; and status, which shows the queue beside the files."""
+"""Commands on a Slurm cluster: plan, submit, cancel, logs; and status, which shows the queue next to the files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def plan(
     pilot: Annotated[int, typer.Option("--pilot", min=0, help="First run this many data sets here, to time them.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """The exact scripts and commands that submit would run, with the predicted cost; submits nothing."""
+    """Show the exact scripts and commands that submit would run, with the predicted cost; submit nothing."""
     from chainsweep.forecast.pilot import run_pilot
     from chainsweep.slurm.cost import predict_cost
     from chainsweep.slurm.submit import Selection, describe, plan_submission
@@ -104,7 +104,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it live, until Ctrl-C or everything has ended.")] = False,
     interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 5.0,
 ) -> None:
-    """Counts by engine and verdict from the files, the queue's state beside them, and why tasks failed."""
+    """Show counts by engine and verdict from the files, the queue's state next to them, and why tasks failed."""
     from chainsweep.slurm.watch import full_status
     from chainsweep.stages.status import Progress
 
@@ -132,7 +132,7 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Last lines of each file.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """The logs of a data set's tasks; without an id those of the tasks that failed."""
+    """Show the logs of a data set's tasks; without an id those of the tasks that failed."""
     from chainsweep.slurm.watch import last_lines, logs_of, tasks_with_logs
 
     campaign = Campaign(folder)
@@ -170,7 +170,7 @@ def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:
 
 
 def _ended(content: dict[str, Any]) -> bool:
-    """Whether there is nothing left to watch: no data set is open, or nothing of what was submitted runs or waits."""
+    """Return True if no task runs or waits, and no data set is pending or the queue answered without a problem."""
     queue = content["queue"]
     if queue["elements"] or content["running_tasks"]:
         return False
@@ -179,7 +179,7 @@ def _ended(content: dict[str, Any]) -> bool:
 
 
 def _status_view(content: dict[str, Any]) -> Group:
-    """What ``status`` shows: verdicts, what runs and waits in a line each, then each task that failed or broke off."""
+    """Return the output of ``status``: verdicts, a line each on queue and running tasks, then tasks that failed."""
     from chainsweep.tasks.failures import Kind
 
     parts: list[Any] = [verdict_table(content["engines"]), _queue_line(content["queue"])]
@@ -201,7 +201,7 @@ def _status_view(content: dict[str, Any]) -> Group:
 
 
 def _running_lines(running: list[dict[str, Any]]) -> list[Text]:
-    """A line for this machine, and one for each other."""
+    """Return a line on the running tasks of this machine, and one for each other machine."""
     hosts = {task["host"]: task["here"] for task in running}
     lines = []
     for host, here in hosts.items():

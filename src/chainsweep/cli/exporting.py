@@ -1,4 +1,4 @@
-"""``export``: one data set's draws with its data, in a format that other tools read."""
+"""The command ``export``: one data set's draws with its data, in a format that other tools read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs inside a job, and what says beforehand whether a job can run here."""
+"""The commands ``task``, which runs inside a job, and ``doctor``, which says whether a job can run here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``plan`` and ``submit`` show of a submission: its jobs, and what they will cost."""
+"""The output of ``plan`` and ``submit`` for a submission: its jobs, and their predicted cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chainsweep.cli.shared import out
 
 
 def print_jobs(content: dict[str, Any], sent: bool) -> None:
-    """The jobs, with their ids once they are sent."""
+    """Print the jobs, with their ids once they are sent."""
     queued = content["queued"]
     if content["unreached"] is not None:
         reason = escape(content["unreached"].splitlines()[0])
@@ -46,13 +46,13 @@ def print_jobs(content: dict[str, Any], sent: bool) -> None:
 
 
 def _kinds_of(names: Sequence[str]) -> str:
-    """Jobs by kind, with their number where there are several: ``train, emcee (3)``."""
+    """Return the kinds of jobs as text, with the number of jobs where there are several: ``train, emcee (3)``."""
     kinds = Counter(name.split("-")[-2] for name in names)
     return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.items())
 
 
 def print_cost(cost: dict[str, Any]) -> None:
-    """The forecast: hours with their range, what one element takes of its walltime, and what they stand on."""
+    """Print the forecast: hours with their range, the time of one element against its walltime, and their basis."""
     jobs = cost["jobs"]
     if not jobs:
         return
@@ -82,7 +82,7 @@ def print_cost(cost: dict[str, Any]) -> None:
 
 
 def _hours(entry: dict[str, Any], what: str) -> str:
-    """``1.2 (0.9 to 1.5)``; without the range where it is not known."""
+    """Return hours as text, such as ``1.2 (0.9 to 1.5)``, without the range where it is not known."""
     hours = entry[what]
     if entry["low"] is None or not hours:
         return _number(hours)
@@ -96,5 +96,5 @@ def _element(entry: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    """Two digits, or all those before the point."""
+    """Return ``value`` with two significant digits, or with all digits before the decimal point."""
     return f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""What ``chainsweep run`` shows while it runs: a bar per engine on a terminal, a line per task elsewhere."""
+"""The progress that ``chainsweep run`` shows: a bar per engine on a terminal, a line per task elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAINING_UNITS = 1000
 
 
 class RunDisplay:
-    """Observer of a LocalRun; use as a context manager around it."""
+    """An observer of a LocalRun, to be used as a context manager around it."""
 
     def __init__(self, campaign: Campaign, engines: tuple[str, ...], console: Console) -> None:
         self.campaign = campaign
@@ -53,7 +53,7 @@ class RunDisplay:
         self.progress.stop()
 
     def observe(self, message: TaskProgress | Finished) -> None:
-        """Show one message of a worker."""
+        """Show one message from a worker."""
         task = message.task
         if isinstance(message, Finished):
             if message.result is None:

@@ -1,4 +1,4 @@
-"""What every command shares: the application, its consoles, common arguments, the table of verdicts."""
+"""The parts that all commands share: the application, its consoles, common arguments, the table of verdicts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ VERDICT_COLUMNS = ("converged", "not_converged", "failed", "bad_data", "pending"
 
 
 def chosen_engines(campaign: Campaign, names: list[str] | None) -> tuple[str, ...]:
-    """The engines that a command is about, in the campaign's order. Raises ``UsageError`` for one it has not."""
+    """Return the engines that a command is about, in the campaign's order.
+
+    Raises ``UsageError`` for an engine that the campaign does not have.
+    """
     if not names:
         return campaign.engines
     for name in names:
@@ -67,7 +70,7 @@ def chosen_engines(campaign: Campaign, names: list[str] | None) -> tuple[str, ..
 
 
 def opened_to_write(folder: Path) -> Campaign:
-    """The campaign, as it was frozen, where results can be written."""
+    """Open a campaign, and raise if it is no longer as it was frozen or results cannot be written to it."""
     campaign = Campaign(folder)
     campaign.verify()
     campaign.require_writable()
@@ -75,7 +78,7 @@ def opened_to_write(folder: Path) -> Campaign:
 
 
 def apply_mixed_images(campaign: Campaign, mixed: bool) -> None:
-    """Write down that images may differ, where the command line says so."""
+    """Record that images may differ, if the command line says so."""
     if mixed:
         from chainsweep.stages.graph import mix_images
 
@@ -83,7 +86,7 @@ def apply_mixed_images(campaign: Campaign, mixed: bool) -> None:
 
 
 def apply_uncalibrated(campaign: Campaign, engines: tuple[str, ...], use: bool) -> None:
-    """Write down that a network may be used all the same, where the command line says so; or refuse one that failed."""
+    """Record that the network is to be used if the command line says so, else raise if its calibration failed."""
     if "snpe" not in engines:
         return
     from chainsweep.stages.calibrate import allow_uncalibrated, require_calibrated
@@ -94,7 +97,7 @@ def apply_uncalibrated(campaign: Campaign, engines: tuple[str, ...], use: bool) 
 
 
 def verdict_table(engines: dict[str, dict[str, int]]) -> Table:
-    """Data sets by engine and verdict."""
+    """Return a table of the number of data sets by engine and verdict."""
     table = Table("engine", *(name.replace("_", " ") for name in VERDICT_COLUMNS), box=None)
     for name, counts in engines.items():
         table.add_row(name, *(str(counts[column]) for column in VERDICT_COLUMNS))
@@ -102,7 +105,7 @@ def verdict_table(engines: dict[str, dict[str, int]]) -> Table:
 
 
 def calibration_table(record: dict[str, Any]) -> Table:
-    """Shares of truths that intervals of a network hold, by figure and by how much the data say."""
+    """Return a table of the shares of truths inside a network's intervals, by figure and by informativeness."""
     nominal = list(record["figures"][0]["coverage"])
     table = Table(
         "figure", "data say", *(f"{float(share):.0%}" for share in nominal), "from uniform", "chance", box=None
@@ -115,7 +118,7 @@ def calibration_table(record: dict[str, Any]) -> Table:
 
 
 def print_status(campaign: Campaign) -> None:
-    """Counts by engine and verdict."""
+    """Print the number of data sets by engine and verdict."""
     from chainsweep.stages.status import campaign_status
 
     content: dict[str, Any] = campaign_status(campaign)

@@ -1,4 +1,4 @@
-"""``show``: one data set from the published shards, merged or not."""
+"""The command ``show``: one data set from the published shards, merged or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIGURES += ("draws", "seconds", "attempt")
 
 
 def describe_dataset(campaign: Campaign, dataset_id: str) -> dict[str, Any]:
-    """Design, truth, figure files and one catalogue row an engine (None where it is pending).
+    """Return design, truth, figure files and one catalogue row for each engine (None where it is pending).
 
     Raises
     ------
@@ -47,7 +47,7 @@ def describe_dataset(campaign: Campaign, dataset_id: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value; NaN, which JSON has not, is None."""
+    """Return ``value`` as a JSON value; NaN, which JSON does not have, becomes None."""
     if isinstance(value, str):
         return value
     number = np.asarray(value).item()
@@ -57,7 +57,7 @@ def _plain(value: Any) -> Any:
 
 
 def dataset_tables(campaign: Campaign, description: dict[str, Any]) -> list[Table]:
-    """The description as tables: verdicts and figures, then mean and sd of each parameter."""
+    """Return the description as tables: verdicts and figures, then mean and sd of each parameter."""
     rows = description["engines"]
     verdicts = Table("", *rows, title=f"{description['id']} ({description['points']} points)", box=None)
     for name in ("verdict", "reason", "flags", *FIGURES):

@@ -1,4 +1,4 @@
-"""``campaign.toml`` as typed, frozen values; the one home of every default.
+"""``campaign.toml`` as typed, frozen values; every default is defined here.
 
 Everything but ``[model]`` and ``[data]`` may be left out. An unknown key is an error that names the file,
 the key and the keys that are valid there.
@@ -17,75 +17,76 @@ EngineName = Literal["emcee", "nuts", "snpe"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 
 RHAT, ESS, DIVERGENCES, KHAT, MODE_SHIFT = 1.01, 400.0, 0, 0.7, 0.2
-"""Thresholds: R-hat below, effective sample size above, divergent draws at most, Pareto k-hat below,
-shift of a mean in posterior sd that mass outside the chains may cause."""
+"""The thresholds of a verdict: the upper limit of R-hat, the lower limit of the effective sample size, the largest
+number of divergent draws, the upper limit of Pareto k-hat, and the largest shift of a mean, in posterior sd, that mass
+outside the chains may cause."""
 MASS_OUTSIDE, MODE_SPREAD = 0.01, 0.25
-"""Thresholds of the mode check: share of the mass where no chain went, log ratio of sds."""
+"""The thresholds of the mode check: the share of the mass where no chain has draws, and the log ratio of sds."""
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class CampaignSection(Section):
-    """``[campaign]``: what the sweep is called and the seed every other seed is derived from."""
+    """``[campaign]``: the name of the sweep, and the seed that every other seed is derived from."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "campaign"
-    """The name of the sweep, in job names and on the report: letters, digits, ``_``, ``.`` and ``-``, at most 64."""
+    """The name of the sweep in job names and in the report: at most 64 letters, digits, ``_``, ``.`` and ``-``."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """The seed that every other seed is derived from."""
 
 
 class ModelSection(Section):
-    """``[model]``: the file and function of the model, and what the plots draw of it."""
+    """``[model]``: the file and function of the model, and the quantities that the plots show."""
 
     file: str
     """The model file, relative to ``campaign.toml``."""
     function: Identifier = "model"
-    """The function in that file which is the model."""
+    """The name of the model function in that file."""
     observed: Annotated[list[Identifier], Field(min_length=1)] = ["y"]
-    """The arguments of the model that are observed; all others are known."""
+    """The arguments of the model that are observed data; all other arguments are known quantities."""
     curve: Identifier | None = None
-    """The ``numpyro.deterministic`` site, one value a point, that the plots draw over the data."""
+    """The ``numpyro.deterministic`` site that the plots draw over the data; it has one value per point."""
     x: Identifier | None = None
-    """The field that the plots have on their horizontal axis."""
+    """The field on the horizontal axis of the plots."""
     call_timeout_s: Annotated[float, Field(gt=0)] | None = None
-    """The longest that one call of a black box's function may take, in seconds; its data set has failed then. By
-    default there is no limit: no number suits every function, and each call would have to be made in another
-    process, which can be ended."""
+    """The time limit of one call of a black-box function, in seconds. A data set whose call takes longer fails. By
+    default there is no limit, because a limit requires that each call is made in a separate process."""
 
 
 class DataSection(Section):
-    """``[data]``: where data sets come from and how their columns map to model arguments."""
+    """``[data]``: the source of the data sets, and the arguments of the model that their columns are given to."""
 
     source: str | None = None
     """The folder or file of the data, relative to ``campaign.toml``."""
     format: Literal["auto", "csv", "npz", "hdf5", "parquet", "fits"] = "auto"
-    """The format of the source; ``auto`` tells it by the name."""
+    """The format of the source; ``auto`` recognises it by the file name."""
     manifest: str | None = None
-    """A CSV table with a row a data set: ``id``, ``file``, and constants; relative to the source."""
+    """A CSV table with one row per data set: ``id``, ``file`` and the constants. Its path is relative to the source."""
     fields: dict[Identifier, str] = {}
-    """Model argument to column or array; ``init`` adds the arguments that are left out, each under its own name."""
+    """The column or array that each argument of the model is read from. ``init`` adds the arguments that are left out,
+    each read from the column of the same name."""
     constants: list[Identifier] = []
-    """The model arguments that are one number or vector a data set."""
+    """The arguments of the model that have one number or vector per data set instead of one value per point."""
     positive: list[Identifier] | None = None
-    """Fields that must be > 0 at every point; by default those whose name ends in ``_err``."""
+    """The fields that must be > 0 at every point; by default those whose name ends in ``_err``."""
     min_points: Annotated[int, Field(ge=1)] = 3
-    """The fewest points of a data set that is not set aside."""
+    """The smallest number of points of a usable data set; ``init`` sets aside a data set with fewer."""
 
     @property
     def positive_fields(self) -> tuple[str, ...]:
-        """Fields that must be positive at every point."""
+        """The fields that must be positive at every point."""
         if self.positive is not None:
             return tuple(self.positive)
         return tuple(name for name in self.fields if name.endswith("_err"))
 
 
 class PolicySection(Section):
-    """``[policy]``: which engines see which data sets. ``compare`` runs each engine on each data set."""
+    """``[policy]``: the engines that run on each data set. ``compare`` runs each engine on each data set."""
 
     mode: Literal["compare"] = "compare"
     """``compare`` runs each engine on each data set; there is no other mode yet."""
     engines: Annotated[list[EngineName], Field(min_length=1)] = ["emcee", "nuts", "snpe"]
-    """The engines that run, each once."""
+    """The engines that run; each may be named once."""
 
     @field_validator("engines")
     @classmethod
@@ -96,72 +97,79 @@ class PolicySection(Section):
 
 
 class EmceeSettings(Section):
-    """``[engines.emcee]``: independent ensembles of walkers per data set, run until N > 50 tau."""
+    """``[engines.emcee]``: independent ensembles of walkers per data set, run for at least 50 autocorrelation times."""
 
     ensembles: Annotated[int, Field(ge=2)] = 2
-    """The independent ensembles of a data set, which R-hat compares."""
+    """The number of independent ensembles of a data set, which R-hat compares."""
     walkers: Annotated[int, Field(ge=8)] | None = None
-    """Walkers of one ensemble; by default ``max(32, 4 * parameters)``, always even."""
+    """The number of walkers of one ensemble; by default ``max(32, 4 * parameters)``; always even."""
     moves: dict[Literal["stretch", "de", "snooker", "jump"], Annotated[float, Field(gt=0)]] | None = None
-    """Shares of the moves. By default half the steps of a NumPyro model are jumps towards what importance sampling
-    found, the others are those of a black box: differential evolution 0.6, stretch 0.3, snooker 0.1."""
+    """The shares of the kinds of moves. By default a black-box model has differential evolution 0.6, stretch 0.3 and
+    snooker 0.1. A NumPyro model has these in half of its steps, and in the other half jumps proposed by importance
+    sampling."""
     max_steps: Annotated[int, Field(ge=100)] = 20_000
-    """Budget of steps of one data set, burn-in included."""
+    """The largest number of steps of one data set, burn-in included."""
     check_every: Annotated[int, Field(ge=10)] = 100
-    """Steps of one block: data sets enter and leave, and state is saved, after each."""
+    """The number of steps of one block. Between two blocks convergence is checked, state is saved, and finished data
+    sets make room for waiting ones."""
     tau_factor: Annotated[float, Field(ge=10)] = 50.0
-    """A chain is long enough when its kept steps exceed this number of autocorrelation times."""
+    """The number of autocorrelation times that the kept steps of a chain must exceed."""
     target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
-    """Steps go on until R-hat between the ensembles is below this; by default ``[verdict] rhat``."""
+    """Sampling continues until R-hat between the ensembles is below this; by default ``[verdict] rhat``."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
-    """Steps go on until every parameter's effective sample size exceeds this; by default ``[verdict] ess``."""
+    """Sampling continues until every parameter's effective sample size exceeds this; by default ``[verdict] ess``."""
     stack: Annotated[int, Field(ge=1)] = 256
-    """Data sets whose ensembles are advanced together; where one is done, a waiting one enters. Changes no draw."""
+    """The number of data sets whose ensembles are advanced together; when one is done, a waiting one takes its place.
+    The number changes no draw."""
     max_draws_per_chain: Annotated[int, Field(ge=100)] = 2000
-    """Draws handed on of one ensemble (kept steps times walkers); more are thinned away."""
+    """The largest number of draws kept of one ensemble (kept steps times walkers); a longer chain is thinned."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
-    """Prior draws of one data set, shared out over its ensembles, that walkers start from."""
+    """The number of prior draws of one data set that its walkers start from, divided among its ensembles."""
     spread: Literal["auto", "datasets", "walkers"] = "auto"
-    """What MPI ranks share out: data sets (cheap likelihoods), or the walkers of each data set (costly ones)."""
+    """The work that MPI ranks share: ``datasets`` suits cheap likelihoods, ``walkers`` of each data set costly ones.
+    ``auto`` chooses by the time that one call of the likelihood takes."""
 
 
 class NutsSettings(Section):
     """``[engines.nuts]``: several chains per data set, many data sets in one program."""
 
     algorithm: Literal["auto", "nuts", "hmc"] = "auto"
-    """HMC takes ``hmc_steps`` jittered leapfrog steps. ``auto``: HMC where importance sampling guides it, else NUTS."""
+    """The sampler: NUTS, or HMC with ``hmc_steps`` jittered leapfrog steps. ``auto`` is HMC for data sets that
+    importance sampling guides, and NUTS for the others."""
     hmc_steps: Annotated[int, Field(ge=1, le=64)] = 3
-    """The leapfrog steps of one HMC transition."""
+    """The number of leapfrog steps of one HMC transition."""
     jumps: Annotated[int, Field(ge=0, le=64)] = 16
-    """The independence Metropolis steps after each transition, towards what importance sampling found."""
+    """The number of independence Metropolis steps after each transition, proposed by importance sampling."""
     lanes: Annotated[int, Field(ge=1)] | None = None
-    """Data sets that are advanced together; by default 32, on a GPU as many as half its memory holds."""
+    """The number of data sets that are advanced together; by default 32, on a GPU as many as half its memory holds."""
     precision: Literal["auto", "float32", "float64"] = "auto"
     """The precision of the chains; ``auto`` is float32 on GPUs and float64 elsewhere. Data sets for which float32
     is too coarse are always sampled in float64."""
     chains: Annotated[int, Field(ge=2)] = 4
-    """The chains of a data set."""
+    """The number of chains of a data set."""
     warmup: Annotated[int, Field(ge=50)] = 500
-    """The iterations of warm-up of a chain that nothing guides; a guided one takes 50."""
+    """The number of warm-up iterations of a chain; a chain that importance sampling guides takes 50."""
     draws: Annotated[int, Field(ge=50)] = 1000
-    """The largest number of draws of a chain in one attempt; a data set leaves earlier when its draws suffice."""
+    """The largest number of draws of a chain in one attempt; a data set stops earlier when its draws suffice."""
     target_accept: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.9
     """The acceptance rate that the step size is adapted to."""
     max_tree_depth: Annotated[int, Field(ge=2, le=12)] = 8
     """The largest depth of a NUTS tree: at most ``2**max_tree_depth`` leapfrog steps."""
     dense_mass: bool = True
-    """A dense metric; otherwise a diagonal one."""
+    """``true`` for a dense mass matrix, ``false`` for a diagonal one."""
     attempts: Annotated[int, Field(ge=1, le=6)] = 4
-    """The most attempts at a data set: where its diagnostics fail it is run again, longer, with what its chains
-    learnt."""
+    """The largest number of attempts at a data set. If its diagnostics fail, it is run again, for longer, and uses what
+    its earlier chains learnt."""
     block: Annotated[int, Field(ge=10)] = 50
-    """Iterations of one compiled call: between two, data sets leave and enter lanes and state is saved."""
+    """The number of iterations of one compiled call. Between two calls state is saved, and finished data sets make room
+    for waiting ones."""
     starts_from: str | None = None
-    """Folder of a merged campaign whose SNPE draws of the same data sets chains start from; frozen by ``init``."""
+    """The folder of a merged campaign with SNPE draws of the same data sets, from which the chains start; ``init``
+    copies the draws."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
-    """The prior draws of a data set among which its starts are chosen."""
+    """The number of prior draws of a data set among which the starting points of its chains are chosen."""
     descents: Annotated[int, Field(ge=1)] = 12
-    """Optimiser descents per data set, started from likely prior draws."""
+    """The number of optimiser runs per data set that look for modes, started from likely prior draws."""
     target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
     """A data set is run again until R-hat is below this; by default ``[verdict] rhat``."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
@@ -178,62 +186,68 @@ class SnpeSettings(Section):
     """``[engines.snpe]``: one conditional flow for all data sets, then exact importance weights."""
 
     mode: Literal["amortised", "sequential"] = "amortised"
-    """One network for all data sets, or rounds of simulations for each data set by itself."""
+    """``amortised`` trains one network for all data sets, ``sequential`` one network for each data set, in rounds of
+    simulations."""
     model: str | None = None
-    """Folder of a campaign whose trained network serves this one, or of one network in its ``models``; frozen by
-    ``init``. Nothing is trained; data sets that it was not trained for are ``failed`` and say why."""
+    """The folder of a campaign whose trained network is used here, or the folder of one network in its ``models``;
+    ``init`` copies the network. Nothing is trained. Data sets outside the range that the network was trained for are
+    ``failed``, with the reason."""
     rounds: Annotated[int, Field(ge=2)] = 4
-    """Rounds of ``mode = "sequential"``."""
+    """The number of rounds of ``mode = "sequential"``."""
     simulations_per_round: Annotated[int, Field(ge=200)] = 5_000
-    """Simulations of one round of ``mode = "sequential"``."""
+    """The number of simulations of one round of ``mode = "sequential"``."""
     round_steps: Annotated[int, Field(ge=10)] = 600
-    """Training steps of one round of ``mode = "sequential"``."""
+    """The number of training steps of one round of ``mode = "sequential"``."""
     train_minutes: Annotated[float, Field(gt=0)] | None = None
-    """The wall time after which training ends. Reproducible draws need ``train_steps`` to end it instead."""
+    """The wall time after which training ends, in minutes. Draws are reproducible only if ``train_steps`` ends the
+    training instead."""
     train_steps: Annotated[int, Field(ge=10)] = 1_500
-    """The steps of training."""
+    """The number of training steps."""
     batch: Annotated[int, Field(ge=16)] = 512
-    """The simulations of one step of training."""
+    """The number of simulations of one training step."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
-    """Peak of the learning rate, which rises at first and decays to nothing."""
+    """The peak of the learning rate, which rises at first and then decays to zero."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The relative width by which copies of a campaign's few designs differ (errors, coordinates, constants),
-    within the range that it spans; 0: no copies."""
+    """The relative width by which copies of the campaign's designs (errors, coordinates, constants) differ from them,
+    within the range that the campaign spans. Copies are made when the campaign has few designs; 0 makes none."""
     stop_after: Annotated[int, Field(ge=1)] | None = None
-    """The number of looks, of 20, for which the held-out loss has not fallen when training ends early."""
+    """Training ends early when the held-out loss has not fallen for this number of checks; a whole training has 20
+    checks. By default training does not end early."""
     estimator: Estimator = "nsf"
-    """sbi's density estimator: neural spline flow, masked autoregressive flow (affine), NICE, or Bernstein polynomial
-    flow. Draws of the last take 20 times as long, by bisection."""
+    """The density estimator of sbi: neural spline flow, masked autoregressive flow (affine), NICE, or Bernstein
+    polynomial flow. Draws of the last take 20 times as long, because they need bisection."""
     autoregressive: bool = False
-    """Each parameter given all before it, in place of couplings of two halves: draws take a pass a parameter; not with
-    ``nice``."""
+    """``true`` makes the flow condition each parameter on all before it, instead of coupling two halves. Draws then
+    take one pass per parameter. Not available with ``nice``."""
     points: Literal["deep_set", "attention"] = "deep_set"
-    """How points of a data set are pooled: each by itself, or after two layers in which they attend to each other (time
-    grows with the square of their number)."""
+    """The pooling of the points of a data set: ``deep_set`` embeds each point separately; ``attention`` first applies
+    two layers in which the points attend to each other, whose time grows with the square of the number of points."""
     mixed_precision: bool = False
-    """While training, the embedding computes in bfloat16; for GPUs, a CPU is slower with it."""
+    """``true`` makes the embedding compute in bfloat16 during training. This helps on GPUs; a CPU becomes slower."""
     ensemble: Annotated[int, Field(ge=1, le=64)] = 1
-    """Networks, each trained by a task of its own, that share out the draws of every data set."""
+    """The number of networks, each trained by a separate task; the draws of every data set are divided among them."""
     transforms: Annotated[int, Field(ge=1)] = 6
-    """The transforms of the flow."""
+    """The number of transforms of the flow."""
     hidden: Annotated[int, Field(ge=8)] = 128
-    """The units of a hidden layer of the flow."""
+    """The number of units of a hidden layer of the flow."""
     embedding: Annotated[int, Field(ge=4)] = 48
-    """The length of the summary of a data set."""
+    """The length of the summary vector that the network makes of a data set."""
     grid: Annotated[int, Field(ge=4, le=512)] = 32
-    """Nodes per coordinate onto which the points of a data set are pooled."""
+    """The number of grid nodes per coordinate onto which the points of a data set are pooled."""
     bank_simulations: Annotated[int, Field(ge=500)] = 20_000
-    """Simulations of a black-box model, made once; a NumPyro model gives fresh ones for every step."""
+    """The number of simulations of a black-box model, which are made once. A NumPyro model makes new simulations for
+    every training step."""
     simulations_per_task: Annotated[int, Field(ge=500, multiple_of=500)] = 2_000
-    """The simulations that one task of the ``simulate`` stage makes; the number changes none of them."""
+    """The number of simulations that one task of the ``simulate`` stage makes; it changes no simulation."""
     draws: Annotated[int, Field(ge=100)] = 4_000
-    """Draws of the proposal per data set and round of importance sampling."""
+    """The number of draws from the proposal, per data set and round of importance sampling."""
     adaptive_rounds: Annotated[int, Field(ge=0)] = 12
-    """Most rounds of adaptive importance sampling where the network's own weights do not suffice."""
+    """The largest number of rounds of adaptive importance sampling, for data sets for which the importance weights of
+    the network's draws do not suffice."""
     checkpoint_steps: Annotated[int, Field(ge=10)] = 50
-    """The steps of training after which its state is saved."""
+    """The number of training steps between two saved states."""
     threads: Annotated[int, Field(ge=1)] = 1
-    """CPU threads of training; fixed by the campaign because the number changes the last bits of a sum."""
+    """The number of CPU threads of training. It is fixed by the campaign because it changes the last bits of sums."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
     """The weighted draws of a data set are adapted until their effective sample size exceeds this; by default
     ``[verdict] ess``."""
@@ -261,63 +275,63 @@ class VerdictSection(Section):
     """``[verdict]``: the thresholds a data set must pass to be ``converged``."""
 
     rhat: Annotated[float, Field(gt=1.0)] = RHAT
-    """R-hat is below this, of chains and between ensembles."""
+    """R-hat of every parameter must be below this, between chains and between ensembles."""
     ess: Annotated[float, Field(gt=0)] = ESS
-    """The effective sample sizes exceed this."""
+    """The effective sample sizes of every parameter must exceed this."""
     khat: Annotated[float, Field(gt=0)] = KHAT
-    """Pareto k-hat of importance weights is below this."""
+    """Pareto k-hat of the importance weights must be below this."""
     divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
-    """The divergent draws are at most this number."""
+    """The largest number of divergent draws."""
     mode_shift: Annotated[float, Field(gt=0)] = MODE_SHIFT
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
     mass_outside: Annotated[float, Field(gt=0, lt=1)] = MASS_OUTSIDE
-    """Mode check: the largest share of the posterior mass that may lie where no chain went."""
+    """Mode check: the largest share of the posterior mass that may lie where the chains have no draws."""
     mode_spread: Annotated[float, Field(gt=0)] = MODE_SPREAD
-    """Mode check: the largest log ratio of a chain's sd and that of exactly weighted draws."""
+    """Mode check: the largest absolute log ratio of the sd of the chains and the sd of exactly weighted draws."""
     inconclusive: Literal["not_converged", "flag"] = "not_converged"
-    """The verdict of a data set whose mode check proves nothing; ``flag`` only flags it."""
+    """The verdict of a data set whose mode check is inconclusive; ``flag`` only flags the data set."""
     min_ppc_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """A data set with a posterior predictive p-value below this is flagged as misfit; its verdict stays."""
     miscalibration: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """The largest distance from uniform, beyond chance, of a network's calibration figures, where there is no
-    likelihood to give its draws exact weights."""
+    """The largest distance, beyond chance, of a network's calibration figures from a uniform distribution. It applies
+    to models without a likelihood, where the network's draws cannot be given exact weights."""
     overconfidence: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The largest share, beyond chance, by which a network's intervals may hold fewer truths than they claim; with
-    more the network is not used."""
+    """The largest amount, beyond chance, by which the share of truths inside a network's intervals may fall short of
+    the nominal share. A network with a larger shortfall is not used."""
     min_ood_pvalue: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    """A data set is flagged as unlike the simulations when fewer than this share of them lie as far out; without a
-    likelihood it is not ``converged``."""
+    """A data set is flagged as unlike the simulations if the share of simulations that are at least as unusual is below
+    this. In a model without a likelihood such a data set is not ``converged``."""
 
 
 class StoreSection(Section):
-    """``[store]``: how many draws of a data set are kept, and how."""
+    """``[store]``: the number of draws of a data set that are kept, and their type."""
 
     max_draws: Annotated[int, Field(ge=10)] = 1000
-    """The most draws of a data set and engine that are kept; more are thinned away."""
+    """The largest number of draws of a data set and engine that are kept; more draws are thinned."""
     dtype: Literal["float32", "float64"] = "float32"
-    """The type of the draws in the files."""
+    """The floating-point type of the draws in the files."""
     keep_raw: bool = False
-    """Keep every draw that the engine hands on, whatever ``max_draws`` says."""
+    """``true`` keeps every draw that the engine returns, whatever ``max_draws`` says."""
 
 
 class ShardsSection(Section):
-    """``[shards]``: data sets of one task, and the number of padded lengths."""
+    """``[shards]``: the number of data sets of one task, and of padded lengths."""
 
     size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """The data sets of one task; ``auto`` chooses by the number of data sets."""
+    """The number of data sets of one task; ``auto`` is a sixteenth of all data sets, at least 16 and at most 256."""
     max_buckets: Annotated[int, Field(ge=1)] = 4
-    """The most lengths that data sets of different lengths are padded to."""
+    """The largest number of different lengths that data sets are padded to."""
 
 
 class ReportSection(Section):
-    """``[report]``: which data sets get their own figures."""
+    """``[report]``: the data sets that get figures of their own."""
 
     datasets: list[str] = []
-    """The ids of data sets that get figures of their own, with the first data set and the worst ones."""
+    """The ids of data sets that get figures of their own, in addition to the first data set and the worst ones."""
     worst: Annotated[int, Field(ge=0)] = 4
     """The number of worst data sets that get figures of their own."""
     curves: Annotated[int, Field(ge=1)] = 50
-    """The posterior predictive curves drawn over the points."""
+    """The number of posterior predictive curves that are drawn over the points."""
 
 
 class CampaignConfig(Section):
@@ -335,14 +349,14 @@ class CampaignConfig(Section):
 
     @model_validator(mode="after")
     def _targets_default_to_verdict(self) -> CampaignConfig:
-        """An engine samples until the verdict's thresholds hold, unless its own table says otherwise."""
+        """Set the targets of each engine to the verdict's thresholds, unless the engine's table sets them."""
         targets = {f"target_{name}": value for name, value in self.verdict.model_dump().items()}
         engines = {}
         for name in EnginesSection.model_fields:
             settings = getattr(self.engines, name)
             left_open = type(settings).model_fields.keys() - settings.model_fields_set
             engines[name] = settings.model_copy(update={k: targets[k] for k in targets.keys() & left_open})
-        # The model is frozen for its users; this fills it in while it is being made.
+        # The configuration is frozen; ``object.__setattr__`` changes it once, while it is being validated.
         object.__setattr__(self, "engines", EnginesSection(**engines))
         return self
 

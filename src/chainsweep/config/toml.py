@@ -1,4 +1,4 @@
-"""TOML files as typed, frozen values, and errors that name the file, the key and what is valid there."""
+"""TOML files as typed, frozen values, with errors that name the file, the key and what is valid there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def read_toml(path: Path, expected: str) -> dict[str, Any]:
-    """The tables of a TOML file; ``expected`` says in an error what should have been there.
+    """Return the tables of a TOML file; ``expected`` tells an error message what should have been there.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def read_toml(path: Path, expected: str) -> dict[str, Any]:
 
 
 def validated(kind: type[SectionT], raw: dict[str, Any], origin: str) -> SectionT:
-    """``raw`` as a ``kind``; errors name ``origin``, the key and what is valid there. Raises ``ConfigError``."""
+    """Return ``raw`` as a ``kind``, or raise ``ConfigError`` that names ``origin``, the key and what is valid there."""
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

@@ -32,7 +32,7 @@ class Bucket:
 def plan_buckets(lengths: ArrayLike, max_buckets: int, paddable: bool = True) -> list[Bucket]:
     """Group data sets into at most ``max_buckets`` widths with the least total padding, narrowest first.
 
-    Without padding (``paddable=False``) each distinct length is a bucket of its own, however many.
+    Without padding (``paddable=False``) each distinct length is a separate bucket, whatever ``max_buckets`` is.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def padded_widths(buckets: Sequence[Bucket]) -> list[int]:
 
 
 def _best_ends(distinct: NDArray[np.int64], counts: NDArray, buckets: int) -> NDArray[np.int64]:
-    """Ends (exclusive, into ``distinct``) of the runs of the cheapest split into ``buckets`` runs."""
+    """Return the ends (exclusive, into ``distinct``) of the runs of the cheapest split into ``buckets`` runs."""
     number = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     points = np.concatenate([[0], np.cumsum(counts * distinct)]).astype(np.int64)
     last = np.concatenate([[0], distinct])
@@ -96,9 +96,9 @@ def _next_layer(
     last: NDArray[np.int64],
     used: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cheapest cost of the first j lengths with one run more than ``used``, and where that run starts.
+    """Return the lowest cost of the first j lengths with one run more than ``used``, and the start of that run.
 
-    Entries j <= used cannot be split so often; they are left at 0 and never read.
+    The first j <= used lengths cannot be split into that number of runs; these entries stay 0 and are never read.
     """
     best = np.zeros_like(cost)
     choice = np.zeros_like(cost)

@@ -16,10 +16,10 @@ from chainsweep.data.raw import Place, Ragged, RawData
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 
 Where: TypeAlias = Place | int | None
-"""A place, or a point of the data set, or the data set as a whole."""
+"""The location of a finding: a place, a point of the data set, or None for the data set as a whole."""
 
 Finding: TypeAlias = tuple[int, Where, str, str]
-"""Position of a data set, where it shows, reason, detail."""
+"""The position of a data set, the location of the finding, its reason and its detail."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Quarantined:
 
 
 def find_problems(raw: RawData, config: DataSection) -> dict[int, Quarantined]:
-    """The first problem of each unusable data set, by its position in ``raw``.
+    """Return the first problem of each unusable data set, by the position of the data set in ``raw``.
 
     Ids are judged first, then what the reader found, then shapes, constants, truth and points.
     """
     problems: dict[int, Quarantined] = {}
     for check in (_ids, _reading, _shapes, _lengths, _per_dataset, _points):
         for position, where, reason, detail in check(raw, config):
-            # a place may be looked up in the file itself, so never for a file already found unsafe or absent
+            # finding a place may read the file, so it is not done for a file already found unsafe or absent
             if position not in problems:
                 place = _place(raw, position, where)
                 problems[position] = Quarantined(raw.ids[position], place.file, place.row, reason, detail)
@@ -98,7 +98,7 @@ def _lengths(raw: RawData, config: DataSection) -> Iterator[Finding]:
 
 
 def _per_dataset(raw: RawData, config: DataSection) -> Iterator[Finding]:
-    """Constants must be finite; a truth may be NaN (unknown) but not infinite."""
+    """Yield data sets with constants that are not finite, or with infinite truths; NaN means an unknown truth."""
     for name, values in raw.constants.items():
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         for position in np.flatnonzero(bad).tolist():
@@ -127,7 +127,7 @@ def _points(raw: RawData, config: DataSection) -> Iterator[Finding]:
 
 
 def _first_offenders(ragged: Ragged, bad: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Data sets with a bad point, each with its first one; ``bad`` has the shape of the values."""
+    """Yield each data set with a bad point, and its first bad point; ``bad`` has the shape of the values."""
     index = np.flatnonzero(bad.any(axis=tuple(range(1, bad.ndim))))
     # side="right" skips the empty data sets that share an offset with the owner of the point
     owner = np.searchsorted(ragged.offsets, index, side="right") - 1

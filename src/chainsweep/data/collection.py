@@ -1,4 +1,4 @@
-"""Reading frozen data sets in blocks of one width: ragged lengths become padded rectangles with a mask."""
+"""The reading of frozen data sets in blocks of one width: ragged lengths become padded rectangles with a mask."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """Points of each row, padding included."""
+        """The number of points of each row, padding included."""
         return self.mask.shape[1]
 
     def cut(self, width: int) -> Batch:
-        """The same, of at most ``width`` points: data sets that have more lose some."""
+        """Return the batch cut to at most ``width`` points; longer data sets lose their last points."""
         fields = {name: values[:, :width] for name, values in self.fields.items()}
         return Batch(self.ids, fields, self.constants, self.mask[:, :width])
 
     @property
     def n_points(self) -> NDArray[np.int64]:
-        """Real points of each data set, shape ``(dataset,)``."""
+        """The number of real points of each data set, shape ``(dataset,)``."""
         return self.mask.sum(axis=1, dtype=np.int64)
 
     def take(self, positions: ArrayLike) -> Batch:
-        """The data sets at these positions of the batch, in this order."""
+        """Return the data sets at these positions of the batch, in this order."""
         index = np.asarray(positions, dtype=np.int64)
         return Batch(
             ids=tuple(self.ids[position] for position in index.tolist()),
@@ -65,7 +65,7 @@ class Batch:
 
 
 def constant_of(value: Any) -> Any:
-    """The constant of one data set, a number or a vector, as a float or an array."""
+    """Return the constant of one data set, a number or a vector, as a float or an array."""
     return float(value) if np.ndim(value) == 0 else np.array(value, float)
 
 
@@ -99,7 +99,7 @@ class Collection:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Points of each data set, shape ``(dataset,)``."""
+        """The number of points of each data set, shape ``(dataset,)``."""
         return np.diff(self.offsets)
 
     @cached_property
@@ -107,7 +107,7 @@ class Collection:
         return {dataset_id: position for position, dataset_id in enumerate(self.ids)}
 
     def position(self, dataset_id: str) -> int:
-        """Position of a data set by its id.
+        """Return the position of a data set by its id.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class Collection:
         return self._positions[dataset_id]
 
     def batch(self, positions: ArrayLike, width: int) -> Batch:
-        """The data sets at these positions, in this order, each padded to ``width`` points.
+        """Return the data sets at these positions, in this order, each padded to ``width`` points.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class Collection:
         return Batch(ids, fields, constants, np.arange(width) < lengths[:, None])
 
     def _gather(self, field: h5py.Dataset, index: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray:
-        """Rows ``points`` (dataset, point) of a flat field, read in few contiguous pieces."""
+        """Return the rows ``points`` (dataset, point) of a flat field, read in few contiguous pieces."""
         result = np.empty((*points.shape, *field.shape[1:]), dtype=field.dtype)
         order = np.argsort(index, kind="stable")
         starts, stops = self.offsets[index[order]], self.offsets[index[order] + 1]
@@ -160,12 +160,12 @@ class Collection:
         return result
 
     def truth(self, position: int) -> dict[str, NDArray[np.float64]]:
-        """Known true parameters of one data set; a parameter with any NaN is left out."""
+        """Return the known true parameters of one data set; a parameter with any NaN is left out."""
         with h5py.File(self.path, "r", locking=False) as file:
             values = {name: np.asarray(file["truth"][name][position]) for name in self.parameters_with_truth}
         return {name: value for name, value in values.items() if not np.isnan(value).any()}
 
     def truth_table(self) -> dict[str, NDArray[np.float64]]:
-        """True parameters of all data sets, shape ``(dataset, ...)``, NaN where unknown."""
+        """Return the true parameters of all data sets, shape ``(dataset, ...)``, NaN where unknown."""
         with h5py.File(self.path, "r", locking=False) as file:
             return {name: file["truth"][name][()] for name in self.parameters_with_truth}

@@ -1,4 +1,4 @@
-"""The file of frozen data sets: written once, by content the same for ever, and known by its hash.
+"""The file of frozen data sets, which is written once, never changes, and is identified by the hash of its content.
 
 Layout of ``data.h5``: ``/id`` (dataset,) text, ``/offsets`` (dataset + 1,) int64, ``/fields/<name>``
 (sum of lengths, ...) float64, or int64 of integers, ``/constants/<name>`` (dataset,) or (dataset, k),
@@ -60,7 +60,7 @@ def freeze(columns: Columns, path: Path) -> str:
     Raises
     ------
     ChainsweepError
-        What was written does not read back as it was.
+        The file read back differs from what was written.
     """
     digest = _digest(columns.ids, columns.offsets, {group: _group(columns, group) for group in _GROUPS})
 
@@ -73,7 +73,7 @@ def freeze(columns: Columns, path: Path) -> str:
 
 
 def content_hash(frozen: Path | _HasPath) -> str:
-    """Sha256 of what a frozen file (or the file of a ``Collection``) holds now, recomputed from its values.
+    """Return the sha256 of a frozen file (or the file of a ``Collection``), computed now from the values that it holds.
 
     Raises
     ------

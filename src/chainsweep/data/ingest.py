@@ -1,7 +1,7 @@
-"""From a source of data sets to columns that may be frozen, and a list of those left out.
+"""The ingest: reads a source of data sets into columns that can be frozen, and lists the data sets left out.
 
-One bad data set never takes another down: it is quarantined with file, row and reason. Only a source that
-cannot be read at all, or that holds nothing usable, is an error.
+A bad data set does not affect the others: it is quarantined with file, row and reason. Only a source that cannot be
+read at all, or that holds no usable data set, is an error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["Ingested", "Quarantined", "content_hash", "freeze", "ingest", "write
 QUARANTINE_COLUMNS = ("dataset_id", "file", "row", "reason", "detail")
 _SHOWN = 5
 EXACT = 2.0**53
-"""Below it float64 holds every integer."""
+"""The number below which float64 represents every integer exactly."""
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """The usable data sets of a source, in its order, and the others.
+    """The usable data sets of a source, in its order, and the quarantined ones.
 
     ``offsets`` has shape ``(dataset + 1,)``; ``fields[name]`` is flat, ``(sum of lengths, ...)``, float64 or, where
     the source holds integers, int64, all finite; ``constants[name]`` has shape ``(dataset,)`` or ``(dataset, k)``,
@@ -49,12 +49,12 @@ class Ingested:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Points of each data set, shape ``(dataset,)``."""
+        """The number of points of each data set, shape ``(dataset,)``."""
         return np.diff(self.offsets)
 
 
 def with_named_truth(ingested: Ingested, parameter_names: tuple[str, ...], source: Path) -> Ingested:
-    """The same data sets, a bare ``truth`` matrix named by the model's flat parameter names."""
+    """Return the data sets, with columns of an unnamed ``truth`` matrix named by the model's flat parameter names."""
     return replace(ingested, truth=named_truth(ingested.truth, parameter_names, source))
 
 
@@ -86,7 +86,7 @@ def ingest(config: DataSection, source: Path, parameter_names: tuple[str, ...] =
 
 
 def write_quarantine(quarantine: Sequence[Quarantined], path: Path) -> None:
-    """Write ``quarantine.csv``: a row a data set that was left out; the header alone when there is none."""
+    """Write ``quarantine.csv``: one row per data set that was left out, or only the header when there is none."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(QUARANTINE_COLUMNS)
@@ -126,6 +126,6 @@ def _keep(raw: RawData, dropped: NDArray[np.int64], quarantine: tuple[Quarantine
 
 
 def _kept_points(ragged: Ragged, keep: NDArray[np.bool_], integer: bool) -> NDArray:
-    """The points of the data sets to keep, as int64 where the source holds integers that float64 holds exactly."""
+    """Return the points of the data sets to keep, as int64 if the source holds integers that float64 holds exactly."""
     values = ragged.values if keep.all() else ragged.values[np.repeat(keep, ragged.lengths)]
     return values.astype(np.int64) if integer and (np.abs(values) < EXACT).all() else values

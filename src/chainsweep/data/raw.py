@@ -1,4 +1,4 @@
-"""What a reader hands to the checks: columns of all data sets as they stand in the source, still unjudged."""
+"""The result of a reader before the checks: columns of all data sets as they are in the source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_ID_DIGITS = 6
 
 
 class Place(NamedTuple):
-    """Where something stands: a line of a text file (header = 1) or a 0-based row of an array or table."""
+    """A place in a source: a line of a text file (header = 1) or a 0-based row of an array or table."""
 
     file: str
     row: int | None
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why the reader could not take one data set, and where that shows."""
+    """The reason why the reader could not use one data set, and the place of the problem."""
 
     place: Place
     reason: str
@@ -43,17 +43,17 @@ class Ragged:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Points of each data set, shape ``(dataset,)``."""
+        """The number of points of each data set, shape ``(dataset,)``."""
         return np.diff(self.offsets)
 
     @staticmethod
     def of_lengths(values: NDArray[np.float64], lengths: NDArray) -> Ragged:
-        """Ragged view of flat ``values`` whose data sets follow each other with these lengths."""
+        """Return a ragged view of flat ``values`` whose data sets follow each other with these lengths."""
         return Ragged(values, offsets_of(lengths))
 
     @staticmethod
     def of_rectangle(rectangle: NDArray[np.float64]) -> Ragged:
-        """Ragged view of an array of shape ``(dataset, point, ...)``."""
+        """Return a ragged view of an array of shape ``(dataset, point, ...)``."""
         datasets, width = rectangle.shape[:2]
         flat = rectangle.reshape(datasets * width, *rectangle.shape[2:])
         return Ragged(flat, np.arange(datasets + 1, dtype=np.int64) * width)
@@ -65,9 +65,9 @@ class RawData:
 
     ``fields[name]`` may differ in lengths between names (a check says so); ``constants[name]`` has shape
     ``(dataset,)`` or ``(dataset, k)``, ``truth[parameter]`` shape ``(dataset, ...)`` with NaN where unknown.
-    ``dataset_place`` and ``point_place`` find the file and row of a data set, or of one of its points (-1: what
-    stands before the first). ``failures`` maps positions to what the reader itself stumbled over. ``integers`` names
-    the fields that the source holds as integers, however they stand here.
+    ``dataset_place`` and ``point_place`` find the file and row of a data set, or of one of its points (-1: the line or
+    row before the first point). ``failures`` maps positions to the problems that the reader itself met. ``integers``
+    names the fields that the source holds as integers, whatever their type here.
     """
 
     ids: Sequence[str | None]
@@ -81,7 +81,7 @@ class RawData:
 
 
 def offsets_of(lengths: NDArray) -> NDArray[np.int64]:
-    """Offsets ``(n + 1,)`` of data sets with these lengths."""
+    """Return the offsets ``(n + 1,)`` of data sets with these lengths."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
@@ -116,27 +116,27 @@ def _all_nan(arrays: list[NDArray]) -> NDArray[np.bool_]:
 
 
 def default_ids(datasets: int) -> list[str]:
-    """Zero-padded row numbers; six digits at least, so a longer source keeps the ids of a shorter one."""
+    """Return zero-padded row numbers of at least six digits, so that a source that grows keeps its first ids."""
     digits = max(DEFAULT_ID_DIGITS, len(str(datasets - 1)))
     return [f"{row:0{digits}d}" for row in range(datasets)]
 
 
 def as_floats(array: NDArray, name: str, path: Path) -> NDArray[np.float64]:
-    """``array`` as native float64; the error names array, file and the type that was found."""
+    """Return ``array`` as native float64; the error names array, file and the type that was found."""
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path}: '{name}' must hold real numbers, got dtype {array.dtype}")
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
 def holds_integers(array: NDArray) -> bool:
-    """Whether an array, or each row of one of rows of several lengths, is of integers."""
+    """Return True if an array, or each row of an array with rows of different lengths, has an integer type."""
     if array.dtype.kind == "O":
         return all(np.asarray(row).dtype.kind in "biu" for row in array)
     return array.dtype.kind in "biu"
 
 
 def as_ids(array: NDArray, name: str, path: Path) -> list[str]:
-    """Ids as text, from strings, bytes or integers of shape ``(dataset,)``."""
+    """Return the ids as text, from strings, bytes or integers of shape ``(dataset,)``."""
     if array.ndim != 1 or array.dtype.kind not in "USOiu":
         raise DataError(
             f"{path}: '{name}' must be a list of texts or integers, got shape {array.shape} and dtype {array.dtype}"
@@ -148,7 +148,7 @@ def as_ids(array: NDArray, name: str, path: Path) -> list[str]:
 
 
 def missing(kind: str, names: Sequence[str], path: Path, there: Sequence[str], key: str) -> DataError:
-    """The error for arrays or columns that the whole source lacks."""
+    """Return the error for arrays or columns that the whole source lacks."""
     wanted = ", ".join(f"'{name}'" for name in names)
     found = ", ".join(f"'{name}'" for name in list(there)[:40]) or "nothing"
     return DataError(f"{path}: no {kind} {wanted}, asked for by {key}; the file has: {found}")

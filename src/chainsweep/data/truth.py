@@ -18,7 +18,7 @@ _ELEMENT = re.compile(r"(?P<name>[^\[\]]+)\[(?P<index>\d+(?:,\s*\d+)*)\]")
 
 
 def truth_columns(names: Iterable[str]) -> dict[str, str]:
-    """Parameter -> name of its ``truth_<parameter>`` column or array."""
+    """Return the name of the ``truth_<parameter>`` column or array of each parameter that has one."""
     return {
         name.removeprefix(TRUTH_PREFIX): name
         for name in names
@@ -27,14 +27,14 @@ def truth_columns(names: Iterable[str]) -> dict[str, str]:
 
 
 def split_matrix(matrix: NDArray[np.float64], names: tuple[str, ...], path: Path) -> dict[str, NDArray]:
-    """Columns of a ``truth`` matrix (data set, parameter) by parameter name; unnamed ones by position.
+    """Return the columns of a ``truth`` matrix (data set, parameter) by parameter name, or else by position.
 
     Without ``names`` the columns are ``truth[0]``, ``truth[1]`` ... until ``named_truth`` knows the model's.
 
     Raises
     ------
     DataError
-        There is not one name a column.
+        The number of names is not the number of columns.
     """
     if matrix.ndim == 1:
         matrix = matrix[:, None]
@@ -54,9 +54,9 @@ def split_matrix(matrix: NDArray[np.float64], names: tuple[str, ...], path: Path
 def named_truth(
     truth: dict[str, NDArray[np.float64]], names: tuple[str, ...], path: Path
 ) -> dict[str, NDArray[np.float64]]:
-    """``truth`` with the columns of a matrix that came without names called by the model's flat ``names``.
+    """Return ``truth``; columns of a matrix that came without names are named by the model's flat ``names``.
 
-    Raises ``DataError`` when the matrix has not one column a parameter.
+    Raises ``DataError`` when the number of columns is not the number of parameters.
     """
     if TRUTH not in truth or TRUTH in names:
         return truth

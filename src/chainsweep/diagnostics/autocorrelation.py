@@ -81,7 +81,7 @@ def power_spectrum(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]
 
 
 def _autocorrelation_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """ACF of ``(row, draw)``, NaN in the rows that have none."""
+    """Autocorrelation functions of ``(row, draw)``, NaN in rows that are constant or hold a NaN or infinity."""
     result = np.full(rows.shape, np.nan)
     moving = _moving(rows)
     if moving.any():
@@ -92,7 +92,7 @@ def _autocorrelation_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _tau_rows(rows: NDArray[np.float64], c: float) -> NDArray[np.float64]:
-    """Integrated times of ``(row, walker, draw)``."""
+    """Integrated autocorrelation times ``(row,)`` of ``(row, walker, draw)``."""
     tau = np.full(len(rows), np.nan)
     usable = _moving(rows).all(axis=-1)
     if not usable.any():
@@ -110,5 +110,5 @@ def _tau_rows(rows: NDArray[np.float64], c: float) -> NDArray[np.float64]:
 
 
 def _moving(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether each series (last axis) is finite and not constant."""
+    """True where a series (last axis) is finite and not constant."""
     return np.isfinite(rows).all(axis=-1) & (rows != rows[..., :1]).any(axis=-1)

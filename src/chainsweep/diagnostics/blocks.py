@@ -25,7 +25,7 @@ def leading_blocks(length: int, elements_per_item: int) -> Iterator[slice]:
 def map_rows(kernel: Kernel, array: ArrayLike, core_ndim: int, dtype: DTypeLike = np.float64) -> NDArray[np.float64]:
     """Apply ``kernel`` to the last ``core_ndim`` axes of ``array``, vectorised over all axes before them.
 
-    ``kernel`` maps ``(row, *core)`` of ``dtype`` to ``(row, *result)``; the answer is ``(*leading,
+    ``kernel`` maps ``(row, *core)`` of ``dtype`` to ``(row, *result)``; the result is ``(*leading,
     *result)``. Only one block at a time is converted and made contiguous, so a view or another type is never
     copied whole.
     """

@@ -2,9 +2,10 @@
 
 Three figures between 0 and 1 for each simulation, all uniform where the posterior is the right one: the *rank* of each
 parameter's truth among the draws; the *density* level, the share of draws of higher density than the truth (expected
-coverage); and the *TARP* level, the share of draws that lie nearer than the truth to a random point. Ranks see shifts
-and widths of single parameters, density levels the volume, TARP what both can miss. Together with thirds of the
-simulations by how much the data say, a network that is right only on average is found out as well.
+coverage); and the *TARP* level, the share of draws that lie nearer than the truth to a random point. Ranks detect
+wrong centres and widths of single parameters, density levels a wrong volume of the posterior, and TARP errors that
+both can miss. The figures are also computed for each third of the simulations, sorted by how informative their data
+are, which detects a network that is right only on average.
 
 Reference: Talts et al. 2018, arXiv:1804.06788 (ranks); Hermans et al. 2022, arXiv:2110.06581 (expected coverage); Lemos
 et al. 2023, arXiv:2302.03026 (TARP).
@@ -26,26 +27,26 @@ from chainsweep.diagnostics.dropping import Dropping
 Floats = NDArray[np.float64]
 
 ALARM = 1e-3
-"""How often a calibrated network shows a deviation beyond its noise, over all figures together."""
+"""The probability that a calibrated network shows a deviation beyond its noise in any of all figures."""
 ALL = "all"
 STRATA = ("little", "more", "most")
-"""Thirds of the simulations by how much their data say."""
+"""The names of the thirds of the simulations, from the least to the most informative data."""
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 DENSITY, TARP = "density", "tarp"
 
 
 def rank_levels(truth: Floats, draws: Floats) -> Floats:
-    """``(simulation, parameter)``: ranks of ``truth`` among ``draws`` ``(simulation, draw, parameter)``, in 0..1."""
+    """Ranks of ``truth`` ``(simulation, parameter)`` among ``draws`` ``(simulation, draw, parameter)``, in 0..1."""
     return ((draws < truth[:, None]).sum(axis=1) + 0.5) / (draws.shape[1] + 1)
 
 
 def density_levels(at_truth: Floats, at_draws: Floats) -> Floats:
-    """``(simulation,)``: share of draws whose log density ``(simulation, draw)`` exceeds that at the truth."""
+    """Share ``(simulation,)`` of draws whose log density ``(simulation, draw)`` exceeds that at the truth."""
     return ((at_draws > at_truth[:, None]).sum(axis=1) + 0.5) / (at_draws.shape[1] + 1)
 
 
 def tarp_levels(truth: Floats, draws: Floats, reference: Floats) -> Floats:
-    """``(simulation,)``: share of draws nearer than the truth to a ``reference`` ``(simulation, parameter)`` point.
+    """Share ``(simulation,)`` of draws nearer than the truth to a ``reference`` ``(simulation, parameter)`` point.
 
     References must not depend on the simulation's truth; distances are Euclidean, so parameters need one scale.
     """
@@ -60,14 +61,14 @@ def deviation(levels: Floats) -> float:
 
 
 def shortfall(inside: Floats) -> float:
-    """By how much the share of ``inside`` ``(simulation,)`` below some level falls short of that level, 0..1."""
+    """The most by which the share of ``inside`` ``(simulation,)`` below some level is less than that level, 0..1."""
     ordered = np.sort(inside)
     return float(max(0.0, np.max(ordered - np.arange(len(inside)) / len(inside))))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure over some simulations: by how much it is not uniform, and how much of that may be chance."""
+    """One figure over some simulations: its distance from a uniform distribution, and how much of it may be chance."""
 
     figure: str
     stratum: str
@@ -75,22 +76,23 @@ class Finding:
     deviation: float
     noise: float
     overconfidence: float
-    """By how much fewer truths than it claims lie inside some interval, 0..1; 0 for TARP, which knows no direction."""
+    """The largest amount, 0..1, by which the share of truths inside an interval is less than the nominal share of the
+    interval; 0 for TARP, whose levels do not say whether a posterior is too narrow or too wide."""
     coverage: Mapping[float, float]
     """Share of the truths within the central (of a rank) or smallest (of the others) interval of a nominal share."""
 
     @property
     def sure(self) -> float:
-        """What is left of the deviation less its noise, at least 0."""
+        """The deviation minus its noise, at least 0."""
         return max(0.0, self.deviation - self.noise)
 
     @property
     def sure_overconfidence(self) -> float:
-        """Likewise."""
+        """The overconfidence minus the noise, at least 0."""
         return max(0.0, self.overconfidence - self.noise)
 
     def sentence(self) -> str:
-        """For people."""
+        """The finding as one sentence for messages."""
         where = "" if self.stratum == ALL else f", data that say {self.stratum}"
         claims = ", ".join(f"{nominal:.0%} intervals hold {actual:.1%}" for nominal, actual in self.coverage.items())
         return (
@@ -98,7 +100,7 @@ class Finding:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For a file."""
+        """The finding as plain values for a JSON file."""
         return {
             "figure": self.figure,
             "stratum": self.stratum,
@@ -112,16 +114,16 @@ class Finding:
 
 
 def findings(names: Sequence[str], rank: Floats, density: Floats, tarp: Floats, information: Floats) -> list[Finding]:
-    """All figures, over all simulations and over thirds of them.
+    """The findings of all figures, over all simulations and over thirds of them.
 
     Parameters
     ----------
     names
-        Of the parameters, as many as ``rank`` ``(simulation, parameter)`` has.
+        The names of the parameters, one for each column of ``rank`` ``(simulation, parameter)``.
     density, tarp
         Levels ``(simulation,)``.
     information
-        ``(simulation,)``: how much the data of each say; grows with the signal to noise ratio.
+        How informative the data of each simulation are, ``(simulation,)``; it grows with the signal to noise ratio.
     """
     columns = {**{name: rank[:, i] for i, name in enumerate(names)}, DENSITY: density, TARP: tarp}
     order = np.argsort(information, kind="stable")
@@ -142,20 +144,21 @@ def findings(names: Sequence[str], rank: Floats, density: Floats, tarp: Floats, 
 
 
 def worst(found: Sequence[Finding]) -> Finding:
-    """The finding that is most surely no chance."""
+    """The finding with the largest deviation beyond its noise."""
     return max(found, key=lambda finding: finding.sure)
 
 
 def most_overconfident(found: Sequence[Finding]) -> Finding:
-    """The finding whose intervals most surely hold fewer truths than they claim."""
+    """The finding with the largest overconfidence beyond its noise."""
     return max(found, key=lambda finding: finding.sure_overconfidence)
 
 
 def calibration_record(found: Sequence[Finding], limits: VerdictSection, dropping: Dropping) -> dict[str, Any]:
-    """As ``calibration.json`` has it.
+    """The content of ``calibration.json`` as a dict of plain values.
 
-    ``passed`` where no figure is surely far from uniform and no parameter decides which simulations are dropped,
-    ``usable`` where no interval surely holds far fewer truths than it claims.
+    ``passed`` is True where, beyond noise, no figure is farther from uniform than ``limits`` allow and no parameter
+    decides which simulations are dropped; ``usable`` is True where, beyond noise, no interval holds fewer truths than
+    ``limits`` allow.
     """
     return {
         "passed": worst(found).sure < limits.miscalibration and dropping.by is None,

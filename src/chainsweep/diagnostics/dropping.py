@@ -1,4 +1,4 @@
-r"""Simulations that are no numbers, which no network learns from: how many, why, and do parameters decide which?
+r"""Simulations that are not finite, which no network learns from: how many, why, and do parameters decide which?
 
 A network that learns from kept simulations alone has the prior of the kept ones. With :math:`\epsilon` the share that
 is dropped, that prior is at most :math:`\epsilon` (total variation) from the one that was asked for, and equal to it
@@ -23,14 +23,14 @@ from scipy.special import ndtri
 Floats = NDArray[np.float64]
 
 LEAST_SHARE = 1e-3
-"""Dropped simulations, as a share of all, below which they are told and condemn nothing."""
+"""The share of dropped simulations below which they are reported, and calibration does not fail because of them."""
 ALARM = 1e-3
-"""The rate at which simulations that are dropped at random seem to be dropped by their parameters."""
+"""The false alarm rate: how often simulations that are dropped at random seem to be dropped by their parameters."""
 COMPARED = 750
-"""Kept and dropped simulations, of each at most, whose parameters are compared all together."""
+"""The most kept and the most dropped simulations whose parameters are compared all together."""
 PERMUTATIONS = 1999
 MOST_PAIRED = 30
-"""Parameters of which each pair is tested too."""
+"""The largest number of parameters for which each pair is tested too."""
 TOGETHER = "several parameters together"
 
 
@@ -41,32 +41,35 @@ class Dropping:
     names: tuple[str, ...]
     simulated: int
     causes: Mapping[str, int]
-    """Dropped ones by their first cause."""
+    """The number of dropped simulations by their first cause."""
     pvalues: Floats
 
     @property
     def dropped(self) -> int:
-        """The number of all that were dropped."""
+        """The number of dropped simulations, of all causes together."""
         return sum(self.causes.values())
 
     @property
     def share(self) -> float:
-        """The same, as a share."""
+        """The dropped simulations as a share of all simulations."""
         return self.dropped / self.simulated
 
     @property
     def by(self) -> int | None:
-        """The entry of ``pvalues`` that condemns; None where dropping is rare, or may be independent of parameters."""
+        """The entry of ``pvalues`` that shows that dropping depends on parameters.
+
+        None where less than ``LEAST_SHARE`` was dropped, or where dropping may be independent of the parameters.
+        """
         least = int(np.argmin(self.pvalues))
         return least if self.share >= LEAST_SHARE and self.pvalues[least] <= ALARM else None
 
     @property
     def parameter(self) -> str | None:
-        """Its name."""
+        """The name of the parameter, pair or group that entry ``by`` belongs to; None where ``by`` is None."""
         return None if self.by is None else subjects(self.names)[self.by]
 
     def sentence(self) -> str:
-        """For people."""
+        """The fate of the simulations as one sentence for messages."""
         if not self.dropped:
             return f"none of {self.simulated} simulations was dropped"
         why = ", ".join(f"{count} {cause}" for cause, count in self.causes.items() if count)
@@ -78,7 +81,7 @@ class Dropping:
         return f"{told}; independently of the parameters, as far as a two-sample test can tell"
 
     def as_json(self) -> dict[str, Any]:
-        """For a file."""
+        """The fate of the simulations as plain values for a JSON file."""
         return {
             "simulated": self.simulated,
             "dropped": self.dropped,
@@ -97,11 +100,12 @@ def subjects(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def dependence(parameters: Floats, dropped: NDArray[np.bool_], seed: Sequence[int]) -> Floats:
-    """``(subjects,)``: p-values of kept and dropped ``parameters`` ``(simulation, parameter)`` being alike.
+    """P-values ``(subjects,)`` of whether kept and dropped ``parameters`` ``(simulation, parameter)`` are alike.
 
-    Of each parameter and of products of the normal scores of two (Kolmogorov-Smirnov), and behind them of all together
-    (energy distance between the scores of some, by permutation). Each is multiplied so that the least of them is at
-    most `ALARM` that often by chance. NaN counts as +inf.
+    There is one Kolmogorov-Smirnov test for each parameter and for each product of the normal scores of two, and last
+    one test of all parameters together (the energy distance between the scores of some, by permutation). Each p-value
+    is multiplied by a factor so that the least of them is below `ALARM` by chance at a rate of at most `ALARM`. NaN
+    counts as +inf.
     """
     from scipy.stats import ks_2samp, rankdata
 

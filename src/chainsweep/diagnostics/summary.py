@@ -1,7 +1,7 @@
 """Figures of every data set of a block, from draws padded with NaN: posterior summaries and convergence.
 
 ``draws`` has shape ``(dataset, chain, draw, ndim)``; data set ``i`` has ``n_draws[i]`` draws in each chain,
-all at the front. What stands behind them is never read. Answers have shape ``(dataset, ndim)``, NaN for a
+all at the front. The values behind them are never read. Results have shape ``(dataset, ndim)``, NaN for a
 data set without draws, and for a parameter of which a draw that counts is NaN.
 """
 
@@ -23,7 +23,7 @@ POSTERIOR_FIGURES = ("mean", "sd", *QUANTILES)
 
 
 def posterior_summary(draws: NDArray, n_draws: ArrayLike, log_weights: NDArray | None = None) -> dict[str, Array]:
-    """``mean``, ``sd`` (``ddof=1``), ``q05``, ``q50``, ``q95`` of all chains together.
+    """The ``mean``, ``sd`` (``ddof=1``), ``q05``, ``q50``, ``q95`` of all chains together.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def posterior_summary(draws: NDArray, n_draws: ArrayLike, log_weights: NDArray |
 
 
 def convergence_summary(draws: NDArray, n_draws: ArrayLike) -> dict[str, Array]:
-    """``rhat`` (rank-normalised), ``ess_bulk``, ``ess_tail``, ``mcse_mean`` of each data set and parameter.
+    """The ``rhat`` (rank-normalised), ``ess_bulk``, ``ess_tail``, ``mcse_mean`` of each data set and parameter.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def _check(draws: NDArray, n_draws: ArrayLike) -> None:
 
 
 def _flat(draws: NDArray) -> Array:
-    """``(dataset, chain, draw, ndim)`` to float64 ``(dataset, ndim, chain * draw)``."""
+    """Reshape ``(dataset, chain, draw, ndim)`` to float64 ``(dataset, ndim, chain * draw)``."""
     moved = np.moveaxis(draws, -1, 1)
     return np.ascontiguousarray(moved, dtype=np.float64).reshape(*moved.shape[:2], -1)
 

@@ -1,4 +1,4 @@
-"""Keeping a bounded number of draws without biasing what they say."""
+"""Selection of a bounded number of draws that leaves every mean over them unbiased."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def optimal_resample(log_weights: Floats, keep: int, uniform: float) -> tuple[ND
 
 
 def _threshold(weights: Floats, keep: int) -> float:
-    """``c`` with ``sum(min(w / c, 1)) = keep``: the number of heavier draws is found by a sorted scan."""
+    """The ``c`` with ``sum(min(w / c, 1)) = keep``: the number of heavier draws is found by a sorted scan."""
     ordered = np.sort(weights)[::-1]
     tail = ordered.sum() - np.concatenate([[0.0], np.cumsum(ordered)[:-1]])
     for heavier in range(keep):

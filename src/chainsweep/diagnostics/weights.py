@@ -2,8 +2,8 @@
 
 Everywhere the last axis is the draw, ``log_weights`` is ``log p(theta) - log q(theta)`` up to a constant
 (the evidence alone needs the constant), ``-inf`` is a draw outside the support, which counts as a draw but
-carries no mass, and a data set *without usable weights* (all ``-inf``, any NaN, any ``+inf``) answers NaN
-and disturbs no other.
+carries no mass, and a data set *without usable weights* (all ``-inf``, any NaN, any ``+inf``) gives NaN
+and changes the result of no other.
 
 Reference: A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry, Pareto smoothed importance sampling, JMLR 25
 (72), 1 (2024).
@@ -90,8 +90,8 @@ def efficiency(log_weights: ArrayLike) -> Array:
 def log_evidence(log_weights: ArrayLike) -> tuple[Array, Array]:
     """Log of the mean weight and its standard error, both of shape ``(...)``.
 
-    The error is the relative Monte-Carlo error of the mean weight, ``sd(w) / (mean(w) sqrt(n))``; it means
-    what it says only where k-hat is below 0.7. NaN for a single draw. Needs raw weights: smoothed ones are
+    The error is the relative Monte-Carlo error of the mean weight, ``sd(w) / (mean(w) sqrt(n))``; it is
+    reliable only where k-hat is below 0.7. NaN for a single draw. Needs raw weights: smoothed ones are
     normalised.
     """
     result = map_rows(_log_evidence_rows, _checked(log_weights), core_ndim=1)
@@ -247,7 +247,7 @@ def _sure_rows(khat: Array, rows: Array) -> Array:
 
 
 def _psis_rows(rows: Array) -> Array:
-    """k-hat and smoothed log weights of ``(row, draw)``, side by side as ``(row, 1 + draw)``."""
+    """The k-hat and smoothed log weights of ``(row, draw)``, side by side as ``(row, 1 + draw)``."""
     result = np.full((len(rows), rows.shape[-1] + 1), np.nan)
     top = rows.max(axis=-1, initial=-np.inf)
     usable = np.isfinite(top)

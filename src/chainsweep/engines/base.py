@@ -1,4 +1,4 @@
-"""The contract of every engine: what ``run`` is given, and what it gives back.
+"""The contract of every engine: the arguments and the result of its ``run``.
 
 ``run(problem, batch, settings, seeds, *, sink, resume, deadline) -> Outcome``
 
@@ -19,7 +19,7 @@ from chainsweep.numerics.arrays import Arrays
 
 
 class DrawKind(enum.StrEnum):
-    """How the draws of an engine depend on each other, hence which diagnostics apply."""
+    """The dependence between the draws of an engine, which decides which diagnostics apply."""
 
     ENSEMBLE = "ensemble"
     """Chains of interacting walkers: the chain axis holds independent ensembles; tau applies."""
@@ -36,7 +36,7 @@ class Chains:
     ``posterior[name]`` has shape ``(dataset, chain, draw, *parameter shape)`` in the constrained space,
     ``sample_stats[name]`` has shape ``(dataset, chain, draw)``. Data set ``i`` has ``n_draws[i]`` draws in
     each chain, all at the front; NaN behind them. ``info[name]`` has shape ``(dataset,)`` or
-    ``(dataset, chain)``: what diagnostics need and no next step does. ``failures`` maps the position of a
+    ``(dataset, chain)``: figures that diagnostics need, but no later step. ``failures`` maps the position of a
     data set in the batch to the reason why it has no draws (its ``n_draws`` is 0).
     """
 
@@ -58,7 +58,7 @@ class Chains:
 
 
 class Status(enum.Enum):
-    """How a run ended; the values are the sentences shown to the user."""
+    """The end of a run: complete or stopped; the values are the sentences shown to the user."""
 
     COMPLETE = "every data set reached a verdict or its budget"
     STOPPED = "stopped early; the state is saved and the next attempt continues from it"
@@ -66,14 +66,14 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What ``run`` returns: ``chains`` is None exactly when ``status`` is STOPPED."""
+    """The result of ``run``: ``chains`` is None exactly when ``status`` is STOPPED."""
 
     status: Status
     chains: Chains | None = None
 
 
 class Sink(Protocol):
-    """Where an engine leaves what must outlive it."""
+    """The place where an engine saves its state and reports its progress."""
 
     def checkpoint(self, state: Arrays) -> None:
         """Replace the saved state by ``state`` (flat dict of arrays), durably."""

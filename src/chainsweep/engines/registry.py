@@ -1,4 +1,4 @@
-"""Engines by name. Adding one is its own file and one line here."""
+"""The engines by name. A new engine needs a file of its own and one line in ``ENGINES``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chainsweep.engines.base import DrawKind
 
 @dataclass(frozen=True)
 class Engine:
-    """Where an engine lives and which packages it imports."""
+    """The module of an engine, the packages that it imports, and the kind of its draws."""
 
     module: str
     needs: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""What a campaign will cost."""
+"""The prediction of the cost of a campaign."""

@@ -1,7 +1,7 @@
 """The pilot: a few data sets run here to time them, and the timed choice of what MPI ranks share out.
 
-Every engine runs the same data sets three times. The first run fills the cache of compiled programs, the
-second starts as a process does that finds them there, the third is what the data sets themselves cost.
+Every engine runs the same data sets three times. The first run fills the cache of compiled programs, the second
+starts like a process that finds them in the cache, and the third measures the cost of the data sets themselves.
 ``pilot.json`` keeps the figures; they change no draw, and nothing is published.
 """
 
@@ -33,44 +33,44 @@ from chainsweep.publish import publish_text
 from chainsweep.tasks.attempt import ProgressSink
 
 COSTLY_SECONDS = 0.005
-"""A likelihood that takes longer is worth a message to another rank."""
+"""The seconds of one likelihood call above which it is worth a message to another rank."""
 TIMED_CALLS = 5
 TRAIN_STEPS = 8
-"""Steps of the network that the pilot of SNPE works with."""
+"""The number of training steps of the network that the pilot of SNPE works with."""
 TIMED_BLOCKS = 6
-"""Blocks of simulations that the pilot trains on; the first is warming up."""
+"""The number of blocks of simulations that the pilot trains on; the first is a warm-up."""
 BANK_CHUNKS = 3
-"""Chunks of a black box's simulations that the pilot makes; the first is warming up."""
+"""The number of chunks of a black box's simulations that the pilot makes; the first is a warm-up."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One kind's pilot: ``setup_s`` each process pays once, ``seconds`` of each data set (training step, simulation).
+    """The pilot of one kind of job: ``setup_s`` per process, ``seconds`` per data set, training step or simulation.
 
-    ``where`` says what device did it; ``note`` what the figures stand for, where that is not plain.
+    ``where`` names the device; ``note`` says what the figures stand for, where that is not clear.
     """
 
     setup_s: float
     seconds: tuple[float, ...]
     units: int
-    """Data sets (training steps, simulations) behind ``seconds``."""
+    """The number of data sets (training steps, simulations) behind ``seconds``."""
     where: str
     note: str = ""
 
 
 Ran = tuple[float, dict[str, Any]]
-"""Seconds of a run by the clock, and its catalogue columns."""
+"""The wall time of a run in seconds, and its catalogue columns."""
 
 
 class Spread(NamedTuple):
-    """What MPI ranks share out, ``"datasets"`` or ``"walkers"``, and why."""
+    """The work that MPI ranks share, ``"datasets"`` or ``"walkers"``, and the reason."""
 
     form: str
     why: str = ""
 
 
 def emcee_spread(campaign: Campaign) -> Spread:
-    """What MPI ranks share out: as the campaign says, or walkers where one call of a black box takes long.
+    """Return what MPI ranks share: as the campaign says, or walkers if a black-box call takes more than 5 ms.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def emcee_spread(campaign: Campaign) -> Spread:
 
 
 def _call_seconds(campaign: Campaign) -> float:
-    """Median time of one likelihood call at prior draws of the first data set."""
+    """Return the median time of one likelihood call at prior draws of the first data set."""
     from chainsweep.model.batched import BatchedProblem
 
     batch = campaign.batch(0).take(np.zeros(1, np.int64))
@@ -125,7 +125,7 @@ def run_pilot(campaign: Campaign, engines: Sequence[str], count: int, say: Calla
     Raises
     ------
     ChainsweepError
-        An engine does not get through its pilot.
+        An engine fails in its pilot.
     """
     prepare()
     watch()
@@ -162,7 +162,7 @@ def _timings(campaign: Campaign, engines: Sequence[str], count: int, say: Callab
 
 
 def read_pilot(campaign: Campaign) -> dict[str, Timing]:
-    """Figures of the last pilot by kind of job; empty where none was run."""
+    """Return the figures of the last pilot by kind of job; empty if none was run."""
     try:
         content = json.loads(campaign.paths.pilot.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -171,7 +171,7 @@ def read_pilot(campaign: Campaign) -> dict[str, Timing]:
 
 
 def _pilot_batch(campaign: Campaign, count: int) -> Batch:
-    """``count`` data sets taken evenly from the padded width that has the most."""
+    """Return ``count`` data sets taken evenly from the padded width that has the most."""
     widths = [plan.width for plan in campaign.shards]
     sizes = {width: sum(plan.positions.size for plan in campaign.shards if plan.width == width) for width in widths}
     width = max(sizes, key=lambda each: sizes[each])
@@ -195,7 +195,7 @@ def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object)
     cold, _ = _run_once(campaign, engine, batch, trained)
     warm, summary = _run_once(campaign, engine, batch, trained)
     shares = np.nan_to_num(np.asarray(summary["seconds"], float))
-    # the engine's own shares say how unequal the data sets are; the clock says how long they took together
+    # the engine's own times give the ratios between data sets, the wall clock their sum
     seconds = shares * warm / shares.sum() if shares.sum() > 0 else np.full(len(batch), warm / len(batch))
     notes = ["with a network hardly trained, so at most"] if trained is not None else []
     largest = max(plan.positions.size for plan in campaign.shards)
@@ -207,7 +207,7 @@ def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object)
 
 
 def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) -> Ran:
-    """Sample and judge ``batch``: seconds by the clock, and the catalogue columns."""
+    """Sample and judge ``batch``; return the wall time in seconds and the catalogue columns."""
     from chainsweep.stages.infer import judged_shard, sample
 
     began = time.perf_counter()
@@ -226,7 +226,7 @@ def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) ->
 
 
 def _ess_per_second(campaign: Campaign, batch: Batch, algorithm: str) -> float:
-    """ESS a second of NUTS with ``algorithm``, in a second run, in which nothing is compiled."""
+    """Return the ESS per second of NUTS with ``algorithm``, timed in a second run, in which nothing is compiled."""
     engines = campaign.config.engines
     nuts = engines.nuts.model_copy(update={"algorithm": algorithm})
     other = copy(campaign)
@@ -236,12 +236,12 @@ def _ess_per_second(campaign: Campaign, batch: Batch, algorithm: str) -> float:
 
 
 def _rate(seconds: float, summary: Mapping[str, Any]) -> float:
-    """Smallest bulk ESS of each data set, summed, a second."""
+    """Return the sum over data sets of the smallest bulk ESS, per second."""
     return float(np.nansum(summary["ess_bulk_min"])) / seconds
 
 
 def _start_seconds(*modules: str) -> float:
-    """How long a fresh process takes to import what it needs."""
+    """Return the seconds that a new process takes to import ``modules``."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", f"import {', '.join(modules)}"], capture_output=True, check=True)
     return time.perf_counter() - began
@@ -249,7 +249,7 @@ def _start_seconds(*modules: str) -> float:
 
 @dataclass
 class _Ticks:
-    """A deadline that notes when it is asked, and comes when it was asked ``limit`` times."""
+    """A deadline that records the times at which it is asked, and that is over after ``limit`` calls."""
 
     limit: int
     times: list[float] = field(default_factory=list)
@@ -260,7 +260,7 @@ class _Ticks:
 
 
 def _time_simulating(campaign: Campaign) -> tuple[Timing, list[Arrays]]:
-    """Time chunks of a black box's simulations; with them a small bank, for the pilot of the training."""
+    """Time chunks of a black box's simulations; also return them as a small bank, for the pilot of the training."""
     from chainsweep.engines.snpe.bank import BANK_CHUNK, simulate
     from chainsweep.stages.train import designs_of, train_seed
 
@@ -280,12 +280,12 @@ def _time_simulating(campaign: Campaign) -> tuple[Timing, list[Arrays]]:
     setup = _start_seconds("chainsweep.engines.snpe.bank") + ticks.times[0] - began
     setup += max(float(took[0] - took[1:].mean()), 0.0)
     each = took[1:] / BANK_CHUNK
-    assert bank is not None  # no deadline came
+    assert bank is not None  # the deadline was not reached
     return Timing(setup, tuple(each.tolist()), each.size * BANK_CHUNK, describe_device()), [bank]
 
 
 def _time_training(campaign: Campaign, made: list[Arrays] | None) -> tuple[Timing, object]:
-    """Time the steps of training; with them a network of a few steps, for the pilot of the inference."""
+    """Time the steps of training; also return a network of a few steps, for the pilot of the inference."""
     from chainsweep.engines.snpe.simulator import ROWS_PER_BLOCK
     from chainsweep.stages.train import train_network
 

@@ -1,14 +1,14 @@
-r"""Adaptive importance sampling of many data sets at once: exact weights, whatever the start.
+r"""Adaptive importance sampling of many data sets at once, with weights that are exact for any start.
 
 Each round fits a Student-t mixture to everything found so far, draws from::
 
     q(z) = fit share * fit(z) + broad share * broad(z) + known share * known(z)
 
 (``broad`` has the size of the prior, ``known`` holds modes that must never be lost) and weighs the draws with the
-target's exact density, :math:`w = p(z) / q(z)`. The answer is the *last round alone*: given the rounds before it
+target's exact density, :math:`w = p(z) / q(z)`. The result is the *last round alone*: given the rounds before it
 its draws are independent and its proposal is a known density, so the mean weight is an unbiased evidence and
-Pareto's k-hat means what it says. Weights over all rounds (the balance heuristic) would carry more effective draws
-and be biased low, because a proposal stands on the very points that it then weighs; they steer the adaptation
+Pareto's k-hat is valid. Weights over all rounds (the balance heuristic) would carry more effective draws
+and be biased low, because a proposal is fitted to the very points that it then weighs; they steer the adaptation
 only. A data set is done when k-hat and effective draws suffice *and* the evidence agrees with the round before:
 a round that misses a mode looks perfect by itself, and a round that met it once does not agree. The first round draws
 from what is known alone, such as Laplace fits of modes.
@@ -37,28 +37,29 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 WIDER = 1.5
-"""The scale of a kernel around all draws, relative to theirs."""
+"""The scale of a kernel around all draws, relative to that of the draws."""
 FIRST_BROAD_SHARE = 0.2
-"""Broad share of a first round that draws from what is known before anything is fitted."""
+"""The broad share of a first round that draws from the known mixture before one is fitted."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long to adapt and when to stop; the defaults suit up to 10 parameters, see ``settings_for``."""
+    """The limits and stopping rules of the adaptation; the defaults suit up to 10 parameters, see ``settings_for``."""
 
     draws: int = 4000
-    """Draws of one round, of the result, and points that are remembered."""
+    """The number of draws of one round and of the result, and of points that are kept for the next fit."""
     rounds: int = 12
     components: int = 256
-    """Kernels of the fitted mixture; fewer are faster, and leave holes on curved ridges."""
+    """The number of kernels of the fitted mixture; fewer are faster, and leave holes on curved ridges."""
     points: int = 2048
-    """Resampled points that a mixture is fitted to."""
+    """The number of resampled points that a mixture is fitted to."""
     effective: float = 300.0
     """Weights are tempered to this many effective points while they are degenerate."""
     broad_share: float = 0.15
     known_share: float = 0.05
     wide_share: float = 0.0
-    """Part of the fit that is one kernel around all of it, `WIDER` than its points: weights get no heavy tail there."""
+    """The share of the fit that is one kernel around all its points, `WIDER` times as wide as they are, so that the
+    weights have no heavy tail there."""
     ess: float = 400.0
     khat: float = 0.7
     agreement: float = 4.0
@@ -66,9 +67,9 @@ class Settings:
     sure: bool = False
     """True where ``ess`` of a result is the number that it has with a confidence of 95 %, in place of Kish's."""
     early: bool = False
-    """Whether the first round may be the last, where what it was given gives the same evidence."""
+    """True where the first round may be the last, if its evidence agrees with that of the points of the start."""
     lanes: int = 16
-    """Data sets of one compiled call on an accelerator: one shape however many are still at work."""
+    """The number of data sets of one compiled call on an accelerator: one shape however many are not done yet."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class WeightedDraws:
     ``z`` ``(dataset, draw, nz)`` unconstrained; ``log_weight`` ``(dataset, draw)``, log target minus log proposal,
     whose mean weight is the evidence; ``khat``, ``ess``, ``log_evidence``, ``log_evidence_se`` and ``rounds``
     ``(dataset,)``. A data set whose target is nowhere finite, or infinite somewhere, has khat inf, ess 0, NaN
-    evidence, weights of -inf and NaN draws. The numbers are exact at any k-hat; above 0.7 their errors are not.
+    evidence, weights of -inf and NaN draws. The weights are exact at any k-hat; above 0.7 the errors of sums over them
+    are not reliable.
     """
 
     z: Floats
@@ -122,7 +124,7 @@ def settings_for(nz: int, **changes: Any) -> Settings:
 
 
 def lanes_here(settings: Settings) -> int:
-    """Data sets of one round on this device: a processor goes through them one by one."""
+    """The number of data sets of one round on this device: fewer on a processor, which computes them one by one."""
     return max(1, settings.lanes // 4) if one_by_one_here() else settings.lanes
 
 
@@ -131,9 +133,9 @@ def adapt(
 ) -> WeightedDraws:
     """Sample each data set until its weights can be trusted or the rounds are spent.
 
-    ``keys`` ``(dataset, 2)`` are raw keys, one a data set: nothing else is random, so the other data sets of the
+    ``keys`` ``(dataset, 2)`` are raw keys, one for each data set: nothing else is random, so the other data sets of the
     batch change nothing beyond rounding. A data set that is done takes no more work. With ``members``, only the data
-    sets at these positions are sampled; the others come back like ones without mass, with 0 rounds.
+    sets at these positions are sampled; the results of the others are those of data sets without mass, with 0 rounds.
 
     Raises
     ------
@@ -157,9 +159,9 @@ def adapt(
 
 
 def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.bool_]:
-    """One round of a few data sets; says which are done."""
+    """Run one round of a few data sets; return True for those that are done."""
     count, settings = len(members), run.settings
-    # On an accelerator idle lanes repeat the first data set: every call has one shape.
+    # On an accelerator idle lanes repeat the first data set, so that every call has one shape.
     idle = 0 if one_by_one_here() else lanes - count
     positions = np.concatenate([members, np.full(idle, members[0])])
     part = _Pool(*(array[positions] for array in run.pool))
@@ -206,14 +208,14 @@ def _fitted(target: Target, pool: _Pool, keys: NDArray[np.uint32], positions: Po
 
 
 def _unfitted(pool: _Pool, settings: Settings) -> Mixture:
-    """Components without weight, as many as a fit has."""
+    """A mixture of components without weight, as many as a fit has."""
     datasets, _, nz = pool.z.shape
     shape = datasets, settings.components
     return Mixture(np.full(shape, -np.inf), np.zeros((*shape, nz)), np.tile(np.eye(nz), (*shape, 1, 1)))
 
 
 def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: int) -> NDArray[np.bool_]:
-    """Keep a round as the result so far; says which data sets it satisfies."""
+    """Keep a round as the result so far; return True for the data sets for which it is good enough."""
     khat, _ = psis_khat(log_weight)
     ess = sure_sample_size(log_weight, khat) if run.settings.sure else effective_sample_size(log_weight)
     evidence, error = log_evidence(log_weight)
@@ -226,7 +228,7 @@ def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: 
 
 
 def _absorb(pool: _Pool, drawn: _Pool) -> _Pool:
-    """The pool with new draws, cut back to its size by the smallest weights; in no order."""
+    """The pool with new draws; points of the smallest weights are removed to keep its size. The order is arbitrary."""
     merged = _Pool(*(np.concatenate(pair, axis=1) for pair in zip(pool, drawn, strict=True)))
     log_weight = merged.log_target - merged.log_denominator
     smallest = np.where(np.isfinite(log_weight), log_weight, -np.inf)
@@ -236,7 +238,7 @@ def _absorb(pool: _Pool, drawn: _Pool) -> _Pool:
 
 
 def _evidence_of(start: Start) -> tuple[Floats, Floats]:
-    """Log evidences and their errors from the points that there are at the start; NaN where none has weight."""
+    """The log evidences and their errors from the points of the start; NaN where none has weight."""
     log_weight = np.where(np.isfinite(start.log_target), start.log_target - start.log_denominator, -np.inf)
     top = log_weight.max(axis=1, initial=-np.inf)
     some = np.isfinite(top)

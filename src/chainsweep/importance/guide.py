@@ -1,12 +1,13 @@
-r"""What guides the chains of a data set: a mixture that follows its posterior, a metric, and starts.
+r"""The guide of the chains of a data set: a mixture that approximates its posterior, a metric, and starts.
 
 Adaptive importance sampling from prior draws and the modes that descents found (``importance/adaptive.py``) gives
 exactly weighted draws. Their covariance is the chains' metric; chains start at draws chosen with tempered weights,
-so overdispersed; and a mixture fitted to them proposes the *jumps* of the chains (``engines/nuts/kernels.py``), by
-which a chain goes from one mode to another, or along a ridge that is too long for trajectories.
+so the starts are overdispersed; and a mixture fitted to the draws proposes the *jumps* of the chains
+(``engines/nuts/kernels.py``), by which a chain goes from one mode to another, or along a ridge that is too long for
+trajectories.
 
-A guide is never trusted with the answer: jumps are Metropolis steps towards the exact density, and a data set whose
-weights prove nothing (``trusted`` is False) starts in its modes, with a metric from scouts.
+The result never depends on the quality of a guide: jumps are Metropolis steps with the exact density, and a data set
+whose weights are not reliable (``trusted`` is False) starts in its modes, with a metric from scouts.
 """
 
 from __future__ import annotations
@@ -37,40 +38,42 @@ from chainsweep.numerics.seeds import Seeds
 Floats = NDArray[np.float64]
 
 MOST_DIMENSIONS = 10
-"""Beyond, importance sampling costs more than it gives (15 parameters: 3.3 s a data set in place of 0.4), and the guide
-is the modes' Laplace fits."""
+"""The largest number of unconstrained parameters with importance sampling. With more parameters it costs more than it
+gains (with 15, 3.3 s for each data set in place of 0.4), and the guide consists of the modes' Laplace fits."""
 DESCENTS = 12
-"""Of a data set, unless settings say otherwise."""
+"""The number of descents of a data set, unless settings say otherwise."""
 LEAST_ESS = 30.0
-"""Effective draws below which weights guide nothing, whatever their k-hat."""
+"""The least number of effective draws from which a deep search makes a guide, whatever the k-hat of the weights."""
 SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
-"""Parts of the mixture that proposes jumps."""
+"""The shares of the parts of the mixture that proposes jumps."""
 START_POWER = 0.5
-"""Chains start at draws chosen with their weights to this power."""
+"""The power to which weights are raised for the choice of the draws at which chains start."""
 QUICK = Settings(
     draws=1500, rounds=6, components=96, points=1024, effective=100.0, known_share=0.1, ess=400.0, early=True
 )
-"""The search for every data set, and the fit to what it found."""
+"""The settings of the search for every data set, and of the fit to its draws."""
 DEEP = Settings(
     draws=8000, rounds=8, components=512, points=4096, effective=1000.0, known_share=0.2, ess=400.0, lanes=4
 )
-"""The search where the quick one proves nothing, or chains fail that it guided: posteriors along ridges, with parts
-that few prior draws meet. Few lanes, since idle ones cost as much."""
+"""The settings of the search where the quick one gives no reliable weights, or where chains that it guided fail: these
+are posteriors along ridges, with parts that few prior draws meet. There are few lanes, since idle ones cost as much as
+busy ones."""
 DEEP_PRIOR_DRAWS = 1 << 17
 DEEP_EVALUATIONS = 1 << 23
-"""Points that the prior draws of a deep search are compared with, at most."""
+"""The largest product of the number of prior draws of a deep search and the number of points of the data set."""
 DEEP_FIT = Settings(draws=4000, components=224, points=2048, lanes=DEEP.lanes)
-"""The fit to what a deep search found: fewer components than it needs, since chains pay for each with every jump."""
+"""The settings of the fit to the draws of a deep search: it has fewer components than the search, since each component
+costs time in every jump of the chains."""
 
 
 @dataclass(frozen=True)
 class Guide:
-    """Arrays ``(dataset, ...)`` in the unconstrained space.
+    """The guides of some data sets: arrays ``(dataset, ...)`` in the unconstrained space.
 
     ``log_weight`` ``(component,)``, ``mean`` ``(component, n)`` and ``chol`` ``(component, n, n)`` are the mixture of
     the jumps; ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``starts`` are ``(attempt, chain, n)``; ``trusted``
-    says whether there are weighted draws behind all that, ``deep`` whether a deep search found them, ``refits`` how
-    often the mixture was fitted anew to what chains drew.
+    is True where all this comes from reliable weighted draws, ``deep`` where there was a deep search; ``refits`` counts
+    how often the mixture was fitted again to the draws of chains.
     """
 
     log_weight: Floats
@@ -85,44 +88,46 @@ class Guide:
 
     @property
     def wide(self) -> NDArray[np.bool_]:
-        """``(dataset,)``: whether its mixture has more components than a quick search fits."""
+        """True where the mixture has more components than a quick search fits, shape ``(dataset,)``."""
         return self.deep | (self.refits > 0)
 
     @property
     def fitted(self) -> bool:
-        """Whether there is a fitted part."""
+        """True where the mixtures have a fitted part."""
         return self.log_weight.shape[1] > DEEP_FIT.components
 
     def arrays(self) -> Arrays:
-        """As a state can hold it; ``Guide(**arrays)`` is the inverse."""
+        """The fields as arrays by name; ``Guide(**arrays)`` is the inverse."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @property
     def standing(self) -> int:
-        """Components before the fitted ones."""
+        """The number of components before the fitted ones."""
         return self.log_weight.shape[1] - DEEP_FIT.components * self.fitted
 
     def jumps(self, rows: NDArray[np.int64], wide: bool | None = None) -> Mixture:
-        """The mixtures of the data sets ``rows``, with all components.
+        """The mixtures of the data sets ``rows``, with all components that have weight.
 
-        On an accelerator by default with as few as hold them all: elsewhere those without weight cost nothing.
+        Without ``wide``, an accelerator gets only as many components as these need; a processor gets all, since those
+        without weight cost nothing there. With ``wide`` True it is all components, with False as many as a quick search
+        fits.
         """
         all_of_them = (one_by_one_here() or self.wide[rows].any()) if wide is None else wide
         used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
     def put(self, rows: NDArray[np.int64], part: Guide) -> None:
-        """Set what some of the data sets have."""
+        """Replace the guides of the data sets ``rows`` by those of ``part``."""
         for name, array in self.arrays().items():
             array[rows] = getattr(part, name)
 
     def take(self, rows: NDArray[np.int64]) -> Guide:
-        """The guide of some of the data sets."""
+        """The guides of the data sets ``rows``."""
         return Guide(**{name: array[rows] for name, array in self.arrays().items()})
 
 
 def joined(guides: Sequence[Guide | None]) -> Guide | None:
-    """One guide of all data sets, or none."""
+    """Join the guides of several groups of data sets to one; None where there is none."""
     present = [guide.arrays() for guide in guides if guide is not None]
     return (
         Guide(**{name: np.concatenate([arrays[name] for arrays in present]) for name in present[0]})
@@ -141,8 +146,9 @@ def search(
 ) -> tuple[Pool, Modes, Guide]:
     """Prior draws, the modes that descents from them find, and the guide of every data set of a batch.
 
-    ``shape`` says chains and attempts. ``draws`` ``(dataset, draw, n)`` are of somebody else, NaN where there are none.
-    A black box has no gradients, so no descents, and no deep search either, which would call it 100,000 times.
+    ``shape`` is the number of chains and of attempts. ``draws`` ``(dataset, draw, n)`` come from another engine, NaN
+    where there are none. A black box has no gradients, so it gets no descents, and no deep search either, which would
+    call it 100,000 times.
     """
     pool = prior_pool(batched, seeds.jax_keys(batched.batch.ids, "prior", 1)[:, 0], prior_draws)
     if batched.problem.has_jax_likelihood:
@@ -200,7 +206,10 @@ def find_guide(
 
 
 def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], seeds: Seeds) -> Guide:
-    """``guide`` with a deep search for the data sets ``rows``, of which none had one; nothing where none is fitted."""
+    """Return ``guide`` after a deep search for the data sets ``rows``, none of which had one before.
+
+    Where ``guide`` has no fitted part, these data sets are only marked as ``deep``.
+    """
     new = guide.take(np.arange(len(guide.trusted)))
     if not guide.fitted:
         new.deep[rows] = True
@@ -227,7 +236,10 @@ def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], see
 
 
 def relearned(guide: Guide, batched: BatchedProblem, draws: Sequence[Floats], seeds: Seeds) -> Guide:
-    """``guide`` with mixtures fitted anew to what chains drew, ``(draw, ndim)`` of each data set, evenly taken."""
+    """Return ``guide`` with mixtures fitted again to chains' ``draws`` ``(draw, ndim)`` of each data set.
+
+    Of many draws evenly spaced ones are used.
+    """
     new = guide.take(np.arange(len(guide.trusted)))
     for row, theta in enumerate(draws):
         this = np.array([row])
@@ -246,27 +258,27 @@ def relearned(guide: Guide, batched: BatchedProblem, draws: Sequence[Floats], se
 
 
 def _rely_on(guide: Guide, row: int, weighted: tuple[Floats, Floats], rng: np.random.Generator) -> None:
-    """Metric and starts of one data set from its weighted draws."""
+    """Set the metric and starts of one data set from its weighted draws."""
     guide.center[row], guide.factor[row] = _moments(weighted)
     guide.starts[row] = _overdispersed(weighted, guide.starts[row], rng)
 
 
 def _arrays(*parts: tuple[float, Mixture]) -> tuple[Floats, Floats, Floats]:
-    """One mixture, as a Guide holds it."""
+    """The mixture of ``parts`` with their shares, as the three arrays that a Guide holds."""
     log_weight, mean, chol = (np.array(part, float) for part in combine(*parts))
     return log_weight, mean, chol
 
 
 def _normalised(mixture: Mixture) -> Mixture:
-    """The same with weights that sum to 1, where there are any."""
+    """The same mixture with weights that sum to 1, unless all are 0."""
     total = logsumexp(mixture.log_weight, axis=1, keepdims=True)
     return mixture._replace(log_weight=np.asarray(mixture.log_weight) - np.where(np.isfinite(total), total, 0.0))
 
 
 def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
-    """``jumps`` with its fitted part fitted anew, to draws of its own and to what chains drew, ``(draw, n)`` each.
+    """Return ``jumps`` with its fitted part fitted again, to draws of its own and to chains' ``draws`` ``(draw, n)``.
 
-    Chains that lingered where the mixture was thin then have kernels there.
+    Chains stay long at places where the mixture is thin; after the fit it has kernels there.
     """
 
     def of(rows: NDArray[np.int64]) -> Mixture:
@@ -299,7 +311,7 @@ Weighted = list[tuple[Floats, Floats]]
 
 
 def _padded(mixture: Mixture) -> Mixture:
-    """The same with components without weight, up to as many as a deep search fits."""
+    """The same mixture, padded with components without weight to as many as the fit to a deep search has."""
     missing = DEEP_FIT.components - mixture.log_weight.shape[1]
     log_weight, mean, chol = (np.asarray(part) for part in mixture)
     rest = np.broadcast_to(np.eye(mean.shape[-1]), (len(mean), missing, *chol.shape[2:]))
@@ -311,13 +323,13 @@ def _padded(mixture: Mixture) -> Mixture:
 
 
 def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
-    """The mixtures that ``function`` gives of rows up to ``count``, ``lanes`` of them at a time."""
+    """The mixtures that ``function`` gives for the rows below ``count``, ``lanes`` of them at a time."""
     parts = [function(np.unique(rows) if one_by_one_here() else rows) for rows in blocks_of(count, lanes)]
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 
 def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settings: Settings) -> Mixture:
-    """Mixtures fitted to weighted draws, as ``adapt`` with ``settings`` fits its own."""
+    """The mixtures fitted to weighted draws, in the way in which ``adapt`` with ``settings`` fits its mixtures."""
     count, n = len(weighted), weighted[0][0].shape[-1]
     points = np.zeros((count, settings.draws, n))
     log_weight = np.full((count, settings.draws), -np.inf)
@@ -345,7 +357,7 @@ def _moments(weighted: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
 
 
 def _overdispersed(weighted: tuple[Floats, Floats], starts: Floats, rng: np.random.Generator) -> Floats:
-    """``starts`` ``(attempt, chain, n)`` replaced by distinct draws chosen with tempered weights."""
+    """Starts of the shape of ``starts`` ``(attempt, chain, n)``: distinct draws chosen with tempered weights."""
     z, log_weight = weighted
     attempts, chains, n = starts.shape
     score = np.where(np.isfinite(log_weight), START_POWER * log_weight, -np.inf) + rng.gumbel(size=len(z))
@@ -371,6 +383,6 @@ def _cholesky(covariance: Floats) -> Floats:
 
 @jax.jit
 def whitened(mixture: Mixture, center: Floats, inverse: Floats) -> Prepared:
-    """Mixtures of ``z``, made ready in ``w`` with ``z = center + factor @ w``, given the inverse of ``factor``."""
+    """The mixtures in ``w``, prepared, of mixtures in ``z = center + factor @ w``, given the inverse of ``factor``."""
     mean = jnp.einsum("lij,lkj->lki", inverse, mixture.mean - center[:, None])
     return jax.vmap(prepared)(Mixture(mixture.log_weight, mean, jnp.einsum("lij,lkjm->lkim", inverse, mixture.chol)))

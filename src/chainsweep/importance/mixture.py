@@ -6,8 +6,8 @@ With weights :math:`w_k`, means :math:`\mu_k` and scale matrices :math:`L_k L_k^
 
 heavy enough in the tails to bound importance weights against Gaussian, logistic and exponential tails.
 
-On a processor one program serves any number of components, points and data sets: arrays are filled up to a few fixed
-sizes, and loops go as far as there is something. No data set's numbers depend on its neighbours.
+On a processor one program serves any number of components, points and data sets: arrays are padded to a few fixed
+sizes, and loops end at the padding. The numbers of a data set do not depend on the other data sets.
 
 Reference: Cappe, Douc, Guillin, Marin, Robert 2008, Statistics and Computing 18, 447 (population Monte Carlo).
 """
@@ -30,15 +30,15 @@ Array = Any
 Floats = NDArray[np.float64]
 
 BLOCK = 512
-"""Points of one data set that a processor computes together."""
+"""The number of points of one data set that a processor computes together."""
 FULL_BLOCKS = 16
-"""Points are filled up to a multiple of so many blocks."""
+"""The number of blocks to a multiple of which points are padded."""
 MOST_COMPONENTS = 560
-"""Components are filled up to a multiple of this."""
+"""The number to a multiple of which components are padded."""
 
 
 def combine(*parts: tuple[float, Mixture]) -> Mixture:
-    """One mixture out of several with their shares; shares are normalised, parts without weight drop out."""
+    """Combine several mixtures with their shares to one; shares are normalised, parts without weight are ignored."""
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = [np.log(share) + np.asarray(part.log_weight) for share, part in parts]
     log_weight = _normalised_logs(np.concatenate(weights, axis=-1))
@@ -77,7 +77,7 @@ def log_density(mixture: Mixture, z: Array) -> Floats:
 
 @jax.jit
 def _log_densities(mixture: Mixture, z: Array, count: Any, blocks: Any) -> Array:
-    """``(dataset, block, point)`` of the first ``count`` data sets and their first ``blocks``."""
+    """Log density ``(dataset, block, point)`` of the first ``count`` data sets and their first ``blocks`` blocks."""
 
     def of_dataset(mixture: Mixture, z: Array) -> Array:
         one = prepared(mixture)
@@ -87,9 +87,9 @@ def _log_densities(mixture: Mixture, z: Array, count: Any, blocks: Any) -> Array
 
 
 def draw(mixture: Mixture, keys: NDArray[np.uint32], draws: int) -> Floats:
-    """``(dataset, draws, nz)`` from raw keys ``(dataset, 2)``.
+    """Draws ``(dataset, draws, nz)`` of the mixtures from raw keys ``(dataset, 2)``.
 
-    Components are taken systematically, each as often as its weight says to within one draw, well mixed: any run of
+    Components are drawn systematically, each in proportion to its weight to within one draw, and well mixed: any run of
     consecutive draws is a stratified sample.
     """
     log_weight, mean, chol = (np.asarray(part) for part in mixture)
@@ -113,17 +113,17 @@ def systematic(uniform: float, log_weight: Array, draws: int) -> NDArray[np.int6
 
 
 def points_together(draws: int) -> int:
-    """Points of one data set that are computed together: a block, on an accelerator all."""
+    """The number of points of one data set that are computed together: a block, or all on an accelerator."""
     return BLOCK if one_by_one_here() else draws
 
 
 def padded_to(count: int, size: int) -> int:
-    """The least multiple of ``size`` that holds ``count``; on an accelerator there is no padding."""
+    """The least multiple of ``size`` that is at least ``count``; on an accelerator ``count`` itself."""
     return -(-count // size) * size if one_by_one_here() else count
 
 
 def filled(array: Array, axis: int, size: int) -> Array:
-    """``array`` with zeros behind it along ``axis``, up to ``size``."""
+    """Return ``array``, padded with zeros at its end along ``axis`` to ``size``."""
     gap = size - array.shape[axis]
     if not gap:
         return array
@@ -131,7 +131,7 @@ def filled(array: Array, axis: int, size: int) -> Array:
 
 
 def widened(mixture: Mixture) -> Mixture:
-    """The same with components without weight behind it, up to ``MOST_COMPONENTS`` or a multiple."""
+    """The same mixture, padded with components without weight to a multiple of ``MOST_COMPONENTS``."""
     count, nz = np.shape(mixture.mean)[1:]
     size = padded_to(count, MOST_COMPONENTS)
     log_weight, mean, chol = (np.asarray(part, float) for part in mixture)

@@ -1,6 +1,6 @@
-"""The density of a Student-t mixture at many points, and what compiled programs need of one.
+"""The density of a Student-t mixture at many points, and a form of the mixture for compiled programs.
 
-A processor takes one component after another, or a few, and goes as far as there are components with weight.
+A processor computes one component after another, or a few at a time, and ends at the last component with weight.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from chainsweep.numerics.random_numbers import normals, uniforms
 Array = Any
 
 UNROLLED_DIMENSIONS = 8
-"""Up to here densities go by a fused loop three times as fast, in which ratios of densities may not underflow."""
+"""The most dimensions in which densities are computed without logs, by a fused loop that is three times as fast. Ratios
+of densities must not underflow there."""
 COMPONENTS = 40
-"""Components that a processor computes together."""
+"""The number of components that a processor computes together."""
 
 
 def degrees(nz: int) -> int:
-    """Degrees of freedom in ``nz`` dimensions: the density is a whole power then, without a root."""
+    """Degrees of freedom in ``nz`` dimensions, chosen so that the density is a power with an integer exponent."""
     return 4 + nz % 2
 
 
 class Mixture(NamedTuple):
-    """Components of every data set.
+    """The components of the mixtures of all data sets.
 
     ``log_weight`` ``(dataset, component)``, normalised, -inf where unused; ``mean`` ``(dataset, component, nz)``;
     ``chol`` ``(dataset, component, nz, nz)``, lower triangular.
@@ -41,8 +42,11 @@ class Mixture(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Random numbers of draws: ``uniform`` ``(draw,)``, standard normal ``noise`` ``(nz, draw)``, and ``stretch``
-    ``(draw,)``, the root of ``nu`` over a chi-squared number, which makes a normal step a Student-t one."""
+    """The random numbers of draws.
+
+    ``uniform`` ``(draw,)``, standard normal ``noise`` ``(nz, draw)``, and ``stretch`` ``(draw,)``, the root of ``nu``
+    over a chi-squared number, which makes a normal step a Student-t one.
+    """
 
     uniform: Array
     noise: Array
@@ -50,7 +54,7 @@ class Numbers(NamedTuple):
 
 
 def random_numbers(key: Array, count: int, nz: int) -> Numbers:
-    """``Numbers`` of ``count`` draws from a raw key ``(2,)``."""
+    """The ``Numbers`` of ``count`` draws from a raw key ``(2,)``."""
     odd = nz % 2
 
     def shaped(uniform: Array) -> Numbers:
@@ -66,12 +70,12 @@ def random_numbers(key: Array, count: int, nz: int) -> Numbers:
 
 
 class Prepared(NamedTuple):
-    """One data set's mixture, made ready for densities and draws at one point after another.
+    """The mixture of one data set, prepared for densities and draws at one point after another.
 
-    ``chol`` ``(component, nz, nz)`` and its ``inverse`` ``(nz, nz, component)`` over the root of ``nu``; ``mean``
-    ``(component, nz)`` and ``offset`` ``(nz, component)``, the means times that; ``height`` ``(component,)``, densities
-    at the means, weights included, over the largest one, whose log is ``log_top``, and ``log_height``; ``cumulated``
-    ``(component,)`` weights. Behind the first ``used`` components none has weight.
+    ``chol`` ``(component, nz, nz)``; ``inverse`` ``(nz, nz, component)``, its inverse over the root of ``nu``; ``mean``
+    ``(component, nz)``; ``offset`` ``(nz, component)``, ``inverse`` times the means; ``height`` ``(component,)``, the
+    densities at the means, weights included, over the largest one, whose log is ``log_top``; ``log_height``, its log;
+    ``cumulated`` ``(component,)``, the cumulated weights. Only the first ``used`` components have weight.
     """
 
     chol: Array
@@ -92,7 +96,7 @@ class Prepared(NamedTuple):
         return self.mean[k] + step * numbers.stretch[:, None]
 
     def log_density(self, z: Array) -> Array:
-        """Log of the density at ``z`` ``(draw, nz)``, up to the factor of ``parts``; shape ``(draw,)``."""
+        """Log density at ``z`` ``(draw, nz)`` less ``log_top``; shape ``(draw,)``."""
         n, nz = z.shape
         if nz > UNROLLED_DIMENSIONS:
             return self._log_density_in_logs(z)
@@ -111,9 +115,10 @@ class Prepared(NamedTuple):
         return self.over_components(add, jnp.full(len(z), -jnp.inf, z.dtype))
 
     def over_components(self, add: Callable, start: Any) -> Any:
-        """``add(some, so_far, place)``, one after the other, of some components at a time, the first at ``place``.
+        """Accumulate ``so_far = add(some, so_far, place)`` from ``start``, over ``COMPONENTS`` components at a time.
 
-        The last ones may come twice, then without height. An accelerator takes all together.
+        ``some`` holds these components, the first of which is number ``place``. The last step may repeat components of
+        the step before, which then have height 0. An accelerator takes all components in one step.
         """
         size = self.height.shape[0]
         if not one_by_one_here() or size <= COMPONENTS:
@@ -139,7 +144,7 @@ class Prepared(NamedTuple):
     def parts(self, z: Array) -> Array:
         """Density of each component ``(component,)`` at ``z`` ``(nz,)``, up to one factor for the whole mixture.
 
-        All are 0 in a distance of some 1e30 scales.
+        All are 0 at a distance of some 1e30 scales.
         """
 
         def put(some: Prepared, whole: Array, place: Any) -> Array:
@@ -150,19 +155,22 @@ class Prepared(NamedTuple):
         return self.over_components(put, jnp.zeros(self.height.shape, z.dtype))
 
     def log_parts(self, bases: Array) -> Array:
-        """Logs of ``parts``, shape ``(component, draw)``, however small they are."""
+        """The logs of ``parts`` for ``bases``, shape ``(component, draw)``; they do not underflow."""
         nz = self.mean.shape[1]
         return self.log_height[:, None] - 0.5 * (degrees(nz) + nz) * jnp.log(bases)
 
     def bases(self, z: Array) -> Array:
-        """``1 + distance / nu`` of each component from each of ``z`` ``(draw, nz)``, shape ``(component, draw)``."""
+        """The ``1 + distance^2 / nu`` of each of ``z`` ``(draw, nz)`` from each component, shape ``(component, draw)``.
+
+        The distance is that of Mahalanobis, in units of the component's scale.
+        """
         if not one_by_one_here():
             return _base(z.T[:, None], self.inverse[..., None], self.offset[..., None])
         return jax.lax.map(lambda part: _base(z.T, *part), (jnp.moveaxis(self.inverse, -1, 0), self.offset.T))
 
 
 def prepared(mixture: Mixture) -> Prepared:
-    """The mixture of one data set, made ready."""
+    """The mixture of one data set, prepared for densities and draws."""
     nz = mixture.mean.shape[-1]
     nu = degrees(nz)
     inverse = inverse_of(jnp.moveaxis(mixture.chol, 0, -1)) / math.sqrt(nu)
@@ -214,7 +222,7 @@ def picked(cumulated: Array, uniform: Array) -> Array:
 
 
 def _base(z: Array, inverse: Array, offset: Array) -> Array:
-    """``1 + distance / nu`` from points ``z`` ``(nz, ...)``, given parts of ``Prepared``."""
+    """The ``1 + distance^2 / nu`` of points ``z`` ``(nz, ...)``, given ``inverse`` and ``offset`` of ``Prepared``."""
     nz = z.shape[0]
     if nz > UNROLLED_DIMENSIONS:
         y = jnp.einsum("ij...,j...->i...", inverse, z)
@@ -229,5 +237,5 @@ def _base(z: Array, inverse: Array, offset: Array) -> Array:
 
 
 def power(base: Array, nz: int) -> Array:
-    """One over the density of a component of height 1."""
+    """The inverse of the density of a component of height 1, given its ``bases``."""
     return jax.lax.integer_pow(base, (degrees(nz) + nz) // 2)

@@ -41,20 +41,22 @@ Floats = NDArray[np.float64]
 
 EM_STEPS = 2
 WEIGHT_FLOOR = 0.2
-"""Share of a fit's draws that is spread evenly over its components, so that a small mode is not lost."""
+"""The share of a fit's weight, relative to the rest, that is spread evenly over its components, so that a small mode is
+not lost."""
 BANDWIDTH = 1.2
-"""Width of a kernel along flat directions: this times ``components ** (-1 / (nz + 4))`` of the cloud's."""
+"""The width of a kernel along flat directions, in units of ``components ** (-1 / (nz + 4))`` times the cloud's."""
 PRIOR_COUNT_MEAN = 1.0
-"""Effective points that hold a component's mean at its kernel's in EM; ``nz + 2`` hold its covariance."""
+"""The prior count in EM, in effective points, of a component's mean at its kernel's; that of its covariance is
+``nz + 2``."""
 TEMPER_STEPS = 18
 LEAST_LOG_POWER = -27.0
 
 
 class Kernels(NamedTuple):
-    """Where the kernels of a fit stand.
+    """The places of the kernels of a fit.
 
-    ``center`` ``(dataset, component, nz)``; ``root`` ``(dataset, nz, nz)``, Cholesky factor of the tempered
-    cloud's covariance; ``power`` and ``size`` ``(dataset,)``, the power that tempered the weights and the
+    ``center`` ``(dataset, component, nz)``; ``root`` ``(dataset, nz, nz)``, Cholesky factor of the covariance of the
+    cloud of tempered points; ``power`` and ``size`` ``(dataset,)``, the power that tempered the weights and the
     effective number of points that it leaves.
     """
 
@@ -65,7 +67,7 @@ class Kernels(NamedTuple):
 
 
 def place(keys: NDArray[np.uint32], z: Floats, log_weight: Floats, effective: float, components: int) -> Kernels:
-    """Kernels on points resampled from ``z`` ``(dataset, point, nz)``.
+    """Place kernels on points resampled from ``z`` ``(dataset, point, nz)``.
 
     Log weights ``(dataset, point)`` are tempered by the largest power at most 1 that leaves ``effective``
     points. Points that are not finite carry no weight; a data set without any weight gives NaN.
@@ -85,7 +87,7 @@ def place(keys: NDArray[np.uint32], z: Floats, log_weight: Floats, effective: fl
 def fit(
     keys: NDArray[np.uint32], z: Floats, log_weight: Floats, kernels: Kernels, precision: Floats, points: int
 ) -> Mixture:
-    """The mixture fitted to ``points`` points resampled with tempered weights, see the module's text.
+    """Fit a mixture to ``points`` points resampled with tempered weights, see the module's text.
 
     ``precision`` ``(dataset, component, nz, nz)`` is the Hessian of the target's negative log density at the
     kernels' centers (any sign, NaN counts as 0), or zeros where it is not known. A data set without any weight
@@ -118,7 +120,10 @@ def fit(
 
 
 def _maximised(parts: list[tuple[Floats, Floats, Floats]], weight: Floats) -> list[Mixture]:
-    """EM from kernels: ``(cloud, center, precision)`` of each data set, whitened, and what each point counts."""
+    """Fit mixtures by EM from kernels: ``parts`` are the whitened ``(cloud, center, precision)`` of each data set.
+
+    ``weight`` ``(dataset,)`` is the number of effective points that each point of the cloud counts for.
+    """
     if not parts:
         return []
     points, components = len(parts[0][0]), len(parts[0][1])
@@ -140,7 +145,10 @@ def _maximised(parts: list[tuple[Floats, Floats, Floats]], weight: Floats) -> li
 def _maximise_all(
     count: Any, y: Array, center: Array, precision: Array, weight: Array, points: Any, components: Any
 ) -> Mixture:
-    """EM of the first ``count`` data sets from their ``points`` and ``components``; see ``_maximised``."""
+    """Fit the mixtures of the first ``count`` data sets by EM, with as many ``points`` and ``components`` as given.
+
+    See ``_maximised``.
+    """
 
     def one(y: Array, center: Array, precision: Array, weight: Array) -> Mixture:
         used = jnp.arange(len(center)) < components
@@ -165,7 +173,7 @@ def _cloud(uniform: float, z: Floats, log_weight: Floats, points: int) -> Floats
 
 
 def _whiten(x: Floats, origin: Floats, root: Floats) -> Floats:
-    """In coordinates in which the cloud's covariance is the identity."""
+    """The points ``x`` in coordinates in which the cloud's covariance is the identity."""
     return np.asarray(solve_triangular(root, (x - origin).T, lower=True, check_finite=False).T)
 
 
@@ -188,7 +196,10 @@ def _place_one(
 
 
 def _kernel_covariance(precision: Array, components: Any) -> Array:
-    """Inverse of the curvature's positive part plus that of the bandwidth, in whitened coordinates."""
+    """The covariances of kernels, in whitened coordinates.
+
+    Along each axis the precision is the positive part of the curvature plus the precision of the bandwidth.
+    """
     size, nz = precision.shape[:2]
     bandwidth = jnp.minimum(1.0, BANDWIDTH * (components * 1.0) ** (-1.0 / (nz + 4)))
 
@@ -207,7 +218,7 @@ def _kernel_covariance(precision: Array, components: Any) -> Array:
 def _maximise(
     y: Array, current: Mixture, center: Array, covariance: Array, weight: Array, points: Any, components: Any
 ) -> Mixture:
-    """One EM step; each point of ``y`` ``(block, point, nz)`` counts as ``weight`` effective points."""
+    """Make one EM step; each point of ``y`` ``(block, point, nz)`` counts as ``weight`` effective points."""
     blocks, together, nz = y.shape
     ready = prepared(current)
     number = jnp.arange(blocks * together).reshape(blocks, together)
@@ -230,10 +241,10 @@ def _maximise(
 
 
 def _with_moments(moments: Array, ready: Prepared, y: Array, counts: Array) -> Array:
-    """``moments`` ``(component, ...)`` and those of the points ``y`` ``(point, nz)`` that ``counts`` are True of.
+    """Return ``moments`` ``(component, 2 + nz + nz**2)`` plus those of points ``y`` ``(point, nz)`` where ``counts``.
 
-    They are sums over points: of a component's share, and of that over ``Prepared.bases``, alone, times ``y`` and times
-    its products.
+    They are sums over points: first of the component's share of the density, then of this share over
+    ``Prepared.bases``, alone, times ``y``, and times the products of the entries of ``y``.
     """
     n, nz = y.shape
 
@@ -266,7 +277,7 @@ def _with_moments(moments: Array, ready: Prepared, y: Array, counts: Array) -> A
 
 
 def without_broken(mixture: Mixture) -> Mixture:
-    """Components that are not finite lose their weight and get harmless numbers."""
+    """The same mixture, where components that are not finite have no weight, mean 0 and the unit matrix as scale."""
     finite = np.isfinite(mixture.log_weight) & np.isfinite(mixture.mean).all(axis=-1)
     finite &= np.isfinite(mixture.chol).all(axis=(-1, -2))
     finite &= (np.diagonal(mixture.chol, axis1=-2, axis2=-1) > 0.0).all(axis=-1)
@@ -276,7 +287,7 @@ def without_broken(mixture: Mixture) -> Mixture:
 
 
 def _temper(log_weight: Floats, effective: float) -> tuple[float, float]:
-    """Largest power in (0, 1] with at least ``effective`` points, and how many it leaves."""
+    """The largest power in (0, 1] that leaves at least ``effective`` effective points, and how many it leaves."""
     shifted = log_weight - log_weight.max()
 
     def size(log_power: float) -> float:

@@ -1,4 +1,4 @@
-r"""Where a sampler starts: scattered prior draws, weighted by likelihood, and the modes that descents find.
+r"""The starts of a sampler: scattered prior draws, weighted by likelihood, and the modes that descents find.
 
 A descent is a saddle-free Newton iteration with Levenberg-Marquardt damping: with the Hessian
 :math:`H = V \Lambda V^T` of the potential, the step is :math:`-V (|\Lambda| + \mu)^{-1} V^T \nabla U`, taken
@@ -28,15 +28,15 @@ Floats = NDArray[np.float64]
 
 DESCENT_STEPS = 60
 DECREMENT = 1e-9
-"""A descent ends where a Newton step would gain less than this in log density."""
+"""The gain of a Newton step in log density below which a descent ends."""
 HALVINGS = 20
-"""Steps of a bisection for the power that tempers weights: to within a millionth."""
+"""The steps of the bisection for the power that tempers weights, which find it to within a millionth."""
 SCALE_DRAWS = 1024
-"""Prior draws that give the scale of a descent's coordinates."""
+"""The number of prior draws that give the scale of a descent's coordinates."""
 SAME_MODE_DISTANCE = 0.5
-"""Two descents ended in one mode when they lie closer than this many Laplace standard deviations."""
+"""The distance, in Laplace standard deviations, below which the ends of two descents count as one mode."""
 LEAST_CURVATURE = 0.1
-"""Floor of the Laplace precision along any direction, in units of the prior's."""
+"""The least Laplace precision along any direction, in units of the prior's."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Pool:
 
     @property
     def any_finite(self) -> NDArray[np.bool_]:
-        """``(dataset,)``: whether any prior draw has a finite likelihood."""
+        """True where any prior draw has a finite likelihood, shape ``(dataset,)``."""
         return np.asarray(np.isfinite(self.log_likelihood).any(axis=1))
 
 
 @dataclass(frozen=True)
 class Modes:
-    """Ends of the descents of each data set, best first.
+    """The ends of the descents of each data set, best first.
 
     ``z`` ``(dataset, mode, ndim_unconstrained)``; ``log_density`` (unconstrained) and ``log_mass`` (Laplace)
     ``(dataset, mode)``, both -inf for an end that repeats a better one or did not stay finite;
@@ -69,7 +69,7 @@ class Modes:
 
 
 def prior_pool(batched: BatchedProblem, keys: NDArray[np.uint32], draws: int) -> Pool:
-    """``draws`` prior draws of each data set with their likelihood. ``keys`` ``(dataset, 2)``."""
+    """Make ``draws`` prior draws of each data set with their likelihood, from raw ``keys`` ``(dataset, 2)``."""
     theta = batched.sample_prior(keys, draws)
     return Pool(theta, batched.unconstrain(theta), batched.log_likelihood(theta))
 
@@ -90,7 +90,7 @@ def choose_likely(
 
 
 def temper(log_weights: Floats, effective: float) -> Floats:
-    """Largest power in (0, 1] with effective sample size at least ``effective``, by bisection; ``(dataset,)``."""
+    """The largest power in [0, 1] with effective sample size at least ``effective``, by bisection; ``(dataset,)``."""
     finite = np.isfinite(log_weights)
     top = np.max(np.where(finite, log_weights, -np.inf), axis=1, initial=-np.inf, keepdims=True)
     relative = np.where(finite, log_weights - np.where(np.isfinite(top), top, 0.0), -np.inf)
@@ -105,7 +105,10 @@ def temper(log_weights: Floats, effective: float) -> Floats:
 
 
 def _effective_size(relative: Floats, power: Floats) -> Floats:
-    """Of weights whose logs are ``relative`` to the largest, to a positive ``power``."""
+    """The effective sample size ``(dataset,)`` of weights to a positive ``power``.
+
+    Their logs are ``relative`` to the largest.
+    """
     weights = relative * power[:, None]
     np.exp(weights, out=weights)
     total, squares = weights.sum(axis=1), np.einsum("dn,dn->d", weights, weights)
@@ -130,7 +133,7 @@ def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: l
 
 
 def no_modes(pool: Pool) -> Modes:
-    """For models that cannot be differentiated: the likeliest prior draw, without mass."""
+    """The likeliest prior draw as the only mode, without mass, for models that cannot be differentiated."""
     best = np.argmax(pool.log_likelihood, axis=1)[:, None]
     z = np.take_along_axis(pool.z, best[..., None], axis=1)
     density = np.take_along_axis(pool.log_likelihood, best, axis=1)
@@ -149,7 +152,7 @@ def _finite_spread(z: Floats) -> Floats:
 
 
 def _descended(batched: BatchedProblem, start: Floats, center: Floats, scale: Floats) -> tuple[Floats, ...]:
-    """``_descend`` for data sets in any number, a few in one call."""
+    """Run ``_descend`` for any number of data sets, a few in one call."""
     parts = []
     for rows in blocks_of(len(start), lanes_of(start.shape[1] * start.shape[2] ** 2)):
         observations = batched.batch.take(rows)
@@ -168,7 +171,7 @@ def _descend(problem: Problem, count: Any, *datasets: Any) -> tuple[Floats, Floa
 
 
 class _Descent(NamedTuple):
-    """The place ``u`` of a descent, its potential, slope and curvature (along ``axes``), and what it tries next."""
+    """The place ``u`` of a descent, its potential, slope and curvature (along ``axes``), and the place to try next."""
 
     u: Any
     value: Any
@@ -181,7 +184,7 @@ class _Descent(NamedTuple):
 
     @property
     def decrement(self) -> Any:
-        """What a Newton step would gain."""
+        """The gain of a Newton step in log density."""
         return 0.5 * jnp.sum(self.slope**2 / jnp.maximum(jnp.abs(self.curvature), 1e-12))
 
 
@@ -197,7 +200,7 @@ def _descend_one(
     def step(now: _Descent) -> _Descent:
         value, gradient = jax.value_and_grad(potential)(now.trial)
         curvature, axes = jnp.linalg.eigh(_finite(problem.hessian(potential)(now.trial)))
-        # The start is taken whatever it is.
+        # The start is always accepted.
         taken = (value < now.value) | (now.count == 0)
         there = value, axes.T @ _finite(gradient), curvature, axes
         here = now.value, now.slope, now.curvature, now.axes

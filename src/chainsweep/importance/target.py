@@ -1,4 +1,4 @@
-"""What adaptive importance sampling is given: a target, points to start from, and mixtures that must stand."""
+"""The inputs of adaptive importance sampling: a target, points to start from, and mixtures that each proposal keeps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 PRIOR_INFLATION = 1.5
-"""Covariance of the broad component in units of the prior draws'."""
+"""The covariance of the broad component, in units of that of the prior draws."""
 DRAWS_INFLATION = 4.0
-"""Covariance of the broad component in units of another proposal's draws."""
+"""The covariance of the broad component, in units of that of the draws of another proposal."""
 EVEN_SHARE = 0.5
-"""Share of the known modes' weight that is even over them; the rest follows their Laplace masses."""
+"""The share of the known modes' weight that is the same for all of them; the rest follows their Laplace masses."""
 CHAIN_COMPONENTS = 32
 CHAIN_POINTS = 512
 
@@ -48,12 +48,12 @@ class Target:
 
 
 class Start(NamedTuple):
-    """Where the adaptation starts.
+    """The points and mixtures from which the adaptation starts.
 
     ``z`` ``(dataset, point, nz)``; ``log_target`` and ``log_denominator`` ``(dataset, point)``, the latter the log
-    of points times their proposal's density, so that ``exp(log_target - log_denominator)`` sums to an evidence.
-    There may be 0 points. ``broad`` is as wide as the prior; ``known`` holds modes, chains, or whatever must not
-    be lost.
+    of the number of points times their proposal's density, so that ``exp(log_target - log_denominator)`` sums to an
+    evidence. There may be 0 points. ``broad`` is as wide as the prior; ``known`` holds modes, draws of chains, or other
+    places that must not be lost.
     """
 
     z: Floats
@@ -64,7 +64,7 @@ class Start(NamedTuple):
 
 
 def target_of(batched: BatchedProblem) -> Target:
-    """The unconstrained density of a batch; with curvature where JAX can differentiate the likelihood.
+    """The unconstrained density of a batch, with the Hessian where JAX can differentiate the likelihood.
 
     A data set whose black-box likelihood raises is noted in ``batched.failures`` and has no mass.
     """
@@ -80,7 +80,7 @@ def target_of(batched: BatchedProblem) -> Target:
     def log_density(z: Floats, positions: Positions) -> Floats:
         if batched.problem.has_jax_likelihood:
             return part(positions).log_density_unconstrained(z)
-        # Idle lanes repeat a data set, and a call of the user's own function is dear.
+        # Idle lanes repeat a data set, and calls of the user's function are expensive.
         unique, first, back = np.unique(positions, return_index=True, return_inverse=True)
         bound = part(unique)
         density = bound.log_density_unconstrained(z[first])
@@ -96,7 +96,7 @@ def target_of(batched: BatchedProblem) -> Target:
 def from_prior(target: Target, pool: Pool, keep: int = 4000) -> Start:
     """Start from the ``keep`` likeliest prior draws; the broad component is fitted to all.
 
-    The more draws the pool has, the narrower a mode it can meet; what is kept, not what is drawn, costs time later.
+    The more draws the pool has, the narrower are the modes that it can meet. Only the kept draws cost time later.
     """
     draws = pool.z.shape[1]
     best = np.argsort(-np.nan_to_num(pool.log_likelihood, nan=-np.inf), axis=1, kind="stable")[:, :keep]
@@ -112,13 +112,13 @@ def from_prior(target: Target, pool: Pool, keep: int = 4000) -> Start:
 
 
 def from_draws(target: Target, z: Floats, log_proposal: Floats) -> Start:
-    """Start from draws ``(dataset, draw, nz)`` of a normalised proposal, a trained network's say."""
+    """Start from draws ``(dataset, draw, nz)`` of a normalised proposal, such as a trained network."""
     log_target = target.log_density(z, _all(z))
     return Start(z, log_target, log_proposal + np.log(z.shape[1]), broad_of(z, DRAWS_INFLATION))
 
 
 def join(start: Start, other: Start) -> Start:
-    """The points of two starts, the broad part of the first and what either knows."""
+    """Join the points and the known mixtures of two starts; the broad mixture is that of the first."""
     known = [part for part in (start.known, other.known) if part is not None]
     return Start(
         z=np.concatenate([start.z, other.z], axis=1),
@@ -130,9 +130,10 @@ def join(start: Start, other: Start) -> Start:
 
 
 def strongest(start: Start, size: int) -> tuple[Floats, Floats, Floats]:
-    """``z``, ``log_target``, ``log_denominator`` of the ``size`` points of largest weight.
+    """The ``z``, ``log_target``, ``log_denominator`` of the ``size`` points of largest weight.
 
-    Where there are fewer, points without weight are added; no number in them is infinite but that weight.
+    Where there are fewer, points without weight are added. All numbers are finite, except ``log_target``, which is -inf
+    at points without weight.
     """
     finite = np.isfinite(start.z).all(axis=-1) & np.isfinite(start.log_target) & np.isfinite(start.log_denominator)
     log_weight = np.where(finite, start.log_target, -np.inf) - np.where(finite, start.log_denominator, 0.0)
@@ -180,7 +181,7 @@ def from_modes(modes: Modes) -> Mixture:
 
 
 def from_chains(target: Target, z: Floats, keys: NDArray[np.uint32]) -> Mixture:
-    """Kernels on the draws ``(dataset, draw, nz)`` of chains; NaN rows are padding, one raw key a data set."""
+    """Kernels on the draws ``(dataset, draw, nz)`` of chains, whose NaN rows are padding; ``keys`` ``(dataset, 2)``."""
     log_weight = np.where(np.isfinite(z).all(axis=-1), 0.0, -np.inf)
     kernels = place(keys, z, log_weight, 0.0, CHAIN_COMPONENTS)
     precision = target.precision(np.asarray(kernels.center), _all(z))

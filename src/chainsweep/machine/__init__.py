@@ -1,1 +1,1 @@
-"""What a process finds on its machine: devices, environment, compiled programs."""
+"""The machine that a process runs on: devices, environment, compiled programs."""

@@ -1,4 +1,4 @@
-"""How much this process compiles, and what its cache of compiled programs spares it: counted from JAX's own events."""
+"""Counts and times of the compilations of this process and of its cache of compiled programs, from JAX's events."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _COUNTS = {
     "/jax/core/compile/backend_compile_duration": "programs",
     "/jax/compilation_cache/cache_retrieval_time_sec": "cache_hits",
 }
-"""JAX times what it takes to get a program, compiled or loaded, and within that what loading one took."""
+"""The events that are counted: JAX times each program that it gets, compiled or loaded, and within that the loading."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Programs that were asked for, and how many of them the cache had; seconds of all threads together."""
+    """The number of programs that were asked for, the number of those in the cache, and the seconds of all threads."""
 
     programs: int = 0
     cache_hits: int = 0
     compile_seconds: float = 0.0
-    """XLA's own, for the programs that the cache had not."""
+    """The time of XLA, for the programs that were not in the cache."""
     load_seconds: float = 0.0
-    """Finding and reading the others."""
+    """The time to find and read the programs that were in the cache."""
     trace_seconds: float = 0.0
-    """From Python to what XLA compiles; each process pays it, whatever the cache has."""
+    """The time to translate Python into XLA's input; the cache does not save it."""
 
     @property
     def seconds(self) -> float:
-        """All three together."""
+        """The sum of all three times."""
         return self.compile_seconds + self.load_seconds + self.trace_seconds
 
     def __add__(self, other: Compiled) -> Compiled:
@@ -50,7 +50,7 @@ class Compiled:
         return Compiled(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def header(self) -> dict[str, int | float]:
-        """These figures for a file's header, seconds to the millisecond."""
+        """Return these figures for a file's header, seconds rounded to milliseconds."""
         return {each.name: round(getattr(self, each.name), 3) for each in fields(self)}
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ NOTHING = Compiled()
 
 
 class CompileClock:
-    """What JAX has compiled since ``watch`` was first called."""
+    """A count of all that JAX has compiled since the first call of ``watch``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,12 +72,12 @@ class CompileClock:
         self._sums: dict[str, Any] = dict.fromkeys((each.name for each in fields(Compiled)), 0)
 
     def now(self) -> Compiled:
-        """The figures so far."""
+        """Return the figures until now."""
         with self._lock:
             return Compiled(**self._sums)
 
     def listen(self, event: str, duration_secs: float, **_: object) -> None:
-        """What JAX calls at the end of each event; events nest, and the time of an inner one is its own."""
+        """Record an event, called by JAX at its end; the time of a nested event is not counted for the outer one."""
         if event not in _KINDS:
             return
         kind, own, start = _KINDS[event], duration_secs, time.perf_counter() - duration_secs
@@ -86,7 +86,7 @@ class CompileClock:
             inner, what = ended.pop()[1:]
             own -= inner
             if kind == "compile_seconds" and what == "load_seconds":
-                kind = what  # nothing was compiled: what remains went into the key
+                kind = what  # nothing was compiled: the rest of the time was spent on the cache key
         ended.append((start, duration_secs, kind))
         with self._lock:
             self._sums[kind] += max(own, 0.0)
@@ -96,9 +96,10 @@ class CompileClock:
 
 @lru_cache(maxsize=1)
 def watch() -> CompileClock:
-    """The one clock of this process; from the first call on, the cache keeps whole programs only (``ProgramFolder``).
+    """Return the one clock of this process; the first call also makes the cache keep whole programs only.
 
-    To be called after ``prepare``, for it imports JAX; where that is not installed, the clock stands still.
+    The cache is then a ``ProgramFolder``. To be called after ``prepare``, because it imports JAX; where JAX is not
+    installed, the clock counts nothing.
     """
     clock = CompileClock()
     if not missing("jax"):
@@ -110,9 +111,9 @@ def watch() -> CompileClock:
 
 
 def _keep_whole_programs() -> None:
-    """Put ``ProgramFolder`` where JAX makes its cache; JAX has no public way for that.
+    """Replace the cache that JAX makes by ``ProgramFolder``, for which JAX has no public interface.
 
-    In a JAX that is built otherwise its own cache serves, which does not mend entries that were cut off.
+    In a JAX version with other internals JAX's own cache is used, which does not repair truncated entries.
     """
     import jax
 
@@ -125,7 +126,7 @@ def _keep_whole_programs() -> None:
 
     def ours(path: str) -> Any:
         if "://" in path or jax.config.jax_compilation_cache_max_size != -1:  # type: ignore[attr-defined]
-            return theirs(path)  # what only JAX can do: a store that is no file system, or its own limit
+            return theirs(path)  # only JAX's own cache can use a remote store, or its own size limit
         return ProgramFolder(Path(path)), path
 
     compilation_cache.get_file_cache = ours

@@ -1,4 +1,4 @@
-"""Which devices this machine has, as each numerical library sees them; asked in a process of its own."""
+"""The devices of this machine, and the choice of the device that a process computes on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NVIDIA_LIST = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
 
 
 def gpu_names() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver lists; empty without a driver."""
+    """Return the names of the NVIDIA GPUs that the driver lists; empty without a driver."""
     if shutil.which(NVIDIA_LIST[0]) is None:
         return []
     listed = subprocess.run(NVIDIA_LIST, capture_output=True, text=True, timeout=30, check=False)
@@ -50,7 +50,10 @@ def gpus_here() -> Gpus:
 
 
 def hold_to(gpu: str | None, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let this process see the one GPU of this name, or with None none; before a numerical library is imported."""
+    """Let this process see only the GPU of this name, or with None no GPU.
+
+    To be called before a numerical library is imported.
+    """
     environment["CUDA_VISIBLE_DEVICES"] = gpu or ""
     if gpu is None:
         environment["JAX_PLATFORMS"] = "cpu"
@@ -69,11 +72,11 @@ def _torch_has_cuda() -> bool:
 
 CUDA_VERSIONS = (12, 13)
 CUDA_BUILDS = {"nuts": _jax_has_cuda, "snpe": _torch_has_cuda}
-"""Whether the library that an engine computes with is a build for GPUs; nothing is imported to know."""
+"""For each engine a function that is True where the engine's library is a build for GPUs, without importing it."""
 
 
 def use_device(device: str | None, engine: str | None) -> None:
-    """Hold this process to the ``gpu`` or the ``cpu``; None leaves the choice to the libraries.
+    """Restrict this process to the ``gpu`` or the ``cpu``; None leaves the choice to the libraries.
 
     Raises
     ------
@@ -94,9 +97,9 @@ def use_device(device: str | None, engine: str | None) -> None:
 
 
 def device_fault(error: BaseException) -> UnavailableError | None:
-    """Return the error to raise in place of ``error`` where that says that a GPU is full or has failed, else None.
+    """Return the error to raise in place of ``error`` if that says that a GPU is full or has failed, else None.
 
-    No data set is to blame then, and smaller parts of a batch would meet the same.
+    No data set is the cause then, and smaller parts of a batch would fail in the same way.
     """
     kind, text = type(error), str(error)
     of_torch = kind.__module__.split(".")[0] == "torch" and kind.__name__ in TORCH_FAULTS
@@ -127,14 +130,14 @@ def _jax_platform() -> str:
 
 
 def torch_device() -> str:
-    """The device that torch trains on: ``cuda`` where it sees one, else ``cpu``."""
+    """Return the device that torch trains on: ``cuda`` if torch sees a GPU, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def describe_device(gpus: Gpus | None = None) -> str:
-    """One phrase: the GPUs, and what ``gpus`` are used for; or the cores of this process."""
+    """Return a phrase on the GPUs and the engines that use ``gpus``, or on the cores of this process."""
     names = gpu_names()
     if names:
         used = "" if gpus is None else f" for {', '.join(gpus.engines)}" if gpus.engines else ", no CUDA build for it"

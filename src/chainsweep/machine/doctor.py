@@ -1,4 +1,4 @@
-"""``doctor``: what works on this machine, each finding from a real trial."""
+"""The trials of ``doctor``, which find out what works on this machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TORCH_PROGRAM = "import torch; print('cuda', torch.cuda.is_available(), torch.cu
 
 @dataclass(frozen=True)
 class Finding:
-    """``state`` is ``ok``, ``missing`` (not here) or ``broken`` (here, but does not work)."""
+    """The result of a trial; ``state`` is ``ok``, ``missing`` (not here) or ``broken`` (here, but does not work)."""
 
     what: str
     state: str
@@ -48,7 +48,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Try everything; none of the trials changes anything outside a temporary folder."""
+    """Make all trials; none of them changes anything outside a temporary folder."""
     trials: list[tuple[str, Callable[[], Finding]]] = [
         ("Python", _python),
         *((f"engine {name}", lambda name=name: _engine(name)) for name in ENGINES),
@@ -67,7 +67,7 @@ def examine() -> list[Finding]:
 
 
 def tried(what: str, trial: Callable[[], Finding]) -> Finding:
-    """What a trial found; one that cannot even be made found something broken."""
+    """Return the finding of a trial; an error in the trial gives a finding ``broken``."""
     try:
         return trial()
     except (OSError, subprocess.SubprocessError, ChainsweepError) as error:
@@ -125,7 +125,7 @@ def _program(what: str, package: str, program: str) -> Finding:
 
 
 def compiled_programs() -> Finding:
-    """Whether a process finds what another one compiled; tried in a cache of its own."""
+    """Return a finding on whether a process finds the programs of another one, tried in a temporary cache."""
     what = "compiled programs"
     if not versions("jax"):
         return Finding(what, "missing", "jax is not installed")
@@ -144,7 +144,7 @@ def compiled_programs() -> Finding:
 
 
 def judged_cache(programs: int, hits: int, size: str) -> tuple[str, str]:
-    """State and words for a process that found ``hits`` of the ``programs`` that the one before it had compiled."""
+    """Return state and text for a process that found ``hits`` of the ``programs`` that an earlier one compiled."""
     if hits == programs:
         return "ok", f"a process finds what another compiled ({hits} of {programs}); kept in {size}"
     return "broken", (
@@ -178,7 +178,7 @@ def _scratch() -> Finding:
 
 
 def _locks() -> Finding:
-    """A second open file must not get a lock that the first one holds."""
+    """Return a finding on file locks: a second open file must not get a lock that the first one holds."""
     with tempfile.NamedTemporaryFile() as first, Path(first.name).open("rb+") as second:
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -189,7 +189,7 @@ def _locks() -> Finding:
 
 
 def _clock() -> Finding:
-    """The file system's clock against this machine's: file ages decide what is up to date."""
+    """Compare the file system's clock with this machine's, because file ages decide what is up to date."""
     with tempfile.NamedTemporaryFile() as handle:
         handle.write(b"chainsweep")
         handle.flush()

@@ -1,4 +1,4 @@
-"""The end of processes that do not end by themselves, with all that they started."""
+"""The forced end of processes that do not end by themselves, with all their descendants."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from chainsweep.errors import StoppedEarly
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
 """The signals that tell a task to save its state and stop."""
 GRACE_SECONDS = 45.0
-"""The time after the first signal at which what is still at work is killed; the rest fits into the minute."""
+"""The seconds after the first signal at which running work is killed; the rest of the stop then fits into a minute."""
 SECOND_SIGNAL_SECONDS = 1.0
-"""A signal that comes sooner after the first is the same one: launchers signal a process and then its whole group."""
+"""A signal that comes less than this after the first is taken for the same one, because launchers signal a process and
+then its whole group."""
 KEPT = "what it had saved is kept, run again to continue"
 
 
 def end_tree(pid: int) -> None:
-    """Kill the process ``pid`` and all its descendants, also stopped ones and those that ignore signals."""
+    """Kill the process ``pid`` and all its descendants, even stopped ones and those that ignore signals."""
     _kill(_family(pid))
 
 
@@ -32,7 +33,7 @@ def end_children() -> None:
 
 
 def _family(pid: int) -> list[int]:
-    """``pid`` and its descendants; each is stopped before it is asked for its children, so that none are added."""
+    """Return ``pid`` and its descendants; each is stopped before its children are listed, so that none are added."""
     family = [pid]
     for each in family:
         with contextlib.suppress(ProcessLookupError):
@@ -60,10 +61,10 @@ def _children_of(pid: int) -> list[int]:
 
 
 def end_late(what: str, grace_seconds: float = GRACE_SECONDS) -> None:
-    """From now on, end this process with 75 when it is still here ``grace_seconds`` after a signal of ``STOP_SIGNALS``.
+    """Make this process end with code 75 if it still runs ``grace_seconds`` after a signal of ``STOP_SIGNALS``.
 
-    At a second signal it ends at once. ``what`` it is at work on is told to what is standard error now. The signals
-    must have Python handlers. A call that holds Python's lock for ever can only be killed from outside.
+    At a second signal it ends at once. A message that names ``what`` it works on goes to the current standard error.
+    The signals must have Python handlers. A call that never releases Python's lock can only be killed from outside.
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -73,7 +74,7 @@ def end_late(what: str, grace_seconds: float = GRACE_SECONDS) -> None:
 
 
 def _watch(what: str, grace_seconds: float, ours: socket.socket, theirs: socket.socket, stderr: int) -> None:
-    # ``theirs`` is held here, so that it lives as long as the thread
+    # ``theirs`` is an argument, so that the socket lives as long as the thread
     first = _next_signal(ours, None)
     began = time.monotonic()
     how = f"had not stopped {grace_seconds:g} s after the signal"
@@ -89,7 +90,7 @@ def _watch(what: str, grace_seconds: float, ours: socket.socket, theirs: socket.
 
 
 def _next_signal(ours: socket.socket, seconds: float | None) -> int | None:
-    """The next signal of ``STOP_SIGNALS``; None when there is none within ``seconds``."""
+    """Return the next signal of ``STOP_SIGNALS``, or None if there is none within ``seconds``."""
     ends = None if seconds is None else time.monotonic() + seconds
     while True:
         ours.settimeout(None if ends is None else max(0.01, ends - time.monotonic()))

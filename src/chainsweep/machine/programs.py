@@ -1,7 +1,7 @@
 """The cache of compiled programs on disk: one for all campaigns of a user, with a folder for each processor and jaxlib.
 
-Its files are JAX's, and they are machine code: a folder serves only where this user, or root, owns it. It is kept below
-a size by whichever process starts, for JAX's own limit may stop all writes (jax-ml/jax#39880).
+Its files are JAX's and hold machine code, so a folder is used only if this user, or root, owns it. Each process prunes
+the cache to its size limit at the start, because JAX's own limit may stop all writes (jax-ml/jax#39880).
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ CACHE_VARIABLE = "CHAINSWEEP_CACHE"
 LIMIT_VARIABLE = "CHAINSWEEP_CACHE_GIB"
 LIMIT_GIB = 4.0
 PRUNE_SECONDS = 3600.0
-"""The size is looked at so seldom: of thousands of files on a network's disk, that takes seconds."""
+"""The least time between two checks of the size, which take seconds for thousands of files on a network disk."""
 TOUCH_SECONDS = 24 * 3600.0
 PROBE_BYTES = 2**20
-"""What must find room for a folder to be written to; programs have 10 to 500 kB."""
+"""The size of the file that is written to a folder to test that there is space; programs have 10 to 500 kB."""
 CPU_DESCRIPTION = Path("/proc/cpuinfo")
 CPU_KIND = ("vendor_id", "cpu family", "model\t", "flags", "cpu implementer", "cpu part", "features")
-"""Lines that decide what XLA compiles for a processor: its model chooses between instructions that several know."""
+"""The lines of ``/proc/cpuinfo`` that decide what XLA compiles: the model chooses among the available instructions."""
 
 Say = Callable[[str], None]
 
 
 def say_on_stderr(text: str) -> None:
-    """Print a line for whoever started this process."""
+    """Print a line on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def machine() -> str:
-    """A name for the kind of this processor; programs compiled on another may crash here."""
+    """Return a name for the kind of this processor; programs compiled on another kind may crash here."""
     described = CPU_DESCRIPTION.read_text(encoding="utf-8") if CPU_DESCRIPTION.exists() else ""
     first = described.split("\n\n")[0].splitlines()
     kind = "\n".join(line for line in first if line.lower().startswith(CPU_KIND))
@@ -51,17 +51,17 @@ def machine() -> str:
 
 
 def cache_root(environment: Mapping[str, str]) -> Path:
-    """The cache of whoever ``environment`` belongs to; nothing is made there.
+    """Return the cache folder that ``environment`` selects; the folder is not made.
 
     Raises
     ------
     UnavailableError
-        No variable names it, and this user has no home.
+        No variable names it, and this user has no home folder.
     """
     if named := environment.get(CACHE_VARIABLE):
         return Path(named).absolute()
     shared = Path(environment.get("XDG_CACHE_HOME", ""))
-    # The XDG specification wants a path that is not absolute to be ignored.
+    # The XDG specification demands that a path that is not absolute is ignored.
     if shared.is_absolute():
         return shared / "chainsweep"
     try:
@@ -71,7 +71,7 @@ def cache_root(environment: Mapping[str, str]) -> Path:
 
 
 def cache_limit(environment: Mapping[str, str]) -> float:
-    """Bytes that the cache may take.
+    """Return the number of bytes that the cache may take.
 
     Raises
     ------
@@ -91,11 +91,12 @@ def cache_limit(environment: Mapping[str, str]) -> float:
 
 
 def program_folder(environment: Mapping[str, str], say: Say = say_on_stderr) -> Path | None:
-    """A folder for this processor's programs that can be written, the cache pruned before.
+    """Prune the cache, and return a writable folder for this processor's programs.
 
-    Where the user's own cannot be written (no home, a read-only or full disk, another's folder), it is a temporary one
-    that only this process and its children use, removed as this process ends; its own entries are readable there too.
-    ``say`` is told so, once. None where there is no room for that one either.
+    If the user's own folder cannot be written (no home, a read-only or full disk, another user's folder), it is a
+    temporary folder that only this process and its children use and that is removed when this process ends; it links to
+    the entries of the user's own folder. ``say`` is called once then. The result is None if there is no space for a
+    temporary folder either.
     """
     limit = cache_limit(environment)
     try:
@@ -116,7 +117,7 @@ def program_folder(environment: Mapping[str, str], say: Say = say_on_stderr) -> 
 
 
 def cache_size(root: Path) -> int:
-    """Bytes that the entries below ``root`` take."""
+    """Return the number of bytes of the entries below ``root``."""
     return sum(entry.stat().st_size for folder in root.glob("programs/*") for entry in _entries(folder))
 
 
@@ -128,7 +129,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _mark(root: Path) -> None:
-    """Tell backups, and people, that nothing here is needed."""
+    """Write a ``CACHEDIR.TAG``, which tells backup programs and readers that the files can be made again."""
     tag = root / "CACHEDIR.TAG"
     if not tag.exists():
         tag.write_text(
@@ -148,7 +149,7 @@ def _probe(folder: Path) -> None:
 
 
 def _private_folder(readable: Path | None, why: str, say: Say) -> Path | None:
-    """A temporary folder, with links to the entries of ``readable``."""
+    """Make a temporary folder with links to the entries of ``readable``."""
     advice = f"name one that can in {CACHE_VARIABLE}, or in the site file (cache)"
     try:
         private = Path(tempfile.mkdtemp(prefix="chainsweep-programs-"))
@@ -168,9 +169,9 @@ def _remove(folder: Path, owner: int) -> None:
 
 
 def prune(root: Path, limit: float) -> None:
-    """Remove the entries that have not been used for longest, until those below ``root`` take ``limit`` bytes at most.
+    """Remove the least recently used entries until those below ``root`` take at most ``limit`` bytes.
 
-    Nothing is done when that was done within the last hour. Other processes may read and write meanwhile.
+    Nothing is done if the cache was pruned within the last hour. Other processes may read and write meanwhile.
     """
     marker, now = root / ".pruned", time.time()
     if marker.exists() and 0 <= now - marker.stat().st_mtime < PRUNE_SECONDS:
@@ -181,7 +182,7 @@ def prune(root: Path, limit: float) -> None:
         for entry in _entries(folder):
             with suppress(FileNotFoundError):
                 found.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
-        for left in folder.glob(".*.new"):  # of a process that was killed while it wrote
+        for left in folder.glob(".*.new"):  # left by a process that was killed while it wrote
             with suppress(FileNotFoundError):
                 if now - left.stat().st_mtime > PRUNE_SECONDS:
                     left.unlink()
@@ -197,10 +198,10 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 class ProgramFolder:
-    """JAX's cache (its interface: ``get`` and ``put``) whose entries are whole or not there.
+    """A cache with JAX's interface (``get`` and ``put``) whose entries are whole or absent.
 
-    JAX writes in place, and never again where a file is: what a killed process left half-written would be refused by
-    every process after it, with a warning each time.
+    JAX's own cache writes files in place and never rewrites one, so that a file that a killed process left half-written
+    would be refused by every later process, with a warning each time.
     """
 
     def __init__(self, path: Path, say: Say = say_on_stderr) -> None:
@@ -210,7 +211,7 @@ class ProgramFolder:
         path.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> bytes | None:
-        """The program of ``key``, or None; a hit counts as use, which is what keeps an entry."""
+        """Return the program of ``key``, or None; a hit counts as use and delays the removal of the entry."""
         path = self._path / f"{key}-cache"
         try:
             with path.open("rb") as handle:
@@ -219,12 +220,12 @@ class ProgramFolder:
         except FileNotFoundError:
             return None
         if time.time() - used > TOUCH_SECONDS:
-            with suppress(OSError):  # a read-only folder: nobody prunes it either
+            with suppress(OSError):  # a read-only folder is not pruned either
                 os.utime(path)
         return program
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep a program, also in place of one that could not be read; once that fails, say so and keep no more."""
+        """Keep a program, also in place of an unreadable one; after a failure, say so and keep no more programs."""
         if not self._writable:
             return
         temporary = self._path / f".{os.getpid()}-{secrets.token_hex(4)}.new"

@@ -1,7 +1,7 @@
 """A Problem over a whole batch of data sets: NumPy arrays in, NumPy arrays out, compiled once.
 
-Black-box likelihoods and simulators are called once per data set and point, on unpadded fields. One that
-raises marks its data set as failed and goes on with the others.
+Black-box likelihoods and simulators are called once per data set and point, on unpadded fields. Where a call
+raises, its data set is marked as failed, and the others go on.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ from chainsweep.numerics.loops import first_of, one_by_one_here
 Floats = NDArray[np.float64]
 
 POINTS = 256
-"""Draws of one data set that are computed together: what a cache holds."""
+"""The number of draws of one data set that are computed together: their arrays fit into a processor's cache."""
 BLOCKS, MANY_BLOCKS = 64, 1024
-"""Blocks of draws of one compiled call, on a processor and on an accelerator."""
+"""The blocks of draws of one compiled call, on a processor and on an accelerator."""
 MAX_NUMBERS = 1 << 23
-"""Largest (block x draw x point) array of one compiled call; bounds memory at some 64 MiB an array."""
+"""The largest (block x draw x point) array of one compiled call, which limits the memory to some 64 MiB per array."""
 PRIOR_POINTS = 32
-"""The same where only the prior is compiled: a step of an ensemble has few."""
+"""The number that replaces ``POINTS`` where only the prior is compiled: a step of an ensemble has few draws."""
 CURVATURES = 32
-"""Points at which second derivatives are computed together."""
+"""The number of points at which second derivatives are computed together."""
 
 
 def blocks_of(count: int, size: int) -> list[NDArray[np.int64]]:
-    """Positions up to ``count``, ``size`` at a time; the last block repeats one, so that all are compiled once."""
+    """The positions below ``count``, in blocks of ``size``; the last block repeats its last position to fill up."""
     return [np.minimum(np.arange(first, first + size), count - 1) for first in range(0, count, size)]
 
 
 class Compiled:
     """The functions of one Problem, jitted, for any number of data sets and draws.
 
-    Kept once per Problem and process (``compiled_for``): each function is one program, whatever the batch. It takes
-    blocks of points, each of one data set, ``BLOCKS`` of them at a time, and computes as many as there are.
+    There is one Compiled for each Problem in a process (``compiled_for``), and each function is one program for all
+    batches. It takes blocks of points, each of one data set, ``BLOCKS`` of them at a time, and computes only those that
+    are filled.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -54,10 +55,10 @@ class Compiled:
         self.functions: dict[str, Callable] = {}
 
     def __call__(self, name: str, arrays: Sequence[Any], batch: Batch, block: int) -> Any:
-        """``name`` of a Problem method at points or keys ``(dataset, draw, ...)`` of the data sets of ``batch``.
+        """Call the method ``name`` of the Problem at points or keys ``(dataset, draw, ...)`` of the data sets.
 
-        The result, a tree of NumPy arrays, has ``(dataset, draw)`` in front. What it is does not depend on the other
-        data sets.
+        The result is a tree of NumPy arrays whose first axes are ``(dataset, draw)``. That of a data set does not
+        depend on the other ones.
         """
         datasets, draws = arrays[0].shape[:2]
         if not draws:
@@ -65,7 +66,7 @@ class Compiled:
         points = 1 if draws == 1 else block
         per_dataset = -(-draws // points)
         index = np.minimum(np.arange(per_dataset * points), draws - 1)
-        # A block of the last draws is filled up with the last one.
+        # The last block is filled up with copies of the last draw.
         blocks = [np.asarray(a)[:, index].reshape(datasets * per_dataset, points, *a.shape[2:]) for a in arrays]
         most = max(1, min(BLOCKS if one_by_one_here() else MANY_BLOCKS, MAX_NUMBERS // (points * max(1, batch.width))))
         parts = [
@@ -76,7 +77,7 @@ class Compiled:
         return jax.tree.map(lambda a: a.reshape(datasets, per_dataset * points, *a.shape[2:])[:, :draws], joined)
 
     def _blocks(self, name: str, blocks: list[NDArray], batch: Batch, first: int, per_dataset: int, most: int) -> Any:
-        """The result at some ``blocks`` ``(block, point, ...)``, the first of which is the ``first`` of the batch."""
+        """The result at ``blocks`` ``(block, point, ...)``, the first of which is number ``first`` of the batch."""
         count = len(blocks[0])
         row = np.minimum(np.arange(most), count - 1)
         obs = _observed(batch, (first + row) // per_dataset)
@@ -84,7 +85,7 @@ class Compiled:
         return jax.tree.map(lambda a: np.asarray(a)[:count], found)
 
     def _nothing(self, name: str, arrays: Sequence[Any], batch: Batch) -> Any:
-        """The result at no draw at all."""
+        """The result for 0 draws: empty arrays of the right shapes."""
         block = (*(np.zeros((1, 1, *a.shape[2:]), a.dtype) for a in arrays), _observed(batch, np.zeros(1, np.int64)))
         shapes = jax.eval_shape(self._compiled(name), np.asarray(0), block)
         return jax.tree.map(lambda leaf: np.zeros((len(batch), 0, *leaf.shape[2:]), leaf.dtype), shapes)
@@ -111,13 +112,13 @@ def _observed(batch: Batch, rows: NDArray[np.int64]) -> Observation:
 
 
 def _as_real(simulated: Floats, real: NDArray) -> NDArray:
-    """A copy of simulated observations, of integers where the real ones are and it holds whole numbers."""
+    """A copy of simulated observations, with an integer type where the real ones have it and all numbers are whole."""
     whole = real.dtype.kind == "i" and bool(np.all(simulated == np.round(simulated)))
     return simulated.astype(real.dtype if whole else simulated.dtype)
 
 
 def _used(function: Callable, first: Any, second: Any) -> bool:
-    """Whether the result of ``function(first, second)`` may depend on ``second``: one of its numbers leads to it."""
+    """Return True if an array of ``second`` is used in the computation of ``function(first, second)``."""
     traced = jax.make_jaxpr(function)(first, second).jaxpr
     needed = {id(v) for v in traced.outvars}
     for step in reversed(traced.eqns):
@@ -130,14 +131,14 @@ _COMPILED: WeakKeyDictionary[Problem, Compiled] = WeakKeyDictionary()
 
 
 def compiled_for(problem: Problem) -> Compiled:
-    """The one Compiled of a Problem in this process: a second batch compiles nothing."""
+    """The only Compiled of a Problem in this process: a second batch compiles nothing."""
     if problem not in _COMPILED:
         _COMPILED[problem] = Compiled(problem)
     return _COMPILED[problem]
 
 
 class BatchedProblem:
-    """``problem`` bound to the data sets of ``batch``.
+    """A ``problem`` bound to the data sets of ``batch``.
 
     Points have shape ``(dataset, draw, ndim)``; results ``(dataset, draw)`` or ``(dataset, draw, ...)``.
     ``failures`` maps the position of a data set to the reason why the user's own function failed on it.
@@ -150,7 +151,7 @@ class BatchedProblem:
         self.failures: dict[int, str] = {}
 
     def take(self, positions: NDArray[np.int64]) -> BatchedProblem:
-        """The same problem bound to the data sets at ``positions``; what is compiled is shared, failures are not."""
+        """The same problem bound to the data sets at ``positions``; compiled functions are shared, failures are not."""
         return BatchedProblem(self.problem, self.batch.take(positions), self.compiled)
 
     @cached_property
@@ -159,7 +160,7 @@ class BatchedProblem:
         return observation(self.batch.fields, self.batch.constants, self.batch.mask)
 
     def log_density(self, theta: Floats) -> Floats:
-        """Constrained log density, -inf outside the support or where it is no number."""
+        """Constrained log density, -inf outside the support or where it is NaN."""
         if self.problem.has_jax_likelihood:
             return self._call("log_density", theta)
         prior = self.log_prior(theta)
@@ -176,7 +177,7 @@ class BatchedProblem:
         return self._call("log_prior", theta)
 
     def log_density_unconstrained(self, z: Floats) -> Floats:
-        """Log density of the unconstrained ``z``, Jacobian included; -inf where it is no number."""
+        """Log density of the unconstrained ``z``, Jacobian included; -inf where it is NaN."""
         density = -self.potential(z)
         if not self.problem.has_jax_likelihood:
             theta = self.constrain(z)
@@ -184,11 +185,11 @@ class BatchedProblem:
         return np.where(np.isnan(density), -np.inf, density)
 
     def potential(self, z: Floats) -> Floats:
-        """Negative log density of the unconstrained ``z`` as JAX computes it: of a black box the prior's alone."""
+        """Negative log density of the unconstrained ``z`` as JAX computes it, for a black box of the prior alone."""
         return self._call("potential", z)
 
     def undefined(self, z: Floats) -> NDArray[np.bool_]:
-        """True where the prior has mass and the log density of the unconstrained ``z`` is no number, or too large."""
+        """True where the prior has mass and the log density of the unconstrained ``z`` is NaN, or too large."""
         potential = self.potential(z)
         if self.problem.has_jax_likelihood:
             return np.isnan(potential)
@@ -204,7 +205,7 @@ class BatchedProblem:
         return np.asarray(values > LARGEST_LOG_DENSITY)
 
     def sloped(self, z: Floats) -> NDArray[np.bool_]:
-        """True where the gradient of ``potential`` by an entry of ``z`` is a number, ``(dataset, draw, n)``."""
+        """True where the gradient of ``potential`` by an entry of ``z`` is finite, ``(dataset, draw, n)``."""
         return np.asarray(self._call("sloped", z, block=CURVATURES), bool)
 
     def curvature(self, z: Floats) -> Floats:
@@ -212,15 +213,15 @@ class BatchedProblem:
         return self._call("curvature", z, block=CURVATURES)
 
     def constrain(self, z: Floats) -> Floats:
-        """Unconstrained to constrained points."""
+        """The constrained points of unconstrained ones."""
         return self._call("constrain", z)
 
     def unconstrain(self, theta: Floats) -> Floats:
-        """Constrained to unconstrained points."""
+        """The unconstrained points of constrained ones."""
         return self._call("unconstrain", theta)
 
     def unconstrain_padded(self, theta: Floats) -> Floats:
-        """The same, NaN where a row of ``theta`` is padding (NaN), or on the edge of the support."""
+        """The unconstrained points, NaN where a row of ``theta`` is padding (NaN), or on the edge of the support."""
         present = np.isfinite(theta).all(axis=-1, keepdims=True)
         z = self.unconstrain(np.where(present, theta, 0.5))
         return np.where(present & np.isfinite(z).all(axis=-1, keepdims=True), z, np.nan)
@@ -241,7 +242,7 @@ class BatchedProblem:
         return not _used(draw, np.zeros(2, np.uint32), first)
 
     def sample_prior(self, keys: NDArray[np.uint32], draws: int) -> Floats:
-        """``draws`` prior draws of each data set from one raw key ``(dataset, 2)`` each."""
+        """Make ``draws`` prior draws of each data set, from raw ``keys`` ``(dataset, 2)``."""
         return self._call("sample_prior", split_keys(keys, draws))
 
     def simulate(self, keys: NDArray[np.uint32], theta: Floats) -> dict[str, Floats]:
@@ -280,7 +281,7 @@ class BatchedProblem:
         return np.where(values <= LARGEST_LOG_DENSITY, values, -np.inf)
 
     def _host_values(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
-        """Log likelihoods as the user's function gave them; -inf where it was not asked, or failed."""
+        """Log likelihoods as the user's function gave them; -inf where it was not called, or failed."""
         if self.problem.host_log_likelihood is None:
             raise ModelError("the model has no likelihood: define 'log_likelihood(params, **fields)' in its file")
         result = np.full(theta.shape[:2], -np.inf)

@@ -1,8 +1,8 @@
 """Second derivatives of a model's density, in the way that the model allows.
 
-JAX takes them forward over reverse at the least cost. A function with a reverse rule of its own (``jax.custom_vjp``, of
-which ``jax.experimental.ode.odeint`` is one) has no forward rule: then differences of gradients. (Reverse over reverse,
-where it is possible at all, takes ten times as long: each backward solution is then solved backwards.)
+The cheapest way in JAX is forward over reverse mode. A function with a reverse rule of its own (``jax.custom_vjp``,
+such as ``jax.experimental.ode.odeint``) has no forward rule: then differences of gradients are taken. (Reverse over
+reverse mode, where it is possible at all, takes ten times as long: each backward solution is then solved backwards.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 Array = Any
 
 STEP = 1e-4
-"""Half the distance of the gradients in a difference; unconstrained parameters are of the order of 1."""
+"""Half the distance between the points of a difference of gradients; unconstrained parameters are of the order of 1."""
 
 
 def by_differences(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -35,4 +35,5 @@ WAYS: dict[str, Callable[[Callable[[Array], Array]], Callable[[Array], Array]]] 
     "forward": jax.hessian,
     "differences": by_differences,
 }
-"""By name, what makes of a function of ``(n,)`` that of its second derivatives ``(n, n)``; the best first."""
+"""The ways to second derivatives by name, the best first. Each turns a function of ``(n,)`` into the function that
+gives its second derivatives ``(n, n)``."""

@@ -1,7 +1,7 @@
-"""The log density of a model at a few fixed points: kept by ``init``, and asked for again when a task starts.
+"""The log density of a model at a few fixed points: kept by ``init``, and computed again when a task starts.
 
-A hash of the model file does not see what else the model stands on: installed packages, the environment, files that
-compiled code opens. The density does.
+A hash of the model file does not change with the other things that the model depends on: installed packages, the
+environment, files that compiled code opens. The density does.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ Floats = NDArray[np.float64]
 KEY = np.zeros((1, 2), np.uint32)
 """The key of the prior draws."""
 DRAWN = 256
-"""Prior draws of which the likeliest are kept."""
+"""The number of prior draws of which the likeliest are kept."""
 KEPT = 2
-"""Points of a data set."""
+"""The number of points that are kept of a data set."""
 TOLERANCE = 1e-6
-"""The largest difference of two answers, relative to the size of the sum: 1 a point, or itself where that is more."""
+"""The largest allowed relative difference of two log densities. It is relative to the absolute log density, or to the
+number of points of the data set where that is more."""
 MOVED, SENSITIVE = 1e-12, 10.0
-"""The share by which points are moved to see what rounding may do, and how many times that much is allowed."""
+"""The relative shift of points that shows the effect of rounding, and the multiple of this effect that is allowed."""
 
 
 def fingerprint(problem: Problem, batch: Batch) -> dict[str, Any] | None:
     """The record of the one data set of ``batch``, plain enough for JSON; None where there is nothing to keep.
 
-    That is where the model has no likelihood, where its density is no number at the points, and where it is another
-    when it is asked for again. A black box is called ``KEPT + 1`` times.
+    There is nothing where the model has no likelihood, where its density is not finite at the points, and where the
+    density of a black box differs when it is computed again. A black box is called ``KEPT + 1`` times.
     """
     if not problem.has_likelihood:
         return None
@@ -54,7 +55,7 @@ def fingerprint(problem: Problem, batch: Batch) -> dict[str, Any] | None:
 
 
 def changed(batched: BatchedProblem, known: Mapping[str, Any]) -> str | None:
-    """The sentence on how the one data set of ``batched`` differs from its record; None where it does not."""
+    """The sentence on how the density of the one data set of ``batched`` differs from its record; None where equal."""
     z, expected, within = (np.array(known[name], float) for name in ("at", "log_density", "within"))
     found = batched.log_density_unconstrained(z[None])[0]
     far = np.flatnonzero(~(np.abs(found - expected) <= within))
@@ -71,7 +72,7 @@ def changed(batched: BatchedProblem, known: Mapping[str, Any]) -> str | None:
 
 
 def _of_model(batched: BatchedProblem) -> tuple[Floats, Floats, Floats]:
-    """The likeliest of some prior draws ``(point, n)``, the log density there, and a little beside."""
+    """The likeliest of some prior draws ``(point, n)``, the log density there, and that at slightly shifted points."""
     z = batched.unconstrain(batched.sample_prior(KEY, DRAWN))
     values, moved = np.split(batched.log_density_unconstrained(np.concatenate([z, z * (1.0 + MOVED)], axis=1))[0], 2)
     best = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")[:KEPT]
@@ -79,7 +80,7 @@ def _of_model(batched: BatchedProblem) -> tuple[Floats, Floats, Floats]:
 
 
 def _of_black_box(batched: BatchedProblem) -> tuple[Floats, Floats, Floats]:
-    """The first prior draws ``(point, n)``, the log density there, and again; NaN where it is another then."""
+    """The first prior draws ``(point, n)``, the log density there, and the same again; NaN where it then differs."""
     z = batched.unconstrain(batched.sample_prior(KEY, KEPT))
     values = batched.log_density_unconstrained(z)[0]
     again = batched.log_density_unconstrained(z[:, :1])[0]

@@ -15,11 +15,11 @@ Array = Any
 
 @dataclass(frozen=True, eq=False)
 class FreeProblem(Problem):
-    """A NumPyro model whose points ``theta`` are the unconstrained ``z`` themselves, the Jacobian in the prior."""
+    """A NumPyro model whose points ``theta`` are the unconstrained ``z``, with the Jacobian as a part of the prior."""
 
     @property
     def ndim(self) -> int:
-        """Scalars in the unconstrained space."""
+        """The number of scalars in the unconstrained space."""
         return self.ndim_unconstrained
 
     def sample_prior(self, key: Array, obs: Observation) -> Array:

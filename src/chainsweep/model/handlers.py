@@ -1,6 +1,6 @@
-"""Effect handlers that adapt a user's NumPyro model without the model knowing.
+"""Effect handlers that adapt a user's NumPyro model without a change of its code.
 
-Only ``chainsweep.model`` sees these; a user's model never sees a mask.
+Only ``chainsweep.model`` uses these; a user's model never sees a mask.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def written(function: Any) -> Any:
 
 
 def unusable(distribution: Any) -> str | None:
-    """Why a prior is none that can be sampled, and what to write instead; None where it can be."""
+    """The reason why a prior cannot be sampled, with what to write instead; None where it can be sampled."""
     while isinstance(distribution, ExpandedDistribution | Independent | MaskedDistribution):
         distribution = distribution.base_dist
     if isinstance(distribution, Delta):
@@ -55,7 +55,7 @@ class RefusePriors(Messenger):
         super().__init__(fn)
 
     def process_message(self, msg: dict) -> None:
-        """Look at the distribution of a site that is to be drawn."""
+        """Check the distribution of a site that is to be drawn."""
         if msg["type"] != "sample" or msg["is_observed"] or msg["value"] is not None:
             return
         if isinstance(msg["fn"], ImproperUniform) and msg["name"].endswith(UNWRAPPED):
@@ -71,8 +71,8 @@ class RefusePriors(Messenger):
 class ExpandObserved(Messenger):
     """Give observed sites the shape of the data while they are simulated.
 
-    A site without a design, ``Normal(a, s)`` of two numbers, draws one value where it is handed none; it is to draw one
-    a point. ``shapes`` maps the name of a site to the shape of its data.
+    A site whose distribution has no axis of points, such as ``Normal(a, s)`` of two numbers, draws one value where it
+    gets no data; here it draws one for each point. ``shapes`` maps the name of a site to the shape of its data.
     """
 
     def __init__(self, fn: Callable, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -92,7 +92,7 @@ class MaskObserved(Messenger):
 
     ``mask`` is boolean of shape ``(point,)``; ``axes`` maps the name of an observed site to the axis of its
     ``batch_shape`` that runs over points (negative, counted from the right). Padding must hold valid values:
-    a masked NaN would still poison the gradient.
+    a masked NaN would still make the gradient NaN.
     """
 
     def __init__(self, fn: Callable, mask: Any, axes: Mapping[str, int]) -> None:

@@ -1,7 +1,7 @@
-"""Calls of a black box's functions as values: what is evaluated where, and what came of it.
+"""Calls of a black box's functions as values, and their answers.
 
 An engine asks for log densities or simulations; a ``HostMap`` decides which process calls the user's function. A
-failure is a value, so it can travel, and it stays with its data set.
+failure is a value too, so it can be sent between processes, and it concerns its own data set only.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ class Simulation:
 
 @dataclass(frozen=True)
 class HostCall:
-    """One data set at the points ``theta`` ``(row, ndim)``: its likelihood, or simulations where they are asked for.
+    """A call of the user's function for one data set at the points ``theta`` ``(row, ndim)``.
 
-    ``fields`` are the unpadded fields and the constants, of a simulation the design alone; ``frozen`` says that they
-    are the campaign's own, which every process of the campaign can read for itself.
+    It asks for the likelihood, or for simulations where ``simulation`` is given. ``fields`` are the unpadded fields and
+    the constants, for a simulation without the observed fields; ``frozen`` is True where they are the campaign's own,
+    which every process of the campaign can read for itself.
     """
 
     dataset_id: str
@@ -49,9 +50,9 @@ class HostCall:
 
 @dataclass(frozen=True)
 class HostAnswer:
-    """Log likelihoods ``(row,)``, NaN where the function gave no number; -inf from the row on that failed.
+    """The answer to a call: log likelihoods ``(row,)`` as the function gave them, -inf from the row on that failed.
 
-    Of a simulation, the observed fields ``(row, point, ...)`` in place of them; NaN from the row on that failed.
+    For a simulation it is the observed fields ``(row, point, ...)`` in their place, NaN from the row on that failed.
     """
 
     values: Floats
@@ -60,11 +61,11 @@ class HostAnswer:
 
 
 HostMap = Callable[["Problem", Sequence[HostCall]], Iterable[HostAnswer]]
-"""One answer a call, in the order of the calls, which are all of one function."""
+"""The function that gives one answer for each call, in the order of the calls, which are all of one function."""
 
 
 def unanswered(call: HostCall, failure: str = "") -> HostAnswer:
-    """The answer with no row of it, to be filled or to say ``failure``."""
+    """The answer to ``call`` before any row of it is computed, to be filled or to report ``failure``."""
     count = len(call.theta)
     if call.simulation is None:
         return HostAnswer(np.full(count, -np.inf), failure)
@@ -73,9 +74,9 @@ def unanswered(call: HostCall, failure: str = "") -> HostAnswer:
 
 
 def answer(problem: Problem, call: HostCall, begins: Callable[[], None] = lambda: None) -> HostAnswer:
-    """Call the user's function at each point, until one call raises; ``begins`` is told before each.
+    """Call the user's function at each point, until one call raises; ``begins`` is called before each.
 
-    ``sys.exit`` in it is a failure like any other; only Ctrl-C goes on.
+    ``sys.exit`` in the function is a failure like any other; only Ctrl-C is raised again.
     """
     result = unanswered(call)
     evaluate = _likelihood(problem, call, result) if call.simulation is None else _simulator(problem, call, result)
@@ -120,11 +121,11 @@ def _simulator(problem: Problem, call: HostCall, result: HostAnswer) -> Callable
 
 
 def answer_in_turn(problem: Problem, calls: Sequence[HostCall]) -> Iterable[HostAnswer]:
-    """The map of a process on its own."""
+    """The ``HostMap`` that answers all calls in this process, one after the other."""
     return (answer(problem, call) for call in calls)
 
 
 def combined(parts: Sequence[HostAnswer]) -> HostAnswer:
-    """Log likelihoods of consecutive rows of one call as one answer: the first failure is the call's."""
+    """Combine the log likelihoods of consecutive rows of one call to one answer, with the first failure of them."""
     failure = next((part.failure for part in parts if part.failure), "")
     return HostAnswer(np.concatenate([part.values for part in parts]), failure)

@@ -1,4 +1,4 @@
-"""From a model file to a Problem: load it, trace it, and say clearly what is wrong with it."""
+"""Loading of a model file as a Problem: execute it, trace it, and report clearly what is wrong with it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load_problem(
     """Load a model file, unless it is given as ``module``, and check it against some data sets.
 
     Switches JAX to double precision. ``example`` and ``others`` are data sets of the campaign, unpadded; ``shared``
-    names constants that have one value in all data sets; ``say`` is told what is no error and may become one. With
+    names constants that have one value in all data sets; ``say`` is called with warnings, which are no errors yet. With
     ``structure``, which this function found for the same file and data before, nothing is traced or checked again.
 
     Raises
@@ -84,7 +84,9 @@ def load_problem(
 
 
 def _compilable(problem: Problem, path: Path, example: Observation, shared: Sequence[str]) -> Problem:
-    """The problem as it compiles: where it needs them as numbers (``int(degree)``), with ``shared`` constants fixed.
+    """The problem in the form that compiles, with ``shared`` constants fixed if it needs them as numbers.
+
+    A model that calls ``int(degree)``, for example, needs the constant ``degree`` as a number.
 
     Raises
     ------
@@ -101,7 +103,7 @@ def _compilable(problem: Problem, path: Path, example: Observation, shared: Sequ
         try:
             return compilable(problem, path, example)
         except ModelError:
-            # The numbers are not what it lacks, so the first message is the one to tell.
+            # Fixed constants do not help, so the first error is the right one to report.
             raise error from error.__cause__
 
 
@@ -109,8 +111,8 @@ def load_module(path: Path, source: bytes | None = None) -> ModuleType:
     """Execute a model file as a module of its own; the error of a file that raises names its line.
 
     Where ``source`` is given, these bytes are run, which the caller has compared with a hash; else those of the file.
-    Nothing that Python compiled before (``__pycache__``) is ever run in their place. Switches JAX to double precision
-    before, since the file may make arrays.
+    Code that Python compiled before (``__pycache__``) is never run in their place. Switches JAX to double precision
+    first, since the file may make arrays.
     """
     double_precision()
     name, text = "chainsweep_user_model", source if source is not None else read_source(path)

@@ -1,4 +1,4 @@
-"""A mistake in a user's model file, told in one paragraph: what went wrong, in which line, what to write instead."""
+"""Messages on mistakes in a user's model file: what went wrong, in which line, and what to write instead."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ ADVICE: tuple[tuple[type[Exception], str], ...] = (
         "place of float(x.max()), jnp.exp in place of math.exp, x.shape[0] where a number of points is meant",
     ),
 )
-"""What to write instead, by JAX's exception; the first that fits counts, so subclasses stand before their class."""
+"""The advice on what to write instead, by JAX's exception; the first that fits counts, so subclasses come first."""
 
 
 def told(function: Callable[..., Any], path: Path) -> Callable[..., Any]:
-    """Return the user's ``function`` of the file ``path``, with whatever it raises told as a ModelError."""
+    """Return the user's ``function`` of the file ``path`` such that all its exceptions become a ModelError."""
 
     own = written(function)
 

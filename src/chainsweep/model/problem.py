@@ -36,7 +36,7 @@ from chainsweep.numerics.loops import alone
 Array = Any
 
 LARGEST_LOG_DENSITY = 1e15
-"""Beyond it doubles are too coarse to tell one point from another; +inf is no density either."""
+"""The largest valid log density; beyond it doubles are too coarse to tell one point from another."""
 
 
 class Observation(NamedTuple):
@@ -84,37 +84,37 @@ class Problem:
 
     @property
     def ndim(self) -> int:
-        """Scalars in the constrained space."""
+        """The number of scalars in the constrained space."""
         return sum(parameter.size for parameter in self.parameters)
 
     @property
     def ndim_unconstrained(self) -> int:
-        """Scalars in the unconstrained space; less than ``ndim`` for simplexes and the like."""
+        """The number of scalars in the unconstrained space; less than ``ndim`` for simplexes and the like."""
         return sum(parameter.unconstrained_size for parameter in self.parameters)
 
     @property
     def unconstrained_names(self) -> tuple[str, ...]:
-        """The parameter's name of each unconstrained number."""
+        """The name of the parameter that each unconstrained scalar belongs to."""
         return tuple(p.name for p in self.parameters for _ in range(p.unconstrained_size))
 
     @property
     def varying(self) -> tuple[int, ...]:
-        """Flat columns that figures are made of: all but those that are the same in every draw."""
+        """The flat columns for which diagnostics are computed: all but those that are the same in every draw."""
         return tuple(column for column in range(self.ndim) if column not in self.structure.still)
 
     @property
     def has_jax_likelihood(self) -> bool:
-        """Whether the likelihood can be traced, and so differentiated, by JAX."""
+        """True where JAX can trace, and so differentiate, the likelihood."""
         return not self.black_box
 
     @property
     def has_likelihood(self) -> bool:
-        """Whether a likelihood exists at all."""
+        """True where a likelihood exists."""
         return not self.black_box or self.host_log_likelihood is not None
 
     @property
     def has_simulator(self) -> bool:
-        """Whether observations can be simulated."""
+        """True where observations can be simulated."""
         return self.host_simulate is not None if self.black_box else not self.structure.no_simulator
 
     def require(self, engine: str) -> None:
@@ -148,7 +148,7 @@ class Problem:
             )
 
     def flatten(self, params: Mapping[str, Array]) -> Array:
-        """Dict of ``(..., *shape)`` to ``(..., ndim)``."""
+        """Flatten a dict of ``(..., *shape)`` by parameter to ``(..., ndim)``."""
         parts = []
         for parameter in self.parameters:
             value = params[parameter.name]
@@ -158,7 +158,7 @@ class Problem:
         return jnp.concatenate(parts, axis=-1) if as_jax else np.concatenate(parts, axis=-1)
 
     def unflatten(self, theta: Array) -> dict[str, Array]:
-        """``(..., ndim)`` to dict of ``(..., *shape)``."""
+        """Split ``(..., ndim)`` into a dict of ``(..., *shape)`` by parameter."""
         return _split(theta, [(p.name, p.shape, p.size) for p in self.parameters])
 
     def log_density(self, theta: Array, obs: Observation) -> Array:
@@ -170,7 +170,7 @@ class Problem:
         return _number_or_minus_inf(prior + likelihood)
 
     def log_likelihood(self, theta: Array, obs: Observation) -> Array:
-        """Log likelihood at constrained ``theta``; -inf where it is no log density."""
+        """Log likelihood at constrained ``theta``; -inf where it is NaN or too large (``LARGEST_LOG_DENSITY``)."""
         return alone(self._log_likelihood)(theta, obs) if self.structure.loops else self._log_likelihood(theta, obs)
 
     def _log_likelihood(self, theta: Array, obs: Observation) -> Array:
@@ -183,8 +183,8 @@ class Problem:
     def potential(self, z: Array, obs: Observation) -> Array:
         """Negative log density of the unconstrained ``z`` ``(ndim_unconstrained,)``, Jacobian included.
 
-        Infinite where the density is zero. NaN where the prior has mass and the density is no number, or too large
-        for one (``LARGEST_LOG_DENSITY``): samplers treat both as a divergence.
+        Infinite where the density is zero. NaN where the prior has mass and the log density is NaN or too large
+        (``LARGEST_LOG_DENSITY``): samplers treat both as a divergence.
         """
         return alone(self._potential)(z, obs) if self.structure.loops else self._potential(z, obs)
 
@@ -194,18 +194,18 @@ class Problem:
         return jnp.where(prior == -jnp.inf, jnp.inf, -value)
 
     def infinite(self, z: Array, obs: Observation) -> Array:
-        """True where the prior has mass and the log density of the unconstrained ``z`` is +inf, or as good as that."""
+        """True where the prior has mass and the log density of the unconstrained ``z`` is +inf, or too large."""
         prior, value = self._ending(self._density_unconstrained)(z, obs)
         return (prior > -jnp.inf) & (value > LARGEST_LOG_DENSITY)
 
     def _density_unconstrained(self, z: Array, obs: Observation) -> tuple[Array, Array]:
-        """The log prior, and the log density with the Jacobian, as the model gives them."""
+        """The log prior, and the log density with the Jacobian, not limited by ``LARGEST_LOG_DENSITY``."""
         trace, log_jacobian = self._trace_unconstrained(z, obs)
         prior, likelihood = sum_log_probs(trace, check_support=False)
         return prior, prior + likelihood + log_jacobian
 
     def sloped(self, z: Array, obs: Observation) -> Array:
-        """True for each entry of ``z`` ``(ndim_unconstrained,)`` by which the gradient of ``potential`` is a number."""
+        """True for each entry of ``z`` ``(ndim_unconstrained,)`` by which the gradient of ``potential`` is finite."""
         return jnp.isfinite(jax.grad(self.potential)(z, obs))
 
     def terms(self, z: Array, obs: Observation) -> dict[str, Array]:
@@ -224,20 +224,20 @@ class Problem:
         return self.hessian(lambda point: self.potential(point, obs))(z)
 
     def hessian(self, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        """Second derivatives of a ``function`` of ``(n,)`` that is made of the potential, as the model allows."""
+        """The function that gives second derivatives ``(n, n)`` of a ``function`` of ``(n,)`` made of the potential."""
         return WAYS[self.structure.second_derivatives](function)
 
     def constrain(self, z: Array, obs: Observation) -> Array:
-        """Unconstrained ``z`` to constrained ``theta``."""
+        """The constrained ``theta`` of the unconstrained ``z``."""
         return self.constrain_with_jacobian(z, obs)[0]
 
     def constrain_with_jacobian(self, z: Array, obs: Observation) -> tuple[Array, Array]:
-        """The same, and the log of the absolute Jacobian determinant of ``theta`` by ``z``."""
+        """The constrained ``theta``, and the log of the absolute Jacobian determinant of ``theta`` by ``z``."""
         trace, log_jacobian = self._trace_unconstrained(z, obs)
         return self.flatten({p.name: trace[p.name]["value"] for p in self.parameters}), log_jacobian
 
     def unconstrain(self, theta: Array, obs: Observation) -> Array:
-        """Constrained ``theta`` to unconstrained ``z``; infinite on the edge of the support."""
+        """The unconstrained ``z`` of the constrained ``theta``; infinite on the edge of the support."""
         params = self.unflatten(theta)
         trace = self._trace(params, obs)
         parts, bounded = [], []
@@ -286,7 +286,7 @@ class Problem:
         return self._trace(self.unflatten(theta), obs)[self.curve_site]["value"]
 
     def _ending(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Give an end to the loops of ``function``, where the model has such that may lack one."""
+        """Return ``function`` with loops that end, where the model has loops that may not end."""
         return cut_off(function) if self.structure.loops else function
 
     def _split_unconstrained(self, z: Array) -> dict[str, Array]:
@@ -315,7 +315,7 @@ class Problem:
     def _trace_unconstrained(self, z: Array, obs: Observation) -> tuple[Any, Array]:
         """Trace at ``z``, each site transformed by its own support, which may depend on earlier sites."""
         pieces = self._split_unconstrained(z)
-        # Of all parameters at once: normal distribution functions are most of a small model's program.
+        # For all parameters at once: normal distribution functions are most of a small model's program.
         shares = self._split_unconstrained(normal_share(z))
         log_jacobian = [jnp.zeros(())]
 
@@ -336,7 +336,7 @@ class Problem:
 
 
 def double_precision() -> None:
-    """Switch JAX to double precision, for the whole process; an array made before stays what it is."""
+    """Switch JAX to double precision, for the whole process; an array made before keeps its type."""
     if not jax.config.read("jax_enable_x64"):
         jax.config.update("jax_enable_x64", True)
 
@@ -344,15 +344,15 @@ def double_precision() -> None:
 def observation(fields: Mapping[str, Array], constants: Mapping[str, Array], mask: Array) -> Observation:
     """One data set, or a stack of them, as JAX arrays; switches JAX to double precision before."""
     double_precision()
-    # Copies: an array on a processor may share the memory of what it is made of.
+    # The arrays are copied: a JAX array on a processor may share the memory of the NumPy array it is made from.
     return jax.device_put(jax.tree.map(np.array, Observation(dict(fields), dict(constants), mask)))
 
 
 @contextmanager
 def _recorded(key: Any) -> Iterator[Any]:
-    """The trace of a model that runs inside, with random numbers from ``key``.
+    """The trace of a model that runs inside the block, with random numbers from ``key``.
 
-    One thread at a time: NumPyro has one stack of handlers for the whole process.
+    Only one thread at a time may be inside: NumPyro has one stack of handlers for the whole process.
     """
     with _ONE_MODEL, handlers.seed(rng_seed=key), handlers.trace() as trace:
         yield trace

@@ -24,7 +24,7 @@ _HOOKED: list[bool] = []
 
 @contextmanager
 def watched_reads() -> Iterator[set[Path]]:
-    """A set that holds, when the block has ended, the files that its Python code read, and modules that it imported.
+    """Yield a set that holds, when the block has ended, the files that Python code in it read, and imported modules.
 
     Files of Python, of installed packages and of caches are left out, and so are those that only compiled code opens,
     such as HDF5 files.
@@ -48,9 +48,9 @@ def watched_reads() -> Iterator[set[Path]]:
 
 
 def changed_reads(known: Mapping[str, str]) -> list[str]:
-    """Return those of the ``known`` files, with their hashes, that are others now, each with both hashes.
+    """Return a sentence with both hashes for each of the ``known`` files (name to hash) whose content has changed.
 
-    One that is gone is left to the model, which will miss it unless it lies elsewhere on this machine.
+    A file that is missing is not reported: the model will raise, unless it finds the file elsewhere on this machine.
     """
     found = {name: file_hash(Path(name)) for name in known}
     return [
@@ -69,7 +69,7 @@ def file_hash(path: Path) -> str:
 
 
 def file_hash_once(path: Path) -> str:
-    """The same, read once by a process as long as the file keeps its size and times: a task of many asks each time."""
+    """SHA-256 of a file's bytes, or ``"missing"``; a process reads the file again only if its size or times change."""
     try:
         found = path.stat()
     except OSError:
@@ -100,6 +100,6 @@ def _installed() -> tuple[str, ...]:
 
 
 def _hidden(place: Path) -> bool:
-    """True where a file is bytecode, of a package, or in somebody's cache."""
+    """True where a file is bytecode, belongs to an installed package, or is in a cache."""
     folders = {"__pycache__", ".cache", "site-packages", "dist-packages"}
     return bool(folders.intersection(place.parts)) or place.name.endswith((".pyc", "-cache", "-atime"))

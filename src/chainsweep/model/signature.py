@@ -1,4 +1,4 @@
-"""What a user's functions take: compared with what ``[data]`` gives, and completed from it."""
+"""The arguments of a user's functions: compared with the names in ``[data]``, which they complete."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from chainsweep.model.handlers import written
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 BLACK_BOX = {"log_likelihood": 1, "simulate": 2}
-"""Functions of a black-box model, and how many arguments come before the fields: params; params, rng."""
+"""The functions of a black-box model, and the number of arguments before the fields: params; params, rng."""
 
 
 def with_own_names(config: CampaignConfig, module: ModuleType, path: Path) -> CampaignConfig:
     """Return ``config`` where each argument of the model that ``[data]`` does not name is a field of its own name.
 
-    An argument with a default that is not observed is left to it, where ``[data] fields`` names any other.
+    An argument that has a default and is not observed keeps its default, where ``[data] fields`` is given.
 
     Raises
     ------
     ConfigError
-        ``[data] fields`` is left out, and the functions do not say what the fields are.
+        ``[data] fields`` is left out, and the arguments of the functions do not define the fields.
     ModelError
-        An argument of the model is missing or one too many, or ``[model]`` names one that is not there.
+        An argument of the model is missing or superfluous, or ``[model]`` names one that does not exist.
     """
     given, observed = config.data.fields, config.model.observed
     functions = _functions_of(module, config)
@@ -73,7 +73,7 @@ def _takes_any(function: Callable) -> bool:
 
 
 def _check_arguments(function: Callable, path: Path, config: CampaignConfig) -> None:
-    """Compare a NumPyro model's arguments with what ``[data]`` gives and ``[model]`` observes."""
+    """Compare a NumPyro model's arguments with the names in ``[data]`` and the observed ones in ``[model]``."""
     arguments, observed = (*config.data.fields, *config.data.constants), config.model.observed
     named = _named(function)
     where = f"{path}: function '{config.model.function}({', '.join(inspect.signature(written(function)).parameters)})'"
@@ -89,7 +89,7 @@ def _check_arguments(function: Callable, path: Path, config: CampaignConfig) -> 
 
 
 def _check_names(path: Path, config: CampaignConfig) -> None:
-    """Raise unless the fields that ``[model]`` names are there."""
+    """Raise ``ModelError`` unless all fields that ``[model]`` names exist."""
     fields = ", ".join(config.data.fields)
     for name in config.model.observed:
         if name not in config.data.fields:

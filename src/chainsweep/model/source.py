@@ -1,4 +1,4 @@
-"""The text of a model file as a module: the very bytes that were read, and nothing that Python keeps beside them."""
+"""A loader that runs the text of a model file as a module: the bytes that were read, never cached bytecode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``init`` found out about a model, as a campaign keeps it: nothing of it is found out again."""
+"""The structure of a model that ``init`` found by tracing it, as a campaign keeps it: it is not traced again."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a trace of the model showed: its latent sites and how its observed sites run over points."""
+    """The structure of a model from its trace: its latent sites and how its observed sites run over points."""
 
     parameters: tuple[Parameter, ...]
     observed_sites: Mapping[str, str]
-    """Observed argument to the name of the sample site that it is handed to unchanged."""
+    """The name of the sample site that each observed argument is passed to unchanged."""
     point_axes: Mapping[str, int]
-    """Observed site to the (negative) axis of its batch shape that runs over points."""
+    """The (negative) axis of the batch shape of each observed site that runs over points."""
     paddable: bool
     """False when an observed site does not factorise over points, so padding cannot be masked out."""
     fixed: Mapping[str, float] = field(default_factory=dict)
     """Constants that the model takes as numbers, not as symbols; all data sets have these values."""
     expanded: tuple[str, ...] = ()
-    """Observed sites that draw one value where they are handed none, and are to draw one a point."""
+    """Observed sites that draw a single value where they get no data, and must be expanded to one for each point."""
     no_simulator: str = ""
-    """Why a NumPyro model draws no observations like the data; empty where it does."""
+    """The reason why a NumPyro model draws no observations like the data; empty where it does."""
     second_derivatives: str = "forward"
-    """How they are taken: a name of ``derivatives.WAYS``."""
+    """The way in which second derivatives are computed: a name of ``derivatives.WAYS``."""
     loops: bool = False
-    """True where the density loops as often as a point needs, as of a differential equation, and only backwards
-    derivatives exist."""
+    """True where the density has a loop whose length depends on the point, as for a differential equation, and only
+    reverse-mode derivatives exist."""
     still: tuple[int, ...] = ()
     """Flat columns that are the same in every draw: the upper half of a Cholesky factor, a correlation's diagonal."""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON can hold it; ``from_plain`` reads it back."""
+        """The fields as plain values for JSON; ``from_plain`` is the inverse."""
         return asdict(self)
 
     @classmethod
@@ -73,7 +73,7 @@ class Structure:
             dict(plain["observed_sites"]),
             dict(plain["point_axes"]),
             plain["paddable"],
-            # Campaigns of earlier versions say nothing of what follows.
+            # The structures of campaigns of earlier versions lack the following fields.
             dict(plain.get("fixed", {})),
             tuple(plain.get("expanded", ())),
             plain.get("no_simulator", ""),

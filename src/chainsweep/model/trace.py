@@ -1,4 +1,4 @@
-"""What a model is, seen by running it on a data set: its latent sites, and how its observed ones follow the data."""
+"""The structure of a model, found by running it on a data set: its latent sites, and the sites of the observed data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESERVED_NAMES = ("dataset", "chain", "draw", "n_draws")
 
 
 def trace_once(function: Callable, arguments: Mapping[str, Any]) -> Any:
-    """The trace of one run of a model with these arguments, always of the same random numbers."""
+    """The trace of one run of a model with these arguments, always with the same random numbers."""
     with handlers.seed(rng_seed=0), handlers.trace() as trace:
         function(**arguments)
     return trace
@@ -46,7 +46,7 @@ def trace_structure(
 ) -> Structure:
     """Trace a NumPyro model on one unpadded data set, on one with a point more, and on ``others`` of the campaign.
 
-    A model that takes one length alone is as good as any where all data sets have it: then nothing is padded.
+    A model that takes only one length may be used where all data sets have this length: then nothing is padded.
     Raises ``ModelError`` where the model cannot be used as it is; ``path`` names its file in the message.
     """
     with _NoKeys(path):
@@ -74,7 +74,7 @@ def trace_structure(
 def _simulates(
     function: Callable, path: Path, mapping: Mapping[str, str], example: Observation
 ) -> tuple[tuple[str, ...], str]:
-    """Which observed sites must be expanded to draw what is like the data; or else why the model does not draw it."""
+    """The observed sites that must be expanded to draw values like the data; or the reason why the model draws none."""
     without = ", ".join(f"{name}=None" for name in mapping)
     wanted = {site: (name, jnp.shape(example.fields[name])) for name, site in mapping.items()}
     arguments = {**_arguments(example), **dict.fromkeys(mapping)}
@@ -90,7 +90,7 @@ def _simulates(
         if all(jnp.shape(trace[site]["value"]) == shape for site, shape in small.items()):
             return tuple(small), ""
     except ValueError:
-        # A shape that no expansion leads to: the first one is the one to tell.
+        # No expansion gives this shape; the message below reports the first such site.
         pass
     site, shape = next(iter(small.items()))
     return (), (
@@ -119,14 +119,14 @@ def _check_latent(function: Callable, path: Path, latent: Mapping[str, Any]) -> 
 
 
 class _NoKeys(Messenger):
-    """Refuse a model that asks NumPyro for random numbers beside its sites."""
+    """Refuse a model that asks NumPyro for random numbers in addition to its sites."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         super().__init__()
 
     def process_message(self, msg: dict) -> None:
-        """Raise ``ModelError`` where a key is asked for."""
+        """Raise ``ModelError`` where the model asks for a key."""
         if msg["type"] == "prng_key":
             raise ModelError(
                 f"{self.path}: numpyro.prng_key() in a model makes its density random, and here it would be the same "
@@ -135,7 +135,7 @@ class _NoKeys(Messenger):
 
 
 def _check_no_choice(name: str, site: Any, path: Path) -> None:
-    """Refuse a plate of which NumPyro takes other rows in each run of a model."""
+    """Refuse a plate of which NumPyro takes a random subset of rows in each run of a model."""
     if site["type"] != "plate":
         return
     size, subsample = site["args"]
@@ -182,7 +182,7 @@ def _check_other_length(
 
 
 def _changed(latent: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The first latent site that ``other`` has not, or in another shape."""
+    """The first latent site that ``other`` lacks or has in another shape; None where there is none."""
     shapes = {name: jnp.shape(site["value"]) for name, site in other.items()}
     return next((name for name, site in latent.items() if shapes.get(name) != jnp.shape(site["value"])), None)
 
@@ -190,16 +190,17 @@ def _changed(latent: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
 def _point_axes(
     function: Callable, path: Path, latent: Mapping[str, Any], sites: Mapping[str, Any], example: Observation
 ) -> tuple[dict[str, int], bool]:
-    """The axis of each observed site that runs over points, as a data set with a point more shows it.
+    """The axis of each observed site that runs over points, and whether the model is paddable.
 
-    Not paddable when a site has none, or when the model is another one for another length, or none.
+    The axes are those that change for a data set with a point more. The model is not paddable where a site has no such
+    axis, or where the model changes with the number of points or does not take one point more.
     """
     longer = _append_last_point(example)
     try:
         trace = trace_once(function, _arguments(longer))
         for name, site in trace.items():
             _check_density(name, site, path)
-    except Exception:  # whatever it is: the model takes no point more, and need not
+    except Exception:  # of any kind: the model does not take one point more, which is allowed
         return {}, False
     if _changed(latent, latent_sites(trace)) is not None:
         return {}, False

@@ -1,9 +1,9 @@
-r"""From a parameter's support to the whole real line, on which NUTS, SNPE and importance sampling work.
+r"""The maps from a parameter's support to the whole real line, on which NUTS, SNPE and importance sampling work.
 
-NumPyro's own bijections, but for intervals: :math:`\theta = low + (high - low) \Phi(z)` with the normal distribution
-function :math:`\Phi`, so that a uniform prior is a standard normal of ``z``. A posterior that a bound cuts off then has
-a normal tail in ``z``; under the logistic function it would have an exponential one, tens of scales long, along which
-chains creep and which the kernels of importance sampling do not reach.
+They are NumPyro's own bijections, except for intervals: there :math:`\theta = low + (high - low) \Phi(z)` with the
+normal distribution function :math:`\Phi`, so that a uniform prior is a standard normal one of ``z``. A posterior that a
+bound cuts off then has a normal tail in ``z``; under the logistic function it would have an exponential one, tens of
+scales long, along which chains move slowly and which the kernels of importance sampling do not reach.
 """
 
 from __future__ import annotations
@@ -41,41 +41,41 @@ def normal_share(z: Array) -> Array:
 
 
 def constrained(transform: Any, z: Array, share: Array) -> Array:
-    """``transform(z)`` of a bijection of ``free_transform``, where ``share`` is ``normal_share(z)``."""
+    """Return ``transform(z)`` for a bijection of ``free_transform``, where ``share`` is ``normal_share(z)``."""
     base = transform.base_transform if isinstance(transform, IndependentTransform) else transform
     return base.at(share) if isinstance(base, NormalToInterval) else transform(z)
 
 
 def unconstrained(transform: Any, value: Array) -> tuple[Array, bool]:
-    """The inverse of a bijection of ``free_transform`` at ``value``; True where it is yet to go through ``ndtri``."""
+    """The inverse of a bijection of ``free_transform`` at ``value``; also True if ``ndtri`` is still to be applied."""
     base = transform.base_transform if isinstance(transform, IndependentTransform) else transform
     return (base.share(value), True) if isinstance(base, NormalToInterval) else (transform.inv(value), False)
 
 
 class NormalToInterval(Transform):
-    """``low + (high - low) * Phi(z)``, elementwise; bounds broadcast."""
+    """The map ``low + (high - low) * Phi(z)``, elementwise; bounds broadcast."""
 
     def __init__(self, low: Array, high: Array) -> None:
         self.low, self.high = low, high
 
     @property
     def codomain(self) -> Any:
-        """The interval."""
+        """The interval between the bounds."""
         return constraints.interval(self.low, self.high)
 
     def __call__(self, z: Array) -> Array:
-        """Values in the interval."""
+        """The values in the interval at ``z``."""
         return self.at(normal_share(z))
 
     def at(self, share: Array) -> Array:
-        """The values so far between the bounds."""
+        """The values at the relative positions ``share``, 0 to 1, between the bounds."""
         return self.low + (self.high - self.low) * share
 
     def _inverse(self, y: Array) -> Array:
         return ndtri(self.share(y))
 
     def share(self, y: Array) -> Array:
-        """How far values lie between the bounds, 0 to 1."""
+        """The relative positions of values between the bounds, 0 to 1."""
         return (y - self.low) / (self.high - self.low)
 
     def log_abs_det_jacobian(self, z: Array, y: Array, intermediates: Any = None) -> Array:
@@ -83,5 +83,5 @@ class NormalToInterval(Transform):
         return jnp.log(self.high - self.low) - 0.5 * (z**2 + np.log(2.0 * np.pi))
 
     def tree_flatten(self) -> Any:
-        """As JAX takes it apart."""
+        """The arrays and names of this pytree, in the form that NumPyro uses to register it with JAX."""
         return (self.low, self.high), (("low", "high"), {})

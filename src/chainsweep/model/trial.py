@@ -1,4 +1,4 @@
-"""A model tried at ``init``, on some data sets and at likely points, in the ways that engines will use it."""
+"""Tests of a model at ``init``, on some data sets and at likely points, in the ways in which engines will use it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from chainsweep.model.problem import Observation, Problem
 from chainsweep.numerics.cut_off import has_loop
 
 STILL_DRAWS = 32
-"""Prior draws that tell what is the same in all of them."""
+"""The number of prior draws that show which columns are the same in all of them."""
 ROUNDING = 1e-12
-"""Largest range, of numbers around 1, of what rounding alone makes different."""
+"""The largest range, of numbers around 1, that counts as rounding alone."""
 PADDING_TRIAL = 8
-"""Points of padding of the trial whether padding changes the log density."""
+"""The number of padding points in the test whether padding changes the log density."""
 PRIOR_POINTS = 8
 DESCENTS, DESCENT_STEPS, DESCENTS_S = 3, 60, 5.0
-"""Descents to likely points, their steps, and the seconds of all of a data set, at most."""
+"""The number of descents to likely points, the most steps of each, and the most seconds of all of a data set."""
 FAR = 1e300
-"""A potential in place of one that is no number."""
+"""The number in place of a potential that is not finite."""
 REMEDY = (
     "Often this is a square root, logarithm or power of zero or of a negative number in a branch of jnp.where that is "
     "not taken: give the function a safe argument, such as jnp.sqrt(jnp.where(x > c, x - c, 1.0)), inside the outer "
@@ -43,7 +43,7 @@ def compilable(problem: Problem, path: Path, example: Observation) -> Problem:
     """Trace all that engines compile: simulations, densities with their derivatives, the curve.
 
     Nothing is compiled or computed. A mistake that shows only while JAX traces, with symbols in place of numbers,
-    is found here. The answer is the problem with the first way to second derivatives that the model allows.
+    is found here. Return the problem with the first way to second derivatives that the model allows.
 
     Raises
     ------
@@ -119,11 +119,11 @@ def still_columns(problem: Problem, example: Observation) -> tuple[int, ...]:
 
 
 def padding_is_invisible(problem: Problem, example: Observation, z: Any) -> bool:
-    """Whether every term of the log density stays the same when points are padded and masked.
+    """Return True if every term of the log density stays the same when points are padded and masked.
 
-    It does not where the model looks at its fields as a whole (their length, their mean), which is allowed;
-    such data sets are then never padded. The terms are compared one by one at the points ``z`` ``(point, n)``: a sum
-    of them may hide some, or be -inf on both sides.
+    It does not where the model uses its fields as a whole (their length, their mean), which is allowed;
+    such data sets are then never padded. The terms are compared one by one at the points ``z`` ``(point, n)``: in their
+    sum a difference may be lost, or it may be -inf on both sides.
     """
     fields = {n: jnp.concatenate([v, jnp.repeat(v[-1:], PADDING_TRIAL, 0)]) for n, v in example.fields.items()}
     mask = jnp.concatenate([example.mask, jnp.zeros(PADDING_TRIAL, bool)])
@@ -137,12 +137,12 @@ def padding_is_invisible(problem: Problem, example: Observation, z: Any) -> bool
 
 
 def check_is_function(problem: Problem, path: Path, example: Observation, z: Any) -> None:
-    """Evaluate the model twice at the points ``z`` ``(point, n)``, the second time anew and in another order.
+    """Evaluate the model twice at the points ``z`` ``(point, n)``, the second time traced again and in reverse order.
 
     Raises
     ------
     ModelError
-        The answers differ; ``path`` names the model's file.
+        The results differ; ``path`` names the model's file.
     """
     first = _terms(problem, example, z)
     again = {name: values[::-1] for name, values in _terms(problem, example, z[::-1]).items()}
@@ -156,7 +156,7 @@ def check_is_function(problem: Problem, path: Path, example: Observation, z: Any
 
 
 def gradient_note(problem: Problem, path: Path, example: Observation, z: Any) -> str | None:
-    """Return a sentence where the gradient is no number at a point of ``z`` whose density is one; None elsewhere."""
+    """Return a sentence if the gradient is not finite at a point of ``z`` where the density is finite; else None."""
     slope, names = _slope(problem), problem.unconstrained_names
     for point in z[::-1]:
         value, gradient = (np.asarray(part) for part in slope(point, example))
@@ -173,7 +173,10 @@ def gradient_note(problem: Problem, path: Path, example: Observation, z: Any) ->
 
 
 def _where(problem: Problem, example: Observation, z: Any) -> str:
-    """The first point of a data set that alone gives such a gradient at ``z``; nothing where no point does."""
+    """The place of the first point of a data set that alone gives a gradient that is not finite at ``z``.
+
+    It is a phrase for a sentence, empty where no point alone does.
+    """
     slope, points = _slope(problem), example.mask.shape[0]
     for k in range(points if problem.structure.paddable else 0):
         fields = {name: values[k : k + 1] for name, values in example.fields.items()}
@@ -186,7 +189,7 @@ def _where(problem: Problem, example: Observation, z: Any) -> str:
 
 
 def _terms(problem: Problem, obs: Observation, z: Any) -> dict[str, Any]:
-    """The terms of the log density ``(point, ...)`` by their sites, and what else of it depends on a data set."""
+    """The terms of the log density ``(point, ...)`` by site, and the values of latent sites and the log Jacobian."""
 
     def terms(z: Any) -> dict[str, Any]:
         return problem.terms(z, obs)

@@ -1,8 +1,9 @@
-"""An end for loops of a model that may have none.
+"""A limit on the loops of a model that may otherwise never end.
 
-A solver of differential equations takes as many steps as its point asks for; far from the posterior, where a rate is a
-million, it takes them for ever, and a compiled program cannot be interrupted. Here each loop whose length is not known
-in advance ends after ``MAX_ROUNDS``; what it has not finished by then is not a number, and is judged as one.
+The number of steps of a differential equation solver depends on the point; far from the posterior, where a rate is a
+million, the solver never ends, and a compiled program cannot be interrupted. Here each loop whose length is not known
+in advance ends after ``MAX_ROUNDS``; the results of a loop that is not finished by then are NaN, and a density that
+depends on them is treated like any other NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 MAX_ROUNDS = 10_000
-"""Rounds of one loop. A solver that is at rest takes tens of steps, one that is stiff but of use hundreds."""
+"""The most rounds of one loop. A solver takes tens of steps at an easy point, and hundreds at a stiff one."""
 
 Values = Sequence[Any]
 
@@ -24,7 +25,7 @@ Values = Sequence[Any]
 def cut_off(function: Callable) -> Callable:
     """Return ``function`` of arrays, in which loops of unknown length end; unfinished floats are NaN.
 
-    A function that differentiates by a rule of its own loses that rule: differentiate before.
+    A function with its own differentiation rule (``jax.custom_vjp``) loses that rule: differentiate it before.
     """
 
     def ending(*arrays: Any) -> Any:
@@ -57,7 +58,7 @@ def _jaxpr(program: Any) -> Jaxpr:
 
 
 def _evaluate(program: Any, values: Values) -> list[Any]:
-    """Compute a jaxpr at ``values``, with loops that end."""
+    """Compute a jaxpr at ``values``, with at most ``MAX_ROUNDS`` rounds of each loop of unknown length."""
     jaxpr = _jaxpr(program)
     consts = program.consts if isinstance(program, ClosedJaxpr) else []
     known: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
@@ -91,7 +92,7 @@ def _ended_while(params: Mapping[str, Any], given: Values) -> Values:
     def step(state: Any) -> Any:
         rounds, carry = state
         (going,) = asked(carry)
-        # A loop over several points at once asks each of them.
+        # In a loop over several points at once, the condition has one entry for each point.
         return rounds + 1, [_where(going, new, old) for new, old in zip(moved(carry), carry, strict=True)]
 
     _, carry = jax.lax.while_loop(goes_on, step, (0, list(given[second:])))
@@ -102,7 +103,7 @@ def _ended_while(params: Mapping[str, Any], given: Values) -> Values:
 
 
 def _where(chosen: Any, new: Any, old: Any) -> Any:
-    """``new`` where ``chosen``, whose axes are the first of ``old``."""
+    """Return ``new`` where ``chosen`` is True, else ``old``; the axes of ``chosen`` are the first of ``old``."""
     chosen = jnp.reshape(chosen, jnp.shape(chosen) + (1,) * (jnp.ndim(old) - jnp.ndim(chosen)))
     return jnp.where(chosen, new, old)
 

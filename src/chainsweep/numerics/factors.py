@@ -11,14 +11,14 @@ WIDENED = 10.0 ** np.arange(-14.0, 1.0)
 """The widths that are added, one after the other, to the diagonal of a correlation matrix until it has a factor."""
 
 RIDGE = 1e-12
-"""The part of its largest variance that is added to the diagonal of a singular covariance."""
+"""The share of its largest variance that is added to the diagonal of a singular covariance."""
 
 
 def cholesky_factors(covariance: Floats) -> Floats:
     """Cholesky factors of covariances ``(..., n, n)``.
 
-    One that is not positive definite gets the least of ``WIDENED`` on its diagonal that gives it a factor, and no
-    other matrix of the stack feels it. NaN where a matrix has entries that are no numbers.
+    A matrix that is not positive definite gets the least of ``WIDENED`` on its diagonal that gives it a factor; the
+    other matrices of the stack stay as they are. NaN where a matrix has entries that are not finite.
     """
     try:
         return np.asarray(np.linalg.cholesky(covariance), float)

@@ -15,9 +15,9 @@ PARITY = np.uint32(0x1BD11BDA)
 
 
 def threefry(first: Any, second: Any, high: Any, low: Any) -> tuple[Any, Any]:
-    """Threefry of 20 rounds: the halves ``high`` and ``low`` of counters, under the two words of a key.
+    """Threefry of 20 rounds: encrypt the counters with halves ``high`` and ``low`` by the two words of a key.
 
-    All are 32-bit arrays of one library, NumPy's or JAX's, that broadcast.
+    All arguments are 32-bit arrays of one library, NumPy's or JAX's, that broadcast.
     """
     keys = first, second, first ^ second ^ PARITY
     high, low = high + keys[0], low + keys[1]
@@ -31,19 +31,19 @@ def threefry(first: Any, second: Any, high: Any, low: Any) -> tuple[Any, Any]:
 
 
 def split_keys(keys: NDArray[np.uint32], count: int) -> NDArray[np.uint32]:
-    """``jax.random.split(key, count)`` of raw keys ``(dataset, 2)``, shape ``(dataset, count, 2)``."""
+    """The result of ``jax.random.split(key, count)`` for raw keys ``(dataset, 2)``, shape ``(dataset, count, 2)``."""
     counter = np.arange(count, dtype=np.uint32)[None]
     keys = np.asarray(keys, np.uint32)
     return np.stack(threefry(keys[:, :1], keys[:, 1:], np.zeros_like(counter), counter), axis=-1)
 
 
 def fold_keys(keys: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
-    """``jax.random.fold_in(key, number)`` of raw keys ``(..., 2)``."""
+    """The result of ``jax.random.fold_in(key, number)`` for raw keys ``(..., 2)``."""
     keys, high = np.asarray(keys, np.uint32), np.zeros(np.shape(keys)[:-1], np.uint32)
     return np.stack(threefry(keys[..., 0], keys[..., 1], high, high + np.uint32(number)), axis=-1)
 
 
 def uniform_of(keys: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """A uniform number in 0..1, without the ends, from each of the raw keys ``(..., 2)``."""
+    """A uniform number in (0, 1), without the ends, from each of the raw keys ``(..., 2)``."""
     keys, zero = np.asarray(keys, np.uint32), np.zeros(np.shape(keys)[:-1], np.uint32)
     return (threefry(keys[..., 0], keys[..., 1], zero, zero)[0] + 0.5) * 2.0**-32

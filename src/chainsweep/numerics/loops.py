@@ -1,7 +1,7 @@
 """Compiled loops over data sets.
 
-A processor takes one data set after another: its arrays stay in the cache, none waits for another, and what is not
-asked for costs nothing. An accelerator takes many at once.
+A processor computes one data set after another: its arrays stay in the cache, no data set waits for another, and
+unused rows cost nothing. An accelerator computes many data sets at once.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from jax.custom_batching import sequential_vmap
 from chainsweep.numerics.cut_off import cut_off
 
 MAX_BLOCK = 1 << 24
-"""Numbers in the largest intermediate array of data sets that an accelerator takes together."""
+"""The most numbers in an intermediate array of the data sets that an accelerator computes together."""
 DATASETS = 4
-"""Data sets of one call on a processor, which goes through those that there are."""
+"""The data sets that one compiled call on a processor has room for; it loops over those that are there."""
 TOGETHER = 512
-"""Lanes that an accelerator advances together."""
+"""The most lanes that an accelerator advances together."""
 
 
 def one_by_one_here() -> bool:
-    """Whether programs compiled now are for a processor."""
+    """Return True if programs that are compiled now run on a processor."""
     return jax.default_backend() == "cpu"
 
 
 def lanes_of(numbers: int) -> int:
-    """Data sets of one compiled call, ``numbers`` being the largest array of one of them."""
+    """The number of data sets of one compiled call, where the largest array of a data set has ``numbers`` numbers."""
     return DATASETS if one_by_one_here() else max(1, min(TOGETHER, MAX_BLOCK // max(1, numbers)))
 
 
 def first_of(function: Callable, arrays: tuple[Any, ...], count: Any) -> Any:
-    """``function`` of each of the first ``count`` rows of ``arrays``; behind them is nothing of meaning.
+    """Apply ``function`` to each of the first ``count`` rows of ``arrays``; later rows of the result mean nothing.
 
-    An accelerator takes all rows at once.
+    An accelerator computes all rows at once.
     """
     if not one_by_one_here():
         return jax.vmap(function)(*arrays)
@@ -55,9 +55,9 @@ def _row(arrays: Any, k: Any) -> Any:
 
 
 def one_by_one(function: Callable, rows: Any, count: Any, given: tuple[Any, ...], datasets: tuple[Any, ...]) -> Any:
-    """``function`` of what is ``given`` ``(row, ...)`` and of the ``datasets`` ``(dataset, ...)`` that ``rows`` name.
+    """Apply ``function`` to the arrays ``given`` ``(row, ...)`` and to ``datasets`` ``(dataset, ...)`` at ``rows``.
 
-    The first ``count`` rows are gone through one after the other; zeros elsewhere.
+    The first ``count`` rows are computed one after the other; the result is zero elsewhere.
     """
 
     of_row = traced_once(function)
@@ -72,9 +72,9 @@ def one_by_one(function: Callable, rows: Any, count: Any, given: tuple[Any, ...]
 
 
 def of_lanes(function: Callable, arrays: Any, rows: Any, count: Any, result: Any) -> Any:
-    """``result`` with ``function`` of the first ``count`` of the lanes ``rows`` in their places.
+    """Return ``result``, in which ``function`` of the lane replaces the first ``count`` of the lanes ``rows``.
 
-    ``arrays`` and ``result`` have lanes in front. An accelerator takes ``TOGETHER`` of them at once.
+    The first axis of ``arrays`` and ``result`` is the lane. An accelerator computes ``TOGETHER`` lanes at once.
     """
     width = rows.shape[0]
     together = _together(width)
@@ -91,17 +91,18 @@ def of_lanes(function: Callable, arrays: Any, rows: Any, count: Any, result: Any
 
 
 def lanes_computed(count: int, width: int) -> int:
-    """How many of ``width`` lanes cost time where ``count`` are busy."""
+    """The number of the ``width`` lanes that are computed where ``count`` are busy."""
     together = _together(width)
     return -(-count // together) * together
 
 
 def apart(function: Callable, *arrays: Any) -> Any:
-    """``function`` of ``arrays``, on a processor as a program within the program.
+    """Apply ``function`` to ``arrays``, on a processor in a way that the compiler cannot fuse with what follows.
 
-    A compiler fuses what makes an array with what uses it; where there are several uses, or each reads it more than
-    once, it is then computed as often. It cannot look through a branch whose condition it does not know. (An
-    accelerator would wait at each such branch.)
+    A compiler fuses the computation of an array with the code that uses it; where there are several uses, or a use
+    reads the array more than once, the array is then computed once for each of them. The compiler cannot look through
+    a branch whose condition it does not know, so the computation is put in one. (An accelerator would wait at each
+    such branch.)
     """
     if not one_by_one_here():
         return function(*arrays)
@@ -110,10 +111,10 @@ def apart(function: Callable, *arrays: Any) -> Any:
 
 
 def alone(function: Callable) -> Callable:
-    """``function(z, obs)``, a number, whose loops end, and whose ``vmap`` goes from point to point on a processor.
+    """Return scalar ``function(z, obs)`` with loops that end, whose ``vmap`` on a processor takes one point at a time.
 
-    A loop that ends when a point says so would else go on for all of them until the slowest is done. The function can
-    be differentiated once, by ``z`` and backwards. An accelerator takes all points at once.
+    Without this, a loop over several points would run for all of them until the slowest is done. The function can be
+    differentiated once, by ``z`` and in reverse mode. An accelerator computes all points at once.
     """
     value, sloped = cut_off(function), cut_off(jax.value_and_grad(function))
     if one_by_one_here():
@@ -131,12 +132,12 @@ def alone(function: Callable) -> Callable:
 
 
 def traced_once(function: Callable) -> Callable:
-    """``function``, whose Python is gone through once for each shape of arguments, however often it is called."""
+    """Return ``function``, traced once for each shape of its arguments, however often it is called."""
     return jax.jit(function, inline=True)
 
 
 def zeros_like_result(function: Callable, *arrays: Any, rows: tuple[int, ...] = ()) -> Any:
-    """Zeros of the shapes that ``function`` gives, behind ``rows``; nothing is computed."""
+    """Zeros of shape ``rows`` followed by the shapes of the results of ``function``; nothing is computed."""
     return jax.tree.map(lambda leaf: jnp.zeros((*rows, *leaf.shape), leaf.dtype), jax.eval_shape(function, *arrays))
 
 

@@ -1,7 +1,7 @@
 """Uniform and normal numbers from a key, for compiled loops that draw many.
 
-JAX's own generator, Threefry of 20 rounds, written out: JAX rolls the rounds up on a processor, where they then take
-four times as long.
+This is JAX's own generator, Threefry of 20 rounds, with the rounds unrolled: on a processor JAX computes them in a
+loop, which takes four times as long.
 
 Reference: J. Salmon, M. Moraes, R. Dror, D. Shaw, Parallel random numbers: as easy as 1, 2, 3, SC11 (2011).
 """
@@ -28,7 +28,7 @@ def random_words(key: Array, count: int) -> tuple[Array, Array]:
 
 
 def uniforms(key: Array, count: int) -> Array:
-    """Shape ``(count,)``: multiples of the smallest step plus its half, so that neither 0 nor 1 is among them."""
+    """Uniform numbers ``(count,)``: odd multiples of half the smallest step, so that neither 0 nor 1 is among them."""
     high, low = random_words(key, count)
     if jnp.zeros(()).dtype == jnp.float32:
         return ((high >> np.uint32(9)).astype(jnp.float32) + 0.5) * 2.0**-23
@@ -37,5 +37,5 @@ def uniforms(key: Array, count: int) -> Array:
 
 
 def normals(uniform: Array) -> Array:
-    """Standard normal numbers, by inversion."""
+    """Standard normal numbers from uniform ones, by inversion of the distribution function."""
     return math.sqrt(2.0) * jax.lax.erf_inv(2.0 * uniform - 1.0)

@@ -1,4 +1,4 @@
-"""Seeds of random numbers: a hash of what they are for, so that no order of work changes them."""
+"""Seeds of random numbers: each is a hash of its purpose, so that the order of work does not change it."""
 
 from __future__ import annotations
 

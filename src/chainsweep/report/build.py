@@ -1,4 +1,4 @@
-"""From a campaign to its report: choose the data sets worth drawing, collect their arrays, render."""
+"""The report of a campaign: choose the data sets to draw, collect their arrays, render."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from chainsweep.report.views import (
 )
 
 BAND_CURVES = 200
-"""Curves that the 90 % band is taken from, whatever the number drawn."""
+"""The number of curves that the 90 % band is computed from, whatever the number of curves drawn."""
 
 
 class ReportPaths(Protocol):
-    """Where the report goes."""
+    """The paths of a campaign that the report needs."""
 
     @property
     def report(self) -> Path:
@@ -50,26 +50,26 @@ class ReportPaths(Protocol):
 
 
 class ReportCollection(Protocol):
-    """What the report asks of the frozen data."""
+    """The part of the frozen data that the report needs."""
 
     @property
     def ids(self) -> list[str]:
-        """Ids in the order of the campaign."""
+        """The ids in the order of the campaign."""
 
     def truth_table(self) -> Mapping[str, NDArray]:
-        """Parameter to ``(dataset, *shape)``, NaN where unknown."""
+        """Return the truths of each parameter, ``(dataset, *shape)``, NaN where unknown."""
 
 
 class ReportCampaign(Protocol):
-    """What the report asks of a campaign."""
+    """The part of a campaign that the report needs."""
 
     @property
     def name(self) -> str:
-        """Name of the campaign."""
+        """The name of the campaign."""
 
     @property
     def hash(self) -> str:
-        """Hash of config, data and model."""
+        """The hash of configuration, data and model."""
 
     @property
     def config(self) -> CampaignConfig:
@@ -77,7 +77,7 @@ class ReportCampaign(Protocol):
 
     @property
     def paths(self) -> ReportPaths:
-        """Where files of the campaign lie."""
+        """The paths of the campaign's files."""
 
     @property
     def collection(self) -> ReportCollection:
@@ -85,31 +85,31 @@ class ReportCampaign(Protocol):
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """Flat names of the parameters, ``theta[0]`` for a part of a vector."""
+        """The flat names of the parameters, ``theta[0]`` for an element of a vector."""
 
     def catalogue(self) -> pd.DataFrame:
-        """A row per data set and engine."""
+        """Return the catalogue, one row per data set and engine."""
 
     def quarantine(self) -> pd.DataFrame:
-        """A row per refused data set."""
+        """Return the quarantine, one row per data set that was set aside."""
 
     def posterior_arrays(self, dataset_id: str, engine: str) -> Mapping[str, Arrays]:
-        """``posterior``: parameter to ``(chain, draw, *shape)``; ``sample_stats`` to ``(chain, draw)``."""
+        """Return draws: in ``posterior`` each ``(chain, draw, *shape)``, in ``sample_stats`` ``(chain, draw)``."""
 
     def predictive_curves(self, dataset_id: str, engine: str, n: int) -> tuple[Floats, Floats] | None:
-        """``x`` ``(point,)`` and ``n`` curves ``(n, point)``, or None for a model without a curve."""
+        """Return ``x`` ``(point,)`` and ``n`` curves ``(n, point)``, or None for a model without a curve."""
 
     def dataset(self, dataset_id: str) -> tuple[Arrays, Mapping[str, Any]]:
-        """Fields without padding, and constants: numbers or vectors."""
+        """Return the fields without padding, and the constants, which are numbers or vectors."""
 
     def truth(self, dataset_id: str) -> Mapping[str, float]:
-        """Known truths by flat name."""
+        """Return the known truths by flat name."""
 
     def trace(self, dataset_id: str, engine: str) -> tuple[Floats, int, int] | None:
-        """``(chain, step, ndim)`` with burn-in, burn-in steps of it, sampler steps per row; or None."""
+        """Return a trace ``(chain, step, ndim)``, its number of burn-in steps and sampler steps per row, or None."""
 
     def calibration(self) -> Mapping[str, Any] | None:
-        """Content of a network's ``calibration.json``, or None."""
+        """Return the content of a network's ``calibration.json``, or None."""
 
 
 def build_report(campaign: ReportCampaign, created: datetime | None = None) -> Path:
@@ -157,7 +157,7 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
 
 
 def _engines(config: CampaignConfig, catalogue: pd.DataFrame) -> tuple[str, ...]:
-    """Engines of the policy, then any other that the catalogue holds (a ladder's referee)."""
+    """Return the engines of the policy, then any other engine in the catalogue (a ladder's referee)."""
     found = sorted(set(catalogue["engine"].unique()) - set(config.policy.engines))
     return (*config.policy.engines, *found)
 

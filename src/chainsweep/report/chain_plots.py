@@ -1,4 +1,4 @@
-"""Figures of the chains of one data set and one engine: traces, autocorrelation, importance weights."""
+"""The figures of the chains of one data set and one engine: traces, autocorrelation, importance weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_STEPS = 500
 
 @styled
 def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceView | None) -> Figure:
-    """One row per parameter (8 at most): the trace, burn-in shaded where known; the kept draws' histogram.
+    """Draw one row per parameter (8 at most): the trace, with burn-in shaded where known, and the draws' histogram.
 
     ``draws`` is ``(chain, draw, ndim)``.
     """
@@ -77,7 +77,7 @@ def trace_plot(engine: str, names: Sequence[str], draws: Floats, trace: TraceVie
 
 
 def _kept_limits(ax: Axes, kept: Floats) -> None:
-    """Show the kept steps in full; what the burn-in does far outside would flatten them."""
+    """Set the limits of ``ax`` to the kept steps, because far excursions of the burn-in would flatten them."""
     finite = kept[np.isfinite(kept)]
     if finite.size and finite.min() < finite.max():
         pad = 0.25 * float(np.ptp(finite))
@@ -103,7 +103,7 @@ def _marginals(ax: Axes, draws: Floats, shades: list[tuple[float, float, float]]
 
 
 def _shades(engine: str, n: int) -> list[tuple[float, float, float]]:
-    """``n`` shades of the engine's colour, from dark to light, so that chains can be told apart."""
+    """Return ``n`` shades of the engine's colour, from dark to light, so that chains can be told apart."""
     base = np.array(to_rgb(engine_colour(engine)))
     mix = np.linspace(-0.45, 0.45, n) if n > 1 else np.zeros(1)
     shades = [base * (1 + m) if m < 0 else base + (1 - base) * m for m in mix]
@@ -112,7 +112,7 @@ def _shades(engine: str, n: int) -> list[tuple[float, float, float]]:
 
 @styled
 def weights_plot(engine: str, log_weights: Floats, khat: float, khat_limit: float) -> Figure:
-    """Share of the posterior mass that the heaviest draws carry; the diagonal is a perfect proposal.
+    """Draw the share of the posterior mass that the heaviest draws carry; the diagonal is a perfect proposal.
 
     ``log_weights`` has any shape; ``-inf`` is weight zero.
     """
@@ -149,7 +149,7 @@ def weights_plot(engine: str, log_weights: Floats, khat: float, khat_limit: floa
 
 
 def usable_weights(log_weights: Floats) -> Floats:
-    """Weights that sum to one, flat; empty when there is no usable one."""
+    """Return flat weights that sum to one; empty if no weight is usable."""
     flat = np.asarray(log_weights, dtype=np.float64).ravel()
     weights = normalised_weights(flat) if flat.size else flat
     return weights if np.isfinite(weights).all() else np.empty(0)
@@ -157,7 +157,7 @@ def usable_weights(log_weights: Floats) -> Floats:
 
 @styled
 def autocorrelation_plot(engine: str, names: Sequence[str], chains: Floats, thin: int, tau: float = np.nan) -> Figure:
-    """Autocorrelation of every parameter, averaged over chains; the slowest is drawn strong and named.
+    """Draw the autocorrelation of every parameter, averaged over chains, with the slowest one bold and named.
 
     ``chains`` is ``(chain, step, ndim)`` without burn-in, ``thin`` the sampler steps between two rows,
     ``tau`` the catalogue's autocorrelation time in sampler steps (NaN: not drawn).
@@ -199,7 +199,7 @@ def autocorrelation_plot(engine: str, names: Sequence[str], chains: Floats, thin
 
 
 def mean_autocorrelation(chains: Floats) -> Floats | None:
-    """Autocorrelation ``(lag, ndim)`` up to half the length of ``(chain, step, ndim)``, averaged over chains.
+    """Return the autocorrelation ``(lag, ndim)`` of ``(chain, step, ndim)`` to half its length, averaged over chains.
 
     Chains in which a parameter is constant or not finite are left out of its mean; NaN where none is left,
     None with fewer than 8 steps.
@@ -215,7 +215,7 @@ def mean_autocorrelation(chains: Floats) -> Floats | None:
 
 
 def _integrated(rho: Floats) -> Floats:
-    """Sum of the autocorrelation up to its first fall below 0.05: enough to rank parameters."""
+    """Return the sum of the autocorrelation up to its first fall below 0.05, which is enough to rank parameters."""
     below = np.where(rho < 0.05, np.arange(len(rho))[:, None], len(rho)).min(axis=0)
     kept = np.arange(len(rho))[:, None] < below
     times = 2 * np.where(kept, rho, 0.0).sum(axis=0) - 1

@@ -1,4 +1,4 @@
-"""What the report draws of a campaign, chosen and put in shape: plain arrays in, view values out."""
+"""The choice and preparation of the data that the report draws: plain arrays in, view values out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chainsweep.errors import ChainsweepError
 from chainsweep.report.views import DataView, Floats
 
 MAX_DATASETS = 24
-"""Sections of one page; each embeds about 0.3 MB of figures."""
+"""The largest number of sections of one page; each embeds about 0.3 MB of figures."""
 
 Arrays = Mapping[str, NDArray]
 
@@ -23,7 +23,7 @@ Arrays = Mapping[str, NDArray]
 def choose(
     ids: list[str], worst: pd.DataFrame, asked: list[str], n_worst: int
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Data sets that get a section, each with the reason; sentences on what was asked for and is not drawn.
+    """Return the data sets that get a section with the reason for each, and notes on requested ones without a section.
 
     Order: the first data set, those asked for, the ``n_worst`` worst; at most 24.
     """
@@ -51,12 +51,12 @@ def choose(
 
 
 def flat_names(parameter: str, names: tuple[str, ...]) -> list[str]:
-    """The flat names of one parameter, in C order of its components: ``theta[0]``, ``theta[1]``..."""
+    """Return the flat names of one parameter, in C order of its components: ``theta[0]``, ``theta[1]``..."""
     return [name for name in names if name == parameter or name.startswith(f"{parameter}[")]
 
 
 def truth_frame(ids: list[str], table: Mapping[str, NDArray], names: tuple[str, ...]) -> pd.DataFrame:
-    """Truths as one column per flat parameter name; parameters without any known truth are left out."""
+    """Return the truths as one column per flat parameter name; parameters without a known truth are left out."""
     columns = {}
     for parameter, values in table.items():
         flat = np.asarray(values, dtype=np.float64).reshape(len(ids), -1)
@@ -67,7 +67,7 @@ def truth_frame(ids: list[str], table: Mapping[str, NDArray], names: tuple[str, 
 
 
 def data_view(fields: Arrays, config: CampaignConfig) -> DataView | None:
-    """The first observed field that is one number a point, with its error; None when there is none.
+    """Return the first observed field that is one number per point, with its error; None if there is none.
 
     The error is ``<observed>_err`` where the data have it, the square root (at least 1) for counts, else
     unknown.
@@ -92,9 +92,9 @@ def data_view(fields: Arrays, config: CampaignConfig) -> DataView | None:
 
 
 def stack_draws(posterior: Arrays, names: tuple[str, ...]) -> Floats:
-    """Parameters of shape ``(chain, draw, *shape)`` side by side in the order of ``names``.
+    """Stack parameters of shape ``(chain, draw, *shape)`` as columns in the order of ``names``.
 
-    Shape ``(chain, draw, ndim)``, float64; empty when there is no draw.
+    The result has shape ``(chain, draw, ndim)``, float64; it is empty if there is no draw.
     """
     columns: dict[str, Floats] = {}
     for parameter, values in posterior.items():
@@ -116,7 +116,7 @@ def stack_draws(posterior: Arrays, names: tuple[str, ...]) -> Floats:
 
 
 def posterior_table(row: pd.Series, names: tuple[str, ...]) -> pd.DataFrame:
-    """Mean, sd, median, 5 % and 95 % of a catalogue row; empty when it has none."""
+    """Return mean, sd, median, 5 % and 95 % quantile of a catalogue row; empty if it has none."""
     columns: dict[str, Any] = {"mean": "mean", "sd": "sd", "median": "q50", "q05": "q05", "q95": "q95"}
     table = pd.DataFrame(
         {label: [row.get(f"{stem}_{name}") for name in names] for label, stem in columns.items()},
@@ -126,7 +126,7 @@ def posterior_table(row: pd.Series, names: tuple[str, ...]) -> pd.DataFrame:
 
 
 def with_convergence(table: pd.DataFrame, names: tuple[str, ...], draws: Floats) -> pd.DataFrame:
-    """``table`` with the columns ``ess`` and ``rhat`` of each parameter's kept draws."""
+    """Return ``table`` with the columns ``ess`` and ``rhat`` of each parameter's kept draws."""
     figures = convergence(np.moveaxis(draws, 2, 0))
     return table.assign(
         ess=pd.Series(figures["ess_bulk"], index=list(names)),

@@ -1,4 +1,4 @@
-"""Figures that compare: recovered against true values, engine against engine."""
+"""The figures that compare recovered with true values, and engines with each other."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from chainsweep.report.style import (
 from chainsweep.report.views import Floats
 
 MAX_DOTS = 600
-"""More data sets than this are drawn as a density."""
+"""The largest number of data sets that are drawn as dots; more are drawn as a density."""
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """One parameter as one engine recovered it: all ``(data set,)``, only data sets with a known truth."""
+    """One parameter as one engine recovered it; every array is ``(data set,)``, for data sets with a known truth."""
 
     engine: str
     truth: Floats
@@ -43,7 +43,7 @@ class Recovered:
 
 @styled
 def recovery_plot(parameter: str, recovered: Sequence[Recovered]) -> Figure:
-    """Posterior mean against truth, a panel per engine, with the share of truths inside the 90 % interval."""
+    """Draw posterior mean against truth, one panel per engine, with the share of truths inside the 90 % interval."""
     n = max(len(recovered), 1)
     figure = new_figure(1.72 * n + 0.45, 2.55, GridLayout(head=0.26))
     axes = figure.subplots(1, n, sharex=True, sharey=True, squeeze=False)[0]
@@ -106,7 +106,7 @@ def _cloud(
 
 @styled
 def agreement_histogram(largest: Mapping[tuple[str, str], Floats]) -> Figure:
-    """Per pair of engines, a histogram of the largest difference of a data set's means in posterior sd."""
+    """Draw for each pair of engines a histogram of the largest difference of a data set's means in posterior sd."""
     figure = new_figure(4.6, 1.25 + 0.62 * max(len(largest), 1))
     axes = figure.subplots(max(len(largest), 1), 1, sharex=True, squeeze=False)[:, 0]
     axes[0].set_title("largest difference per data set")
@@ -152,7 +152,7 @@ def _pair_name(ax: Axes, pair: tuple[str, str]) -> None:
 
 @styled
 def agreement_intervals(pair: tuple[str, str], parameters: Sequence[str], shifts: Floats) -> Figure:
-    """Signed differences of posterior means, a row per parameter: median, 50 % and 90 % ranges.
+    """Draw signed differences of posterior means, one row per parameter: median, 50 % and 90 % ranges.
 
     ``shifts`` is ``(data set, parameter)`` in units of posterior sd; NaN is left out.
     """

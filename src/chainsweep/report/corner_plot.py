@@ -1,4 +1,4 @@
-"""The posteriors of all engines over each other, parameter against parameter."""
+"""The corner plot: the posteriors of all engines in one figure, parameter against parameter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chainsweep.report.views import Floats
 
 
 def _hist2d() -> Callable[..., None]:
-    """Load corner's two-dimensional histogram without the package around it, which imports ArviZ for seconds."""
+    """Load corner's two-dimensional histogram without the corner package, whose import of ArviZ takes seconds."""
     package = importlib.util.find_spec("corner")
     assert package is not None
     assert package.submodule_search_locations
@@ -42,12 +42,12 @@ MAX_DRAWS = 8000
 FEW_DRAWS = 50
 BINS = 30
 LEVELS = (0.393, 0.865)
-"""Mass inside one and two sigma of a two-dimensional Gaussian."""
+"""The mass inside one and two sigma of a two-dimensional Gaussian."""
 
 
 @dataclass(frozen=True)
 class CornerDraws:
-    """Draws of one engine: ``values`` is ``(draw, ndim)``, ``weights`` ``(draw,)`` or None for equal ones."""
+    """The draws of one engine: ``values`` is ``(draw, ndim)``, ``weights`` ``(draw,)`` or None for equal weights."""
 
     engine: str
     values: Floats
@@ -70,7 +70,7 @@ def corner_draws(engine: str, draws: Floats, log_weights: Floats | None) -> Corn
 
 @styled
 def corner_plot(names: Sequence[str], posteriors: Sequence[CornerDraws], truth: Sequence[float]) -> Figure:
-    """Contours at one and two sigma of every engine, marginals on the diagonal, truth as dashed lines.
+    """Draw contours at one and two sigma of every engine, marginals on the diagonal, and truths as dashed lines.
 
     ``truth`` holds NaN where unknown. Engines with fewer than 50 draws are drawn as points; at most 8
     parameters are drawn.
@@ -104,12 +104,12 @@ def corner_plot(names: Sequence[str], posteriors: Sequence[CornerDraws], truth: 
 
 
 def _tight(head: float = 0.0) -> GridLayout:
-    """Panels close together, below ``head`` inches."""
+    """Return a layout with little space between panels and ``head`` inches above them."""
     return GridLayout(pad=0.02, gap=0.04, head=head)
 
 
 def _limits(posteriors: Sequence[CornerDraws], column: int, truth: float) -> tuple[float, float]:
-    """The central 99.4 % of every engine's mass; the truth too, unless it lies absurdly far away."""
+    """Return limits with the central 99.4 % of every engine's mass, and the truth unless it lies very far away."""
     ends = [_quantiles(posterior.values[:, column], posterior.weights, (0.003, 0.997)) for posterior in posteriors]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if not high - low > 1e-12 * max(abs(low), abs(high)):
@@ -210,7 +210,7 @@ def _name_engines(
     left_out: int,
     has_truth: bool,
 ) -> None:
-    """Engine names in their colours, in the empty corner (or in the only panel)."""
+    """Write the engine names in their colours into the empty corner (or the only panel)."""
     lines = [
         (
             posterior.engine + ("" if len(posterior.values) else " (no draws)"),

@@ -16,7 +16,7 @@ from chainsweep.report.plots import CurvesOf, data_limits, data_plot
 from chainsweep.report.views import DatasetView, EngineView, Thresholds
 
 TRACE_DPI = 130
-"""Traces are noise, which no format packs well."""
+"""The resolution of trace plots, lower than elsewhere because noise compresses badly."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PosteriorRow:
 
     parameter: str
     truth: str
-    """Empty when unknown; both texts stand on the parameter's first row only."""
+    """The truth, empty if unknown; both texts are set on the parameter's first row only."""
     n_engines: int
     engine: str
     cells: tuple[str, ...]
@@ -36,7 +36,7 @@ POSTERIOR_COLUMNS = ("mean", "sd", "median", "5 %", "95 %", "ESS", "check")
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """What the template needs of one data set."""
+    """The content of the section of one data set, for the template."""
 
     view: DatasetView
     anchor: str
@@ -45,7 +45,7 @@ class DatasetSection:
     chains: tuple[Picture, ...]
     rows: tuple[PosteriorRow, ...]
     figures: tuple[tuple[EngineView, str], ...]
-    """Each engine with its one line of figures of merit."""
+    """Each engine with the line of its figures of merit."""
     constants: str
 
     @property
@@ -55,7 +55,7 @@ class DatasetSection:
 
 
 def dataset_section(view: DatasetView, thresholds: Thresholds) -> DatasetSection:
-    """Draw every figure of a data set, for ``figures/<id>/<kind>``, and collect its texts."""
+    """Draw every figure of a data set, for ``figures/<id>/<kind>``, and collect the texts of its section."""
     folder = dataset_folder(view.dataset_id)
     with_draws = [engine for engine in view.engines if engine.draws is not None and engine.draws.size]
     chains: list[Picture] = []
@@ -142,7 +142,7 @@ def _chain_pictures(view: DatasetView, engine: EngineView, thresholds: Threshold
 
 
 def posterior_rows(view: DatasetView) -> list[PosteriorRow]:
-    """The posterior table, a block of engines per parameter; engines without draws have no row."""
+    """Return the posterior table, a block of engines per parameter; engines without draws have no row."""
     with_table = [engine for engine in view.engines if len(engine.table)]
     records = {engine.engine: engine.table.to_dict("index") for engine in with_table}
     rows = []
@@ -175,7 +175,7 @@ def _first_known(*values: object) -> object:
 
 
 def _check(engine: EngineView, record: Mapping[Hashable, object]) -> str:
-    """The figure that judges this kind of draw: k-hat of weighted ones, tau and R-hat of chains."""
+    """Return the text of the figure that judges these draws: k-hat for weighted ones, tau and R-hat for chains."""
     if fmt.as_float(engine.numbers.get("khat")) is not None:
         return f"k̂ {fmt.number(engine.numbers['khat'], 2)}"
     parts = []
@@ -188,7 +188,7 @@ def _check(engine: EngineView, record: Mapping[Hashable, object]) -> str:
 
 
 def figures_of_merit(engine: EngineView) -> str:
-    """One line: what of R-hat, ESS, tau, k-hat, divergences, evidence, p-value and time is known."""
+    """Return one line with the known ones of R-hat, ESS, tau, k-hat, divergences, evidence, p-value and time."""
     plans = (
         ("rhat_max", "R̂", fmt.rhat),
         ("ess_bulk_min", "ESS", fmt.count),

@@ -1,4 +1,4 @@
-"""The sections of the data sets, drawn in this process and, where cores are free, in helpers beside it."""
+"""The sections of the data sets, drawn in this process and, where cores are free, in helper processes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from chainsweep.report.views import DatasetView, Thresholds
 
 MAX_HELPERS = 7
 SECTIONS_PER_PROCESS = 2
-"""A helper must import matplotlib first, which takes as long as a section."""
+"""The number of sections for which a helper process is worth its start, which takes as long as one section."""
 
 Draw = Callable[[DatasetView], DatasetSection]
 
 
 class Drawing:
-    """The sections of data sets: each may be begun by a helper, and the rest is drawn here."""
+    """The sections of data sets; helpers draw some of them, and this process draws the rest."""
 
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
@@ -39,7 +39,7 @@ class Drawing:
         self.views.append(view)
 
     def sections(self) -> list[DatasetSection]:
-        """Draw here, from the end, what no helper has begun; wait for the others, and return all, in order."""
+        """Draw the sections that no helper has begun, from the last on; wait for the others; return all, in order."""
         own = {
             place: self.draw(view)
             for place, view in reversed(list(enumerate(self.views)))
@@ -53,18 +53,18 @@ class Drawing:
 
 @contextmanager
 def drawing(expected: int, thresholds: Thresholds) -> Iterator[Drawing]:
-    """Yield a ``Drawing`` whose helpers start now, as many as this number of ``expected`` sections is worth.
+    """Yield a ``Drawing`` and start its helpers; their number depends on the number of ``expected`` sections.
 
-    The sections are the same whoever draws them. What a helper that died leaves is drawn here, as is everything where
-    the system gives no helper. An error of a helper is raised by ``sections``. No helper outlives the block, nor this
-    process.
+    The sections do not depend on the process that draws them. This process draws the sections of a helper that died,
+    and all sections if no helper can be started. An error of a helper is raised by ``sections``. No helper outlives the
+    block or this process.
     """
     drawn = Drawing(partial(dataset_section, thresholds=thresholds))
     helpers = count_helpers(expected)
     try:
         with suppress(OSError, NotImplementedError):  # no semaphores here, or no more processes
             if helpers:
-                # Spawned, so that no thread of this process crosses a fork.
+                # Helpers are spawned, so that no thread of this process crosses a fork.
                 drawn.pool = ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn"), _follow_parent)
                 for _ in range(helpers):
                     drawn.pool.submit(_get_ready)
@@ -75,19 +75,19 @@ def drawing(expected: int, thresholds: Thresholds) -> Iterator[Drawing]:
 
 
 def count_helpers(sections: int) -> int:
-    """Processes beside this one that are worth their start, as far as this one may use more cores than one."""
+    """Return the number of helper processes that are worth their start; 0 if this process may use one core only."""
     free = len(os.sched_getaffinity(0)) - 1
     return max(min(free, (sections - 1) // SECTIONS_PER_PROCESS, MAX_HELPERS), 0)
 
 
 def _follow_parent() -> None:
-    """End with the parent, however that ends, and without a word at Ctrl-C."""
+    """Make this process end with its parent, however that ends, and end without a message at Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _get_ready() -> None:
-    """Do nothing: to be sent here, this module was imported, and matplotlib with it."""
+    """Do nothing; the call makes a helper import this module, and matplotlib with it."""
 
 
 def _end_with_parent() -> None:

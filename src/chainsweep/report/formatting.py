@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: enough digits, never more, and a dash for what is not known."""
+"""Numbers as text: enough digits and no more, and a dash for an unknown value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DASH = "–"
 
 
 def number(value: object, digits: int = 3) -> str:
-    """``value`` with ``digits`` significant digits; a dash for None, NaN or no number at all."""
+    """Return ``value`` with ``digits`` significant digits; a dash for None, NaN or a value that is not a number."""
     known = as_float(value)
     if known is None:
         return DASH
@@ -21,7 +21,7 @@ def number(value: object, digits: int = 3) -> str:
 
 
 def with_precision(value: object, sd: object) -> str:
-    """``value`` down to the second significant digit of ``sd``; both in the same unit."""
+    """Return ``value`` rounded to the second significant digit of ``sd``; both have the same unit."""
     known, width = as_float(value), as_float(sd)
     if known is None:
         return DASH
@@ -34,7 +34,7 @@ def with_precision(value: object, sd: object) -> str:
 
 
 def rhat(value: object) -> str:
-    """R-hat with three decimals, because its threshold is 1.01."""
+    """Return R-hat with three decimals, because its threshold is 1.01."""
     known = as_float(value)
     if known is None or math.isinf(known):
         return number(value)
@@ -42,13 +42,13 @@ def rhat(value: object) -> str:
 
 
 def count(value: object) -> str:
-    """A whole number with thousands separators; a dash when unknown."""
+    """Return a whole number with thousands separators; a dash if unknown."""
     known = as_float(value)
     return DASH if known is None else number(known) if math.isinf(known) else _minus(f"{round(known):,}")
 
 
 def percent(part: float, whole: float) -> str:
-    """``part`` of ``whole`` in per cent; never rounds something to 0 % or to 100 %."""
+    """Return ``part`` of ``whole`` in per cent; a share above 0 is never shown as 0 %, one below 1 never as 100 %."""
     if whole <= 0:
         return DASH
     share = 100.0 * part / whole
@@ -60,14 +60,14 @@ def percent(part: float, whole: float) -> str:
 
 
 def plain(value: float) -> str:
-    """``value`` as a tick label: no trailing zeros, 1.0001 in full."""
+    """Return ``value`` as a tick label, without trailing zeros, and 1.0001 in full."""
     if value >= 1e6:
         return f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
     return f"{value:,.0f}" if value >= 1000 else f"{value:.10g}" if value < 2 else f"{value:.3g}"
 
 
 def short_name(name: str, limit: int = 13) -> str:
-    """``name`` in at most ``limit`` characters: the middle gives way, so an index at the end stays."""
+    """Return ``name`` in at most ``limit`` characters; the middle is cut, so that an index at the end stays."""
     if len(name) <= limit:
         return name
     tail = (limit - 1) // 2
@@ -75,7 +75,7 @@ def short_name(name: str, limit: int = 13) -> str:
 
 
 def as_float(value: object) -> float | None:
-    """``value`` as a float, or None when it is missing (None, NaN, pandas' NA, text)."""
+    """Return ``value`` as a float, or None if it is missing (None, NaN, pandas' NA, text)."""
     if value is None or isinstance(value, str):
         return None
     try:

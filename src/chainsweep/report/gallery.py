@@ -1,4 +1,4 @@
-"""Where figures become files and data URIs; the one place that knows the layout of ``report/figures``."""
+"""The figures as files and data URIs; this module alone knows the layout of ``report/figures``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MIME = {"svg": "image/svg+xml", "png": "image/png"}
 LIST = "figures.json"
-"""The figures of the last report, relative to its folder: what the next one may delete."""
+"""The file that lists the figures of the last report, relative to its folder; the next report may delete these."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Picture:
     """One figure as the page embeds it."""
 
     file: str
-    """Relative to the report folder, with forward slashes."""
+    """The path relative to the report folder, with forward slashes."""
     data: bytes
     alt: str
     width: int
-    """CSS pixels at which text has its intended size."""
+    """The width in CSS pixels at which text has its intended size."""
     height: int
 
     @property
     def uri(self) -> str:
-        """The figure itself, as the page holds it."""
+        """The figure as a data URI, which the page embeds."""
         kind = _MIME[PurePosixPath(self.file).suffix[1:]]
         return f"data:{kind};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
 def drawn(figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg", dpi: int = 200) -> Picture:
-    """The picture of a figure that belongs into ``figures/<stem>.<fmt>``; nothing is written."""
+    """Return the picture of a figure for ``figures/<stem>.<fmt>``; nothing is written."""
     from chainsweep.report.style import figure_bytes
 
     data = figure_bytes(figure, fmt, dpi)
@@ -53,7 +53,7 @@ def drawn(figure: Figure, stem: str, alt: str, fmt: FigureFormat = "svg", dpi: i
 
 @dataclass
 class Gallery:
-    """Writes the figures of one report and, when it is complete, removes those that an earlier one listed.
+    """The writer of the figures of one report, which at the end removes figures of an earlier one.
 
     The folder that holds the report's is trusted; below it no link is followed.
     """
@@ -63,11 +63,11 @@ class Gallery:
 
     @property
     def root(self) -> Path:
-        """The campaign, which holds the report's folder."""
+        """The campaign folder, which holds the report's folder."""
         return self.out_dir.parent
 
     def check(self) -> None:
-        """Raise ``CampaignError`` where the report would be written through a link: before anything is drawn."""
+        """Raise ``CampaignError`` if the report would be written through a link; to be called before drawing."""
         for name in ("figures", LIST, "index.html"):
             check_below(self.root, self.out_dir / name)
         for name in self.listed():
@@ -80,12 +80,12 @@ class Gallery:
         return picture
 
     def listed(self) -> set[str]:
-        """The figures that an earlier report wrote; none where it kept no list.
+        """Return the figures that an earlier report wrote; an empty set if there is no list.
 
         Raises
         ------
         CampaignError
-            The list is damaged, or names what no report writes.
+            The list is damaged, or names a file that no report writes.
         """
         path = self.out_dir / LIST
         try:
@@ -102,21 +102,21 @@ class Gallery:
         return set(names)
 
     def remove_stale(self) -> None:
-        """Delete figures that an earlier report listed and this one did not write, and folders left empty by it."""
+        """Delete figures that an earlier report listed and this one did not write, and folders that become empty."""
         for name in sorted(self.listed() - self.written):
             remove_below(self.root, self.out_dir / name)
         write_below(self.root, self.out_dir / LIST, (json.dumps(sorted(self.written), indent=1) + "\n").encode())
 
 
 def _is_figure(name: str) -> bool:
-    """Whether a report could have written a file of this name."""
+    """Return True if a report could have written a file of this name."""
     parts = PurePosixPath(name).parts
     plain = ".." not in parts and str(PurePosixPath(name)) == name
     return plain and len(parts) in (2, 3) and parts[0] == "figures" and PurePosixPath(name).suffix[1:] in _MIME
 
 
 def dataset_folder(dataset_id: str) -> str:
-    """A folder name for any id: the id itself where that is a plain name, otherwise cleaned and hashed."""
+    """Return a folder name for any id: the id itself if that is a plain name, otherwise cleaned and hashed."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", dataset_id):
         return dataset_id
     clean = re.sub(r"[^A-Za-z0-9_-]+", "_", dataset_id)[:60]
@@ -124,6 +124,6 @@ def dataset_folder(dataset_id: str) -> str:
 
 
 def figure_files(report_dir: Path, dataset_id: str) -> list[Path]:
-    """The figure files of one data set, sorted by name; empty when the report drew none for it."""
+    """Return the figure files of one data set, sorted by name; empty if the report has none for it."""
     folder = report_dir / "figures" / dataset_folder(dataset_id)
     return sorted(path for path in folder.glob("*") if path.suffix[1:] in _MIME)

@@ -1,4 +1,4 @@
-"""The places of a figure's panels: a regular grid, and around it as much room as its texts need."""
+"""The layout of a figure's panels: a regular grid, and around it the space that its texts need."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from matplotlib.transforms import BboxBase
 from chainsweep.report.views import Floats
 
 LEAST_SHARE = 0.3
-"""Share of a figure's width and height that its panels keep, whatever the length of the texts beside them."""
+"""The smallest share of a figure's width and height that its panels keep, however long the texts next to them are."""
 
 Panels = Mapping[Axes, SubplotSpec]
 
 
 class GridLayout(LayoutEngine):
-    """Lays out the one grid of a figure from a single measurement of its texts, and lines up its axis labels.
+    """A layout engine for the one grid of a figure, which measures its texts once and aligns its axis labels.
 
     Matplotlib's constrained layout, which takes any arrangement, measures every text several times over. ``pad`` is
-    left free around the grid and ``gap`` between two panels, beside what their texts need; ``head`` and ``foot`` are
+    left free around the grid and ``gap`` between two panels, on top of what their texts need; ``head`` and ``foot`` are
     kept for what the figure itself writes above and below the grid. All are in inches.
     """
 
@@ -56,7 +56,7 @@ class GridLayout(LayoutEngine):
 
 
 class _Room:
-    """The room that the texts of a grid take on the four sides of its panels, in pixels, by column or row.
+    """The space that the texts of a grid take on the four sides of its panels, in pixels, by column or row.
 
     ``beside`` and ``below`` are the distances from the panels to the labels of their axes.
     """
@@ -77,7 +77,7 @@ class _Room:
                 self._add_labels(ax, spec, renderer)
 
     def _add(self, ax: Axes, spec: SubplotSpec, box: BboxBase, wide: bool = True) -> None:
-        """Make room for ``box``; unless it is ``wide``, as a title is not, only above and below the panel."""
+        """Make room for ``box`` on all sides, or only above and below the panel if not ``wide`` (a title)."""
         row, column, own = spec.rowspan.start, spec.colspan.start, ax.bbox
         self.top[row] = max(self.top[row], box.y1 - own.y1)
         self.bottom[row] = max(self.bottom[row], own.y0 - box.y0)
@@ -108,20 +108,20 @@ class _Room:
 
 
 def _tick_labels(axis: Axis, renderer: RendererBase) -> BboxBase | None:
-    """The box around the tick labels of ``axis``; None without any."""
+    """Return the box around the tick labels of ``axis``, or None if there are none."""
     axis.set_label_coords(0.5, 0.5)  # inside the panel, where it counts for nothing
     return axis.get_tightbbox(renderer, for_layout_only=True)
 
 
 def _pad(axis: Axis) -> float:
-    """The distance, in pixels, from tick labels to the label of ``axis``."""
+    """Return the distance, in pixels, from tick labels to the label of ``axis``."""
     return axis.labelpad * axis.axes.figure.dpi / 72
 
 
 def _fitted(
     before: Floats, after: Floats, pads: tuple[float, float], gap: float, whole: float
 ) -> tuple[float, float, float]:
-    """Both margins as shares of ``whole``, and the space between panels as a share of a panel."""
+    """Return both margins as shares of ``whole``, and the space between panels as a share of a panel."""
     first, last = float(before[0]) + pads[0], float(after[-1]) + pads[1]
     squeeze = min(1.0, (1 - LEAST_SHARE) * whole / (first + last))
     between = gap + float(np.max(after[:-1] + before[1:], initial=0.0))

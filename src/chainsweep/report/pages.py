@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, and every figure of it as a file."""
+"""The pages of the report: one self-contained HTML page, and each of its figures as a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data of one data set under the posterior predictive curves of an engine."""
+"""The figure of one data set with the posterior predictive curves of an engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chainsweep.report.views import DataView, Floats
 
 @dataclass(frozen=True)
 class CurvesOf:
-    """Posterior predictive curves of one engine: ``curves`` is ``(curve, point)``; ``shown`` are drawn."""
+    """The posterior predictive curves of one engine: ``curves`` is ``(curve, point)``; ``shown`` of them are drawn."""
 
     engine: str
     curves: Floats
@@ -32,7 +32,7 @@ class CurvesOf:
 
 @styled
 def data_plot(data: DataView, of: CurvesOf | None, y_limits: tuple[float, float] | None = None) -> Figure:
-    """Points with error bars, curves with their 90 % band, and residuals below where there are curves."""
+    """Draw points with error bars, curves with their 90 % band, and residuals below if there are curves."""
     if of is None:
         figure = new_figure(4.6, 3.2)
         ax = figure.add_subplot()
@@ -65,7 +65,7 @@ def data_plot(data: DataView, of: CurvesOf | None, y_limits: tuple[float, float]
 
 
 def data_limits(data: DataView, curves: Sequence[Floats]) -> tuple[float, float] | None:
-    """Common limits of the panels of all engines: every point with its error bar, 98 % of the curves."""
+    """Return common limits for the panels of all engines: every point with its error bar, and 98 % of the curves."""
     err = np.zeros_like(data.y) if data.err is None else data.err
     parts = [data.y - err, data.y + err]
     for values in curves:

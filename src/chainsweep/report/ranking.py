@@ -1,4 +1,4 @@
-"""Which data sets need eyes first, from the catalogue alone; every step is columnar."""
+"""The ranking of data sets by how much they need inspection, from the catalogue alone; every step is columnar."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ COLUMNS = ("failed", "not_converged", "excess", "disagreement", "ppc_pvalue")
 
 
 def engine_pairs(engines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Every pair of engines once, in the given order."""
+    """Return every pair of engines once, in the given order."""
     return tuple(combinations(engines, 2))
 
 
 def differences(
     catalogue: pd.DataFrame, pair: tuple[str, str], parameters: tuple[str, ...], *, converged_only: bool
 ) -> pd.DataFrame:
-    """Difference of the posterior means of two engines in units of their posterior sd.
+    """Return the difference of the posterior means of two engines in units of their posterior sd.
 
     ``(mean_a - mean_b) / sqrt((sd_a^2 + sd_b^2) / 2)``; index: data set id, one column per parameter. NaN
     where one of the figures is missing or both sds are zero.
@@ -42,13 +42,13 @@ def differences(
 def largest_difference(
     catalogue: pd.DataFrame, pair: tuple[str, str], parameters: tuple[str, ...], *, converged_only: bool
 ) -> pd.Series:
-    """Per data set, the largest absolute difference over all parameters; NaN rows are left out."""
+    """Return for each data set the largest absolute difference over all parameters; NaN rows are left out."""
     table = differences(catalogue, pair, parameters, converged_only=converged_only)
     return table.abs().max(axis=1).dropna()
 
 
 def excess(catalogue: pd.DataFrame, thresholds: Thresholds) -> NDArray[np.float64]:
-    """Distance ``(row,)`` from the threshold missed by most, in natural-log units; 0 where all pass."""
+    """Return the distance ``(row,)`` from the threshold missed by most, in natural-log units; 0 where all pass."""
     distance = np.zeros(len(catalogue))
     with np.errstate(divide="ignore", invalid="ignore"):
         for candidate in (
@@ -65,7 +65,7 @@ def excess(catalogue: pd.DataFrame, thresholds: Thresholds) -> NDArray[np.float6
 def rank(
     catalogue: pd.DataFrame, engines: tuple[str, ...], parameters: tuple[str, ...], thresholds: Thresholds
 ) -> pd.DataFrame:
-    """Data sets, worst first.
+    """Rank the data sets, worst first.
 
     Order: engines that failed (or found bad data), engines that did not converge, distance from the
     thresholds, largest disagreement between engines, smallest posterior predictive p-value, id.
@@ -115,7 +115,7 @@ def _of_engine(catalogue: pd.DataFrame, engine: str, *, converged_only: bool) ->
 
 
 def _column(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """A numeric column as float64; NaN where it is null or the column is absent."""
+    """Return a numeric column as float64; NaN where it is null or the column is absent."""
     if name not in table.columns:
         return np.full(len(table), np.nan)
     return table[name].to_numpy(dtype=np.float64, na_value=np.nan)

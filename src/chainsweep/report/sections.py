@@ -28,7 +28,7 @@ MAX_QUARANTINE = 50
 
 @dataclass(frozen=True)
 class Table:
-    """A cut table: ``left_out`` rows are not shown."""
+    """A shortened table; ``left_out`` rows are not shown."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -41,7 +41,7 @@ class WorstRow:
 
     dataset_id: str
     n_engines: int
-    """Rows this data set spans, on its first row; 0 on the others."""
+    """The number of rows that this data set spans, on its first row; 0 on the others."""
     engine: str
     verdict: str
     reason: str
@@ -53,7 +53,7 @@ WORST_FIGURES = ("R̂", "ESS", "k̂", "τ", "div.", "Δ (sd)", "ppc p", "seconds
 
 
 def verdict_counts(view: SweepView) -> dict[str, dict[str, int]]:
-    """Data sets per engine and verdict, those set aside before the sweep too; what has no row is pending."""
+    """Count data sets per engine and verdict, with those set aside before the sweep; without a row they are pending."""
     counts: dict[str, dict[str, int]] = {}
     for engine in view.engines:
         rows = view.catalogue.loc[view.catalogue["engine"] == engine, "verdict"]
@@ -64,14 +64,14 @@ def verdict_counts(view: SweepView) -> dict[str, dict[str, int]]:
 
 
 def converged_by_engines(view: SweepView) -> tuple[int, int]:
-    """Data sets that at least one engine, and that every engine, brought to ``converged``."""
+    """Return the numbers of data sets that at least one engine, and that every engine, brought to ``converged``."""
     good = view.catalogue.loc[view.catalogue["verdict"] == "converged"]
     per_dataset = good.groupby("dataset_id")["engine"].nunique()
     return len(per_dataset), int((per_dataset >= len(view.engines)).sum())
 
 
 def diagnostics_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
-    """Histograms of R-hat, ESS, k-hat and seconds, an engine a row."""
+    """Draw histograms of R-hat, ESS, k-hat and seconds, one row per engine."""
     limits = view.thresholds
     ess = _by_engine(view, "ess_bulk_min")
     seconds = _by_engine(view, "seconds")
@@ -106,7 +106,7 @@ def diagnostics_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
 
 
 def _by_engine(view: SweepView, column: str) -> dict[str, Floats]:
-    """The known values of a column per engine; empty when no engine has any."""
+    """Return the known values of a column per engine; empty if no engine has any."""
     if column not in view.catalogue.columns:
         return {}
     values = {}
@@ -119,7 +119,7 @@ def _by_engine(view: SweepView, column: str) -> dict[str, Floats]:
 
 
 def recovery_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
-    """Recovered against true values, a figure per parameter with known truth (12 at most)."""
+    """Draw recovered against true values, one figure per parameter with known truth (12 at most)."""
     pictures = []
     for index, parameter in enumerate(_with_truth(view)[:MAX_RECOVERED]):
         parts = [_recovered(view, engine, parameter) for engine in view.engines]
@@ -129,7 +129,7 @@ def recovery_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
 
 
 def recovery_left_out(view: SweepView) -> int:
-    """Parameters with known truth that are not drawn."""
+    """Return the number of parameters with known truth that are not drawn."""
     return max(len(_with_truth(view)) - MAX_RECOVERED, 0)
 
 
@@ -151,7 +151,7 @@ def _recovered(view: SweepView, engine: str, parameter: str) -> Recovered:
 
 
 def agreement_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
-    """Differences of posterior means between engines where both converged, in units of posterior sd."""
+    """Draw differences of posterior means between engines where both converged, in units of posterior sd."""
     pairs = engine_pairs(view.engines)
     if not pairs:
         return []
@@ -178,7 +178,7 @@ def agreement_pictures(view: SweepView, gallery: Gallery) -> list[Picture]:
 
 
 def worst_rows(view: SweepView) -> list[WorstRow]:
-    """The worst data sets, all engines of each, worst first."""
+    """Return the rows of the worst data sets, all engines of each, worst first."""
     ids = list(view.worst.index[:MAX_WORST])
     rows = view.catalogue[view.catalogue["dataset_id"].isin(ids)]
     groups = dict(iter(rows.groupby("dataset_id", sort=False)))
@@ -214,14 +214,14 @@ def _rows_of(view: SweepView, dataset_id: str, group: pd.DataFrame) -> list[Wors
 
 
 def quarantine_table(quarantine: pd.DataFrame) -> Table:
-    """The first 50 rows of the quarantine as text."""
+    """Return the first 50 rows of the quarantine as text."""
     shown = quarantine.head(MAX_QUARANTINE)
     rows = tuple(tuple(text(value) for value in row) for row in shown.itertuples(index=False, name=None))
     return Table(tuple(str(c) for c in quarantine.columns), rows, len(quarantine) - len(shown))
 
 
 def text(value: object) -> str:
-    """A cell as text; empty when it is missing."""
+    """Return a cell as text; empty if it is missing."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

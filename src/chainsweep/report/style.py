@@ -1,4 +1,4 @@
-"""One visual language for every figure: colours, fonts, and how a figure becomes bytes.
+"""The common style of all figures: colours, fonts, and the conversion of figures to bytes.
 
 Figures are plain :class:`matplotlib.figure.Figure` objects on an Agg canvas: no pyplot, no global state.
 """
@@ -92,19 +92,19 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 
 def new_figure(width: float, height: float, layout: GridLayout | None = None) -> Figure:
-    """An empty figure of ``width`` by ``height`` inches with an Agg canvas, for one grid of panels."""
+    """Return an empty figure of ``width`` by ``height`` inches with an Agg canvas, for one grid of panels."""
     figure = Figure(figsize=(width, height), layout=layout or GridLayout())
     FigureCanvasAgg(figure)
     return figure
 
 
 def engine_colour(engine: str) -> str:
-    """The fixed colour of an engine; ink for a name that has none."""
+    """Return the fixed colour of an engine; the colour of ink for a name that has none."""
     return ENGINE_COLOURS.get(engine, INK)
 
 
 def engine_text_colour(engine: str) -> str:
-    """The fixed colour of an engine's name when it is written out."""
+    """Return the fixed colour of an engine's name in text."""
     return ENGINE_TEXT_COLOURS.get(engine, INK)
 
 
@@ -114,9 +114,9 @@ def say(ax: Axes, text: str, colour: str = MUTED) -> None:
 
 
 def figure_bytes(figure: Figure, fmt: FigureFormat, dpi: int = 200) -> bytes:
-    """A figure as SVG (text as paths) or as PNG with 256 colours, by default at 200 dots an inch.
+    """Return a figure as SVG (text as paths) or as PNG with 256 colours, by default at 200 dots per inch.
 
-    The same figure gives the same bytes: no date, no random identifiers.
+    The same figure gives the same bytes: they hold no date and no random identifiers.
     """
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
@@ -131,7 +131,7 @@ def figure_bytes(figure: Figure, fmt: FigureFormat, dpi: int = 200) -> bytes:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place the panels once and for all: savefig would draw everything an extra time for that."""
+    """Place the panels once, and fix them, because savefig would otherwise draw everything an extra time."""
     engine = figure.get_layout_engine()
     if figure.axes and engine is not None:
         engine.execute(figure)
@@ -139,7 +139,7 @@ def _lay_out(figure: Figure) -> None:
 
 
 def _fewer_colours(image: Image.Image) -> bytes:
-    """A third of the size, and no eye sees it: figures hold few hues."""
+    """Reduce an image to 256 colours: a third of the size without a visible change, as figures hold few hues."""
     small = io.BytesIO()
     flat = image.convert("RGB").quantize(colors=256, method=Image.Quantize.FASTOCTREE)
     flat.save(small, format="PNG", compress_level=6)

@@ -29,18 +29,18 @@ from chainsweep.report.views import Floats
 
 @dataclass(frozen=True)
 class Scale:
-    """How a figure of merit is binned and labelled; values outside ``limits`` count in the last bin."""
+    """The bins and labels of a figure of merit; values outside ``limits`` count in the last bin."""
 
     label: str
     limits: tuple[float, float]
-    """In transformed units."""
+    """The range of the axis, in transformed units."""
     transform: str = "linear"
-    """``linear``, ``log`` (log10 x) or ``rhat`` (log10 of x - 1)."""
+    """The transformation of values: ``linear``, ``log`` (log10 x) or ``rhat`` (log10 of x - 1)."""
     threshold: float | None = None
     good_below: bool = True
 
     def apply(self, values: Floats) -> Floats:
-        """Values on the axis; what log cannot take goes to the lower end."""
+        """Return the values on the axis; values without a logarithm go to the lower end."""
         if self.transform == "linear":
             return np.clip(values, *self.limits)
         shifted = values - 1 if self.transform == "rhat" else values
@@ -48,7 +48,7 @@ class Scale:
             return np.clip(np.where(shifted > 0, np.log10(shifted), -np.inf), *self.limits)
 
     def passes(self, values: Floats) -> int:
-        """How many values are on the good side of the threshold."""
+        """Return the number of values on the good side of the threshold."""
         if self.threshold is None:
             return len(values)
         good = values < self.threshold if self.good_below else values > self.threshold
@@ -57,7 +57,7 @@ class Scale:
 
 @styled
 def ridge_histogram(title: str, values: Mapping[str, Floats], scale: Scale) -> Figure:
-    """One histogram per engine, above each other on one axis, with the threshold and the share that passes.
+    """Draw one histogram per engine, stacked on one axis, with the threshold and the share that passes.
 
     ``values[engine]`` is ``(data set,)``; NaN (no such figure) is left out, infinity clipped.
     """
@@ -115,7 +115,7 @@ def _scale_ticks(ax: Axes, scale: Scale) -> None:
 
 
 def log_limits(values: Sequence[Floats], default: tuple[float, float]) -> tuple[float, float]:
-    """Whole decades that hold every positive finite value; ``default`` (log10 units) when there is none."""
+    """Return whole decades that hold every positive finite value; ``default`` (log10 units) if there is none."""
     positive = [part[np.isfinite(part) & (part > 0)] for part in values]
     everything = np.concatenate([part for part in positive if part.size] or [np.empty(0)])
     if not everything.size:
@@ -126,7 +126,7 @@ def log_limits(values: Sequence[Floats], default: tuple[float, float]) -> tuple[
 
 @styled
 def verdict_bars(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Stacked bars, one per engine, of the data sets with each verdict; each part says its number."""
+    """Draw stacked bars, one per engine, of the numbers of data sets with each verdict; each part shows its number."""
     figure = new_figure(6.4, 0.9 + 0.5 * max(len(counts), 1), GridLayout(foot=0.3))
     ax = figure.add_subplot()
     ax.set_title("verdicts")

@@ -1,6 +1,6 @@
-"""What the report shows, as plain arrays and tables: no engine, no file, no JAX.
+"""The content of the report as plain arrays and tables; this module uses no engine, no file and no JAX.
 
-NaN means "not known" in every number here; an array that is None means "this engine has no such thing".
+NaN means "not known" in every number here; an array that is None means that the engine does not have it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What ``converged`` asked for, drawn as lines into the histograms."""
+    """The thresholds of the verdict ``converged``, drawn as lines into the histograms."""
 
     rhat: float = 1.01
     ess: float = 400.0
@@ -34,14 +34,14 @@ class TraceView:
     values: Floats
     """``(chain, step, ndim)``."""
     n_burn_in: int
-    """Steps of ``values`` that were thrown away."""
+    """The number of steps of ``values`` that are burn-in."""
     thin: int
-    """Sampler steps between two rows of ``values``."""
+    """The number of sampler steps between two rows of ``values``."""
 
 
 @dataclass(frozen=True)
 class EngineView:
-    """One data set as one engine sees it."""
+    """The results of one engine for one data set."""
 
     engine: str
     verdict: str
@@ -108,6 +108,6 @@ class SweepView:
     thresholds: Thresholds = Thresholds()
     datasets: tuple[DatasetView, ...] = ()
     calibration: Mapping[str, Any] | None = None
-    """What held-out simulations say of a trained network, as in ``calibration.json``."""
+    """The calibration of a trained network on held-out simulations, as in ``calibration.json``."""
     notes: tuple[str, ...] = ()
-    """Sentences the reader must see: data sets that were asked for and are not there..."""
+    """The notes for the reader, such as data sets that were asked for and do not exist."""

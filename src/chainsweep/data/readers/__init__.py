@@ -1,4 +1,4 @@
-"""Readers: one function a format, from (config, source) to the columns of all data sets."""
+"""The readers: for each format one function, from (config, source) to the columns of all data sets."""
 
 from chainsweep.data.readers.select import read_source
 

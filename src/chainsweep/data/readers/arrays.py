@@ -36,7 +36,7 @@ _BROKEN_NPZ = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, 
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An open file of named arrays; ``truth_names`` are those an attribute gives, if any."""
+    """An open file of named arrays; ``truth_names`` are the parameter names in its attribute, if it has one."""
 
     path: Path
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ def read_hdf5(config: DataSection, path: Path, parameter_names: tuple[str, ...] 
 def _open_npz(path: Path) -> Iterator[ArrayFile]:
     with ExitStack() as stack:
         try:
-            # np.load would leave a file that it opens itself open when the archive is broken
+            # np.load does not close a file that it opened itself when the archive is broken
             file = stack.enter_context(path.open("rb"))
             archive = np.load(file, allow_pickle=False)
         except _BROKEN_NPZ as error:

@@ -1,4 +1,4 @@
-"""CSV: one file a data set, with a manifest that names ids, files, constants and truths, or without."""
+"""CSV sources: one file per data set, with or without a manifest of ids, files, constants and truths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chainsweep.errors import DataError
 
 
 def read_csv_files(config: DataSection, files: Sequence[Path], base: Path, source: Path) -> RawData:
-    """One data set a file; the id is the file name without its suffix."""
+    """Read one data set from each file; its id is the file name without the suffix."""
     if config.constants:
         raise DataError(
             f"{source}: [data] constants = {list(config.constants)} needs a manifest.csv in a folder of CSV "
@@ -38,7 +38,7 @@ def read_csv_files(config: DataSection, files: Sequence[Path], base: Path, sourc
 
 
 def read_manifest_folder(config: DataSection, folder: Path, manifest_name: str) -> RawData:
-    """One data set a row of the manifest; files that no row names are not read.
+    """Read one data set for each row of the manifest; files that no row names are not read.
 
     Raises
     ------
@@ -87,7 +87,7 @@ class _Manifest:
     failures: dict[int, Failure]
 
     def place(self, position: int) -> Place:
-        """Line of a data set's row."""
+        """Return the line of a data set's row."""
         return Place(self.name, self.lines[position])
 
 
@@ -127,7 +127,7 @@ def _unsafe_file(file: str) -> str | None:
 def _number_column(
     manifest: _Manifest, column: str, reason: str, failures: dict[int, Failure], empty_ok: bool = False
 ) -> NDArray[np.float64]:
-    """One number a data set; a cell that is none goes into ``failures`` and becomes NaN."""
+    """Return one number per data set; a cell that is not a number goes into ``failures`` and becomes NaN."""
     values = np.full(len(manifest.lines), np.nan)
     for position, text in enumerate(manifest.columns[column]):
         if is_number(text):
@@ -146,7 +146,7 @@ class _Points:
 
 
 def _read_points(config: DataSection, folder: Path, names: Sequence[str], known: dict[int, Failure]) -> _Points:
-    """Fields of all files, one after the other; a file that fails, or is known to, has zero points."""
+    """Return the fields of all files, concatenated; a file that fails, now or in ``known``, has zero points."""
     columns = tuple(dict.fromkeys(config.fields.values()))
     failures = dict(known)
     parts: dict[str, list[NDArray]] = {column: [] for column in columns}
@@ -163,6 +163,6 @@ def _read_points(config: DataSection, folder: Path, names: Sequence[str], known:
             parts[column].append(values)
     flat = {column: np.concatenate([np.empty(0), *parts[column]]) for column in columns}
     fields = {field: Ragged.of_lengths(flat[column], lengths) for field, column in config.fields.items()}
-    # A file with an empty cell is set aside, so it says nothing of the others.
+    # A file with an empty cell is set aside, so it does not count against the integer type of the others.
     whole = {c: bool(parts[c]) and all(v.dtype.kind == "i" or np.isnan(v).any() for v in parts[c]) for c in columns}
     return _Points(fields, failures, frozenset(field for field, column in config.fields.items() if whole[column]))

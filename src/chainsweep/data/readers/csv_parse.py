@@ -1,4 +1,4 @@
-"""One CSV file of points: quickly when it holds numbers alone, carefully when it does not."""
+"""The parsing of one CSV file of points: a fast parser for files of numbers alone, a full parser for all others."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PARSE = pyarrow.csv.ParseOptions(ignore_empty_lines=True)
 
 
 def parse_csv(path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray] | Failure:
-    """The columns of one file, or why it cannot be used.
+    """Return the columns of one file, or the reason why it cannot be used.
 
-    A column is int64 where each cell is written as a whole number; else float64, an empty cell as NaN.
+    A column is int64 if each cell is written as a whole number, else float64 with NaN for an empty cell.
     """
     try:
         content = path.read_bytes()
@@ -33,7 +33,7 @@ def parse_csv(path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray] 
 
 
 def _parse_small(content: bytes, columns: tuple[str, ...]) -> list[NDArray] | None:
-    """The columns of a file that holds numbers alone; None for any other, which the full parser then judges.
+    """Return the columns of a file that holds numbers alone; None for any other, which the full parser then reads.
 
     NumPy takes a tenth of the time Arrow needs to set up its readers for a file of 40 lines.
     """
@@ -51,7 +51,7 @@ def _parse_small(content: bytes, columns: tuple[str, ...]) -> list[NDArray] | No
 
 
 def _as_written(values: NDArray[np.float64], body: str, place: int) -> NDArray:
-    """``values`` of the column at ``place`` of a CSV text, as int64 where each cell is written as a whole number."""
+    """Return ``values``, the column at ``place`` of a CSV text, as int64 if each cell is written as a whole number."""
     if not (np.abs(values) < 2.0**53).all() or (values != np.round(values)).any():
         return values
     cells = (line.split(",")[place] for line in body.splitlines() if line.strip())
@@ -59,7 +59,7 @@ def _as_written(values: NDArray[np.float64], body: str, place: int) -> NDArray:
 
 
 def _parse_any(content: bytes, path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray] | Failure:
-    """The columns of any CSV file, or what is wrong with it."""
+    """Return the columns of any CSV file, or the reason why it cannot be used."""
     # one block holds the whole file, so a column has one inferred type
     options = pyarrow.csv.ReadOptions(use_threads=False, block_size=max(1024, len(content) + 1))
     try:
@@ -89,7 +89,7 @@ def _to_numbers(column: pa.ChunkedArray) -> NDArray:
 
 
 def _diagnose(path: Path, name: str, columns: tuple[str, ...], message: str) -> Failure:
-    """Line and text of what the fast parser stumbled over; read slowly, once a broken file."""
+    """Return line and text of the cell that the fast parser could not read; the broken file is read again, slowly."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -108,7 +108,7 @@ def _diagnose(path: Path, name: str, columns: tuple[str, ...], message: str) -> 
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell is a number; Python's digit groups (``1_000``) are not."""
+    """Return True if a cell is a number; Python's digit groups (``1_000``) do not count as one."""
     try:
         float(text)
     except ValueError:
@@ -117,13 +117,13 @@ def is_number(text: str) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a cell is written as a whole number: digits alone, with or without a sign."""
+    """Return True if a cell is written as a whole number: digits alone, with or without a sign."""
     digits = text.strip().removeprefix("-").removeprefix("+")
     return digits.isascii() and digits.isdigit()
 
 
 def line_of_point(path: Path, point: int) -> int | None:
-    """Line of the ``point``-th row below the header (-1: the header); None when the file is gone."""
+    """Return the line of the ``point``-th row below the header (-1: the header); None if the file is gone."""
     if not os.access(path, os.R_OK):
         return None
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:

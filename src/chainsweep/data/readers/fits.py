@@ -1,4 +1,4 @@
-"""FITS binary tables, through astropy, which is imported only here and only when a FITS file is read."""
+"""The reader of FITS binary tables; it uses astropy, which is imported only here and only to read a FITS file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _variable_length(values: NDArray, name: str, path: Path) -> Ragged:
 
 
 def _without_nulls(values: NDArray, null: Any, name: str, path: Path) -> NDArray[np.float64]:
-    """Native float64; the integer that TNULL declares as missing becomes NaN."""
+    """Return native float64; the integer that TNULL declares as missing becomes NaN."""
     floats = as_floats(values, name, path)
     if null not in (None, "") and values.dtype.kind in "iu":
         floats[values == null] = np.nan

@@ -1,4 +1,4 @@
-"""Parquet tables, through pyarrow."""
+"""The reader of Parquet tables, which uses pyarrow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chainsweep.errors import DataError
 
 
 def read_parquet(config: DataSection, path: Path, parameter_names: tuple[str, ...] = ()) -> RawData:
-    """Read one Parquet file; only the columns that are needed leave the disk."""
+    """Read one Parquet file; only the columns that are needed are read from disk."""
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
@@ -60,7 +60,7 @@ def _cells(column: pa.ChunkedArray, name: str, path: Path) -> Cells:
 
 
 def _floats(values: pa.Array | pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float64]:
-    """Numbers as float64, null as NaN."""
+    """Return numbers as float64, with NaN for null."""
     kind = values.type
     numeric = (
         pa.types.is_integer,

@@ -1,4 +1,4 @@
-"""Which files a source means, and which reader reads them."""
+"""The choice of the files of a source, and of the reader for them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SINGLE_FILE_READERS: dict[str, Reader] = {
 
 @dataclass(frozen=True)
 class _Selection:
-    """Files of a source with their names in messages; ``folder`` is set when the source is a folder."""
+    """The files of a source with their names in messages; ``folder`` is set if the source is a folder."""
 
     folder: Path | None
     base: Path
@@ -58,7 +58,7 @@ def read_source(config: DataSection, source: Path, parameter_names: tuple[str, .
     kind = config.format if config.format != "auto" else _guess(selection, source)
     if kind == "csv":
         return _read_csv(config, selection, source)
-    # an explicit format trusts a single file whatever its suffix
+    # with an explicit format, a single file may have any suffix
     files = selection.files if selection.folder is None else _of_kind(selection.files, kind)
     if config.manifest is not None:
         raise DataError(f"{source}: [data] manifest goes with CSV folders; a {kind} source holds constants itself")
@@ -97,7 +97,7 @@ def _select(source: Path) -> _Selection:
 
 
 def _expand(source: Path) -> _Selection:
-    """Files of a glob, sorted; brackets in folders that do exist are not taken for a pattern."""
+    """Return the files of a glob, sorted; brackets in the names of existing folders are not taken for a pattern."""
     base = next(parent for parent in source.parents if parent.is_dir())
     files = tuple(sorted(path for path in base.glob(str(source.relative_to(base))) if path.is_file()))
     if not files:

@@ -1,4 +1,4 @@
-"""What Parquet and FITS tables share: one row a point with an ``id``, or one row a data set with lists."""
+"""The common part of the Parquet and FITS readers: one row per point with an ``id``, or one per data set with lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chainsweep.errors import DataError
 ID = "id"
 
 Cells: TypeAlias = NDArray[np.float64] | Ragged
-"""A column of numbers ``(row,)``, or of lists."""
+"""A column of numbers ``(row,)``, or a column of lists."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Table:
 
 
 def table_to_raw(config: DataSection, table: Table, parameter_names: tuple[str, ...]) -> RawData:
-    """The data sets of a table.
+    """Return the data sets of a table.
 
     Raises
     ------
     DataError
-        A column is missing, holds no numbers, or numbers stand beside lists among the fields.
+        A column is missing or holds no numbers, or some fields hold numbers and others lists.
     """
     for key, wanted in (("fields", config.fields.values()), ("constants", config.constants)):
         absent = [name for name in wanted if name not in table.names]
@@ -99,7 +99,7 @@ def _plain(table: Table, name: str) -> NDArray[np.float64]:
 
 
 def _matrix(table: Table, name: str) -> NDArray[np.float64]:
-    """A column of numbers as it is, or of lists of one length as ``(row, entry)``."""
+    """Return a column of numbers unchanged, or a column of lists of one length as an array ``(row, entry)``."""
     cells = table.cells(name)
     if not isinstance(cells, Ragged):
         return cells
@@ -111,7 +111,7 @@ def _matrix(table: Table, name: str) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Rows of a point table by data set: ``order[offsets[i]:offsets[i + 1]]`` are the rows of ``ids[i]``."""
+    """The rows of a point table by data set: ``order[offsets[i]:offsets[i + 1]]`` are the rows of ``ids[i]``."""
 
     ids: list[str | None]
     order: NDArray[np.int64]
@@ -148,7 +148,7 @@ def _row_per_point(config: DataSection, table: Table, columns: Mapping[str, NDAr
 
 
 def _group(text: pa.Array) -> _Groups:
-    """Group rows by id, ids in order of appearance, rows of an id in their order."""
+    """Group rows by id; the ids are in order of appearance, and the rows of an id keep their order."""
     encoded = text.dictionary_encode(null_encoding="encode")
     ids = encoded.dictionary.to_pylist()
     codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -166,7 +166,7 @@ def _one_per_group(
     file: str,
     failures: dict[int, Failure],
 ) -> NDArray[np.float64]:
-    """The value of each data set; one that changes between its rows goes into ``failures``."""
+    """Return the value of each data set; a data set whose rows have different values goes into ``failures``."""
     sorted_values = values[groups.order]
     first = sorted_values[groups.offsets[:-1]]
     expected = np.repeat(first, np.diff(groups.offsets))

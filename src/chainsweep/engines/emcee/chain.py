@@ -1,4 +1,4 @@
-"""What is kept of ensembles: thinned steps while they run, then draws and diagnostics of what is done."""
+"""The stored part of ensembles: thinned steps while they run, then draws and diagnostics of finished data sets."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from chainsweep.numerics.arrays import Arrays
 Floats = NDArray[np.float64]
 
 CAPACITY = 500
-"""Steps kept of each chain; when they are full every second one goes and the stride doubles."""
+"""The most steps kept of each chain; when they are full, every second one is deleted and the stride doubles."""
 
 BURN_IN_SHARE = 0.2
 BURN_IN_TAU = 5.0
-"""Discarded of a settled chain: the larger of this share and of this many autocorrelation times."""
+"""The part of a settled chain that is discarded: the larger of this share of it and ``BURN_IN_TAU`` autocorrelation
+times."""
 
 LEAST_STEPS = 20
-"""Kept steps below which a chain is not judged."""
+"""The least number of kept steps at which a chain is judged."""
 
 
 @dataclass
 class Thinned:
-    """Every ``stride``-th step of the chains of one data set, in at most ``CAPACITY`` steps whatever their number.
+    """Every ``stride``-th step of the chains of one data set, at most ``CAPACITY`` of them however long the chains are.
 
-    ``theta`` ``(step, ensemble, walker, ndim)`` and ``log_prob`` hold ``count`` steps in front; row ``j`` is step
-    ``(j + 1) * stride``, counted from 1.
+    The first ``count`` rows of ``theta`` ``(step, ensemble, walker, ndim)`` and ``log_prob`` are filled; row ``j`` is
+    step ``(j + 1) * stride``, counted from 1.
     """
 
     theta: Floats
@@ -46,11 +47,11 @@ class Thinned:
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> Thinned:
-        """For ``(ensemble, walker, ndim)``; untouched pages take no memory."""
+        """An empty chain for ``shape`` ``(ensemble, walker, ndim)``; pages that are not written use no memory."""
         return cls(np.empty((CAPACITY, *shape)), np.empty((CAPACITY, *shape[:-1])))
 
     def append(self, step: int, theta: Floats, log_prob: Floats) -> None:
-        """Keep ``step`` if the stride says so."""
+        """Keep ``step`` if it is a multiple of the stride."""
         if self.count == CAPACITY and step % self.stride == 0:
             self._halve()
         if step % self.stride == 0:
@@ -63,13 +64,13 @@ class Thinned:
         self.count, self.stride = half, 2 * self.stride
 
     def after(self, step: int) -> tuple[Floats, Floats]:
-        """Kept steps behind ``step``: ``(step, ensemble, walker, ndim)``, log densities."""
+        """The kept steps after ``step``: points ``(step, ensemble, walker, ndim)``, and their log densities."""
         rows = slice(step // self.stride, self.count)
         return self.theta[rows], self.log_prob[rows]
 
 
 def packed_chains(chains: Sequence[Thinned]) -> Arrays:
-    """Chains as flat arrays, one data set behind the other; ``unpacked_chains`` is the inverse."""
+    """The chains as flat arrays, one data set after the other; ``unpacked_chains`` is the inverse."""
     return {
         "chain_theta": np.concatenate([chain.theta[: chain.count] for chain in chains]),
         "chain_log_prob": np.concatenate([chain.log_prob[: chain.count] for chain in chains]),
@@ -79,7 +80,7 @@ def packed_chains(chains: Sequence[Thinned]) -> Arrays:
 
 
 def unpacked_chains(arrays: Arrays) -> list[Thinned]:
-    """Chains that were saved."""
+    """The chains that ``packed_chains`` saved."""
     chains, first = [], 0
     for count, stride in zip(arrays["chain_count"].tolist(), arrays["chain_stride"].tolist(), strict=True):
         chain = Thinned.empty(arrays["chain_theta"].shape[1:])
@@ -93,9 +94,9 @@ def unpacked_chains(arrays: Arrays) -> list[Thinned]:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What the chains of one data set are worth. Figures are NaN where they cannot be judged.
+    """The diagnostics of the chains of one data set. Figures are NaN where they cannot be computed.
 
-    ``first`` is the first kept row behind burn-in; ``tau`` ``(ndim,)`` is in rows of the kept chain.
+    ``first`` is the first kept row after burn-in; ``tau`` ``(ndim,)`` is in rows of the kept chain.
     """
 
     first: int
@@ -108,10 +109,10 @@ class Assessment:
 
 
 def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool) -> Assessment:
-    """Judge the chains of one data set, ``(step, ensemble, walker, ndim)``, since burn-in could end.
+    """Judge the chains of one data set, ``(step, ensemble, walker, ndim)``, from the step where burn-in could end.
 
     R-hat compares halves of the ensembles, walkers pooled, in every parameter and the log density; it is left
-    NaN where the chains are too short anyway, unless ``final``.
+    NaN where the chains are too short to pass, unless ``final``.
     """
     rows, ensembles, walkers, _ = theta.shape
     first = int(BURN_IN_SHARE * rows)
@@ -126,10 +127,10 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
     if len(theta) < LEAST_STEPS or not (long_enough or final):
         return Assessment(first, tau, ratio, np.nan, ess, 0, passed=False)
     stuck = int(low_walkers(log_prob, theta.shape[-1]).sum())
-    # rows closer than an autocorrelation time add little to R-hat but work
+    # Rows closer than an autocorrelation time add little to R-hat and cost time.
     even = slice(None, None, max(1, int(tau.max())) if np.isfinite(tau).all() else 1)
     pooled = theta[even]
-    # A density that is the same everywhere has no R-hat; chains that stand still are seen by their parameters.
+    # A density that is the same everywhere has no R-hat; chains that do not move are detected by their parameters.
     if not (np.isfinite(log_prob).all() and np.ptp(log_prob) == 0):
         pooled = np.concatenate([pooled, log_prob[even, ..., None]], axis=-1)
     rhat = float(np.max(rhat_rank(np.moveaxis(pooled, (3, 1), (0, 1)).reshape(pooled.shape[-1], ensembles, -1))))
@@ -138,7 +139,7 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
 
 
 def ensemble_tau(theta: Floats) -> Floats:
-    """Autocorrelation time ``(ndim,)`` of ``(step, ensemble, walker, ndim)``, in steps; NaN if one is stuck.
+    """Autocorrelation time ``(ndim,)`` of ``(step, ensemble, walker, ndim)``, in steps; NaN if a walker is stuck.
 
     Sokal's estimate centres each walker on its own mean, so it cannot see walkers that stay apart. Where
     walkers' means scatter more than twice as much as it allows, their scatter gives the time instead.
@@ -158,9 +159,9 @@ class Info:
     """Diagnostics of one data set; lengths are in steps of the sampler, burn-in included in ``n_steps``.
 
     ``tau`` ``(ndim,)``; ``acceptance`` ``(ensemble,)``; ``ess_min`` counts all walkers of all ensembles;
-    ``stuck_moved`` walkers were moved by hand during burn-in, ``stuck_walkers`` are low at the end; ``trace``
-    ``(step, ndim)`` follows one walker of the first ensemble from the first step on, every ``trace_thin``-th step, of
-    which ``trace_burn_in`` rows are burn-in.
+    ``stuck_moved`` counts the walkers that were moved to other places during burn-in, ``stuck_walkers`` those that have
+    a low density at the end; ``trace`` ``(step, ndim)`` follows one walker of the first ensemble from the first step
+    on, every ``trace_thin``-th step, and its first ``trace_burn_in`` rows are burn-in.
     """
 
     tau: Floats
@@ -182,7 +183,7 @@ class Info:
 
 
 class Results:
-    """Draws and ``Info`` of the data sets of a batch that are done; NaN for the others."""
+    """The draws and ``Info`` of the finished data sets of a batch; NaN for the others."""
 
     def __init__(self, datasets: int, ensembles: int, ndim: int, max_draws: int) -> None:
         shapes = {"tau": (ndim,), "acceptance": (ensembles,), "trace": (CAPACITY, ndim)}
@@ -193,7 +194,7 @@ class Results:
         self.failures: dict[int, str] = {}
 
     def add(self, position: int, theta: Floats, log_prob: Floats, info: Info) -> None:
-        """Store the draws ``(ensemble, draw, ndim)`` of a data set that is done."""
+        """Store the draws ``(ensemble, draw, ndim)`` of a finished data set."""
         draws = theta.shape[1]
         self.theta[position, :, :draws], self.log_prob[position, :, :draws] = theta, log_prob
         self.n_draws[position] = draws
@@ -206,7 +207,7 @@ class Results:
 
     @property
     def finished(self) -> int:
-        """Data sets that are done, failed ones included."""
+        """The number of data sets that are done, failed ones included."""
         return int((self.n_draws > 0).sum()) + len(self.failures)
 
     def _columns(self) -> Arrays:
@@ -214,14 +215,14 @@ class Results:
         return {f"done_{name}": column for name, column in (own | self.info).items()}
 
     def arrays(self) -> Arrays:
-        """As flat arrays, only of what is done; ``restore`` is the inverse."""
+        """The finished data sets as flat arrays by name; ``restore`` is the inverse."""
         rows = np.flatnonzero(self.n_draws)
         failures = json.dumps({str(k): v for k, v in self.failures.items()}).encode()
         saved = {name: column[rows] for name, column in self._columns().items()}
         return saved | {"done": rows, "failures": np.frombuffer(failures, dtype=np.uint8)}
 
     def restore(self, arrays: Arrays) -> None:
-        """Take over what was saved."""
+        """Set the finished data sets from the arrays that ``arrays`` gave."""
         rows = np.asarray(arrays["done"], dtype=np.int64)
         for name, column in self._columns().items():
             column[rows] = arrays[name]
@@ -229,7 +230,10 @@ class Results:
         self.failures = {int(position): reason for position, reason in saved.items()}
 
     def chains(self, batched: BatchedProblem, sampled: Problem) -> Chains:
-        """All draws, the draw axis as long as the longest; of a model that was ``sampled`` in another space its own."""
+        """All draws, in the space of the model even where it was ``sampled`` in another one.
+
+        The draw axis is as long as that of the data set with the most draws.
+        """
         longest = max(1, int(self.n_draws.max(initial=0)))
         theta, log_prob, info = self.theta[:, :, :longest], self.log_prob[:, :, :longest], self.info
         if sampled is not batched.problem:

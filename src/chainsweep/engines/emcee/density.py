@@ -1,4 +1,4 @@
-"""Log densities of the data sets of a stack, which may be any number: a chunk at a time, so that one program serves."""
+"""Log densities of the data sets of a stack, one chunk at a time: one compiled program serves any number of them."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 CHUNK = 64
-"""Data sets of one call of a compiled function, which goes through them one by one."""
+"""The data sets of one call of a compiled function, which computes them one by one."""
 
 POINTS = 32
-"""Of one data set, computed together: what a cache holds."""
+"""The points of one data set that are computed together: their arrays fit into a processor's cache."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a stack: ``part`` says which of those asked for; ``places`` are they, padded to ``CHUNK``."""
+    """Some ``rows`` of a stack: slice ``part`` of the requested ones; ``places`` are the same, padded to ``CHUNK``."""
 
     rows: Ints
     part: slice
     places: Ints
 
     def padded(self, values: Floats) -> Floats:
-        """``values`` ``(row, ...)`` behind which are zeros."""
+        """Return ``values`` ``(row, ...)``, padded with zeros to ``CHUNK`` rows."""
         whole = np.zeros((CHUNK, *values.shape[1:]))
         whole[: len(values)] = values
         return whole
 
 
 def chunks(rows: Ints) -> Iterator[Chunk]:
-    """``rows`` in order, ``CHUNK`` at a time."""
+    """Yield ``rows`` in order, ``CHUNK`` at a time."""
     for first in range(0, len(rows), CHUNK):
         part = slice(first, first + CHUNK)
         some = rows[part]
@@ -52,18 +52,18 @@ def chunks(rows: Ints) -> Iterator[Chunk]:
 
 
 def padded_to_chunks(count: int) -> int:
-    """The least multiple of ``CHUNK`` that holds ``count``."""
+    """The least multiple of ``CHUNK`` that is at least ``count``."""
     return -(-count // CHUNK) * CHUNK
 
 
 class StackDensity:
-    """The log density of the data sets of a stack, which ``problem`` holds."""
+    """The log density of the data sets of a stack, those of the batch of ``problem``."""
 
     def __init__(self, problem: BatchedProblem) -> None:
         self.problem = problem
 
     def __call__(self, theta: Floats, rows: Ints) -> Floats:
-        """At points ``(row, draw, ndim)`` of the data sets ``rows``, -inf where it is not finite."""
+        """Log density at points ``(row, draw, ndim)`` of the data sets ``rows``, -inf where it is not finite."""
         problem = self.problem.problem
         if problem.has_jax_likelihood:
             density = np.empty(theta.shape[:2])
@@ -72,7 +72,7 @@ class StackDensity:
                 found = _log_density(problem, self.problem.observations, points, some.places, len(some.rows))
                 density[some.part] = np.asarray(found)[: len(some.rows)]
             return density
-        # one shape is compiled for the prior, and points that are not numbers are not handed on
+        # One shape is compiled for the prior. The likelihood is not called at points that are NaN.
         filled = np.full((len(self.problem.batch), *theta.shape[1:]), np.nan)
         filled[rows] = theta
         density = self.problem.log_density(filled)[rows]
@@ -81,11 +81,11 @@ class StackDensity:
 
 @partial(jax.jit, static_argnums=0)
 def _log_density(problem: Problem, observations: Observation, theta: Any, rows: Any, count: int) -> Any:
-    """``(row, draw)`` at ``theta`` ``(row, draw, ndim)`` of the first ``count`` data sets of ``rows``."""
+    """Log density ``(row, draw)`` at ``theta`` ``(row, draw, ndim)`` of the first ``count`` data sets of ``rows``."""
     return one_by_one(partial(log_density_one, problem), rows, count, (theta,), (observations,))
 
 
 def log_density_one(problem: Problem, theta: Any, obs: Observation) -> Any:
-    """Of one data set at ``theta`` ``(draw, ndim)``, -inf where it is not finite."""
+    """Log density of one data set at ``theta`` ``(draw, ndim)``, -inf where it is not finite."""
     density = jax.lax.map(lambda points: problem.log_density(points, obs), theta, batch_size=POINTS)
     return jnp.where(jnp.isfinite(density), density, -jnp.inf)

@@ -5,10 +5,10 @@ they start at draws chosen with tempered weights, and half their steps are jumps
 elsewhere they start from prior draws chosen by likelihood. Blocks of steps alternate with reviews of the chains:
 during burn-in, stranded walkers are moved to good places of their own ensemble; after it a data set is done when its
 kept steps exceed ``tau_factor`` autocorrelation times, R-hat between its ensembles is small and its effective sample
-size large, or at ``max_steps``; then it leaves the stack, and one that waits takes its place. A slow one's jumps are
-fitted anew to what its chains drew, and its burn-in begins again.
+size large, or at ``max_steps``; then it leaves the stack, and a waiting data set takes its place. The jumps of a slow
+data set are fitted again to the draws of its chains, and its burn-in begins again.
 
-A simplex or a correlation matrix is a surface on which no walker could move: of a model that has one the walkers move
+A simplex or a correlation matrix is a surface on which no walker could move: the walkers of a model that has one move
 in the unconstrained space.
 """
 
@@ -39,21 +39,22 @@ Floats = NDArray[np.float64]
 __all__ = ["Info", "Settings", "State", "run"]
 
 DEEPEN_AT = 0.05
-"""Part of the budget of steps at which a data set that is far from done gets a deep search."""
+"""The part of the budget of steps after which a data set that is far from done gets a deep search."""
 FAR_FROM_DONE = 0.2
-"""Such a data set has less than this part of the autocorrelation times that it needs."""
+"""A data set is far from done while it has less than this part of the ``tau_factor`` autocorrelation times."""
 
 SLOW_AT, SLOW, REFITS = 0.03, 0.4, 3
-"""A data set that this part of the budget after its burn-in has less than that part of them gets jumps fitted anew to
-what its chains drew, so many times at most."""
+"""A data set is slow if, ``SLOW_AT`` of its budget after its burn-in, it has less than ``SLOW`` of the ``tau_factor``
+autocorrelation times. Its jumps are then fitted again to the draws of its chains, at most ``REFITS`` times."""
 
 HOPELESS_STEPS, HOPELESS_AT = 1000, 0.15
 HOPELESS = 0.8
-"""From so many steps, and this part of its budget, on a data set gives up that by its end would have less than this
-part of them."""
+"""A data set ends early if, at its present pace, it would have less than ``HOPELESS`` of the ``tau_factor``
+autocorrelation times at the end of its budget. This is judged after ``HOPELESS_STEPS`` steps and after ``HOPELESS_AT``
+of the budget, whichever is later."""
 
 CHECKPOINT_SHARE = 0.05
-"""Checkpoints take about this share of the time at most: a large state is saved every few blocks."""
+"""The largest share of the time that checkpoints take, about: a large state is saved only every few blocks."""
 
 
 def run(
@@ -87,7 +88,7 @@ def run(
         results.restore(resume)
     saver = _Saver(sink, state, results)
     if resume is None and len(state.positions):
-        # What the search found is not lost with the first block of steps.
+        # The result of the search is saved before the first block of steps.
         saver.save()
     stack: Stack | None = None
     while len(state.positions):
@@ -120,7 +121,7 @@ def _how_far(state: State) -> str:
 
 
 class _Saver:
-    """Checkpoints, as often as their cost allows."""
+    """The writer of checkpoints, which saves less often the longer a save takes."""
 
     def __init__(self, sink: Sink, state: State, results: Results) -> None:
         self.sink, self.state, self.results = sink, state, results
@@ -138,7 +139,7 @@ class _Saver:
             self.save()
 
     def pause(self, deadline: Deadline) -> bool:
-        """Within a block: whether to stop, which the caller saves; if not, save when it is time."""
+        """Return True if the run must stop within a block, and the caller saves; otherwise save when it is due."""
         if deadline():
             return True
         self.save_if_due()
@@ -147,7 +148,7 @@ class _Saver:
 
 def _start(sweep: Sweep, results: Results) -> State:
     began = time.monotonic()
-    # Groups of even size: a data set alone in the last one would be rounded otherwise.
+    # The groups have nearly equal sizes: a single data set in the last one would be rounded in another way.
     count = len(sweep.batch)
     size = -(-count // -(-count // sweep.most))
     parts = [_begin(sweep, group, results) for group in blocks_of(count, size)]
@@ -160,7 +161,7 @@ def _start(sweep: Sweep, results: Results) -> State:
 
 
 def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Floats, Floats, Guide | None]:
-    """Walkers ``(dataset, ensemble, walker, ndim)`` of some data sets, their log densities, and what guides them."""
+    """First walkers ``(dataset, ensemble, walker, ndim)`` of some data sets, their log densities and their guide."""
     batched = BatchedProblem(sweep.problem, sweep.batch.take(rows))
     shape = sweep.settings.ensembles, sweep.walkers
     ids, walkers = batched.batch.ids, shape[0] * shape[1]
@@ -187,9 +188,9 @@ def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Flo
 
 
 def _review(state: State, results: Results, sweep: Sweep) -> bool:
-    """After a block: move stranded walkers, and let those leave that are done or have failed.
+    """Move stranded walkers after a block, and remove the data sets that are done or have failed.
 
-    Returns whether slow ones of those that stay got other jumps.
+    Returns True if data sets that stay got other jumps, because they are slow or far from done.
     """
     settings = sweep.settings
     stays, lags, slow = (np.full(len(state.positions), value) for value in (True, False, False))
@@ -202,7 +203,7 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
         if not (last or is_due(step, settings.check_every)):
             continue
         if not state.settled[row]:
-            # the second half of the budget is left to chains that no hand touches
+            # In the second half of the budget no walker is moved.
             moved = 0 if step > settings.max_steps // 2 else _rescue(state, row, step, sweep)
             state.moved[row] += moved
             state.settled[row] = moved == 0
@@ -217,7 +218,7 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
                 _finish(state, results, sweep, row, step, assessment)
                 stays[row] = False
             elif state.guide is not None and sweep.problem.has_jax_likelihood:
-                # also where there is no ratio at all
+                # ``not >`` holds where the ratio is NaN too.
                 far, behind = (not assessment.kept_over_tau > x * settings.tau_factor for x in (FAR_FROM_DONE, SLOW))
                 lags[row] = far and not state.guide.deep[row] and step >= DEEPEN_AT * settings.max_steps
                 since = step - int(state.burn_in[row])
@@ -232,9 +233,9 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
 
 
 def _relearn(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
-    """Fit the mixtures of the data sets ``rows`` to what their chains drew; their burn-in begins anew.
+    """Fit the mixtures of the data sets ``rows`` to the draws of their chains; their burn-in begins again.
 
-    Chains that linger where the mixture is thin are then fetched from there.
+    The mixture then covers the places where chains stayed because it was thin there, so that jumps can leave them.
     """
     assert state.guide is not None
     batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))
@@ -245,7 +246,7 @@ def _relearn(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
 
 
 def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
-    """A deep search for the data sets ``rows``, whose burn-in begins anew with other jumps."""
+    """Search deeply for the data sets ``rows``; their burn-in begins again with other jumps."""
     assert state.guide is not None
     batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))
     state.guide.put(rows, deepened(state.guide.take(rows), batched, np.arange(len(rows)), sweep.seeds))
@@ -253,9 +254,9 @@ def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
 
 
 def _hopeless(assessment: Assessment, step: int, burn_in: int, settings: Settings) -> bool:
-    """Whether so few autocorrelation times have gone by that the rest of the budget will not do.
+    """Return True if the rest of the budget will not give enough autocorrelation times at the present pace.
 
-    Times of short chains are estimated too short, so this errs on the side of going on.
+    Autocorrelation times of short chains are estimated too short, so this rather lets a data set go on.
     """
     if step < max(HOPELESS_STEPS, HOPELESS_AT * settings.max_steps) or not np.isfinite(assessment.kept_over_tau):
         return False
@@ -264,13 +265,13 @@ def _hopeless(assessment: Assessment, step: int, burn_in: int, settings: Setting
 
 
 def is_due(step: int, block: int) -> bool:
-    """Whether chains are looked at after so many steps: from two blocks on, later after every tenth of the steps."""
+    """Return True if chains are reviewed after ``step`` steps: from two blocks on, later after every tenth of them."""
     blocks, rest = divmod(step, block)
     return rest == 0 and blocks > 1 and blocks % (1 << max(0, blocks.bit_length() - 4)) == 0
 
 
 def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:
-    """Move the stranded walkers of one data set, each within its ensemble; how many there were."""
+    """Move the stranded walkers of one data set, each within its ensemble; return their number."""
     since = max(int(state.burn_in[row]), step - max(sweep.settings.check_every // 2, 1))
     theta, log_prob = state.chains[row].after(since)
     if len(theta) == 0:
@@ -288,17 +289,17 @@ def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:
 
 
 def _finish(state: State, results: Results, sweep: Sweep, row: int, step: int, assessment: Assessment) -> None:
-    """Hand the draws of one data set over, thinned to about half an autocorrelation time."""
+    """Store the draws of one data set in ``results``, thinned to about half an autocorrelation time."""
     settings, walkers, chain = sweep.settings, sweep.walkers, state.chains[row]
     stride = chain.stride
     theta, log_prob = chain.after(int(state.burn_in[row]))
     first = assessment.first
     longest, kept = float(assessment.tau.max()), len(theta) - first
-    # chains that have not converged keep enough steps to show it
+    # Chains that have not converged keep enough steps to show it.
     by_tau = int(min(longest / 2, kept / LEAST_STEPS)) if np.isfinite(longest) else 1
     by_size = -(-kept // max(1, settings.max_draws_per_chain // walkers))
     every = max(by_tau, by_size, 1)
-    # counted from the end, so that the last step is among them
+    # The rows are counted from the end, so that the last step is among them.
     rows = np.arange(len(theta) - 1, first - 1, -every)[::-1]
     draws = np.moveaxis(theta[rows], 1, 0)
     info = Info(

@@ -1,8 +1,9 @@
-r"""Jumps of walkers: independence Metropolis steps towards what importance sampling found (``importance/guide.py``).
+r"""Jumps of walkers: independence Metropolis steps to draws of a mixture from importance sampling (``guide.py``).
 
-A proposal :math:`\theta'` is drawn from a mixture :math:`q` that follows the posterior :math:`p`, whatever the walker
-and its ensemble, and accepted with probability :math:`\min(1, p(\theta') q(\theta) / p(\theta) q(\theta'))`: exact
-for any mixture, a poor one is only refused more often. The mixture lives in the unconstrained space, so that
+A proposal :math:`\theta'` is drawn from a mixture :math:`q` that approximates the posterior :math:`p`, independently of
+the walker and its ensemble, and accepted with probability
+:math:`\min(1, p(\theta') q(\theta) / p(\theta) q(\theta'))`. This is exact for any mixture; the proposals of a poor one
+are only rejected more often. The mixture lives in the unconstrained space, so that
 :math:`q(\theta) = q_z(z) / |d\theta / dz|`.
 
 Reference: L. Tierney, Annals of Statistics 22, 1701 (1994), section 2.3.3.
@@ -32,22 +33,22 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 JUMPS = {False: 3, True: 4}
-"""Proposals to each walker in one step, where the quick search sufficed and where it took more."""
+"""Proposals to each walker in one step, by whether its data set has a wide mixture (``Guide.wide``)."""
 FOLD = 1 << 31
-"""Steps are folded into keys modulo this."""
+"""The number modulo which steps are folded into keys."""
 
 
 class JumpMove(Move):
-    """All walkers of a stack jump, a few times a step: no proposal depends on another walker.
+    """A move in which all walkers of a stack jump, a few times a step: no proposal depends on another walker.
 
     Parameters
     ----------
     density
-        Of the data sets of the stack, and of what fills it up behind them.
+        The log density of the data sets of the stack, and of the repeated ones that fill it up after them.
     guide
-        Of those in front that are real; its mixture is used.
+        The guide of the first data sets, those that are not filling; its mixture is used.
     keys
-        Raw keys ``(dataset, 2)`` of the real ones; with the step they give all random numbers.
+        Raw keys ``(dataset, 2)`` of the same data sets; together with the step they decide all random numbers.
     """
 
     def __init__(self, density: StackDensity, guide: Guide, keys: NDArray[np.uint32], streams: GroupStreams) -> None:
@@ -57,7 +58,7 @@ class JumpMove(Move):
         filling = len(self.problem.batch) - self.count
         self.keys = jax.device_put(np.pad(keys, ((0, filling), (0, 0))).astype(np.uint32))
         every = np.pad(np.arange(self.count), (0, filling), mode="edge")
-        # Neighbours may not change a sum, so each data set has the components of its own kind of mixture.
+        # The other data sets may not change a sum, so each one has the number of components of its own kind of mixture.
         self.kinds = [
             (rows, JUMPS[wide], _prepared(guide.jumps(every, wide or one_by_one_here())))
             for wide in (False, True)
@@ -65,8 +66,8 @@ class JumpMove(Move):
         ]
 
     def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
-        """Advance ``state`` in place by one step; also which walkers moved, ``(group * walkers,)``."""
-        # contiguous, so these are views
+        """Advance ``state`` in place by one step; return it, and which walkers moved, ``(group * walkers,)``."""
+        # The arrays are contiguous, so these are views.
         coords = state.coords.reshape(self.count, -1, state.coords.shape[1])
         log_prob = state.log_prob.reshape(self.count, -1)
         steps = (self.streams.steps[:: self.ensembles] % FOLD).astype(np.uint32)
@@ -82,11 +83,11 @@ class JumpMove(Move):
         return state, moved.ravel()
 
     def _jump(self, some: Chunk, jumps: int, mixture: Prepared, at: Places, theta: Floats, here: Floats) -> Any:
-        """``theta`` ``(row, walker, ndim)`` and its log densities after a step, and which walkers moved."""
+        """Return ``theta`` ``(row, walker, ndim)`` and its log densities after a step, and which walkers moved."""
         return _jump(self.problem.problem, jumps, mixture, self.problem.observations, self.keys, at, theta, here)
 
     def _jump_on_host(self, some: Chunk, jumps: int, mixture: Prepared, at: Places, theta: Floats, here: Floats) -> Any:
-        """The same, where the likelihood is not compiled."""
+        """Return the same as ``_jump`` for a likelihood that is not compiled."""
         problem = self.problem
         proposed = _propose(problem.problem, jumps, mixture, problem.observations, self.keys, at, theta)
         count = len(some.rows)
@@ -99,7 +100,7 @@ _prepared = jax.jit(jax.vmap(prepared))
 
 
 class Places(NamedTuple):
-    """Data sets of a chunk: their ``rows`` in the stack and their ``steps``, of which the first ``count`` are real."""
+    """The data sets of a chunk: their ``rows`` in the stack and their ``steps``; only the first ``count`` are used."""
 
     rows: Any
     steps: Any
@@ -107,8 +108,11 @@ class Places(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Of a step: ``points`` ``(jump, walker, ndim)`` with their log proposal densities ``log_q`` and logs of uniforms,
-    ``(jump, walker)``; ``log_q_here`` ``(walker,)`` of where the walkers stand."""
+    """The proposals of one step.
+
+    ``points`` ``(jump, walker, ndim)``; their log proposal densities ``log_q`` and the logs of the uniforms that decide
+    on acceptance, both ``(jump, walker)``; ``log_q_here`` ``(walker,)``, the log proposal densities at the walkers.
+    """
 
     points: Any
     log_q: Any
@@ -120,7 +124,10 @@ class Proposals(NamedTuple):
 def _jump(
     problem: Problem, jumps: int, mixture: Prepared, observations: Observation, keys: Any, at: Places, *walkers: Any
 ) -> Any:
-    """Of each of ``at``: ``theta`` ``(row, walker, ndim)``, log densities, and which walkers moved; zeros elsewhere."""
+    """Return the walkers of each data set of ``at`` after a step; zeros in the other rows.
+
+    These are ``theta`` ``(row, walker, ndim)``, its log densities, and which walkers moved.
+    """
 
     def one(step: Any, theta: Any, here: Any, mixture: Prepared, obs: Observation, key: Any) -> Any:
         proposed = _proposals(problem, jumps, step, theta, mixture, obs, key)
@@ -135,7 +142,7 @@ def _jump(
 def _propose(
     problem: Problem, jumps: int, mixture: Prepared, observations: Observation, keys: Any, at: Places, theta: Any
 ) -> Proposals:
-    """``Proposals`` for each of ``at``; zeros elsewhere."""
+    """Return ``Proposals`` for each data set of ``at``; zeros in the other rows."""
     datasets = mixture, observations, keys
     return one_by_one(partial(_proposals, problem, jumps), at.rows, at.count, (at.steps, theta), datasets)
 
@@ -143,7 +150,7 @@ def _propose(
 def _proposals(
     problem: Problem, jumps: int, step: Any, theta: Any, mixture: Prepared, obs: Observation, key: Any
 ) -> Proposals:
-    """For the walkers of one data set, which are at ``theta`` ``(walker, ndim)``."""
+    """The proposals of one step to the walkers of one data set, which are at ``theta`` ``(walker, ndim)``."""
     walkers, ndim = theta.shape
     count, shape = jumps * walkers, (jumps, walkers)
 
@@ -163,9 +170,10 @@ def _proposals(
 
 
 def _accepted(theta: Any, here: Any, proposed: Proposals, density: Any) -> tuple[Any, Any, Any]:
-    """Walkers of one data set after Metropolis steps to the proposals, one after the other, whose ``density`` is given.
+    """The walkers of one data set after Metropolis steps to the proposals, one after the other.
 
-    A point of no density is never taken; a walker whose place the mixture cannot have proposed stays.
+    ``density`` is the log density at the proposals, ``here`` that at the walkers. A proposal without density is never
+    accepted; a walker at a point where the mixture has no density stays there.
     """
 
     def jump(now: tuple[Any, ...], to: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:

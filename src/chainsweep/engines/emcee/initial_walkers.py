@@ -1,4 +1,4 @@
-"""Where walkers stand: scattered likely prior draws at the start, and off islands during burn-in."""
+"""The places of walkers: scattered likely prior draws at the start, and moves away from islands during burn-in."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 EFFECTIVE_DRAWS_PER_WALKER = 4
-"""Likelihood weights are tempered until this many prior draws a walker carry weight."""
+"""Likelihood weights are tempered until the effective number of prior draws is this many for each walker."""
 
 ISLAND_TAIL = 1e-5
-"""A walker is low when its density is what this tail of a normal posterior lies below."""
+"""The share of a normal posterior whose density is below that of the threshold under which a walker is low."""
 
 ISLAND_MASS = 0.01
-"""Low walkers are moved only while their region looks lighter than this fraction of the others'."""
+"""The mass of the low walkers' region, relative to that of the others, below which they are moved."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Start:
 
 
 def start_walkers(pool: Pool, log_density: Floats, ids: Sequence[str], seeds: Seeds, shape: tuple[int, int]) -> Start:
-    """Choose ``shape = (ensembles, walkers)`` of the prior draws of each data set, each ensemble of its own share.
+    """Choose ``shape = (ensembles, walkers)`` prior draws of each data set, each ensemble from a part of its own.
 
     ``log_density`` ``(dataset, draw)`` is that of the draws, -inf where it is not finite.
     """
@@ -69,7 +69,7 @@ def start_walkers(pool: Pool, log_density: Floats, ids: Sequence[str], seeds: Se
 
 
 def choose_distinct(log_weights: Floats, power: float, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """``n`` draws without replacement by Gumbel top-k, repeated where fewer are finite; empty if none is.
+    """Indices of ``n`` draws without replacement by Gumbel top-k, repeated where fewer are finite; empty if none is.
 
     Reference: T. Vieira, Gumbel-max trick and weighted reservoir sampling (2014).
     """
@@ -80,7 +80,7 @@ def choose_distinct(log_weights: Floats, power: float, n: int, rng: np.random.Ge
 
 
 def low_walkers(log_prob: Floats, ndim: int) -> Bools:
-    """Walkers that never came near the densities of the best, ``(..., walker)`` of ``(step, ..., walker)``.
+    """True for walkers whose density never came near that of the best, ``(..., walker)`` of ``(step, ..., walker)``.
 
     Judged by the highest density that a walker reached, against the highest of its ensemble less what a
     chi-square tail with ``ndim`` degrees of freedom allows.
@@ -90,7 +90,7 @@ def low_walkers(log_prob: Floats, ndim: int) -> Bools:
 
 
 def islands(theta: Floats, log_prob: Floats) -> Bools:
-    """Which walkers of one ensemble sit on islands that hold next to no mass, ``(walker,)``.
+    """True for the walkers of one ensemble that are on islands with next to no mass, ``(walker,)``.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ def islands(theta: Floats, log_prob: Floats) -> Bools:
 
     Notes
     -----
-    A narrow peak may tower over a broad region that holds the mass. So low walkers count as stranded only
-    when mean log density plus log volume, from the covariance of the points, says that their region is light.
+    A narrow peak may be much higher than a broad region that holds the mass. So low walkers count as stranded only
+    when mean log density plus log volume, from the covariance of the points, says that their region has little mass.
     """
     ndim = theta.shape[-1]
     low = low_walkers(log_prob, ndim)
@@ -123,7 +123,8 @@ def _log_volume(points: Floats) -> float:
 def rescue(theta: Floats, log_prob: Floats, stranded: Bools, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """New places for the stranded walkers: recent points of the other walkers of their ensemble.
 
-    Takes the last steps as ``islands`` does; returns ``(stranded walker, ndim)`` and their log densities.
+    ``theta`` and ``log_prob`` are the last steps, as for ``islands``. Return the points ``(stranded walker, ndim)`` and
+    their log densities.
     """
     points, densities = theta[:, ~stranded].reshape(-1, theta.shape[-1]), log_prob[:, ~stranded].ravel()
     distinct = np.unique(points, axis=0, return_index=True)[1]

@@ -32,32 +32,32 @@ STEPS_PER_COUNTER = 50
 """Steps whose uniforms come from one value of a stream's counter."""
 
 UNIFORMS_PER_WALKER = 4
-"""The split, at most two for a proposal, the acceptance."""
+"""Uniforms of a walker in one step: one for the split, at most two for the proposal, one for the acceptance."""
 
 GAMMA0 = 2.38
-"""Times ``1 / sqrt(2 d)``: the scale of a differential evolution step that suits a normal distribution."""
+"""The scale of a differential evolution step, in units of ``1 / sqrt(2 d)``, that is best for a normal posterior."""
 
 SNOOKER_RANGE = (1.2, 2.2)
 
 
 class Randomness(Protocol):
-    """Random numbers of the current step, one row a group.
+    """The random numbers of the current step, one row for each group.
 
-    A move asks for ``order`` once, then, for each half, for what its proposal needs and last for
-    ``log_uniform``: the order in which ``emcee``'s own moves ask their RandomState.
+    A move calls ``order`` once, then, for each half, the methods that its proposal needs and last
+    ``log_uniform``: the order in which ``emcee``'s own moves use their RandomState.
     """
 
     def order(self, walkers: int) -> Ints:
         """A permutation of each group's walkers, ``(group, walkers)``: the half in front moves first."""
 
     def uniform(self, n: int) -> Floats:
-        """In [0, 1), shape ``(group, n)``."""
+        """Uniform numbers in [0, 1), shape ``(group, n)``."""
 
     def index(self, high: int, n: int) -> Ints:
-        """In 0 ... ``high - 1``, shape ``(group, n)``."""
+        """Uniform integers in 0 ... ``high - 1``, shape ``(group, n)``."""
 
     def normal(self, n: int) -> Floats:
-        """Standard normal, shape ``(group, n)``."""
+        """Standard normal numbers, shape ``(group, n)``."""
 
     def log_uniform(self, n: int) -> Floats:
         """Logarithms of uniforms in (0, 1], shape ``(group, n)``; ends the half step."""
@@ -71,7 +71,7 @@ def counter_uniforms(key: int, counter: int, out: Floats) -> Floats:
 
 
 class GroupStreams:
-    """``Randomness`` with a counter-based stream of its own for each group.
+    """An implementation of ``Randomness`` with a counter-based stream of its own for each group.
 
     The numbers of a step depend on the group's key and on the step alone: neither on the other groups nor on
     where a run was interrupted.
@@ -89,7 +89,7 @@ class GroupStreams:
         self._first, self._column = 0, 1
 
     def seek(self, steps: Ints | int) -> None:
-        """Make ``steps``, counted from 0, the current ones: one for all, or ``(group,)``."""
+        """Make ``steps``, counted from 0, the current ones: one number for all groups, or ``(group,)``."""
         self.steps = np.broadcast_to(steps, len(self.keys))
         counters, offsets = np.divmod(self.steps, STEPS_PER_COUNTER)
         for group in np.flatnonzero(counters != self._counters).tolist():
@@ -110,11 +110,11 @@ class GroupStreams:
 
     def index(self, high: int, n: int) -> Ints:
         """Uniform indices below ``high``."""
-        # the product of the largest uniform below 1 may round up to high
+        # The product with the largest uniform below 1 may round up to high.
         return np.minimum((self.uniform(n) * high).astype(np.int64), high - 1)
 
     def normal(self, n: int) -> Floats:
-        """Normal numbers by inversion, a uniform of 0 kept finite."""
+        """Normal numbers by inversion; a uniform of 0 gives a finite number too."""
         return ndtri(np.maximum(self.uniform(n), 2.0**-54))
 
     def log_uniform(self, n: int) -> Floats:
@@ -132,11 +132,11 @@ class GroupMove(Move):
         self.walkers = walkers
 
     def get_proposal(self, sample: Floats, complement: Floats) -> tuple[Floats, Floats | float]:
-        """New points and log factors for ``sample`` ``(group, half, ndim)``, made from ``complement``."""
+        """New points and log factors for ``sample`` ``(group, half, ndim)``, proposed from ``complement``."""
         raise NotImplementedError(f"{type(self).__name__} defines no get_proposal(sample, complement)")
 
     def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
-        """Advance ``state`` in place by one step; also which walkers moved, ``(group * walkers,)``."""
+        """Advance ``state`` in place by one step; return it, and which walkers moved, ``(group * walkers,)``."""
         coords, log_prob = state.coords, state.log_prob
         half = self.walkers // 2
         order = self.randomness.order(self.walkers)
@@ -145,7 +145,7 @@ class GroupMove(Move):
         accepted = np.zeros(len(coords), dtype=bool)
         for moving, resting in ((red, blue), (blue, red)):
             points, factors = self.get_proposal(coords[moving], coords[resting])
-            # not model.compute_log_prob_fn, which loops over walkers in Python
+            # model.compute_log_prob_fn is not used: it loops over walkers in Python.
             density = model.log_prob_fn(points.reshape(-1, points.shape[-1])).reshape(moving.shape)
             better = factors + density - log_prob[moving] > self.randomness.log_uniform(half)
             chosen = moving[better]
@@ -160,7 +160,7 @@ class StretchMove(GroupMove):
     a = 2.0
 
     def get_proposal(self, sample: Floats, complement: Floats) -> tuple[Floats, Floats | float]:
-        """Stretch the line to a walker of the other half."""
+        """Stretch the line from a walker of the other half."""
         half, ndim = sample.shape[1:]
         z = ((self.a - 1.0) * self.randomness.uniform(half) + 1.0) ** 2.0 / self.a
         partner = _pick(complement, self.randomness.index(complement.shape[1], half))
@@ -168,7 +168,7 @@ class StretchMove(GroupMove):
 
 
 class DEMove(GroupMove):
-    """Differential evolution: along the difference of two walkers of the other half."""
+    """Differential evolution: a step along the difference of two walkers of the other half."""
 
     sigma = 1.0e-5
 
@@ -183,7 +183,7 @@ class DEMove(GroupMove):
 
 
 class SnookerMove(GroupMove):
-    """Along the line to one walker, by the projected difference of two others."""
+    """The snooker move: a step along the line to one walker, by the projected difference of two others."""
 
     def get_proposal(self, sample: Floats, complement: Floats) -> tuple[Floats, Floats | float]:
         """Move on the line through a third walker."""
@@ -195,7 +195,7 @@ class SnookerMove(GroupMove):
         gamma = low + (high - low) * self.randomness.uniform(half)
         line = sample - centre
         squared = np.einsum("ghd,ghd->gh", line, line)
-        # two walkers on one point define no line: such a proposal is the walker itself, and refused
+        # Two walkers at one point define no line: such a proposal is the walker itself, and is rejected.
         safe = np.where(squared > 0.0, squared, 1.0)
         shift = gamma * np.einsum("ghd,ghd->gh", line, first - second) / safe
         # on the line, |q - c| / |s - c| is the factor by which it grew
@@ -211,10 +211,10 @@ MOVES: dict[str, type[GroupMove]] = {"stretch": StretchMove, "de": DEMove, "snoo
 class ScheduledMove(Move):
     """A mixture of moves in a fixed order that repeats, the same for all groups.
 
-    A group's move depends on its own step alone, so it may begin any multiple of ``period`` steps after the others,
-    and whoever else is in the stack changes nothing. In a period each move has its share of the steps, and at least
-    one. ``steps`` ``(group,)`` are the steps made; ``accepted`` counts accepted moves by group. ``more`` has moves by
-    names beyond ``MOVES``.
+    The move of a group depends on its own step alone, so a group may begin any multiple of ``period`` steps after the
+    others, and the other groups of the stack change nothing. In a period each move has its share of the steps, and at
+    least one. ``steps`` ``(group,)`` are the steps made; ``accepted`` counts accepted moves by group. ``more`` maps
+    names to moves that are not in ``MOVES``.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class ScheduledMove(Move):
         period: int,
         more: Mapping[str, Move] | None = None,
     ) -> None:
-        # sorted, so that the order of keys in a file changes no draw
+        # The names are sorted, so that the order of keys in a file changes no draw.
         names = sorted(weights)
         known = more or {}
         self.moves = [known[name] if name in known else MOVES[name](streams, streams.walkers) for name in names]
@@ -243,7 +243,7 @@ class ScheduledMove(Move):
         return self.moves[self.schedule[step % len(self.schedule)]]
 
     def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
-        """One step of the scheduled move, for all groups."""
+        """Make one step of the scheduled move, for all groups."""
         self.streams.seek(self.steps)
         state, accepted = self.choose(int(self.steps[0])).propose(model, state)
         self.steps = self.steps + 1
@@ -259,7 +259,7 @@ def ordered_pairs(n: int) -> Ints:
 
 
 def distinct_triples(number: Ints, n: int) -> tuple[Ints, Ints, Ints]:
-    """Three distinct numbers below ``n`` from one below ``n (n - 1) (n - 2)``, each triple once."""
+    """Three distinct numbers below ``n`` from a number below ``n (n - 1) (n - 2)``; each triple has one number."""
     rest, third = np.divmod(number, n - 2)
     first, second = np.divmod(rest, n - 1)
     second = second + (second >= first)
@@ -269,7 +269,7 @@ def distinct_triples(number: Ints, n: int) -> tuple[Ints, Ints, Ints]:
 
 
 def _pick(points: Floats, index: Ints) -> Floats:
-    """``points[g, index[g, h]]`` for each group, ``(group, half, ndim)``."""
+    """Return ``points[g, index[g, h]]`` for each group, ``(group, half, ndim)``."""
     groups, others, ndim = points.shape
     flat = index + np.arange(0, groups * others, others)[:, None]
     return points.reshape(-1, ndim).take(flat, axis=0)

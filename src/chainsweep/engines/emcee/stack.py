@@ -1,8 +1,8 @@
 """The walkers of many data sets as one vectorised ``emcee`` sampler, and the state that resumes it.
 
-A step draws on the campaign seed, the data set, the ensemble and its own number alone (``GroupStreams``): who else
-is in the stack changes no draw, and the walkers, their log densities and the number of steps are all that a later
-attempt needs to go on bit for bit.
+The random numbers of a step depend on the campaign seed, the data set, the ensemble and the number of the step alone
+(``GroupStreams``): the other data sets in the stack change no draw, and the walkers, their log densities and the number
+of steps are all that a later attempt needs to continue with the same bits.
 """
 
 from __future__ import annotations
@@ -35,30 +35,32 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""Within a block of slow steps, the deadline is asked this often."""
+"""The time between two looks at the deadline within a block of slow steps."""
 
 JUMP = "jump"
 PLAIN_MOVES = {"de": 0.6, "snooker": 0.1, "stretch": 0.3}
 GUIDED_MOVES = {JUMP: 0.5} | {name: 0.5 * share for name, share in PLAIN_MOVES.items()}
-"""Moves of models that importance sampling guides: half of them jumps, the others as without a guide."""
+"""The moves of models that importance sampling guides: half of them jumps, the others as without a guide."""
 
 WAITING = -1
 LEAST_PERIOD = 100
-"""The moves of a schedule repeat after so many steps at least, so that rare ones have their share."""
+"""The least number of steps after which the schedule of moves repeats, so that rare moves have their share."""
 
 GUIDE = "guide_"
-"""Prefix of the guide's arrays in a saved state."""
+"""The prefix of the guide's arrays in a saved state."""
 
 
 @dataclass
 class State:
-    """What the next step needs, for the data sets that are not done; ``now`` counts the steps of the whole stack.
+    """The state of the data sets that are not done: all that the next step needs.
 
-    ``positions`` (dataset,) in the batch; ``coords`` ``(dataset, ensemble, walker, ndim)`` with ``log_prob``;
-    ``entered`` (dataset,): the step of the stack at which a data set came in, ``WAITING`` before; ``burn_in``
-    (dataset,): its own step at which walkers were last moved by hand; ``settled`` (dataset,): none will be any more;
-    ``accepted`` ``(dataset, ensemble)`` moves; ``moved`` (dataset,) walkers; ``chains``, one for each data set, and
-    ``guide``, of all of them, where there are jumps.
+    ``now`` counts the steps of the whole stack. ``positions`` ``(dataset,)`` are those in the batch; ``coords``
+    ``(dataset, ensemble, walker, ndim)`` are the walkers and ``log_prob`` their log densities; ``entered``
+    ``(dataset,)`` is the step of the stack at which a data set came in, ``WAITING`` before; ``burn_in`` ``(dataset,)``
+    is its own step at which stranded walkers were last moved, or jumps fitted again; ``settled`` ``(dataset,)`` is True
+    once no walkers will be moved any more; ``accepted`` ``(dataset, ensemble)`` counts moves and ``moved``
+    ``(dataset,)`` moved walkers; ``chains`` has one entry for each data set; ``guide`` is that of all of them, None
+    where there are no jumps.
     """
 
     now: int
@@ -78,7 +80,7 @@ class State:
     def at_start(
         cls, positions: Ints, coords: Floats, log_prob: Floats, seconds: float, guide: Guide | None = None
     ) -> State:
-        """Before the first step."""
+        """The state before the first step."""
         n = len(positions)
         zeros = np.zeros(n, dtype=np.int64)
         return cls(
@@ -98,15 +100,15 @@ class State:
 
     @property
     def inside(self) -> Ints:
-        """Rows of the data sets in the stack."""
+        """The rows of the data sets in the stack."""
         return np.flatnonzero(self.entered != WAITING)
 
     def steps(self, rows: Ints) -> Ints:
-        """Steps that data sets in the stack have made."""
+        """The number of steps that the data sets ``rows``, which are in the stack, have made."""
         return self.now - self.entered[rows]
 
     def admit(self, most: int, period: int) -> None:
-        """Let waiting data sets in, ``most`` at once, where the schedule of moves begins anew."""
+        """Let waiting data sets into the stack, at most ``most`` in all, where the schedule of moves begins again."""
         inside, waiting = self.inside, np.flatnonzero(self.entered == WAITING)
         if not inside.size:
             self.now += -self.now % period
@@ -114,7 +116,7 @@ class State:
             self.entered[waiting[: max(0, most - inside.size)]] = self.now
 
     def keep(self, stays: Bools) -> None:
-        """Let the other data sets leave."""
+        """Remove the data sets for which ``stays`` is False."""
         if stays.all():
             return
         for name in self._columns():
@@ -124,14 +126,14 @@ class State:
             self.guide = self.guide.take(np.flatnonzero(stays))
 
     def arrays(self) -> Arrays:
-        """As flat arrays; ``from_arrays`` is the inverse."""
+        """The state as flat arrays by name; ``from_arrays`` is the inverse."""
         columns = {name: getattr(self, name) for name in self._columns()}
         guide = {} if self.guide is None else {f"{GUIDE}{name}": array for name, array in self.guide.arrays().items()}
         return columns | packed_chains(self.chains) | guide | {"now": np.asarray(self.now)}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> State:
-        """A state that was saved."""
+        """The state that ``arrays`` saved."""
         columns = {name: np.array(arrays[name]) for name in cls._columns()}
         guide = {name.removeprefix(GUIDE): np.array(array) for name, array in arrays.items() if name.startswith(GUIDE)}
         return cls(
@@ -148,7 +150,7 @@ class State:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What stays the same for a whole run."""
+    """The arguments of a run that stay the same for all its data sets."""
 
     problem: Problem
     batch: Batch
@@ -157,7 +159,7 @@ class Sweep:
 
     @property
     def walkers(self) -> int:
-        """Walkers of one ensemble, even.
+        """The number of walkers of one ensemble, which is even.
 
         Raises
         ------
@@ -175,7 +177,7 @@ class Sweep:
 
     @property
     def moves(self) -> dict[str, float]:
-        """Weights of the moves: as set, or those that suit the model.
+        """The weights of the moves: as set, or those that suit the model.
 
         By default black boxes get no jumps: the search before them calls the likelihood some 10,000 times.
         """
@@ -186,21 +188,21 @@ class Sweep:
 
     @property
     def most(self) -> int:
-        """Data sets in the stack at once."""
+        """The most data sets that are in the stack at once."""
         return min(len(self.batch), self.settings.stack)
 
     @property
     def period(self) -> int:
-        """Steps after which the schedule of moves repeats: whole blocks, so that one may begin with it."""
+        """The number of steps after which the schedule of moves repeats: a multiple of a block of steps."""
         return -(-LEAST_PERIOD // self.settings.check_every) * self.settings.check_every
 
 
 class Sampler(emcee.EnsembleSampler):
-    """One whose moves have random numbers of their own, so that no step need copy the state of a generator."""
+    """An ``emcee`` sampler whose moves have their own random numbers, so that no step copies a generator's state."""
 
     @property
     def random_state(self) -> None:
-        """None is used."""
+        """Always None: the sampler uses no random state of its own."""
         return None
 
     @random_state.setter
@@ -209,11 +211,14 @@ class Sampler(emcee.EnsembleSampler):
 
 
 class Stack:
-    """The walkers of some data sets of the batch as one ``emcee`` sampler; arrays on the device are of a full stack."""
+    """The walkers of some data sets of the batch as one ``emcee`` sampler.
+
+    Arrays on the device have the size of a full stack.
+    """
 
     def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str], guide: Guide | None = None) -> None:
         self.positions = positions
-        # Whole chunks, so that a batch of another size finds its programs compiled.
+        # The size is a multiple of a chunk, so that batches of other sizes use the same compiled programs.
         size = padded_to_chunks(sweep.most) if sweep.problem.has_jax_likelihood else sweep.most
         filled = np.pad(positions, (0, size - len(positions)), mode="edge")
         self.problem = BatchedProblem(sweep.problem, sweep.batch.take(filled))
@@ -241,11 +246,14 @@ class Stack:
         return self.density(points.reshape(len(every), -1, points.shape[-1]), every).ravel()
 
     def failures(self) -> dict[int, str]:
-        """Position in the batch to reason, of the data sets whose own function failed."""
+        """The reason, by position in the batch, for each data set on which the user's function failed."""
         return {int(self.positions[row]): reason for row, reason in self.problem.failures.items()}
 
     def advance(self, state: State, target: int, pause: Callable[[], bool]) -> bool:
-        """Step the data sets inside on to ``target``; False when ``pause``, asked about once a second, said to stop."""
+        """Advance the data sets in the stack to step ``target``; return False if ``pause`` said to stop before.
+
+        ``pause`` is called about once every ``SECONDS_BETWEEN_LOOKS``.
+        """
         rows = state.inside
         shape, ensembles = state.coords[rows].shape, state.coords.shape[1]
         chains = [state.chains[row] for row in rows]

@@ -1,4 +1,4 @@
-"""What a run of NUTS goes through: its rounds, the precision of each, and the lanes that a device has room for."""
+"""The rounds of a run of NUTS, the precision of each, and the number of lanes that a device has room for."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from chainsweep.numerics.loops import one_by_one_here
 Floats = NDArray[np.float64]
 
 ENERGY_ERROR = 0.05
-"""Largest standard deviation of the error of single-precision log densities along a data set's chains."""
+"""The largest allowed standard deviation of the error of single-precision log densities along a data set's chains."""
 DEFAULT_LANES, MOST_LANES = 32, 2048
-"""Data sets in lanes: on a processor, and at most on a GPU, so that the draws of all fit the host's memory."""
+"""The number of lanes on a processor, and the most on a GPU, so that the draws of all lanes fit the host's memory."""
 MEMORY_SHARE = 0.5
-"""Of a GPU's memory that lanes may take."""
+"""The share of a GPU's memory that lanes may take."""
 
 
 class Round(NamedTuple):
-    """One attempt at data sets of one algorithm and precision, that had a ``deep`` search or none."""
+    """One attempt, by one algorithm in one precision, at the data sets that had a ``deep`` search or at the others."""
 
     attempt: int
     algorithm: Algorithm
@@ -39,10 +39,11 @@ class Round(NamedTuple):
 
 
 def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
-    """What a run goes through, one after the other, where data sets begin with ``bits``.
+    """The rounds of a run in their order, where data sets begin with the precision ``bits``.
 
-    ``auto`` takes HMC where weighted draws guide the chains, and NUTS, which finds its own lengths, where none do.
-    Double precision comes behind single, for what that cannot do. After a first attempt all have a deep search.
+    ``auto`` takes HMC where weighted draws guide the chains, and NUTS, which finds its own trajectory lengths, where
+    none do. Double precision follows single, for the data sets for which single is too coarse. After the first attempt
+    all data sets have a deep search.
     """
     algorithms: tuple[Algorithm, ...] = ("hmc", "nuts") if settings.algorithm == "auto" else (settings.algorithm,)
     widths: tuple[Bits, ...] = (32, 64) if bits == 32 else (64,)
@@ -56,30 +57,30 @@ def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
 
 
 def device_memory() -> int | None:
-    """Bytes of the GPU that JAX may use; None where it computes on a processor."""
+    """The bytes of the GPU's memory that JAX may use; None where it computes on a processor."""
     figures = jax.local_devices()[0].memory_stats()
     return int(figures["bytes_limit"]) if figures and "bytes_limit" in figures else None
 
 
 def lanes_that_fit(memory: int | None, lane: int) -> int:
-    """Lanes of ``lane`` bytes each for a device of ``memory`` bytes, None where it is a processor."""
+    """The number of lanes of ``lane`` bytes each for a device of ``memory`` bytes, which is None for a processor."""
     if memory is None:
         return DEFAULT_LANES
     return min(MOST_LANES, max(DEFAULT_LANES, int(MEMORY_SHARE * memory) // lane))
 
 
 def lanes_of(problem: Problem, batch: Batch, settings: Settings) -> int:
-    """The data sets that are advanced together: as many as told, or as the device has room for.
+    """The number of data sets that are advanced together: as set, or as the device has room for.
 
-    A processor's idle lanes cost nothing, so that one number serves every batch; elsewhere there are at most as many as
-    data sets in ``batch``.
+    A processor's idle lanes cost nothing, so one number serves every batch there; elsewhere there are at most as many
+    lanes as data sets in ``batch``.
     """
     lanes = settings.lanes or lanes_that_fit(device_memory(), lane_bytes(problem, batch, settings))
     return lanes if one_by_one_here() else min(len(batch), lanes)
 
 
 def lane_bytes(problem: Problem, batch: Batch, settings: Settings) -> int:
-    """Bytes of device memory of one lane: its data, its mixture, and a block's proposals and outputs, twice."""
+    """The bytes of device memory of one lane: twice those of its data, mixture, and a block's proposals and outputs."""
     n = problem.ndim_unconstrained
     data = sum(values[0].size for values in (*batch.fields.values(), batch.mask))
     mixture = 2 * DEEP_FIT.components * (2 * n**2 + 3 * n + 2)
@@ -88,7 +89,7 @@ def lane_bytes(problem: Problem, batch: Batch, settings: Settings) -> int:
 
 
 def bits_of(settings: Settings) -> Bits:
-    """The precision that data sets begin with: single on GPUs, unless told otherwise."""
+    """The precision that data sets begin with: as set, or single on GPUs and double elsewhere."""
     if settings.precision == "auto":
         return 32 if jax.default_backend() == "gpu" else 64
     return 32 if settings.precision == "float32" else 64
@@ -97,7 +98,8 @@ def bits_of(settings: Settings) -> Bits:
 def energy_error(single: Floats, exact: Floats, counted: NDArray[np.bool_]) -> Floats:
     """Standard deviation ``(dataset,)`` of ``single`` less ``exact`` ``(dataset, point)`` over the points ``counted``.
 
-    An error that all points share is none. Infinite where one of the two is no number and the other is.
+    A constant error of all points does not count. Points where ``exact`` is not finite are left out; infinite where
+    ``single`` is not finite at one of the others.
     """
     both = counted & np.isfinite(exact)
     difference = np.where(both, single, 0.0) - np.where(both, exact, 0.0)

@@ -3,8 +3,8 @@ r"""NUTS and HMC: chains and data sets vectorised in one compiled program, NumPy
 Each data set is sampled in coordinates :math:`w` with :math:`z = \hat z + L w`, where :math:`\hat z` and
 :math:`L L^T` are mean and covariance of weighted draws (``importance/guide.py``), so the mass matrix is near the
 identity from the start, and the mixture fitted to them proposes jumps. Such data sets are sampled with HMC of a few
-jittered steps, in which lanes march in step, the others with NUTS (``algorithm = "auto"``). Each attempt at what
-failed its diagnostics is longer than the one before, and learns from what that one drew.
+jittered steps, where all lanes take the same number of steps, the others with NUTS (``algorithm = "auto"``). Each
+attempt at the data sets that failed their diagnostics is longer than the one before, and learns from its draws.
 
 Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.11554 (NumPyro).
 """
@@ -46,9 +46,9 @@ from chainsweep.numerics.seeds import Seeds
 Floats = NDArray[np.float64]
 
 ENERGY_RANGE = 30.0
-"""Starts this far below the best one in log density say nothing about a data set's precision."""
+"""Starts whose log density is lower than the best one's by more than this do not count in the test of the precision."""
 SHRINK = 0.02
-"""A data set that diverged takes this part of its steps the next time."""
+"""The factor on the step size of a data set in the next attempt after one in which it diverged."""
 
 
 def run(
@@ -64,8 +64,8 @@ def run(
 ) -> Outcome:
     """Sample every data set of ``batch``; see ``chainsweep.engines.base`` for the contract.
 
-    ``elsewhere(ids)`` gives draws ``(dataset, draw, ndim)``, constrained, of another engine, a trained network's say,
-    NaN where there are none: chains and the search start there too, and are believed no more than prior draws.
+    ``elsewhere(ids)`` gives constrained draws ``(dataset, draw, ndim)`` of another engine, such as a trained network,
+    NaN where there are none: chains and the search start there too. They are trusted no more than prior draws.
     """
     problem.require("nuts")
     run = _Run(problem, batch, settings, seeds, sink, deadline)
@@ -76,14 +76,14 @@ def run(
 
 @dataclass(frozen=True)
 class Rates:
-    """When this process began a round, and what was done by then: data sets that had left, gradients spent."""
+    """The time at which this process began a round, and the data sets that had left and gradients spent by then."""
 
     began: float
     left: int
     spent: int
 
     def phrase(self, batching: Batching) -> str:
-        """Data sets verified and gradients per second, and the time left at this pace; nothing before any has left."""
+        """Verified data sets and gradients per second, and the time left at this pace; empty until a data set left."""
         seconds = time.perf_counter() - self.began
         gone = len(batching.sampled) - self.left
         if not gone or seconds <= 0:
@@ -115,15 +115,15 @@ class _Run:
     def execute(self, resume: Arrays | None) -> Outcome:
         if not one_by_one_here() or self.begun == 32:
             return self._execute(resume)
-        # While XLA compiles the largest programs on another core, the search is under way. Only this thread traces:
-        # NumPyro's handlers are those of all threads.
+        # While XLA compiles the largest programs on another core, the search runs here. Only this thread traces models,
+        # because all threads share NumPyro's stack of handlers.
         with ThreadPoolExecutor(1) as beside:
             largest = self._largest_programs()
             self.ahead = beside.submit(lambda: [program.compile() for program in largest])
             return self._execute(resume)
 
     def _largest_programs(self) -> list[Any]:
-        """Those of the first round, yet to be compiled."""
+        """The largest programs of the first round, lowered and not yet compiled."""
         settings, n = self.settings, self.problem.ndim_unconstrained
         components = 1 + settings.descents + CHAIN_COMPONENTS * (self.elsewhere is not None)
         components += DEEP_FIT.components * (n <= MOST_DIMENSIONS)
@@ -152,7 +152,7 @@ class _Run:
         return Outcome(Status.COMPLETE, self._chains())
 
     def _is_open(self, position: int, this: Round) -> bool:
-        """Whether a data set takes part in a round."""
+        """True where the data set at ``position`` takes part in the round ``this``."""
         if position in self.failures or (position in self.sampled and self.sampled[position].good):
             return False
         if self.bits[position] != this.bits or (this.attempt == 0 and self.guide.deep[position] != this.deep):
@@ -160,9 +160,9 @@ class _Run:
         return self.settings.algorithm != "auto" or bool(self.guide.trusted[position]) == (this.algorithm == "hmc")
 
     def _check_precision(self) -> None:
-        """Double precision for data sets whose log density is too coarse in single precision where chains start.
+        """Choose double precision for data sets whose log density is too coarse in single precision at the starts.
 
-        Offsets large against the scales of a posterior, and sums of many points, are such.
+        It is too coarse where parameters are large against the scales of the posterior, and in sums of many points.
         """
         if self.begun == 64:
             return
@@ -176,7 +176,7 @@ class _Run:
         self.bits[energy_error(single, exact, counted) > ENERGY_ERROR] = 64
 
     def _mark_too_coarse(self, found: dict[int, Sampled]) -> None:
-        """Data sets to do again in double precision: log densities of their draws ``found`` were too coarse."""
+        """Mark for double precision the data sets whose draws ``found`` have too coarse single-precision densities."""
         members = np.array(sorted(found))
         longest = max(found[i].stats["potential"].size for i in found)
         z = np.empty((members.size, longest, self.problem.ndim_unconstrained))
@@ -205,7 +205,7 @@ class _Run:
         return guide
 
     def _round(self, now: int, this: Round, open_sets: NDArray[np.int64], resume: Arrays | None) -> bool:
-        """One round of ``open_sets``, all of which get draws; False when the deadline came first."""
+        """Run one round of ``open_sets``, all of which get draws; return False if the deadline came first."""
         if self.ahead is not None:
             self.ahead.result()
         if this.attempt:
@@ -235,7 +235,7 @@ class _Run:
         return True
 
     def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching, rates: Rates) -> None:
-        """Save the state, and say how far the round is."""
+        """Save the state, and report the progress of the round."""
         state = {"round": np.asarray(now), "seconds": self.seconds.copy(), "bits": self.bits.copy()}
         state["single"] = np.asarray(self.begun == 32)
         state |= {f"guide/{name}": values for name, values in self.guide.arrays().items()}
@@ -261,7 +261,7 @@ class _Run:
                 center[row], factor[row] = whitening(draws, factor[row])
         if not self.settings.dense_mass:
             factor = np.sqrt(np.einsum("dij,dij->di", factor, factor))[..., None] * np.eye(factor.shape[-1])
-        # Of all data sets, so that one shape is compiled.
+        # The density is computed for all data sets, so that one shape is compiled.
         possible = np.isfinite(self.batched.log_density_unconstrained(guide.starts[:, attempt]))[open_sets]
         z = np.where(possible[..., None], guide.starts[open_sets, attempt], center[:, None])
         part = self.batch.take(open_sets)
@@ -284,9 +284,9 @@ class _Run:
         return Starts(observations, center, factor, z, keys, jumps, scouted, self._step_share(open_sets))
 
     def _step_share(self, open_sets: NDArray[np.int64]) -> Floats:
-        """1, times ``SHRINK`` for each attempt in which a data set diverged.
+        """The factor ``(dataset,)`` on step sizes: ``SHRINK`` to the power of the attempts with divergences.
 
-        Trajectories there meet cliffs, and jumps carry the chains.
+        Trajectories of such a data set meet cliffs of the density, and jumps move its chains.
         """
         share = np.ones(len(open_sets))
         for row, i in enumerate(open_sets):
@@ -297,7 +297,7 @@ class _Run:
         return share
 
     def _judge(self, z: Floats, diverging: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """How much longer the chains should be, as a factor, and whether they pass."""
+        """Return the factor by which the chains should be longer, and True where they pass, both ``(dataset,)``."""
         series = np.moveaxis(z, -1, 1)
         rhat = np.nan_to_num(rhat_rank(series), nan=np.inf).max(axis=1)
         ess = np.minimum(np.nan_to_num(ess_bulk(series)), np.nan_to_num(ess_tail(series))).min(axis=1)
@@ -306,7 +306,7 @@ class _Run:
         longer = np.maximum(
             np.where(rhat < self.settings.target_rhat, 1.0, 1.3), self.settings.target_ess / np.maximum(ess, 1)
         )
-        # What diverged will not pass, however long it goes on.
+        # A data set that diverged will not pass, however long its chains are.
         return np.where(good | ~clean, 1.0, np.maximum(longer, 1.05)), good
 
     def _chains(self) -> Chains:
@@ -349,15 +349,16 @@ class _Run:
         )
 
     def _changed_since(self, z: Floats, sampled: Floats) -> Floats:
-        """The log density at the draws ``z`` while they were ``sampled``, less what it is now.
+        """The log density at the draws ``z`` when they were drawn, less that of now.
 
-        ``sampled`` ``(dataset, chain, draw)`` are their potentials; single precision knows no better than now.
+        ``sampled`` ``(dataset, chain, draw)`` are their potentials when they were drawn. The result is 0 for data sets
+        in single precision, whose potentials are too coarse for the comparison.
         """
         change = self.batched.potential(z).reshape(sampled.shape) - sampled
         return np.where(np.isfinite(change) & (self.bits == 64)[:, None, None], change, 0.0)
 
     def _traces(self) -> Arrays:
-        """``trace`` ``(dataset, step, ndim)``, rows of it that are warm-up, iterations per row."""
+        """The arrays ``trace`` ``(dataset, step, ndim)``, its number of warm-up rows, and its iterations per row."""
         count = len(self.batch)
         steps = max((len(sampled.trace) for sampled in self.sampled.values()), default=1)
         z = np.full((count, steps, self.problem.ndim_unconstrained), np.nan)

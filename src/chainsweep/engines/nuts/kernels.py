@@ -29,21 +29,23 @@ from chainsweep.numerics.loops import apart, of_lanes, traced_once, zeros_like_r
 Floats = NDArray[np.float64]
 Algorithm = Literal["hmc", "nuts"]
 Bits = Literal[32, 64]
-"""Of the numbers that chains are computed with."""
+"""The width in bits of the numbers that chains are computed with."""
 
 HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
-"""Share of ``warmup`` that goes to scouts where there is no metric yet; a block after them is for the step size."""
+"""The share of ``warmup`` that scouts take where there is no metric yet; the block after them adapts the step size."""
 JITTER = 0.3
 """Step sizes of HMC vary by this share, evenly, so that no trajectory closes on itself."""
 
 JITTER_STREAM, JUMP_STREAM, LOCAL_STREAM = 1 << 20, 1 << 21, 1 << 22
-"""Far from the small numbers that the kernel's own ``split`` counts: folding in 1 gives the second part of a split."""
+"""Numbers folded into a chain's key, far from the small ones that the kernel's own ``split`` uses: folding in 1 gives
+the second part of a split."""
 LOCAL_SCALE = (np.log(0.2), np.log(2.4))
-"""Range of the log of the size of a step within a component, in its scale over the root of the dimension."""
+"""The range of the log of the size of a step within a component, in units of the component's scale over the root of
+the dimension."""
 
 
 class Lanes(NamedTuple):
-    """What the lanes of one compiled call are about: a data set each, its whitening, and its jumps.
+    """The inputs of the lanes of one compiled call: a data set for each, its whitening, and its jumps.
 
     ``center`` ``(lane, n)`` and ``factor`` ``(lane, n, n)``: unconstrained ``z = center + factor @ w``. ``jumps`` is a
     mixture in ``w``.
@@ -58,8 +60,8 @@ class Lanes(NamedTuple):
 class Program:
     """The compiled programs of one attempt: initialise lanes, advance them by a block of iterations.
 
-    ``scout`` iterations are for the metric, ``adapt`` for the step size, then come ``draws`` at most. ``block`` divides
-    all three. Attempts differ in these numbers alone, and share what is compiled.
+    ``scout`` iterations are for the metric, ``adapt`` for the step size, then come at most ``draws`` draws. ``block``
+    divides all three. Attempts differ in these numbers alone, and share the compiled programs.
     """
 
     def __init__(
@@ -74,12 +76,12 @@ class Program:
 
     @property
     def iterations(self) -> int:
-        """The most iterations of one data set."""
+        """The largest number of iterations of one data set."""
         return self.scout + self.adapt + self.draws
 
 
 class Kernels:
-    """What is compiled of an algorithm, for all attempts; its functions take numbers of any width."""
+    """The compiled functions of an algorithm, for all attempts; they take numbers of any width."""
 
     def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, bits: Bits) -> None:
         self.problem, self.bits = problem, bits
@@ -127,7 +129,7 @@ class Kernels:
         return state, sample
 
     def blank(self, w: Any, keys: Any, lanes: Lanes) -> Any:
-        """The state of lanes in which nobody is yet, for starts of this shape."""
+        """The state of empty lanes, for starts of the shapes of ``w`` and ``keys``."""
         shapes = self._in_our_precision(partial(jax.eval_shape, jax.vmap(self._initialise)))(w, keys, lanes)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -135,11 +137,14 @@ class Kernels:
         return jax.vmap(lambda w, key: self._kernel(w, key, lane)[0])(w, keys)
 
     def _initialise_lanes(self, state: Any, w: Any, keys: Any, lanes: Lanes, rows: Any, count: Any) -> Any:
-        """``state`` with new chains in the first ``count`` of the lanes ``rows``, at ``w`` ``(lane, chain, n)``."""
+        """Return ``state`` with new chains at ``w`` ``(lane, chain, n)`` in the first ``count`` lanes of ``rows``."""
         return of_lanes(self._initialise, (w, keys, lanes), rows, count, state)
 
     def _advance_lanes(self, state: Any, lanes: Lanes, rows: Any, count: Any) -> tuple[Any, Any]:
-        """The first ``count`` of the lanes ``rows`` a block further, and what they met on the way; zeros elsewhere."""
+        """Advance the first ``count`` of the lanes ``rows`` by a block of iterations.
+
+        Return the new state, and the outputs of each iteration of these lanes, zeros in the others.
+        """
         advance = traced_once(self._advance_lane)
         _, met = zeros_like_result(jax.vmap(advance), state, lanes)
         return of_lanes(advance, (state, lanes), rows, count, (state, met))
@@ -149,7 +154,7 @@ class Kernels:
         return jax.vmap(self._advance, in_axes=(0, None, 0))(state, lane, proposals)
 
     def _proposals(self, keys: Any, lane: Lanes) -> Proposals:
-        """All jumps of a block, ``(chain, iteration, jump)``: they depend on no chain, so they come at once."""
+        """All proposals of a block, ``(chain, iteration, jump)``, at once, because none depends on where a chain is."""
 
         def of_chain(key: Any) -> Proposals:
             return proposed(
@@ -162,8 +167,8 @@ class Kernels:
         return jax.vmap(of_chain)(keys)
 
     def _advance(self, state: Any, lane: Lanes, proposals: Proposals | None) -> Any:
-        # NumPyro's sample function closes over what init was given (warm-up length, adaptation), so both are
-        # made anew inside the trace; the unused initial state is dead code to the compiler.
+        # NumPyro's sample function closes over the arguments of init (warm-up length, adaptation), so both are
+        # made again inside the trace; the compiler removes the unused initial state.
         _, sample = self._kernel(state.z, state.rng_key, lane)
 
         def step(old: Any, jumps: Proposals | None) -> tuple[Any, tuple]:
@@ -179,7 +184,7 @@ class Kernels:
         return jax.lax.scan(step, state, proposals, length=self.block)
 
     def _jump(self, state: Any, lane: Lanes, jumps: Proposals) -> Any:
-        """A step within a component, then the jumps of one iteration."""
+        """Make a step within a component, then the jumps of one iteration; return the new state."""
 
         def potential(w: Any) -> Any:
             return self._potential(w, lane)
@@ -195,8 +200,11 @@ class Kernels:
 
 
 class Proposals(NamedTuple):
-    """Independent draws of the mixture: ``w`` ``(..., n)``, the log of density over the mixture's there, and the log of
-    the uniform number that each is judged by, both ``(...)``."""
+    """Independent draws of the mixture.
+
+    ``w`` ``(..., n)``; ``log_weight`` ``(...)``, the log of the target's density over the mixture's at ``w``;
+    ``log_uniform`` ``(...)``, the log of the uniform number that decides on acceptance.
+    """
 
     w: Any
     log_weight: Any
@@ -204,7 +212,7 @@ class Proposals(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where a chain stands: ``w``, its potential, and the density of each component there."""
+    """The place of a chain: ``w``, its potential, and the density of each component of the mixture there."""
 
     w: Any
     potential: Any
@@ -212,20 +220,20 @@ class Standing(NamedTuple):
 
 
 def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int, ...]) -> Proposals:
-    """Proposals of jumps, ``shape`` of them."""
+    """Proposals of jumps, an array of them of shape ``shape``."""
     for_draws, for_choices = jax.random.split(key)
     count = int(np.prod(shape))
     w = apart(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
     log_proposal = apart(mixture.log_density, w)
     log_weight = -jax.vmap(potential)(w) - log_proposal
-    # Where the mixture's density is too small for a number it proposes nothing.
+    # A proposal at which the mixture's density underflows is never accepted.
     log_weight = jnp.where(jnp.isnan(log_weight) | jnp.isneginf(log_proposal), -jnp.inf, log_weight)
     log_uniform = jnp.log(jax.random.uniform(for_choices, (count,)))
     return Proposals(w.reshape(*shape, -1), log_weight.reshape(shape), log_uniform.reshape(shape))
 
 
 def jumped(here: Standing, jumps: Proposals) -> Any:
-    """Where a chain is after independence Metropolis steps ``(jump,)``, one after the other."""
+    """The ``w`` of a chain after independence Metropolis steps to ``jumps`` ``(jump,)``, one after the other."""
 
     def step(best: tuple[Any, Any], jump: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], None]:
         number, log_weight, log_uniform = jump
@@ -239,10 +247,10 @@ def jumped(here: Standing, jumps: Proposals) -> Any:
 
 
 def stepped_within(potential: Callable, mixture: Prepared, here: Standing, key: Any) -> Standing:
-    """A random-walk step in the scale of a component that holds the chain.
+    """Make a random-walk Metropolis step in the scale of a component of the mixture; return the new place.
 
-    The component ``k`` is drawn with its share ``r_k`` of the mixture's density here; that share there stands in the
-    acceptance: ``p(w') r_k(w') / (p(w) r_k(w))``.
+    The component ``k`` is drawn with the probability ``r_k(w)``, its share of the mixture's density at the chain, so
+    the acceptance ratio is ``p(w') r_k(w') / (p(w) r_k(w))``.
     """
     for_choices, for_noise = jax.random.split(key)
     choices = jax.random.uniform(for_choices, (3,))
@@ -272,7 +280,10 @@ def _narrowed(array: Any) -> Any:
 
 
 def with_pooled_steps(state: Any, adapted: Any, share: Any) -> Any:
-    """In the lanes ``adapted`` ``(lane,)`` all chains take ``share`` of the geometric mean of their step sizes."""
+    """Return ``state`` where all chains of the lanes ``adapted`` ``(lane,)`` have one step size.
+
+    It is ``share`` ``(lane,)`` times the geometric mean of the chains' own step sizes.
+    """
     own = np.asarray(state.adapt_state.step_size)
     pooled = share[:, None] * np.exp(np.log(np.where(adapted[:, None], own, 1.0)).mean(axis=1, keepdims=True))
     step_size = np.where(adapted[:, None], pooled, own).astype(own.dtype)
@@ -281,5 +292,5 @@ def with_pooled_steps(state: Any, adapted: Any, share: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def kernels_of(problem: Problem, settings: NutsSettings, algorithm: Algorithm, bits: Bits = 64) -> Kernels:
-    """The one compiled set of an algorithm in this process: JAX compiles it once per shape."""
+    """The compiled functions of an algorithm, made once in this process: JAX compiles them once for each shape."""
     return Kernels(problem, settings, algorithm, bits)

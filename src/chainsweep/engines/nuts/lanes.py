@@ -1,9 +1,10 @@
 r"""One attempt at many data sets: waiting ones take the lanes of those that are done.
 
 Between two blocks of iterations a data set whose draws suffice, or whose budget is spent, leaves its lane, and the next
-one enters with its own start, metric and warm-up. Under HMC a data set first sends scouts: after ``Program.scout``
-iterations the covariance of their second half, all chains together, becomes its metric, and its chains go on from
-where the scouts stand. Which data set takes which lane depends on draws alone, never on time.
+one enters with its own start, metric and warm-up. A data set without a metric begins with *scouts*, chains that adapt
+the step size and find a metric: after ``Program.scout`` iterations the covariance of their later draws, all chains
+together, becomes its metric, and its chains go on from the last places of the scouts. The assignment of data sets to
+lanes depends on draws alone, never on time.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ Counts = NDArray[np.int64]
 
 STATS = ("potential", "diverging", "accept_prob", "num_steps")
 TRACE_ROWS = 150
-"""Rows of the trace of the first chain, warm-up included."""
+"""The number of rows of the trace of the first chain, about, warm-up included."""
 FIRST_LOOK = 200
-"""Draws of each chain before a data set is first looked at: what is hopeless leaves."""
+"""The draws of each chain after which a data set is first judged, and leaves if it needs far more than there can be."""
 LEAST_DRAWS = 1000
-"""Draws of each chain before a data set may pass: shorter ones can miss a tail that all of them have yet to meet."""
+"""The draws of each chain before a data set may pass: shorter chains may all have missed the same tail so far."""
 HOPELESS = 3.0
-"""A data set that needs more than this times the most draws leaves at once: another attempt is cheaper."""
+"""A data set that needs more than this factor times the most draws leaves at once: another attempt is cheaper."""
 EMPTY = -1
 
 
 @dataclass(frozen=True)
 class Starts:
-    """The data sets of an attempt: ``observations`` and arrays with ``(dataset, ...)`` in front.
+    """The data sets of an attempt: the function ``observations``, and arrays whose first axis is the data set.
 
-    ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``z`` ``(chain, n)`` is unconstrained; ``keys`` are
-    ``(phase, chain, 2)``; ``jumps`` is the mixture of the jumps, unconstrained. A data set with ``scouted`` has its
-    metric, and sends no scouts. ``step_share`` is the part that is taken of the adapted step size.
+    ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``z`` ``(chain, n)`` are the unconstrained starts; ``keys``
+    are ``(phase, chain, 2)``; ``jumps`` is the mixture of the jumps, unconstrained. A data set with ``scouted`` has its
+    metric, and needs no scouts. ``step_share`` is the factor on the adapted step size.
     """
 
     observations: Callable[[Counts], Observation]
@@ -62,9 +63,10 @@ class Starts:
 class Sampled:
     """The draws of one data set.
 
-    ``z`` ``(chain, draw, n)`` unconstrained, ``stats`` ``(chain, draw)``, ``trace`` ``(step, n)`` of the first chain
-    with ``trace_burn_in`` steps of warm-up, every ``trace_thin``-th iteration; the others ``(chain,)``, ``gradients``
-    those of warm-up included. ``attempts`` counts them; ``good`` says that the diagnostics passed.
+    ``z`` ``(chain, draw, n)`` are unconstrained, ``stats`` ``(chain, draw)``. ``trace`` ``(step, n)`` is every
+    ``trace_thin``-th iteration of the first chain, its first ``trace_burn_in`` rows are warm-up. The other arrays are
+    ``(chain,)``; ``gradients`` includes those of warm-up. ``attempts`` counts the attempts so far; ``step_share`` is
+    the factor on the adapted step size; ``good`` is True where the diagnostics passed.
     """
 
     z: Floats
@@ -82,10 +84,10 @@ class Sampled:
 
 
 class Batching:
-    """The lanes of one attempt and who is in them.
+    """The lanes of one attempt and the data sets in them.
 
-    ``judge(z, diverging)`` takes the draws ``(dataset, chain, draw, n)`` and divergences of a few data sets and says
-    of each how much longer its chains should be, as a factor (at most 1: no longer), and whether they are good.
+    ``judge(z, diverging)`` takes the draws ``(dataset, chain, draw, n)`` and divergences of a few data sets and returns
+    for each the factor by which its chains should be longer (at most 1: no longer), and whether they are good.
     """
 
     def __init__(
@@ -98,11 +100,11 @@ class Batching:
     ) -> None:
         self.program, self.starts, self.judge, self.attempt = program, starts, judge, attempt
         self.sampled: dict[int, Sampled] = {}
-        """What left its lane, by position in ``starts``; ``spent`` are the gradients of all trajectories."""
+        """The draws of the data sets that left their lanes, by position in ``starts``."""
         self.blocks = self.busy = self.computed = self.spent = 0
         chains, n = starts.z.shape[1:]
         self.thin = max(1, program.iterations // TRACE_ROWS)
-        # One row a lane; what runs there is the data set ``member`` of ``starts``, or none.
+        # The first axis of these arrays is the lane; the data set in it is ``member`` of ``starts``, or ``EMPTY``.
         self.member: Counts = np.full(width, EMPTY, np.int64)
         self.done = np.zeros(width, np.int64)
         self.look = np.zeros(width, np.int64)
@@ -117,11 +119,11 @@ class Batching:
 
     @property
     def finished(self) -> bool:
-        """Whether every data set has left."""
+        """True where every data set has left its lane."""
         return len(self.sampled) == len(self.starts.z)
 
     def advance(self) -> None:
-        """Fill the free lanes, advance all by a block, and let go of what is done."""
+        """Fill the free lanes, advance all by a block, and free the lanes of data sets that are done."""
         self._fill()
         running = np.flatnonzero(self.member != EMPTY)
         self.blocks, self.busy = self.blocks + 1, self.busy + running.size
@@ -151,7 +153,7 @@ class Batching:
             self._enter(lanes, self.starts.z[entering], phase=0)
 
     def _enter(self, lanes: Counts, z: Floats, phase: int) -> None:
-        """Start the kernels of ``lanes`` at ``z`` ``(lane, chain, n)``, in the coordinates that stand in their rows."""
+        """Start the kernels of ``lanes`` at ``z`` ``(lane, chain, n)``, whitened by their ``center`` and ``factor``."""
         members = self._bind()
         w, keys = np.zeros((*self.z.shape[:2], z.shape[-1])), self.starts.keys[members, phase]
         w[lanes] = np.linalg.solve(self.factor[lanes][:, None], (z - self.center[lanes][:, None])[..., None])[..., 0]
@@ -162,13 +164,16 @@ class Batching:
         self.kernel = kernels.initialise(self.kernel, w, keys, self._lanes, *rows)
 
     def _rows(self, lanes: Counts) -> tuple[Counts, Counts]:
-        """``lanes`` as compiled functions take them: as many numbers as there are lanes, and how many of them count."""
+        """The ``lanes`` padded to the number of all lanes, and how many of these numbers count.
+
+        Compiled functions take them in this form, which has one shape.
+        """
         return np.pad(lanes, (0, len(self.member) - lanes.size)), np.asarray(lanes.size)
 
     def _bind(self) -> Counts:
-        """Hand observations and metrics of the lanes to the program; the data set of each lane.
+        """Set the observations, metrics and jumps of the lanes for the program; return the data set of each lane.
 
-        Idle lanes repeat a data set: every call has one shape, and what they compute is dropped.
+        Idle lanes repeat a data set: every call has one shape, and their results are dropped.
         """
         members = np.where(self.member == EMPTY, self.member.max(), self.member).clip(0)
         jumps = Mixture(*(part[members] for part in self.starts.jumps))
@@ -178,7 +183,7 @@ class Batching:
         return members
 
     def _keep(self, lane: int, z: Floats, stats: list[Floats]) -> None:
-        """Take in a block of one lane: ``z`` ``(chain, iteration, n)``, ``stats`` ``(chain, iteration)``."""
+        """Store a block of one lane: ``z`` ``(chain, iteration, n)``, ``stats`` ``(chain, iteration)``."""
         block = self.program.block
         iteration = np.arange(self.done[lane], self.done[lane] + block) + 1
         due = iteration % self.thin == 0
@@ -190,7 +195,7 @@ class Batching:
         start = self.done[lane] - self.program.scout - self.program.adapt
         self.done[lane] += block
         if start < 0:
-            # Before the first draw the rows serve as a place for the scouts, less those that adapted.
+            # Before the first draw the rows hold the iterations of the scouts after their step size was adapted.
             start = max(0, start + self.program.scout)
         if start + block <= self.program.draws:
             self.z[lane, :, start : start + block] = z
@@ -198,7 +203,7 @@ class Batching:
                 self.stats[name][lane, :, start : start + block] = values
 
     def _scouts_return(self, running: Counts) -> None:
-        """Lanes whose scouts are back take their covariance as metric and start anew from where they stand."""
+        """Take the covariance of finished scouts as the metric of their lanes, and start again at their last places."""
         back = (self.done[running] == self.program.scout) & ~self.starts.scouted[self.member[running]]
         lanes = running[back]
         if not lanes.size:
@@ -254,7 +259,7 @@ class Batching:
         )
 
     def saved(self) -> Arrays:
-        """What the next attempt of the task needs to go on from here."""
+        """The state as flat arrays by name, from which the next attempt of the task goes on; ``restore`` reads it."""
         names = ("member", "done", "look", "gradients", "center", "factor", "z", "trace")
         state = {name: np.array(getattr(self, name)) for name in names}
         state |= {f"stats/{name}": np.array(values) for name, values in self.stats.items()}
@@ -263,7 +268,7 @@ class Batching:
         return state | {f"left/{name}": values for name, values in packed(self.sampled).items()}
 
     def restore(self, state: Arrays) -> None:
-        """Go on from what ``saved`` gave."""
+        """Set the state from the arrays that ``saved`` gave."""
         self._fill()
         for name in ("member", "done", "look", "gradients", "center", "factor", "z", "trace"):
             getattr(self, name)[...] = state[name]
@@ -278,7 +283,10 @@ class Batching:
 
 
 def lowered(kernels: Kernels, observations: Observation, shape: tuple[int, int, int], components: int) -> list[Any]:
-    """The programs of lanes of this ``shape``, (lane, chain, n), yet to be compiled; JAX finds them when called."""
+    """The programs for lanes of this ``shape`` ``(lane, chain, n)``, lowered and not yet compiled.
+
+    Once they are compiled, JAX finds them when the kernels are called.
+    """
     width, _, n = shape
     center, factor = np.zeros((width, n)), np.zeros((width, n, n))
     mixture = Mixture(
@@ -302,11 +310,11 @@ def whitening(points: Floats, fallback: Floats) -> tuple[Floats, Floats]:
 
 
 RAGGED = ("z", "trace")
-"""Fields of Sampled whose length differs between data sets, and their axis of it: joined along it."""
+"""The fields of Sampled, besides ``stats``, whose length differs between data sets; they are joined along that axis."""
 
 
 def packed(sampled: dict[int, Sampled]) -> Arrays:
-    """Many data sets' draws as a few arrays."""
+    """The draws of many data sets as a few arrays by name; ``unpacked`` is the inverse."""
     members = sorted(sampled)
     if not members:
         return {"members": np.zeros(0, np.int64)}

@@ -1,4 +1,4 @@
-"""Training one network for a whole campaign, or for whatever data sets are handed in."""
+"""The training of one network for all data sets of a campaign, or for the data sets that are given."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ from chainsweep.engines.snpe.trainer import Trainer, fit
 from chainsweep.numerics.arrays import Arrays
 
 PILOT_BLOCK = 2**31 - 1
-"""Number of the block of simulations that standardises the features."""
+"""The number of the block of simulations that standardises the features."""
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What training stands on; ``bank`` are the simulations of a black box."""
+    """The inputs of training: designs, encoder and simulations; ``bank`` holds the simulations of a black box."""
 
     batches: Sequence[Batch]
     encoder: Encoder
     provider: Bank | FreshSimulations
     bank: Sequence[Rows]
     dropping: Arrays
-    """The record of dropped simulations, see `snpe_dropped`."""
+    """The record of dropped simulations, see `dropped.record_of_bank`."""
 
 
 def train_amortised(
     job: Job, designs: Sequence[Batch], resume: Mapping[str, NDArray], made: Sequence[Mapping[str, NDArray]] | None
 ) -> Trained | None:
-    """One network for all ``designs``; None when the deadline came first.
+    """Train one network for all ``designs``; return None if the deadline came first.
 
-    A black box is simulated here where nobody has ``made`` its simulations.
+    A black box is simulated here where its simulations are not given as ``made``.
     """
     given = _given(job, designs, resume, made)
     if given is None:
@@ -82,7 +82,7 @@ def train_amortised(
 def join_ensemble(
     job: Job, designs: Sequence[Batch], members: Sequence[Trained], made: Sequence[Mapping[str, NDArray]] | None
 ) -> Trained | None:
-    """The networks that `train_amortised` gave for each number, as one; None when the deadline came first."""
+    """Join the networks that `train_amortised` gave for each member; return None if the deadline came first."""
     given = _given(job, designs, {}, made)
     return None if given is None else joined(members, given.provider, job.seed, job.device)
 

@@ -1,6 +1,6 @@
 """The bank of simulations that a costly simulator fills once, for a network to be trained on.
 
-Chunks of simulations are named by their numbers alone: any split over tasks, killed or not, gives the same ones.
+The simulations of a chunk depend on its number alone: any split over tasks, killed or not, gives the same ones.
 Nothing here needs torch.
 """
 
@@ -46,10 +46,10 @@ def simulate(
     resume: Mapping[str, NDArray] | None,
     deadline: Deadline,
 ) -> Arrays | None:
-    """Simulations number ``simulations[0]`` to ``simulations[1]`` of those that a network is trained on, whole chunks.
+    """Make the simulations ``simulations[0]`` to ``simulations[1]`` that a network is trained on, in whole chunks.
 
-    None when ``deadline`` came first. Any split into ranges gives the same ones. Arguments and errors are those of
-    ``snpe.train``.
+    Return None if ``deadline`` came first. Any split into ranges gives the same simulations. Arguments and errors are
+    those of ``snpe.train``.
     """
     problem.require("snpe")
     job = Job(problem, settings, seed, sink, deadline, "cpu")
@@ -63,7 +63,7 @@ def simulate(
 
 
 def joined_bank(parts: Sequence[Mapping[str, NDArray]], buckets: int) -> list[Rows]:
-    """What ``simulate`` gave for consecutive ranges, as one bank."""
+    """The simulations that ``simulate`` gave for consecutive ranges, joined to one bank."""
     banks = [bank for part in parts if (bank := bank_from_arrays(part, buckets)) is not None]
     whole = banks[0]
     for bank in banks[1:]:
@@ -91,7 +91,7 @@ def bank_of(parts: Sequence[Pairs], seed: int) -> Bank:
 
 
 def bank_arrays(bank: Sequence[Rows]) -> Arrays:
-    """Simulations of all buckets as flat arrays under ``bank/``."""
+    """The simulations of all buckets as flat arrays under ``bank/``."""
     arrays: Arrays = {}
     for number, rows in enumerate(bank):
         observed = prefixed("observed", rows.observed)
@@ -110,7 +110,7 @@ def bank_from_arrays(arrays: Mapping[str, NDArray], buckets: int) -> list[Rows] 
 def fill_bank(
     job: Job, simulators: Sequence[Simulator], chunks: tuple[int, int], bank: list[Rows] | None
 ) -> list[Rows] | None:
-    """``bank`` with all its chunks of simulations; None when the deadline came first (what there is, is saved)."""
+    """Return ``bank`` with all its chunks of simulations; None if the deadline came first (those made are saved)."""
     split = shares(np.array([len(simulator.batch) for simulator in simulators]), BANK_CHUNK)
     first, last = chunks
     done = sum(len(rows.z) for rows in bank) // BANK_CHUNK if bank else 0
@@ -132,7 +132,7 @@ def fill_bank(
 
 
 def count_unusable(rows: Rows) -> int:
-    """How many simulations have parameters or observations that are no numbers."""
+    """The number of simulations with parameters or observations that are not finite."""
     usable = np.isfinite(rows.z).all(axis=1)
     for values in rows.observed.values():
         usable &= np.isfinite(values.reshape(len(values), -1)).all(axis=1)

@@ -1,8 +1,8 @@
-"""What held-out simulations say of a trained network: is it calibrated, and what do its data sets look like?
+"""Tests of a trained network on held-out simulations: is it calibrated, and which data sets are usual for it?
 
-Simulations that training never saw are embedded and drawn for. Levels of their truths say whether the posteriors are
-right on average (``diagnostics/calibration.py``); distances of their summaries from the centre of all say what is
-usual, so that a data set unlike any simulation is noticed, whose posterior may be anything.
+The network draws for simulations that training never saw. The levels of their truths say whether the posteriors are
+right on average (``diagnostics/calibration.py``). The distances of their summaries from the mean summary define which
+distance is usual, so that a data set unlike any simulation is detected, because its posterior may be wrong in any way.
 
 Reference: Schmitt et al. 2022, arXiv:2112.08866 (distance in the space of the learned summary).
 """
@@ -26,23 +26,23 @@ Floats = NDArray[np.float64]
 
 MOST_SIMULATIONS = 2048
 DRAWS = 100
-"""For each of them."""
+"""The number of draws for each simulation."""
 TAIL = 0.9
 STREAM = 0xCA11B
-"""Second word of the key of the random numbers, far from block numbers."""
+"""The second word of the key of the random numbers, far from block numbers."""
 
 
 def findings_of(problem: Problem, levels: Mapping[str, Floats]) -> list[Finding]:
-    """What ``levels`` say; parameters go by their names where they are as many in the unconstrained space."""
+    """The findings from ``levels``; parameters have their own names where the unconstrained space has as many."""
     names = parameter_names(problem)
     return findings(names, levels["rank"], levels["density"], levels["tarp"], levels["information"])
 
 
 def levels_of(sampler: Sampler | Ensemble, pairs: Pairs, seed: int) -> Arrays:
-    """``rank`` ``(simulation, parameter)``, and ``density``, ``tarp`` and ``information`` ``(simulation,)``.
+    """The levels ``rank`` ``(simulation, parameter)``, and ``density``, ``tarp``, ``information`` ``(simulation,)``.
 
-    In the working space, where the prior is near a unit normal; ``information`` is the mean over parameters of the log
-    of the prior's sd over the posterior's, in nats.
+    They are computed in the working space, where the prior is near a unit normal; ``information`` is the mean over
+    parameters of the log of the prior's standard deviation over the posterior's, in nats.
     """
     packed, truth = pairs[0][:MOST_SIMULATIONS], np.asarray(pairs[1][:MOST_SIMULATIONS], np.float64)
     rng = np.random.Generator(np.random.Philox(key=[seed, STREAM]))
@@ -57,13 +57,16 @@ def levels_of(sampler: Sampler | Ensemble, pairs: Pairs, seed: int) -> Arrays:
 
 
 def usual_summaries(sampler: Sampler | Ensemble, packed: NDArray[np.float32]) -> Arrays:
-    """``mean`` ``(embedding,)`` and ``whitener`` ``(embedding, embedding)`` of one half of simulations' summaries, and
-    the ``distances`` of the other half, ascending."""
+    """The distribution of the summaries of simulations with features ``packed``.
+
+    ``mean`` ``(embedding,)`` and ``whitener`` ``(embedding, embedding)`` are those of one half of the simulations;
+    ``distances`` are those of the other half from the mean, ascending.
+    """
     summary = sampler.summary(packed[: 2 * MOST_SIMULATIONS])
     fitted, others = summary[::2], summary[1::2]
     mean = fitted.mean(axis=0)
     covariance = np.cov(fitted, rowvar=False, ddof=0).reshape(2 * mean.shape)
-    # few simulations do not know all correlations
+    # The covariance is shrunk towards its diagonal, since few simulations do not determine all correlations.
     variance, share = np.diagonal(covariance), len(mean) / (len(mean) + len(fitted))
     covariance = (1 - share) * covariance + np.diag(share * variance + 1e-9 * variance.max() + 1e-12)
     usual = {"mean": mean, "whitener": np.linalg.inv(cholesky_factors(covariance))}
@@ -73,9 +76,10 @@ def usual_summaries(sampler: Sampler | Ensemble, packed: NDArray[np.float32]) ->
 def strangeness(
     sampler: Sampler | Ensemble, packed: NDArray[np.float32], usual: Mapping[str, Floats]
 ) -> tuple[Floats, Floats]:
-    """Of data sets: distance of the summary in units of the usual one, and the share of simulations farther out.
+    """The distance of each data set's summary from the mean one, and the share of simulations that lie farther out.
 
-    Beyond all simulations that share falls exponentially, as their outermost tenth does.
+    Both are ``(dataset,)``; the distance is in units of the median one of simulations. Beyond all simulations the share
+    falls exponentially with the distance, at the rate of the outermost tenth of them.
     """
     distance = _distance(sampler.summary(packed), usual)
     known = usual["distances"]

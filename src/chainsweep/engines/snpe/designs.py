@@ -1,4 +1,4 @@
-"""Which designs a network learns: those of the campaign's data sets that are usable, and jittered copies of them."""
+"""The designs that a network learns: those of the campaign's usable data sets, and jittered copies of them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from chainsweep.model.problem import Problem
 Floats = NDArray[np.float64]
 
 JITTERED = 2048
-"""Designs that jitter makes of fewer ones; where there are more than half as many, they are enough."""
+"""The number of designs, about, that jitter makes of fewer ones; more than half as many are not jittered."""
 STREAM = 0x717
-"""Second word of the key of the random numbers."""
+"""The second word of the key of the random numbers."""
 
 
 def usable_designs(problem: Problem, batches: Sequence[Batch]) -> tuple[list[Batch], list[Space]]:
-    """The buckets without data sets whose design or prior is no number, and their working spaces.
+    """The buckets without data sets whose design or prior is not finite, and their working spaces.
 
     Raises
     ------
     InputError
-        None is left.
+        No data set is left.
     """
     kept, spaces = [], []
     for batch in batches:
@@ -46,11 +46,12 @@ def usable_designs(problem: Problem, batches: Sequence[Batch]) -> tuple[list[Bat
 
 
 def jittered(problem: Problem, batches: Sequence[Batch], size: float, seed: int) -> list[Batch]:
-    """``batches`` and behind each data set's design its copies, a little different.
+    """Return ``batches``, each followed by copies of its data sets with slightly different designs.
 
-    A field or constant whose values are all positive is multiplied by ``exp(size * normal)``, others move by ``size *
-    normal`` standard deviations: one number a data set, so that grids stay regular. None leaves the range that the
-    campaign's data sets span, so what all have in common stays as it is; where nothing moves there are no copies.
+    A field or constant whose values are all positive is multiplied by ``exp(size * normal)``, others are shifted by
+    ``size * normal`` standard deviations, with one normal number for each data set, so that grids stay regular. No
+    value leaves the range that the campaign's data sets span, so values that all have in common stay as they are; where
+    nothing would change there are no copies.
     """
     spans = _spans(problem, batches)
     copies = JITTERED // sum(map(len, batches)) - 1
@@ -60,12 +61,15 @@ def jittered(problem: Problem, batches: Sequence[Batch], size: float, seed: int)
 
 
 def _design(problem: Problem, batch: Batch) -> dict[str, Floats]:
-    """Fields that are not observed, and constants, by name."""
+    """The fields that are not observed, and the constants, by name."""
     return {name: values for name, values in batch.fields.items() if name not in problem.observed} | batch.constants
 
 
 def _spans(problem: Problem, batches: Sequence[Batch]) -> dict[str, tuple[float, float, float]]:
-    """Least and largest value, and standard deviation, of what differs between data sets and is no whole number."""
+    """The least and largest value and the standard deviation of each field or constant that can be jittered, by name.
+
+    These differ between data sets and have values that are not whole numbers.
+    """
     parts = [_design(problem, batch) for batch in batches]
     spans = {}
     for name in parts[0]:

@@ -1,4 +1,4 @@
-"""The record of dropped simulations beside a network: counts by cause, and what decides which ones are dropped.
+"""The record of dropped simulations that is kept with a network: counts by cause, and what decides which are dropped.
 
 Nothing here needs torch.
 """
@@ -22,23 +22,23 @@ Floats = NDArray[np.float64]
 CAUSES = {"nan": "NaN", "plus": "+inf", "minus": "-inf", "coarse": "beyond single precision"}
 UNSEEN = "unseen"
 MORE_BLOCKS = 4
-"""Blocks of simulations of a NumPyro model that are looked at where the first has some that are dropped."""
+"""The number of further blocks of simulations of a NumPyro model that are examined if the first has dropped ones."""
 UNEVEN = 5.0
-"""Standard errors by which shares of designs must differ more than by chance."""
+"""The number of standard errors by which the shares dropped must differ between designs more than by chance."""
 STREAM = 0xD20
-"""Second word of the key of the random numbers."""
+"""The second word of the key of the random numbers."""
 BY_DESIGN = -1
-"""In place of the entry of a p-value: every simulation of the data set's design was dropped."""
+"""The value in place of the entry of a p-value where every simulation of the data set's design was dropped."""
 
 
 def dropping_of(problem: Problem, record: Mapping[str, NDArray]) -> Dropping:
-    """Return what ``record`` says, by the names of the parameters."""
+    """Return the content of ``record`` as a ``Dropping`` with the names of the parameters."""
     causes = {told: int(record[name]) for name, told in CAUSES.items()}
     return Dropping(parameter_names(problem), int(record["simulated"]), causes, record["pvalues"])
 
 
 def parameter_names(problem: Problem) -> tuple[str, ...]:
-    """Names of the unconstrained parameters: the parameters' own where they are as many."""
+    """The names of the unconstrained parameters: those of the constrained ones where both spaces have as many."""
     count = problem.ndim_unconstrained
     return problem.names if len(problem.names) == count else tuple(f"unconstrained[{i}]" for i in range(count))
 
@@ -49,16 +49,16 @@ def culprit(problem: Problem, by: int) -> str:
 
 
 def unseen_designs(ids: Sequence[str], record: Mapping[str, NDArray]) -> NDArray[np.bool_]:
-    """``(dataset,)``: True where all simulations of the design of a data set were dropped."""
+    """True where all simulations of the design of a data set were dropped, shape ``(dataset,)``."""
     return np.isin([_number(name) for name in ids], record[UNSEEN])
 
 
 def record_of_bank(
     batches: Sequence[Batch], rows: Sequence[Rows], pairs: Sequence[Pairs], seed: int, before: Arrays | None = None
 ) -> Arrays:
-    """The record of simulations ``rows`` of the data sets of ``batches``, encoded as ``pairs``; one entry a bucket.
+    """The record of simulations ``rows`` of the data sets of ``batches``, encoded as ``pairs``, one entry per bucket.
 
-    ``before`` is that of an earlier round, which decided where this one simulates.
+    ``before`` is the record of an earlier round, which decided the parameters that this one simulates.
     """
     usable = np.concatenate([usable_rows(np.asarray(packed), np.asarray(w)) for packed, w in pairs])
     nan, plus, minus = (
@@ -81,7 +81,7 @@ def record_of_bank(
 def record_of_fresh(provider: FreshSimulations, batches: Sequence[Batch], number: int, split: Sequence[int]) -> Arrays:
     """The record of simulations like those that training makes, ``split`` over the buckets, from block ``number`` down.
 
-    Where the first block has none that is dropped, their share is below 1 in 1,000, and no more are looked at.
+    Where no simulation of the first block is dropped, the share is below 1 in 1,000, and no more blocks are examined.
     """
     seed = provider.simulators[0].seed
     used = [k for k, count in enumerate(split) if count]
@@ -102,12 +102,12 @@ def dropped_in(record: Mapping[str, NDArray]) -> int:
 
 
 def _number(name: str) -> int:
-    """The number of a data set in a file of numbers."""
+    """The number that stands for the data set ``name`` in a record, which holds numbers only: a hash of the name."""
     return int.from_bytes(sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def _any(rows: Rows, test: Callable[[Floats], NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """``(row,)``: True where a parameter or an observation of a simulation passes ``test``."""
+    """True where a parameter or an observation of a simulation passes ``test``, shape ``(row,)``."""
     found = test(rows.z).any(axis=1)
     for values in rows.observed.values():
         found |= test(values.reshape(len(values), -1)).any(axis=1)
@@ -123,7 +123,7 @@ def _first_cause(dropped: NDArray[np.bool_], *found: NDArray[np.bool_]) -> dict[
 
 
 def _without_usable(design: NDArray[np.int64], dropped: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The designs among ``design`` ``(simulation,)`` without a usable simulation; none where that may be chance."""
+    """The designs of ``design`` ``(simulation,)`` without a usable simulation; empty where that may be chance."""
     names, place = np.unique(design, return_inverse=True)
     count, lost = np.bincount(place), np.bincount(place, dropped)
     share = dropped.mean()

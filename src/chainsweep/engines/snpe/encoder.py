@@ -1,4 +1,4 @@
-"""From data sets to the network's input: features standardised by what pilot simulations showed."""
+"""The map from data sets to the network's input: features, standardised by those of pilot simulations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from chainsweep.model.problem import Observation
 Floats = NDArray[np.float64]
 
 CLIP = 10.0
-"""Standardised features are cut here, so that a data set unlike any simulation cannot blow up the network."""
+"""The largest absolute value of standardised features: a data set unlike any simulation cannot make the network
+overflow."""
 
 
 def fit_standardisation(values: Floats) -> tuple[Floats, Floats]:
-    """Mean and inverse sd over the rows of ``(row, feature)``; 0 for a feature that never varies."""
+    """Mean and inverse standard deviation over the rows of ``(row, feature)``, the latter 0 for constant features."""
     finite = np.isfinite(values)
     count = np.maximum(finite.sum(axis=0), 1)
     mean = np.where(finite, values, 0.0).sum(axis=0) / count
@@ -40,18 +41,18 @@ class Features:
     scales: Scales
 
     def of(self, obs: Observation, centre: Any, halfwidth: Any) -> tuple[Any, Any]:
-        """Of stacked data sets, ``(row, S)`` and ``(row, point, F)``. Pure JAX."""
+        """The features of stacked data sets, summary ``(row, S)`` and points ``(row, point, F)``. Pure JAX."""
         return jax.vmap(partial(raw_features, self.layout, self.scales))(obs, centre, halfwidth)
 
     @cached_property
     def compiled(self) -> Any:
-        """`of`, compiled once a shape."""
+        """The function `of`, compiled once for each shape."""
         return jax.jit(self.of)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """From data sets to the network's input: features, standardised by what the pilot simulations showed."""
+    """The map from data sets to the network's input: features, standardised by those of the pilot simulations."""
 
     features: Features
     summary_mean: Floats
@@ -59,7 +60,7 @@ class Encoder:
     point_mean: Floats
     point_inverse_sd: Floats
     width: int
-    """Points of the widest data set that the network can take."""
+    """The number of points of the widest data set that the network can take."""
 
     def encode(self, obs: Observation, centre: Any, halfwidth: Any) -> NDArray[np.float32]:
         """Flat features ``(row, packed)`` of stacked data sets: summary, points and mask padded to ``width``.
@@ -69,7 +70,7 @@ class Encoder:
         return np.asarray(self._compiled(obs, centre, halfwidth))
 
     def transform(self, obs: Observation, centre: Any, halfwidth: Any) -> Any:
-        """The same as a pure JAX function."""
+        """The same as `encode`, as a pure JAX function."""
         summary, points = self.features.of(obs, centre, halfwidth)
         rows, points_here, _ = points.shape
         gap = (0, 0), (0, self.width - points_here)
@@ -101,7 +102,7 @@ class Encoder:
 
 
 def _standardise(values: Any, mean: Floats, inverse_sd: Floats) -> Any:
-    # Overflowed simulations and NaN data stay NaN here: whoever asked looks for them.
+    # Overflowed simulations and NaN data stay NaN here: the caller looks for them.
     return jnp.clip((values - mean) * inverse_sd, -CLIP, CLIP)
 
 

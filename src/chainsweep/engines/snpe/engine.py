@@ -6,7 +6,7 @@ draws from it for each data set and weighs the draws with the model's exact dens
     log_weight = log p(z, y) - log q(z | y)
 
 so Pareto's k-hat says whether the network may be trusted, and where it may not, adaptive importance sampling
-starts from its draws. A model that can only simulate gets the network's draws as they are, and says so.
+starts from its draws. A model that can only simulate gets the network's draws as they are, with equal weights.
 
 Reference: Papamakarios & Murray 2016, arXiv:1605.06376; Greenberg et al. 2019, arXiv:1905.07488;
 Dax et al. 2023, arXiv:2210.05686 (importance weights on a neural proposal).
@@ -44,7 +44,7 @@ from chainsweep.numerics.seeds import Seeds
 __all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "join", "run", "simulate", "train"]
 
 GROUP = 64
-"""Data sets that are drawn, weighed and adapted together."""
+"""The number of data sets that are drawn, weighed and adapted together."""
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -61,33 +61,33 @@ def train(
     made: Sequence[Mapping[str, NDArray]] | None = None,
     member: int = 0,
 ) -> Trained | None:
-    """Train the network of a campaign; None when ``deadline`` came first (``sink`` has the state then).
+    """Train the network of a campaign; return None if ``deadline`` came first (``sink`` has the state then).
 
     Parameters
     ----------
     designs
-        Data sets whose designs are simulated with equal probability, one Batch a shape bucket or a single
-        padded one. Their observed values are not looked at, except in ``mode = "sequential"``.
+        Data sets whose designs are simulated with equal probability, one Batch for each shape bucket or a single
+        padded one. Their observed values are not used, except in ``mode = "sequential"``.
     seed
         At least 0 and below 2**63. Equal seed, data sets and settings give equal weights, killed or not,
         unless ``train_minutes`` ends the training.
     resume
-        What ``sink.checkpoint`` got last, or None.
+        The state that ``sink.checkpoint`` got last, or None.
     device
         ``cpu`` or ``cuda``.
     made
-        What ``simulate`` gave for consecutive ranges; by default a black box is simulated here.
+        The results of ``simulate`` for consecutive ranges; by default a black box is simulated here.
     member
-        Which network of an ensemble; ``join`` makes one of all.
+        The number of the network in an ensemble; ``join`` makes one network of all.
 
     Raises
     ------
     InputError
         ``mode = "sequential"`` with more than one data set; no data set has a usable design.
     ModelError
-        The simulations, or most training losses, are no numbers.
+        The simulations, or most training losses, are not finite.
     UnavailableError
-        ``device`` is not there.
+        ``device`` does not exist here.
     """
     problem.require("snpe")
     batches = [designs] if isinstance(designs, Batch) else list(designs)
@@ -115,7 +115,7 @@ def join(
     device: str = "cpu",
     made: Sequence[Mapping[str, NDArray]] | None = None,
 ) -> Trained | None:
-    """One network of all ``members`` of an ensemble, calibrated together; arguments and errors are those of `train`."""
+    """Join the ``members`` of an ensemble to one network, calibrated as one; arguments and errors are as in `train`."""
     with _torch(settings.threads, device):
         return join_ensemble(Job(problem, settings, seed, sink, deadline, device), designs, members, made)
 
@@ -129,7 +129,7 @@ def calibrate(
     *,
     device: str = "cpu",
 ) -> Arrays:
-    """Where truths of fresh simulations of ``designs`` lie among the draws of a network, see `snpe_calibration`.
+    """The levels of truths of fresh simulations of ``designs`` among a network's draws, see `calibration.levels_of`.
 
     Data sets that the network was not trained for are left out. Arguments and errors are those of `train`.
     """
@@ -161,9 +161,10 @@ def run(
     trained: Trained | None = None,
     device: str = "cpu",
 ) -> Outcome:
-    """Weighted posterior draws of every data set of ``batch``.
+    """Draw weighted samples of the posterior of every data set of ``batch``.
 
-    ``log_weight`` is the log density over the proposal's, evidence included; `Info` lists the figures.
+    ``log_weight`` is the log of the density, which is not normalised by the evidence, over the proposal's; `Info` lists
+    the figures.
     Without a likelihood all weights are equal and k-hat is NaN.
 
     With ``mode = "sequential"`` and no ``trained`` the network of the batch's one data set is trained first.
@@ -195,7 +196,7 @@ def run(
 
 
 def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: State, own: Arrays) -> bool:
-    """Fill ``state``; False when the deadline came first (the state, with ``own`` beside it, is saved then)."""
+    """Fill ``state``; return False if the deadline came first (the state is saved then, together with ``own``)."""
     sampler, encoder = trained.sampler(job.device), trained.features(job.problem, batch)
     saved = time.monotonic()
     while state.done < len(batch):
@@ -217,7 +218,7 @@ def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: St
 
 
 def _trained_here(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> Trained | None:
-    """The network of the one data set of ``batch``, from ``resume`` where it is finished there."""
+    """The network of the one data set of ``batch``, taken from ``resume`` if its training is finished there."""
     if job.settings.mode != "sequential":
         raise InputError("snpe: no trained network was given; run the 'train' stage first")
     finished = under("trained", resume)
@@ -228,7 +229,7 @@ def _trained_here(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> Trai
 
 @contextmanager
 def _torch(threads: int, device: str) -> Iterator[None]:
-    """Torch with a fixed number of CPU threads, on a device that is there."""
+    """Run a block with a fixed number of CPU threads for torch; raise ``UnavailableError`` if ``device`` is missing."""
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise UnavailableError(
             f"snpe: device '{device}' is not here (torch {torch.__version__} sees "

@@ -19,13 +19,13 @@ Floats = NDArray[np.float64]
 
 ESTIMATORS = get_args(Estimator)
 AUTOREGRESSIVE = ("nsf", "maf", "bpf")
-"""Those that couplings of two halves are a special case of."""
+"""The estimators of which couplings of two halves are a special case."""
 PERMUTED = ("nsf", "maf")
-"""Those whose order of parameters differs between their transforms."""
+"""The estimators whose order of parameters differs between their transforms."""
 ATTENTION_LAYERS = 2
 SPLINE_BINS = 8
 ROWS_PER_CALL = {"cpu": 1 << 11, "cuda": 1 << 17}
-"""Points of one pass through the flow at inference: what a processor's cache holds, or what keeps a GPU busy."""
+"""The points of one pass through the flow at inference: as many as fit a processor's cache, or keep a GPU busy."""
 SUMMARIES_PER_CALL = 1 << 10
 
 
@@ -41,16 +41,16 @@ class Architecture:
     hidden: int
     embedding: int
     estimator: int
-    """Position in `ESTIMATORS`."""
+    """The position of the estimator in `ESTIMATORS`."""
     autoregressive: int
-    """0 for couplings, which draw in one pass."""
+    """1 where each parameter depends on all before it, 0 for couplings, which draw in one pass."""
     attention: int = 0
-    """Layers in which the points of a data set attend to each other."""
+    """The number of layers in which the points of a data set attend to each other."""
     members: int = 1
-    """Networks of these sizes, whose weights are named by their numbers where there are several."""
+    """The number of networks of these sizes; where there are several, their numbers are in the names of the weights."""
 
     def arrays(self) -> dict[str, NDArray]:
-        """One integer array a size."""
+        """The sizes by name, each as an integer array."""
         return {name: np.array(value) for name, value in vars(self).items()}
 
     @classmethod
@@ -60,11 +60,12 @@ class Architecture:
 
 
 class SetEmbedding(nn.Module):
-    """Summary features and a set of points to one context vector.
+    """A network that maps summary features and a set of points to one context vector.
 
-    The set branch is a deep set: each point through a small network, on request through layers in which all points
-    attend to each other, pooled by mean, maximum and learned attention. No order and no number of points enters but
-    through the features. Where ``mixed_precision`` is set it computes in bfloat16 while it is trained.
+    The set branch is a deep set: each point passes through a small network and, on request, through layers in which all
+    points attend to each other; the points are then pooled by mean, maximum and learned attention. The order and the
+    number of points have an effect only through the features. Where ``mixed_precision`` is set, it computes in bfloat16
+    while it is trained.
     """
 
     HEADS = 4
@@ -99,7 +100,7 @@ class SetEmbedding(nn.Module):
         self.leave = nn.Sequential(nn.SiLU(), nn.Linear(2 * sizes.hidden, sizes.embedding))
 
     def forward(self, packed: Tensor) -> Tensor:
-        """``(..., packed)`` to ``(..., embedding)``."""
+        """Map features ``(..., packed)`` to context vectors ``(..., embedding)``."""
         kind, mixed = packed.device.type, self.mixed_precision and self.training
         with torch.autocast(kind, torch.bfloat16, enabled=mixed):
             embedded = self._embed(packed)
@@ -180,7 +181,7 @@ class Sampler:
         return self._blocks(packed, w, self._evaluate)[1]
 
     def summary(self, packed: NDArray[np.float32]) -> Floats:
-        """What the flow is told of data sets, ``(dataset, embedding)``."""
+        """The context vectors ``(dataset, embedding)`` of data sets, on which the flow is conditioned."""
         rows = range(0, len(packed), SUMMARIES_PER_CALL)
         with torch.no_grad():
             parts = [self.estimator.embedding_net(self._tensor(packed[i : i + SUMMARIES_PER_CALL])) for i in rows]
@@ -202,7 +203,7 @@ class Sampler:
         return values, densities
 
     def _tensor(self, values: NDArray) -> Tensor:
-        """A copy, for torch warns of arrays that may only be read."""
+        """A copy of ``values`` as a tensor; torch warns about read-only arrays."""
         return torch.as_tensor(np.array(values, np.float64), device=self.device)
 
     @staticmethod
@@ -217,13 +218,13 @@ class Sampler:
 
 
 class Ensemble:
-    """Several networks as one: their mixture in equal parts. A `Sampler` in all it does."""
+    """Several networks as one: their mixture in equal parts. It has all methods of a `Sampler`."""
 
     def __init__(self, members: Sequence[Sampler]) -> None:
         self.members = members
 
     def draw(self, packed: NDArray[np.float32], base: Floats) -> tuple[Floats, Floats]:
-        """Each network in turn maps a row of ``base``; the density is that of the mixture."""
+        """Map the draws of ``base`` by the networks in turn; the density is that of the mixture."""
         w = np.empty_like(base)
         for number, member in enumerate(self.members):
             own = slice(number, None, len(self.members))
@@ -237,12 +238,12 @@ class Ensemble:
         return np.asarray(np.logaddexp.reduce(every, axis=0) - np.log(len(every)), float)
 
     def summary(self, packed: NDArray[np.float32]) -> Floats:
-        """What all the flows are told of data sets, one beside the other."""
+        """The context vectors of all networks, joined to ``(dataset, members * embedding)``."""
         return np.concatenate([member.summary(packed) for member in self.members], axis=1)
 
 
 def sampler_of(sizes: Architecture, weights: Mapping[str, NDArray], device: str) -> Sampler | Ensemble:
-    """A trained network at work, or several."""
+    """The sampler of a trained network, or of an ensemble of several."""
     if sizes.members > 1:
         single = replace(sizes, members=1)
         return Ensemble([_sampler(single, under(str(k), weights), device) for k in range(sizes.members)])
@@ -256,11 +257,11 @@ def _sampler(sizes: Architecture, weights: Mapping[str, NDArray], device: str) -
 
 
 def invert_couplings(transform: Any, base: Tensor) -> tuple[Tensor, Tensor]:
-    """From ``base`` ``(dataset, draw, dim)`` to parameters, and ``log |d base / d parameters|``.
+    """Map ``base`` ``(dataset, draw, dim)`` to parameters; return them and ``log |d base / d parameters|``.
 
-    zuko inverts a coupling in two passes over its network and takes the Jacobian in a third. The first pass
-    only serves the half that depends on the context alone, hence on no draw; the second already knows the
-    Jacobian: one pass a coupling is left. What is no coupling is inverted as zuko does.
+    zuko inverts a coupling in two passes over its network and computes the Jacobian in a third. The first pass
+    serves only the half that depends on the context alone, so it is the same for all draws; the second already gives
+    the Jacobian. So one pass per coupling and draw is enough. Other transforms are inverted as zuko does.
     """
     from zuko.transforms import AutoregressiveTransform
 

@@ -1,9 +1,9 @@
-"""What the network sees of a data set: features that no order of points, no padding and no unit can change.
+"""The features of a data set that the network sees; they do not depend on the order of points, padding or units.
 
 For each observed column and each design coordinate, the points are pooled onto a regular grid that spans the
 data set's own window: local mean, its signal-to-noise ratio and its share of the information. For a curve
-over one coordinate this keeps nearly all there is to know, sharp peaks included, at the cost of one sum
-over points; a learned set embedding (`chainsweep.engines.snpe.estimator`) adds what the grid misses.
+over one coordinate this keeps nearly all information, sharp peaks included, at the cost of one sum
+over points; a learned set embedding (`chainsweep.engines.snpe.estimator`) adds the information that the grid misses.
 
 Every magnitude enters twice: against the scale of the whole campaign (through asinh, so that counts from 1 to
 1e5 fit) and against the data set's own mean and spread.
@@ -31,18 +31,18 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Layout:
-    """Which fields play which part; follows from the model and the field names alone."""
+    """The role of each field, which follows from the model and the field names alone."""
 
     observed: tuple[str, ...]
     errors: tuple[str | None, ...]
-    """For each observed field, the design field that holds its standard errors."""
+    """The design field with the standard errors of each observed field, None where there is none."""
     coordinates: tuple[str, ...]
     constants: tuple[str, ...]
     grid: int
 
     @property
     def design(self) -> tuple[str, ...]:
-        """Coordinates and error fields."""
+        """The names of coordinates and error fields."""
         return (*self.coordinates, *(name for name in self.errors if name is not None))
 
 
@@ -62,16 +62,16 @@ def layout_of(problem: Problem, batch: Batch, grid: int) -> Layout:
 
 @dataclass(frozen=True)
 class Scales:
-    """Campaign-wide magnitudes, from a pilot of simulations: one number a field."""
+    """The magnitudes of fields over the whole campaign, from pilot simulations: one number for each field."""
 
     magnitude: Mapping[str, float]
-    """Median absolute value of a field, > 0: where asinh turns from linear to logarithmic."""
+    """The median absolute value of each field, > 0: there asinh turns from linear to logarithmic."""
     counts: tuple[bool, ...]
-    """For each observed field, whether every simulated value is a non-negative integer."""
+    """True for each observed field of which every simulated value is a non-negative integer."""
 
 
 def fit_scales(layout: Layout, fields: Mapping[str, Floats]) -> Scales:
-    """Scales of the real points of pilot ``fields`` ``(point, ...)``; observed ones simulated."""
+    """The scales of pilot ``fields`` ``(point, ...)``, without padding; observed fields are simulated ones."""
     magnitude, counts = {}, []
     for name in (*layout.observed, *layout.design):
         values = np.abs(fields[name][np.isfinite(fields[name])])
@@ -140,9 +140,9 @@ class _Window:
 
 
 def _kernel(scaled: Any, mask: Any, grid: int) -> Any:
-    """Weight of each point at each grid node ``(point, grid)``: a hat one spacing wide, and a faint base.
+    """Weight of each point at each grid node ``(point, grid)``: a hat one spacing wide, and a small broad base.
 
-    The base fills nodes without points of their own from their surroundings.
+    Through the base, nodes without points nearby get values from the points around them.
     """
     nodes = jnp.linspace(-1.0, 1.0, grid)
     distance = jnp.abs(scaled[:, None] - nodes) * (grid - 1) / 2

@@ -1,4 +1,4 @@
-"""From a trained network to weighted draws: exact weights, and adaptation where they do not suffice."""
+"""Weighted draws from a trained network: exact weights, and adaptation where these are not good enough."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 PRIOR_DRAWS = 1024
-"""Prior draws that give the adaptation its broad component."""
+"""The number of prior draws that define the broad component of the adaptation."""
 LEAST_DRAWS, LEAST_STEP = 200, 100
 HOPELESS_KHAT = 0.5
-"""From here on the weights have no variance, and more draws of the network give none."""
+"""The k-hat from which on the variance of the weights is infinite, so that more draws of the network do not help."""
 TOGETHER = 16
-"""Data sets whose densities are computed in one compiled call of one shape."""
+"""The number of data sets whose densities are computed in one compiled call of one shape."""
 REASON_BYTES = 300
 NOT_FINITE = "observations, errors or constants are not finite, or the prior is improper for them"
 NO_DENSITY = "no draw of the network has a finite log density"
@@ -41,7 +41,7 @@ NO_DENSITY = "no draw of the network has a finite log density"
 
 @dataclass(frozen=True)
 class Info:
-    """Figures of each data set, all ``(dataset,)`` float64; NaN where there is no likelihood or no draw."""
+    """The figures of each data set, all ``(dataset,)`` float64; NaN where there is no likelihood or no draw."""
 
     khat: Floats
     """Pareto k-hat of the returned draws."""
@@ -60,28 +60,32 @@ class Info:
     exact_weights: Floats
     """1 where the weights are exact, 0 where a model without likelihood leaves the network's own draws."""
     ood_distance: Floats
-    """Distance of the learned summary from those of simulations, 1 is usual."""
+    """Distance of the learned summary from those of simulations, where 1 is the median distance of simulations."""
     ood_pvalue: Floats
-    """Share of simulations whose summaries lie farther out, the data set itself counted in."""
+    """Share of simulations whose summaries lie farther out, with the data set itself counted as one of them."""
     miscalibration: Floats
-    """Of the network: largest distance from uniform of its calibration figures, beyond chance."""
+    """Largest distance from uniform of the network's calibration figures, beyond chance."""
     dropped_share: Floats
-    """Share of the network's simulations that were no numbers."""
+    """Share of the network's simulations that were not finite."""
     dropped_by: Floats
-    """The entry of what decides which of them, see `snpe_dropped.culprit`; NaN where nothing does."""
+    """Entry of the p-value of what decides which simulations were dropped, see `dropped.culprit`; NaN where nothing
+    does."""
     seconds: Floats
     """Wall time, shared equally among data sets that were handled together."""
 
     @classmethod
     def empty(cls, datasets: int) -> Info:
-        """All NaN."""
+        """Figures of ``datasets`` data sets that are all NaN."""
         return cls(**{field.name: np.full(datasets, np.nan) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """Draws of some data sets: ``theta`` ``(dataset, draw, ndim)`` constrained, ``lp`` its log density; the first
-    ``count`` ``(dataset,)`` are there, the others NaN."""
+    """Weighted draws of some data sets.
+
+    ``theta`` ``(dataset, draw, ndim)`` is constrained, ``lp`` its log density; the first ``count`` ``(dataset,)`` draws
+    are filled, the others are NaN. ``failures`` maps the position of a data set without draws to the reason.
+    """
 
     theta: Floats
     lp: Floats
@@ -93,19 +97,19 @@ class Weighted:
 
 @dataclass
 class State:
-    """What has been drawn so far: the first ``done`` data sets of the batch."""
+    """The results so far: those of the first ``done`` data sets of the batch."""
 
     done: int
     draws: Arrays
     count: NDArray[np.int64]
-    """Draws of each."""
+    """The number of draws of each data set."""
     info: Info
     reasons: NDArray[np.uint8]
     """Why a data set has no draws, UTF-8 in ``(dataset, byte)``; all zero where it has some."""
 
     @classmethod
     def empty(cls, datasets: int, draws: int, ndim: int) -> State:
-        """Nothing drawn yet."""
+        """The state before any data set is drawn."""
         shape = (datasets, draws)
         arrays = {
             "theta": np.full((*shape, ndim), np.nan),
@@ -117,7 +121,7 @@ class State:
         )
 
     def store(self, positions: NDArray[np.int64], part: Weighted) -> None:
-        """Take over a finished block."""
+        """Store the results of a finished block of data sets."""
         for name in self.draws:
             self.draws[name][positions] = getattr(part, name)
         self.count[positions] = part.count
@@ -129,7 +133,7 @@ class State:
         self.done = int(positions[-1]) + 1
 
     def arrays(self) -> Arrays:
-        """As flat arrays."""
+        """The state as flat arrays by name; ``from_arrays`` is the inverse."""
         info = {f"info/{field.name}": getattr(self.info, field.name) for field in fields(Info)}
         return {"done": np.array(self.done), "count": self.count, "reasons": self.reasons, **self.draws, **info}
 
@@ -141,13 +145,13 @@ class State:
         return cls(int(arrays["done"]), draws, np.array(arrays["count"]), info, np.array(arrays["reasons"]))
 
     def failures(self) -> dict[int, str]:
-        """Reasons by position."""
+        """The reasons why data sets have no draws, by position."""
         failed = np.flatnonzero(self.reasons.any(axis=1))
         return {int(i): bytes(self.reasons[i]).rstrip(b"\0").decode(errors="replace") for i in failed}
 
 
 def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, seeds: Seeds) -> Weighted:
-    """Draws of the network with their exact weights; adapted draws where these are not good enough."""
+    """Draw from the network, with exact weights; replace the draws by adapted ones where these are not good enough."""
     started = time.monotonic()
     ids = batched.batch.ids
     info = Info.empty(len(ids))
@@ -177,8 +181,11 @@ def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, see
 
 @dataclass
 class _Drawn:
-    """Draws of each data set, the first ``count`` ``(dataset,)`` of which are there: ``z`` ``(dataset, draw, dim)``,
-    log density and log weight ``(dataset, draw)``; the weights behind are 0."""
+    """Unconstrained draws of each data set, of which the first ``count`` ``(dataset,)`` are filled.
+
+    ``z`` ``(dataset, draw, dim)``; ``log_density`` and ``log_weight`` ``(dataset, draw)``, where draws that are not
+    filled have the weight 0.
+    """
 
     z: Floats
     log_density: Floats
@@ -194,9 +201,9 @@ class _Drawn:
 def _network_draws(
     batched: BatchedProblem, network: Network, info: Info, settings: SnpeSettings, seeds: Seeds
 ) -> _Drawn:
-    """Draws of the network's proposal, a few at first, and more where that will do; ``info`` gets its figures alone.
+    """Draw from the network's proposal: a few draws at first, and more where these can be enough.
 
-    Without a likelihood the draws are the network's own, all of them at once.
+    ``info`` gets the figures of the proposal. Without a likelihood all draws are the network's own, made at once.
     """
     count, dim, ids = len(batched.batch), batched.problem.ndim_unconstrained, batched.batch.ids
     base = np.stack([seeds.generator(i, "network").standard_normal((settings.draws, dim)) for i in ids])
@@ -227,9 +234,9 @@ def _network_draws(
 
 
 def _stages(draws: int) -> list[int]:
-    """The counts at which the draws of a network are looked at: an eighth at first, then a sixteenth more each time.
+    """The counts at which the draws of a network are judged: an eighth at first, then a sixteenth more each time.
 
-    Every stage has its share of wide draws.
+    The counts are multiples of `EVERY` where possible, so that every stage has its share of wide draws.
     """
     first, step = (
         max(least, part - part % EVERY) for least, part in ((LEAST_DRAWS, draws // 8), (LEAST_STEP, draws // 16))
@@ -238,7 +245,7 @@ def _stages(draws: int) -> list[int]:
 
 
 def _density_of(batched: BatchedProblem, rows: Positions, z: Floats) -> Floats:
-    """Log density at ``z`` ``(row, draw, dim)`` of some data sets, -inf where it is no number."""
+    """Log density at ``z`` ``(row, draw, dim)`` of the data sets ``rows``, -inf where it is not finite."""
     if not batched.problem.has_jax_likelihood:
         part = batched.take(rows)
         density = part.log_density_unconstrained(z)
@@ -252,7 +259,7 @@ def _density_of(batched: BatchedProblem, rows: Positions, z: Floats) -> Floats:
 
 
 def _note(info: Info, rows: Positions, log_weight: Floats) -> None:
-    """Figures of some data sets, by log weights ``(row, draw)``."""
+    """Set the figures of the data sets ``rows`` from their log weights ``(row, draw)``."""
     info.khat[rows], _ = psis_khat(log_weight)
     info.ess[rows] = sure_sample_size(log_weight, info.khat[rows])
     info.log_evidence[rows], info.log_evidence_se[rows] = log_evidence(log_weight)
@@ -262,7 +269,10 @@ def _note(info: Info, rows: Positions, log_weight: Floats) -> None:
 def _adapt(
     batched: BatchedProblem, network: Network, drawn: _Drawn, info: Info, settings: SnpeSettings, seeds: Seeds
 ) -> None:
-    """Replace the draws by adapted ones where the network's weights do not suffice: quickly, or else thoroughly."""
+    """Replace the draws by adapted ones where the network's weights are not good enough.
+
+    A quick adaptation comes first, then a thorough one for the data sets where the quick one is not good enough.
+    """
     thorough = importance.Settings(
         draws=settings.draws,
         rounds=settings.adaptive_rounds,
@@ -290,7 +300,7 @@ def _adapt(
         if not poor.size or not limits.rounds:
             return
         if broad is None:
-            # of the whole batch, whose shape is compiled already
+            # The prior draws are those of the whole batch, whose shape is compiled already.
             broad = broad_of(batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION)
         part = batched.take(poor)
         log_density = np.where(np.isfinite(drawn.log_weight[poor]), drawn.log_density[poor], -np.inf)
@@ -316,15 +326,16 @@ def _adapt(
 
 
 def _rank(khat: Floats, ess: Floats, limits: importance.Settings) -> Floats:
-    """A score that orders results: a good k-hat counts first, then the effective draws."""
+    """The score that orders results: a good k-hat counts first, then the effective draws."""
     usable = np.where(np.isfinite(ess), ess, 0.0)
     return np.where(khat < limits.khat, 1e9, 0.0) + usable
 
 
 def _constrained_density(batched: BatchedProblem, z: Floats, theta: Floats, log_density: Floats) -> Floats:
-    """The constrained log density that goes with ``log_density`` of ``z``; a slow host likelihood is not called again.
+    """The constrained log density at ``theta`` that belongs to the unconstrained ``log_density`` at ``z``.
 
-    The log Jacobian is the difference of the two now, so that a density that has changed since is seen as such.
+    A slow host likelihood is not called again. Both densities of a JAX model are computed again for the log Jacobian;
+    a change of the model since the draws is kept in the result, so that later checks can detect it.
     """
     if batched.problem.has_jax_likelihood:
         with np.errstate(invalid="ignore"):  # both are -inf where a draw has no density
@@ -340,7 +351,7 @@ def _blank(failed: list[int], theta: Floats, lp: Floats, log_weight: Floats, inf
 
 
 def chains_of(problem: Problem, state: State) -> Chains:
-    """The result of a whole batch, one chain of weighted draws a data set."""
+    """The result of a whole batch, one chain of weighted draws for each data set."""
     failures = state.failures()
     posterior = problem.unflatten(state.draws["theta"][:, None])
     return Chains(

@@ -1,4 +1,4 @@
-"""What every way of training is given, and how far it is, apart from the weights."""
+"""The arguments of every way of training, and the progress of training, apart from the weights."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ HISTORY = ("step", "train_loss", "validation_loss", "learning_rate", "simulation
 
 @dataclass
 class Progress:
-    """How far training is; everything the next step needs besides weights and moments."""
+    """The progress of training: all that the next step needs besides weights and moments."""
 
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
     recent: list[float] = field(default_factory=list)
-    """Losses since the last line of the history."""
+    """The losses since the last line of the history."""
     history: list[tuple[float, ...]] = field(default_factory=list)
 
     def arrays(self) -> Arrays:
-        """As flat arrays."""
+        """The fields as flat arrays by name; ``from_arrays`` is the inverse."""
         return {
             "step": np.array(self.step),
             "seconds": np.array(self.seconds),
@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Job:
-    """What every way of training is given."""
+    """The arguments that every way of training takes."""
 
     problem: Problem
     settings: SnpeSettings
@@ -60,4 +60,4 @@ class Job:
     deadline: Deadline
     device: str
     member: int = 0
-    """Number of the network in an ensemble."""
+    """The number of the network in an ensemble."""

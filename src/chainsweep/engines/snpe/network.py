@@ -1,4 +1,4 @@
-"""A trained network as arrays and at work, and what is fitted before its training: maps and features."""
+"""A trained network, as arrays and bound to a model, and the maps and features that are fitted before its training."""
 
 from __future__ import annotations
 
@@ -42,26 +42,27 @@ GRID = "grid"
 
 @dataclass(frozen=True)
 class Trained:
-    """Everything inference needs, as flat arrays; see `arrays` for the file form."""
+    """All that inference needs, as flat arrays; see `arrays` for the file form."""
 
     weights: Arrays
     encoder: Arrays
     architecture: Arrays
     space: Arrays
-    """``sequential``; where it is true also the ``centre`` and ``halfwidth`` ``(1, dim)``."""
+    """The flag ``sequential``; where it is true also the ``centre`` and ``halfwidth`` ``(1, dim)``."""
     coverage: Arrays
-    """What it was trained for, see `snpe_coverage`, and the ``grid`` of its features."""
+    """The range of designs and priors that it was trained for, see `training_range.coverage_of`, and the ``grid`` of
+    its features."""
     calibration: Arrays
-    """Where truths of held-out simulations lie, see `snpe_calibration.levels_of`."""
+    """The levels of the truths of held-out simulations, see `calibration.levels_of`."""
     usual: Arrays
-    """What summaries of held-out simulations look like, see `snpe_calibration.usual_summaries`."""
+    """The distribution of the summaries of held-out simulations, see `calibration.usual_summaries`."""
     dropping: Arrays
-    """Simulations that it could not learn from, see `snpe_dropped`."""
+    """The record of simulations that it could not learn from, see `dropped.record_of_bank`."""
     history: Arrays
-    """One array a column of `snpe_training.HISTORY`, one entry a validation."""
+    """One array for each column of `job.HISTORY`, with one entry for each validation."""
 
     def arrays(self) -> Arrays:
-        """One flat dictionary of numeric arrays, fit for safetensors."""
+        """All arrays in one flat dictionary, as safetensors takes them."""
         return {
             **prefixed("weights", self.weights),
             **prefixed("encoder", self.encoder),
@@ -94,28 +95,28 @@ class Trained:
 
     @property
     def width(self) -> int:
-        """The most points of a data set."""
+        """The largest number of points of a data set."""
         return Architecture.from_arrays(self.architecture).width
 
     def sampler(self, device: str) -> Sampler | Ensemble:
-        """The network at work."""
+        """The sampler that draws from the network and computes its density."""
         return sampler_of(Architecture.from_arrays(self.architecture), self.weights, device)
 
     def features(self, problem: Problem, batch: Batch) -> Encoder:
-        """From data sets like those of ``batch`` to what the network is told of them."""
+        """The encoder from data sets with the fields of ``batch`` to the network's input."""
         return encoder_from_arrays(layout_of(problem, batch, int(self.coverage[GRID])), self.encoder)
 
     def findings(self, problem: Problem) -> list[Finding]:
-        """What its held-out simulations say of its calibration, by parameter."""
+        """The findings on its calibration from held-out simulations, by parameter."""
         return findings_of(problem, self.calibration)
 
     def dropped(self, problem: Problem) -> Dropping:
-        """The fate of its simulations, by parameter."""
+        """The numbers and causes of dropped simulations, with the names of the parameters."""
         return dropping_of(problem, self.dropping)
 
     @property
     def sequential(self) -> bool:
-        """Whether the network serves one data set only."""
+        """True where the network serves one data set only."""
         return bool(self.space["sequential"])
 
 
@@ -157,15 +158,15 @@ class Network:
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """``(dataset,)``: whether a data set is to be served, and its features are all finite."""
+        """True where a data set is not refused and its features are all finite, shape ``(dataset,)``."""
         wanted = np.ones(len(self.packed), bool)
         wanted[list(self.refused)] = False
         return wanted & np.isfinite(self.packed).all(axis=1)
 
     def draw(self, base: Floats, rows: Positions | None = None) -> tuple[Floats, Floats]:
-        """Normal ``base`` ``(row, draw, dim)`` of the data sets ``rows`` to unconstrained draws and their log density.
+        """Map normal ``base`` ``(row, draw, dim)`` of data sets ``rows`` to unconstrained draws and their log density.
 
-        A data set that is not `usable` gets the draws of an empty one, which mean nothing.
+        The draws of a data set that is not `usable` are made from placeholder features, and mean nothing.
         """
         chosen = np.arange(len(self.packed)) if rows is None else rows
         w, log_q = self.sampler.draw(self._filled()[chosen], base)
@@ -178,7 +179,7 @@ class Network:
         return self.sampler.log_prob(self._filled()[rows], w) + log_scale
 
     def strangeness(self) -> tuple[Floats, Floats]:
-        """``(dataset,)``: distance of the learned summary from those of simulations, and the share farther out."""
+        """The distance of the learned summary from those of simulations, and the share farther out, ``(dataset,)``."""
         return strangeness(self.sampler, self._filled(), self.usual)
 
     def _filled(self) -> NDArray[np.float32]:
@@ -203,7 +204,7 @@ def finish(
     batches: Sequence[Batch],
     dropping: Arrays,
 ) -> Trained:
-    """The network that a finished `Trainer` learnt from simulations of ``batches``, some of which are dropped."""
+    """The network that a finished `Trainer` learnt from simulations of ``batches``, some of which were dropped."""
     columns = np.array(trainer.progress.history, dtype=np.float64).reshape(-1, len(HISTORY))
     history: Arrays = {name: columns[:, i].copy() for i, name in enumerate(HISTORY)}
     weights = trainer.best_weights()
@@ -222,7 +223,7 @@ def finish(
 
 
 def joined(members: Sequence[Trained], provider: Provider, seed: int, device: str) -> Trained:
-    """Networks of one ensemble as one, whose calibration is that of all together; the history is the first one's."""
+    """Join the networks of one ensemble to one, which is calibrated as one; the history is that of the first."""
     first = members[0]
     sizes = replace(Architecture.from_arrays(first.architecture), members=len(members))
     weights: Arrays = {}
@@ -242,7 +243,7 @@ def joined(members: Sequence[Trained], provider: Provider, seed: int, device: st
 def fit_encoder(
     problem: Problem, batches: Sequence[Batch], spaces: Sequence[Space], rows: Sequence[Rows], grid: int
 ) -> Encoder:
-    """An encoder standardised by pilot simulations ``rows`` (one entry a bucket)."""
+    """An encoder standardised by pilot simulations ``rows`` (one entry for each bucket)."""
     pairs = [(stacked_rows(*pair), pair[1].index) for pair in zip(batches, rows, strict=True)]
     layout = layout_of(problem, batches[0], grid)
     flat = {

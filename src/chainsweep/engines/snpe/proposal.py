@@ -1,7 +1,8 @@
 """The proposal of a network's weighted draws: the network, and one wide kernel around it for one draw in five.
 
-A network that is a little narrower than the posterior gives weights without a variance: no number of draws tells how
-many of them are effective, and what they claim is too much. Beside the kernel no weight is large where it has mass.
+A network that is a little narrower than the posterior gives weights with infinite variance: their effective sample size
+is overestimated, however many draws there are. With the kernel in the proposal no weight is large where the kernel has
+mass.
 
 Reference: T. Hesterberg, Weighted average importance sampling and defensive mixture distributions, Technometrics 37,
 185 (1995).
@@ -23,16 +24,17 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 EVERY = 5
-"""The number of draws of which one is the kernel's."""
+"""One draw in this many is the kernel's."""
 FREEDOM = 5
 PILOT_DRAWS = 100
-"""Draws of the network, or four for each parameter if that is more, that the kernel is fitted to and nothing else."""
+"""The number of the network's draws that the kernel is fitted to, or four for each parameter if that is more. They have
+no other use."""
 
 
 class Proposal:
     """The network of some data sets and a Student-t kernel around its draws, in unconstrained space.
 
-    The answers for a data set depend on nothing but its own features and ``ids``.
+    The draws and densities of a data set depend on its own features and id alone.
     """
 
     def __init__(self, network: Network, ids: tuple[str, ...], dim: int, seeds: Seeds) -> None:
@@ -58,7 +60,7 @@ class Proposal:
             z[:, wide] = self.centre[rows, None] + np.einsum("rij,rkj->rki", self.factor[rows], step)
             log_network[:, wide] = self.network.log_density(z[:, wide], rows)
         share = 1.0 / EVERY
-        with np.errstate(invalid="ignore"):  # draws that are no numbers have no density either
+        with np.errstate(invalid="ignore"):  # the density of draws that are NaN is NaN too
             return z, np.logaddexp(np.log1p(-share) + log_network, math.log(share) + self._log_kernel(z, rows))
 
     def _log_kernel(self, z: Floats, rows: Positions) -> Floats:

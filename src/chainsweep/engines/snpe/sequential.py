@@ -5,8 +5,8 @@ normal base, each round simulates from the *prior, truncated* to
 
     R = { z : |T(z)| < r },    r the chi quantile of all but 1e-4 of the base,
 
-and trains with the plain loss: a truncated prior leaves the posterior inside R as it is, so there is nothing
-to correct. Candidates are uniform in the ball and mapped through the flow; their density is the
+and trains with the plain loss: a truncated prior leaves the posterior inside R as it is, so that no
+correction is needed. Candidates are uniform in the ball and mapped through the flow; their density is the
 flow's Jacobian, and thinning by prior / Jacobian gives the truncated prior, however small R is.
 
 Reference: Deistler, Goncalves, Macke 2022, arXiv:2210.04815.
@@ -44,23 +44,24 @@ from chainsweep.numerics.arrays import Arrays, prefixed, under
 Floats = NDArray[np.float64]
 
 OUTSIDE = 1e-4
-"""Mass of the last round's estimate that its region leaves out."""
+"""The mass of the last round's estimate that is outside its region."""
 ROUND_BATCH = 128
 CANDIDATES = 4096
 MAX_CANDIDATE_BLOCKS = 200
 CAP_QUANTILE = 0.999
-"""Quantile of the thinning weights that is always accepted: a few wild ones must not stop the rest."""
+"""The quantile of the thinning weights from which on candidates are always accepted: a few very large weights must not
+lead to the rejection of nearly all others."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """Where sequential training stands: the round in work and the network of the one before."""
+    """The progress of sequential training: the present round and the network of the one before."""
 
     number: int
     previous: Trained | None
 
     def arrays(self) -> Arrays:
-        """As flat arrays."""
+        """The round as flat arrays by name; ``from_arrays`` is the inverse."""
         previous = prefixed("previous", self.previous.arrays()) if self.previous else {}
         return {"round": np.array(self.number), **previous}
 
@@ -74,7 +75,7 @@ class Round:
 
 
 def train_sequential(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> Trained | None:
-    """A network for the one data set of ``batch``; None when the deadline came first.
+    """Train a network for the one data set of ``batch``; return None if the deadline came first.
 
     Raises
     ------
@@ -123,7 +124,7 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
 
 
 def _round_schedule(settings: SnpeSettings) -> SnpeSettings:
-    """Small batches, because a round has few simulations, with the rate that their noise allows."""
+    """The settings of a round: small batches, because it has few simulations, and a learning rate that suits them."""
     batch = min(settings.batch, ROUND_BATCH)
     rate = settings.learning_rate * (batch / settings.batch) ** 0.5
     changes = {"train_steps": settings.round_steps, "batch": batch, "learning_rate": rate}
@@ -133,7 +134,7 @@ def _round_schedule(settings: SnpeSettings) -> SnpeSettings:
 def _simulations(
     job: Job, batch: Batch, state: Round, network: Network | None, resume: Mapping[str, NDArray]
 ) -> Rows | None:
-    """The simulations of one round; None when the deadline came first."""
+    """The simulations of one round; None if the deadline came first."""
     batched = BatchedProblem(job.problem, batch)
     bank = bank_from_arrays(resume, 1)
     rows = bank[0] if bank else None
@@ -157,7 +158,7 @@ def _simulations(
 
 
 def truncated_prior(batched: BatchedProblem, network: Network, rng: np.random.Generator, count: int) -> Floats:
-    """``count`` draws ``(count, dim)`` of the prior inside the network's region, unconstrained.
+    """Make ``count`` unconstrained draws ``(count, dim)`` of the prior inside the network's region.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Training pairs for the network: simulated data sets, encoded, with the parameters they were drawn from.
 
-A JAX model gives fresh simulations for every step, named by (seed, block number) alone: training can stop at
+A JAX model gives fresh simulations for every step, which depend on (seed, block number) alone: training can stop at
 any step and continue with the very same simulations. A host simulator is slow, so a bank is simulated once.
 """
 
@@ -24,17 +24,18 @@ from chainsweep.model.problem import Observation, Problem, observation
 
 Floats = NDArray[np.float64]
 Pairs = tuple[Any, Any]
-"""Packed features ``(row, packed)`` and working-space parameters ``(row, dim)``, single precision, of numpy or, where
-they were made on a device and stay there, of JAX; NaN rows are possible."""
+"""Packed features ``(row, packed)`` and working-space parameters ``(row, dim)``, in single precision. They are NumPy
+arrays or, where they were made on a device and stay there, JAX arrays; NaN rows are possible."""
 
 ROWS_PER_BLOCK = 4096
 VALIDATION_BLOCK = 0
-"""Simulations with this block number are held out; training starts at 1."""
+"""The number of the block of simulations that is held out; training starts at block 1."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Simulated data sets: which design, which unconstrained parameters ``(row, dim)``, what was observed."""
+    """Simulated data sets: ``index`` of the design ``(row,)``, unconstrained parameters ``z`` ``(row, dim)``, and the
+    ``observed`` fields."""
 
     index: NDArray[np.int64]
     z: Floats
@@ -42,25 +43,25 @@ class Rows:
 
 
 def usable_rows(packed: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """``(row,)``: whether all of a pair are numbers."""
+    """True where all numbers of a pair are finite, shape ``(row,)``."""
     return np.asarray(np.isfinite(packed).all(axis=1) & np.isfinite(w).all(axis=1))
 
 
 def usable_pairs(*pairs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The pairs that are all numbers."""
+    """The pairs of which all numbers are finite."""
     packed, w = (np.asarray(part) for part in pairs)
     usable = usable_rows(packed, w)
     return packed[usable], w[usable]
 
 
 class Provider(Protocol):
-    """The source of training pairs; those of simulations that are no numbers are left out by who uses them."""
+    """The source of training pairs; its users leave out those of simulations that are not finite."""
 
     def block(self, number: int, rows: int) -> Pairs:
-        """``rows`` pairs; the same number gives the same pairs."""
+        """Return ``rows`` pairs; the same number gives the same pairs."""
 
     def typical(self) -> NDArray[np.float32]:
-        """Packed features of what the network learns from, all numbers, in random order."""
+        """Packed features of simulations like those that the network learns from, finite and in random order."""
 
 
 class Simulator:
@@ -74,11 +75,11 @@ class Simulator:
         self.compiled = jax.jit(partial(_jax_rows, problem), static_argnums=2)
 
     def key(self, number: int) -> Any:
-        """Of the random numbers of a block."""
+        """The key of the random numbers of a block."""
         return jax.random.fold_in(jax.random.key(self.seed), number)
 
     def rows(self, number: int, count: int) -> Rows:
-        """``count`` simulations; the same number gives the same ones."""
+        """Make ``count`` simulations; the same number gives the same ones."""
         key = self.key(number)
         if self.problem.black_box:
             return _host_rows(self.problem, self.batch, key, count)
@@ -87,12 +88,12 @@ class Simulator:
 
 
 def simulators_of(problem: Problem, batches: Sequence[Batch], seed: int) -> list[Simulator]:
-    """One a bucket, each with a seed of its own."""
+    """The simulators of all buckets, each with a seed of its own."""
     return [Simulator(problem, batch, seed + number) for number, batch in enumerate(batches)]
 
 
 def _jax_rows(problem: Problem, key: Any, stacked: Observation, rows: int) -> tuple[Any, Any, dict[str, Any]]:
-    """Pure JAX: designs, unconstrained parameters and the simulated fields."""
+    """The designs, unconstrained parameters and simulated fields of fresh simulations. Pure JAX."""
     index, z, obs = _simulated(problem, key, stacked, rows)
     return index, z, {name: obs.fields[name] for name in problem.observed}
 
@@ -100,14 +101,14 @@ def _jax_rows(problem: Problem, key: Any, stacked: Observation, rows: int) -> tu
 def _jax_pairs(
     problem: Problem, transform: Any, key: Any, stacked: Observation, rows: int, centre: Any, halfwidth: Any
 ) -> Pairs:
-    """Pure JAX: training pairs of fresh simulations."""
+    """The training pairs of fresh simulations. Pure JAX."""
     index, z, obs = _simulated(problem, key, stacked, rows)
     own = centre[index], halfwidth[index]
     return transform(obs, *own), working(z, *own).astype(jnp.float32)
 
 
 def _simulated(problem: Problem, key: Any, stacked: Observation, rows: int) -> tuple[Any, Any, Observation]:
-    """Pure JAX: designs picked, unconstrained parameters, and the simulated data sets."""
+    """The indices of random designs, unconstrained parameters, and the simulated data sets. Pure JAX."""
     pick, draw, noise = jax.random.split(key, 3)
     index = jax.random.randint(pick, (rows,), 0, stacked.mask.shape[0])
     design = jax.tree.map(lambda values: values[index], stacked)
@@ -136,7 +137,7 @@ def stacked_rows(batch: Batch, rows: Rows) -> Observation:
 
 
 def encode_rows(encoder: Encoder, batch: Batch, space: Space, rows: Rows) -> Pairs:
-    """Training pairs of simulations."""
+    """The training pairs of the simulations ``rows``."""
     own = space.take(rows.index)
     packed = encoder.encode(stacked_rows(batch, rows), own.centre, own.halfwidth)
     w = own.to_working(rows.z[:, None])[0][:, 0]
@@ -157,7 +158,7 @@ class FreshSimulations:
         self.compiled = jax.jit(partial(_jax_pairs, simulators[0].problem, encoder.transform), static_argnums=2)
 
     def block(self, number: int, rows: int) -> Pairs:
-        """Pairs in random order."""
+        """Return ``rows`` pairs of block ``number``; those of different buckets are in random order."""
         split = shares(self.sizes, rows)
         parts = [
             self._pairs(simulator, space, number, share)
@@ -178,24 +179,24 @@ class FreshSimulations:
         return self.compiled(key, simulator.stacked, rows, space.centre, space.halfwidth)
 
     def probe(self, number: int, split: Sequence[tuple[int, int]]) -> tuple[list[Rows], list[Pairs]]:
-        """Simulations and their pairs, ``split`` into so many of each bucket, unusable ones among them."""
+        """Make simulations and their pairs, unusable ones included; ``split`` lists buckets and numbers of rows."""
         rows = [self.simulators[bucket].rows(number, count) for bucket, count in split]
         pairs = [self._pairs(self.simulators[bucket], self.spaces[bucket], number, count) for bucket, count in split]
         return rows, pairs
 
     def typical(self) -> NDArray[np.float32]:
-        """Of held-out simulations."""
+        """Packed features of held-out simulations."""
         return usable_pairs(*self.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))[0]
 
 
 def shares(sizes: NDArray[np.int64], rows: int) -> list[int]:
-    """``rows`` split in proportion to ``sizes``, by cumulative rounding."""
+    """Split ``rows`` in proportion to ``sizes``, by cumulative rounding."""
     edges = np.round(np.cumsum(sizes) / sizes.sum() * rows).astype(int)
     return np.diff(edges, prepend=0).tolist()
 
 
 class Bank:
-    """A fixed set of pairs, reshuffled with replacement-free passes; the first rows are held out."""
+    """A fixed set of pairs, used in passes that take each pair once in a new order; the first rows are held out."""
 
     def __init__(self, pairs: Pairs, seed: int, validation_share: float = 0.1) -> None:
         self.pairs = pairs
@@ -203,7 +204,7 @@ class Bank:
         self.held_out = max(1, int(len(pairs[0]) * validation_share))
 
     def block(self, number: int, rows: int) -> Pairs:
-        """Held-out rows for `VALIDATION_BLOCK`, else ``rows`` of the others."""
+        """Return the held-out rows for `VALIDATION_BLOCK`, and ``rows`` of the others for any other number."""
         packed, w = self.pairs
         if number == VALIDATION_BLOCK:
             return packed[: self.held_out], w[: self.held_out]
@@ -216,7 +217,7 @@ class Bank:
         return packed[chosen], w[chosen]
 
     def typical(self) -> NDArray[np.float32]:
-        """Of the whole bank: few were held out."""
+        """Packed features of the whole bank, because the held-out rows are few."""
         return self.pairs[0]
 
     def _shuffled(self, number: int, size: int) -> NDArray[np.int64]:

@@ -22,14 +22,14 @@ Floats = NDArray[np.float64]
 
 NORMAL_QUANTILES = (0.15865525, 0.5, 0.84134475)
 DESIGN_BLOCK = 64
-"""Designs of one compiled call, whatever their number."""
+"""The number of designs of one compiled call; one size serves any number of designs."""
 PRIOR_DRAWS = 2048
-"""Prior draws per design. All designs share the random numbers, so equal priors give equal numbers."""
+"""Prior draws per design. All designs share the random numbers, so equal priors give equal quantiles."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Maps of some data sets: ``centre`` and ``halfwidth`` ``(dataset, dim)``."""
+    """The maps of some data sets to the working space: ``centre`` and ``halfwidth`` ``(dataset, dim)``."""
 
     centre: Floats
     halfwidth: Floats
@@ -39,11 +39,11 @@ class Space:
         return Space(self.centre[index], self.halfwidth[index])
 
     def to_working(self, z: Floats) -> tuple[Floats, Floats]:
-        """``z`` ``(dataset, draw, dim)`` to ``w``, and ``log |dw/dz|`` ``(dataset, draw)``."""
+        """Map ``z`` ``(dataset, draw, dim)`` to ``w``; return it and ``log |dw/dz|`` ``(dataset, draw)``."""
         return working(z, self.centre[:, None], self.halfwidth[:, None]), self._log_scale(z)
 
     def from_working(self, w: Floats) -> tuple[Floats, Floats]:
-        """``w`` ``(dataset, draw, dim)`` to ``z``, and ``log |dw/dz|`` ``(dataset, draw)`` there."""
+        """Map ``w`` ``(dataset, draw, dim)`` to ``z``; return it and ``log |dw/dz|`` ``(dataset, draw)`` there."""
         return self.centre[:, None] + self.halfwidth[:, None] * w, self._log_scale(w)
 
     def _log_scale(self, points: Floats) -> Floats:
@@ -51,21 +51,21 @@ class Space:
 
 
 def working(z: Any, centre: Any, halfwidth: Any) -> Any:
-    """``w`` at ``z``, elementwise."""
+    """The working-space ``w`` of ``z``, elementwise."""
     return (z - centre) / halfwidth
 
 
 def space_of(problem: Problem, batch: Batch) -> Space:
     """Centre and half-width of the prior, which depend on the design alone.
 
-    NaN where the prior of a data set is no number (a constant out of range).
+    NaN where the prior draws of a data set are NaN (because a constant is out of range).
     """
     low, centre, high = prior_quantiles(problem, batch, unconstrained=True)
     return Space(centre, np.where(high > low, (high - low) / 2, np.nan))
 
 
 def prior_quantiles(problem: Problem, batch: Batch, unconstrained: bool) -> Floats:
-    """``NORMAL_QUANTILES`` of the parameters over prior draws: ``(quantile, dataset, dim)``."""
+    """The ``NORMAL_QUANTILES`` of the parameters over prior draws, ``(quantile, dataset, dim)``."""
     some = BatchedProblem(problem, batch)
     if some.one_prior:
         return np.repeat(_quantiles(problem, batch.take(np.zeros(1, np.int64)), unconstrained), len(batch), axis=1)

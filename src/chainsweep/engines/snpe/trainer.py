@@ -36,24 +36,24 @@ WARMUP_SHARE = 0.05
 FINAL_RATE = 1e-3
 """The learning rate at the end, relative to its peak."""
 AVERAGING_SHARE = 0.02
-"""Time constant of the weight average, relative to the steps done so far."""
+"""The time constant of the weight average, relative to the steps done so far."""
 AVERAGING_STEPS = 4
-"""Steps between two updates of the weight average."""
+"""The number of steps between two updates of the weight average."""
 CLIP_NORM = 5.0
 VALIDATIONS = 20
 VALIDATION_SHARE = 0.25
-"""Held-out simulations of all looks together, relative to those that a network is trained on, at most."""
+"""The most held-out simulations in all validations together, relative to those that a network is trained on."""
 FEWEST_HELD_OUT = 1024
 FIRST_BLOCK = VALIDATION_BLOCK + 1
 BLOCKS_OF_A_MEMBER = 1 << 24
-"""Every network of an ensemble learns from simulations of its own."""
+"""The block numbers reserved for each network of an ensemble, so that each learns from simulations of its own."""
 
 
 class Trainer:
     """One network in training; `step_once` is the whole algorithm, the rest is book-keeping.
 
     ``member`` numbers the networks of an ensemble, which differ in their first weights and simulations.
-    ``keep_best`` is for a bank of simulations, which can be learnt by heart: the weights of the lowest
+    ``keep_best`` is for a bank of simulations, to which a network can overfit: the weights of the lowest
     held-out loss are kept then. On fresh simulations the last weights are the best ones.
     """
 
@@ -85,18 +85,18 @@ class Trainer:
         self.block_number = -1
         self.block: tuple[torch.Tensor, torch.Tensor] | None = None
         self.background: ThreadPoolExecutor | None = None
-        """Makes the next block while this one is learnt."""
+        """The thread that makes the next block while this one is learnt."""
         self.coming: dict[int, Future[Pairs]] = {}
 
     def fraction(self) -> float:
-        """How much of the training is behind: by steps, or by time where ``train_minutes`` is set."""
+        """The finished share of the training: by steps, or by time where ``train_minutes`` is set and gives more."""
         done = self.progress.step / self.settings.train_steps
         if self.settings.train_minutes is not None:
             done = max(done, self.progress.seconds / (60 * self.settings.train_minutes))
         return min(done, 1.0)
 
     def rate(self) -> float:
-        """Learning rate: a linear rise, then half a cosine down to `FINAL_RATE` of the peak."""
+        """The learning rate: a linear rise, then half a cosine down to `FINAL_RATE` of the peak."""
         fraction = self.fraction()
         rise = min(1.0, (fraction + 1 / self.settings.train_steps) / WARMUP_SHARE)
         fall = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * fraction))
@@ -122,7 +122,7 @@ class Trainer:
         return made
 
     def step_once(self) -> None:
-        """One optimiser step; a step whose loss or gradient is no number changes nothing and is counted."""
+        """Make one optimiser step; a step whose loss or gradient is not finite is skipped and counted."""
         packed, w = self.pairs()
         rate = self.rate()
         for group in self.optimiser.param_groups:
@@ -162,7 +162,7 @@ class Trainer:
         return packed[rows], w[rows]
 
     def best_weights(self) -> Arrays:
-        """State of the estimator with averaged weights: the last, or those of the lowest held-out loss."""
+        """The state of the estimator with averaged weights: the last ones, or those of the lowest held-out loss."""
         chosen = self.best if self.keep_best and self.best else self.average
         state = {name: value.detach().cpu().numpy().copy() for name, value in self.estimator.state_dict().items()}
         for name, value in zip(self.names, chosen, strict=True):
@@ -171,7 +171,7 @@ class Trainer:
 
     @cached_property
     def held_out(self) -> Pairs:
-        """The usable ones of the simulations that training never sees."""
+        """The usable pairs of the simulations that training never sees."""
         return usable_pairs(*self.provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
 
     def validation_loss(self) -> float:
@@ -238,7 +238,7 @@ class Trainer:
 
 
 def _tensor(part: Any, device: torch.device) -> torch.Tensor:
-    """What JAX left on the device is used where it lies."""
+    """A tensor of ``part`` on ``device``; a JAX array that is there already is not copied."""
     if isinstance(part, jax.Array):
         platform = next(iter(part.devices())).platform
         if (device.type == "cuda") == (platform != "cpu"):
@@ -247,14 +247,14 @@ def _tensor(part: Any, device: torch.device) -> torch.Tensor:
 
 
 def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> bool:
-    """Train to the end of the schedule; False when the deadline came first (the state is saved then).
+    """Train to the end of the schedule; return False if the deadline came first (the state is saved then).
 
-    The complete state, with ``kept`` beside it, goes to the sink every ``checkpoint_steps`` steps.
+    The complete state goes to the sink, together with ``kept``, every ``checkpoint_steps`` steps.
 
     Raises
     ------
     ModelError
-        Most steps had a loss or gradient that is no number.
+        Most steps had a loss or gradient that is not finite.
     """
     with ThreadPoolExecutor(1, "simulations") as background:
         trainer.background = background
@@ -284,7 +284,7 @@ def _fit(trainer: Trainer, job: Job, kept: Arrays, note: str) -> bool:
 
 
 def _stands_still(progress: Progress, patience: int | None) -> bool:
-    """Whether the held-out loss has not fallen for so many looks."""
+    """True where the held-out loss has not fallen in the last ``patience`` validations."""
     losses = [line[HISTORY.index("validation_loss")] for line in progress.history]
     return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 

@@ -1,7 +1,7 @@
-"""What a network was trained for: designs and priors, and which data sets lie outside of them.
+"""The range of designs and priors that a network was trained for, and the data sets that lie outside of it.
 
-A network interpolates. On a design or under a prior that it never saw its draws may be anything, and a model without a
-likelihood has nothing to show it by.
+A network interpolates. On a design or under a prior that it never saw its draws may be wrong in any way, and a model
+without a likelihood has no weights that would show it.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ from chainsweep.numerics.arrays import Arrays
 Floats = NDArray[np.float64]
 
 DESIGN_MARGIN, PRIOR_MARGIN = 0.1, 0.01
-"""How far outside a data set may lie, as a share of what was trained on; draws of a prior are always the same ones."""
+"""The largest distance of a data set from the training range, as a share of the range. The one of priors can be small,
+because the prior draws always have the same random numbers."""
 PRIOR = "prior"
 
 
 def figure_names(problem: Problem, fields: Collection[str], constants: Collection[str]) -> set[str]:
-    """Names of the figures of data sets with such fields and constants: what a network must know to serve them."""
+    """The names of the figures of data sets with these fields and constants: a network must know all to serve them."""
     design = {f"design {name}" for name in fields if name not in problem.observed}
     return {"points"} | design | {f"constant {name}" for name in constants} | {f"{PRIOR} {n}" for n in problem.names}
 
 
 def figures(problem: Problem, batch: Batch) -> dict[str, Floats]:
-    """``(dataset, figure)`` by name: number of points, least and largest design values, constants, and the prior's
-    16, 50 and 84 % quantiles of each parameter."""
+    """The figures that describe design and prior of each data set, ``(dataset, figure)`` by name.
+
+    They are the number of points, the least and largest value of each design field, the constants, and the prior's
+    16, 50 and 84 % quantiles of each parameter.
+    """
     found: dict[str, Floats] = {"points": batch.n_points[:, None].astype(float)}
     for name, values in batch.fields.items():
         if name not in problem.observed:
-            # behind its own points a data set repeats its last one
+            # The padding of a data set repeats its last point.
             flat = values.reshape(len(batch), -1)
             found[f"design {name}"] = np.stack([flat.min(axis=1), flat.max(axis=1)], axis=1)
     found |= {f"constant {name}": values.reshape(len(batch), -1) for name, values in batch.constants.items()}
@@ -44,16 +48,16 @@ def figures(problem: Problem, batch: Batch) -> dict[str, Floats]:
 
 
 def coverage_of(problem: Problem, batches: Sequence[Batch]) -> Arrays:
-    """Least and largest of each figure over the data sets trained on, ``(2, figure)`` by name."""
+    """The least and largest value of each figure over the data sets trained on, ``(2, figure)`` by name."""
     parts = [figures(problem, batch) for batch in batches]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: np.stack([values.min(axis=0), values.max(axis=0)]) for name, values in joined.items()}
 
 
 def outside(problem: Problem, batch: Batch, coverage: Mapping[str, Floats]) -> dict[int, str]:
-    """By position, why a data set of ``batch`` is none of those that ``coverage`` stands for.
+    """The reasons, by position, why data sets of ``batch`` lie outside the training range ``coverage``.
 
-    Figures that are no numbers are nobody's business here.
+    Figures that are NaN are ignored here.
     """
     reasons: dict[int, str] = {}
     for name, values in figures(problem, batch).items():
