@@ -14,7 +14,7 @@ NETWORK = "network.safetensors"
 CALIBRATION = "calibration.json"
 """The file next to a network with its calibration on held-out simulations."""
 COVERAGE = "coverage/"
-"""The prefix of the names of the figures whose range the network was trained on; ``grid`` depends on no data."""
+"""The prefix of the names of the figures whose range the network was trained on; ``grid`` is the network's own."""
 MODEL = "model"
 """The entry of the file's metadata that identifies the model file and function of the simulations."""
 
