@@ -72,7 +72,7 @@ class Site(Section):
     gpu_request: Literal["gres", "gpus-per-task"] = "gres"
     gpu_type: Word | None = None
     python: OneLine | None = None
-    """The interpreter that has chainsweep; by default the one that submits, or ``python3`` inside an image."""
+    """The interpreter that has chainsweep, by default the one that submits; a job in an image uses its ``python3``."""
     image: OneLine | None = None
     """The Apptainer image that the jobs run in, except for kinds whose ``[job.<kind>]`` names another image."""
     image_fingerprint: Annotated[str, Field(pattern=r"^[0-9A-Fa-f ]{40,59}$")] | None = None

@@ -72,7 +72,7 @@ def _torch_has_cuda() -> bool:
 
 CUDA_VERSIONS = (12, 13)
 CUDA_BUILDS = {"nuts": _jax_has_cuda, "snpe": _torch_has_cuda}
-"""For each engine a function that is True where the engine's library is a build for GPUs, without importing it."""
+"""The functions, by engine, that return True if the engine's library is a build for GPUs, without importing it."""
 
 
 def use_device(device: str | None, engine: str | None) -> None:

@@ -1,1 +1,1 @@
-"""Tasks on this machine: worker processes, jobs, MPI ranks."""
+"""The execution of tasks on this machine: worker processes, jobs, MPI ranks."""

@@ -1,6 +1,6 @@
-"""What a job's process does: check that it is as the job wanted it, then run its tasks.
+"""The work of a job's process: check that the process is as the job asked, then run the job's tasks.
 
-Nothing is read or written before the number of ranks is right.
+Nothing is read or written before the number of ranks has been checked.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class JobCall:
 
 
 def run_job(call: JobCall, report: Report, deadline: Deadline, say: Callable[[str, bool], None]) -> int:
-    """Run the tasks of ``call`` on all ranks of this job; the exit code of this process.
+    """Run the tasks of ``call`` on all ranks of this job, and return the exit code of this process.
 
-    ``say`` is told, once for each task, how it ended, and whether all went well.
+    ``say`` is called once for each task, with a text on its end, and with True if all tasks went well.
 
     Raises
     ------
     UnavailableError
-        The number of ranks is not what was asked for, the device is not here, or the campaign cannot be written.
+        The number of ranks is not the one asked for, the device is missing, or the campaign cannot be written.
     """
     here = ranks()
     here.check_size(call.ranks, os.environ)

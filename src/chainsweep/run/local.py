@@ -25,15 +25,15 @@ from chainsweep.stages.graph import WORK, Result, Task, is_done, target_of, task
 from chainsweep.tasks.failures import Kind, record_failure
 
 MAX_DEATHS = 2
-"""A task whose worker died this often is given up; the others go on."""
+"""The number of deaths of its worker after which a task is given up; the other tasks go on."""
 STOP_CHECK_SECONDS = 0.25
 END_SECONDS = 5.0
-"""A worker that has no task any more, or was killed, ends within so long, or is not waited for."""
+"""The seconds that ``run`` waits for the end of a worker that has no task any more or was killed."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that ended with an error: what it said and the exit code that belongs to it."""
+    """The failure of a task: the text of its error and the exit code that belongs to it."""
 
     task: Task
     error: str
@@ -42,9 +42,9 @@ class Failure:
 
 @dataclass
 class RunOutcome:
-    """What a run came to: tasks that ran or were done before, those that failed, and whether it was stopped.
+    """The outcome of a run: tasks that ran or were done before, tasks that failed, and whether the run was stopped.
 
-    ``killed`` are sentences about tasks that would not stop; ``compiled`` is what all its processes compiled.
+    ``killed`` has a sentence on each task that did not stop; ``compiled`` counts the compilations of all processes.
     """
 
     done: list[Task] = field(default_factory=list)
@@ -66,9 +66,9 @@ class _Worker:
 
 
 class LocalRun:
-    """Runs the tasks of a campaign for ``engines`` with ``workers`` processes; call ``run`` once.
+    """A run of the tasks of a campaign for ``engines`` with ``workers`` processes; call ``run`` once.
 
-    Each of ``gpus`` has one process more, which takes the tasks of their engines; the others keep to the processor.
+    Each of ``gpus`` has one additional process, which takes the tasks of the GPUs' engines; the others use the CPU.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class LocalRun:
         self.gpus = gpus or Gpus()
         processors = [Device(None) if self.gpus.names else None] * workers
         self.places = Counter([*processors, *map(Device, self.gpus.names)])
-        """How many processes there may be of each device."""
+        """The largest number of processes on each device."""
         self.waiting: dict[bool, list[Task]] = {True: [], False: []}
-        """Tasks that nobody has yet: those for a GPU, and the others."""
+        """The tasks that no worker has yet: under True those for a GPU, under False the others."""
         self.outcome = RunOutcome()
         self.context = multiprocessing.get_context("spawn")
         self.stop: Flag = self.context.RawValue("b", 0)
         self.stopped_at: float | None = None
-        """When the first signal came, or was noticed."""
+        """The time at which the first signal came or was noticed; None before."""
         self.told_twice = False
         self.workers: list[_Worker] = []
         self.deaths: dict[Task, int] = {}
@@ -95,13 +95,13 @@ class LocalRun:
         infer = [task for task in tasks["infer"] if task.engine in engines]
         self.work = [*simulate, *train, *infer]
         self.before = {"train": set(simulate), "infer": set(train)}
-        """What each stage of snpe waits for: training for its simulations, inference for its training."""
+        """The tasks that each stage of snpe waits for: training for its simulations, inference for its training."""
         self.final = [*tasks["merge"], *tasks["report"]]
 
     def run(self) -> RunOutcome:
-        """Run everything that is not done yet. Ctrl-C and SIGTERM save state and end with ``stopped``.
+        """Run every task that is not done yet. Ctrl-C and SIGTERM save state and end with ``stopped``.
 
-        A task that has not stopped ``GRACE_SECONDS`` after the first signal is killed, at the second one all are.
+        A task that has not stopped ``GRACE_SECONDS`` after the first signal is killed; at a second signal all are.
         """
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -130,7 +130,7 @@ class LocalRun:
         self.stop.value = 1
 
     def _end_late(self) -> None:
-        """Kill tasks that were told to stop, and have not within the grace time, or not before a second signal."""
+        """Kill the tasks that have not stopped within the grace time, or before a second signal."""
         if not self.stop.value:
             return
         if self.stopped_at is None:
@@ -174,7 +174,7 @@ class LocalRun:
             self._end_late()
 
     def _hand_out(self, on_gpu: bool) -> None:
-        """Give tasks to the idle workers of GPUs, or of the processor."""
+        """Give tasks to the idle workers of GPUs, or of the CPU."""
         waiting = self.waiting[on_gpu]
         while (task := next(filter(self._can_start, waiting), None)) is not None:
             worker = self._idle_worker(on_gpu)
@@ -188,14 +188,14 @@ class LocalRun:
                 self._bury(worker)
 
     def _can_start(self, task: Task) -> bool:
-        """Whether all that it stands on has ended; where that failed, the task finds it missing and fails too."""
+        """Return True if all tasks that this one depends on have ended; where one failed, this one will fail too."""
         return task.engine != "snpe" or not self.before.get(task.stage)
 
     def _takes_gpu(self, task: Task) -> bool:
         return task.stage in ("train", "infer") and task.engine in self.gpus.engines
 
     def _idle_worker(self, on_gpu: bool) -> _Worker | None:
-        """A worker without a task, a new one where there is place; of a GPU, or of a processor."""
+        """Return a worker without a task, a new one if there is place, of a GPU or of the CPU; None if all are busy."""
         for worker in self.workers:
             if worker.task is None and _on_gpu(worker.device) is on_gpu:
                 return worker
@@ -228,7 +228,7 @@ class LocalRun:
                 self.observer(message)
 
     def _bury(self, worker: _Worker) -> None:
-        """A worker died (killed, out of memory, crashed): its task starts again from its saved state."""
+        """Handle the death of a worker (killed, out of memory, crashed): its task restarts from its saved state."""
         worker.process.join(END_SECONDS)
         self.workers.remove(worker)
         task = worker.task

@@ -1,4 +1,4 @@
-"""One task run with everything it prints in its log file, and its end as a value."""
+"""The run of one task with all its output in its log file, and its end as a value."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from chainsweep.stages.graph import Result, Task
 
 @dataclass(frozen=True)
 class Finished:
-    """A task ended: ``result`` is the name of a Result, or None with an error and its exit code.
+    """The end of a task: ``result`` is the name of a Result, or None with an error and its exit code.
 
-    ``compiled`` says what it compiled; nothing of a task that failed.
+    ``compiled`` counts its compilations; it is zero for a task that failed.
     """
 
     task: Task
@@ -32,13 +32,13 @@ class Finished:
 
 
 Run = Callable[[Task], Result]
-"""Carries out one task in this process."""
+"""The type of a function that carries out one task in this process."""
 
 
 def run_logged(campaign: Campaign, task: Task, run: Callable[[], Result], speaker: str) -> Finished:
-    """Call ``run``; what it prints, and how it ended, is appended to the task's log, where ``speaker`` is this process.
+    """Call ``run``; its output and its end are appended to the task's log, where ``speaker`` names this process.
 
-    Whatever is raised, ``sys.exit`` in a user's code too, is this task's failure.
+    Any exception, even ``sys.exit`` in a user's code, is this task's failure.
     """
     with output_to(campaign.paths.log(task.stage, task.index)):
         return _run(task, run, speaker)
@@ -70,7 +70,7 @@ def _now() -> str:
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Append standard output and error, those of compiled libraries too, to ``log``."""
+    """Append standard output and error, also those of compiled libraries, to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,9 +1,10 @@
-"""How often a task may be requeued: as long as its attempts make progress.
+"""The limit on requeueing a task: it may be requeued as long as its attempts make progress.
 
-Progress is a changed state file (or a published one). ``.progress-<name>.json`` holds the digest of the state that
-the last attempt started from, and how many attempts in a row left it as it was. After two that ran out of time, the
-task ends as failed: a walltime too short for one data set must not run for ever. One that was killed for no reason
-known here says less, since a machine may kill twice before anything can be saved: five of those end it.
+Progress is a changed state file (or a published file). ``.progress-<name>.json`` holds the digest of the state that the
+last attempt started from, and the number of attempts in a row that did not change it. After two such attempts that ran
+out of time, the task ends as failed: a walltime too short for one data set must not be repeated for ever. An attempt
+that was killed for an unknown reason proves less, since a machine may kill it before anything is saved: the task ends
+as failed after five of those.
 """
 
 from __future__ import annotations
@@ -23,32 +24,32 @@ from chainsweep.tasks.attempt import state_path
 from chainsweep.tasks.failures import Kind, forget_failure, record_failure, recorded
 
 MAX_IDLE = 2
-"""Attempts in a row that ran out of time without progress, after which a task has failed."""
+"""The number of attempts in a row that ran out of time without progress, after which a task has failed."""
 
 MAX_DEATHS = 5
-"""Attempts in a row that were killed before they saved progress, after which a task has failed."""
+"""The number of attempts in a row that were killed before they saved progress, after which a task has failed."""
 
 
 class LastEnd(StrEnum):
-    """How the last attempt ended, as far as the host script saw it."""
+    """The end of the last attempt, as far as the host script saw it."""
 
     DIED = "died"
-    """By a signal that nobody announced, such as -9 when memory ran out."""
+    """The attempt was killed by a signal without warning, such as -9 when memory ran out."""
     OVERRAN = "overran"
-    """Killed after its time limit's signal, because it did not stop."""
+    """The attempt was killed because it did not stop after the signal that announces its time limit."""
     INTERRUPTED = "interrupted"
-    """Together with the script: a lost node, a preemption. Not the task's fault."""
+    """The attempt ended together with the script, by a lost node or a preemption, which is not due to the task."""
 
 
 class GivenUp(ChainsweepError):
-    """A task stopped early too often without getting on; it is written down as failed."""
+    """A task stopped early in too many attempts without progress; it is recorded as failed."""
 
 
 @dataclass(frozen=True)
 class _Record:
     """``idle`` attempts that ran out of time and ``deaths`` in a row left the state at ``digest``.
 
-    ``open`` while the last attempt has not said its end.
+    ``open`` is True while the last attempt has not recorded its end.
     """
 
     digest: str
@@ -59,16 +60,16 @@ class _Record:
 
 @dataclass(frozen=True)
 class JobAttempt:
-    """What the host script knows: requeues that are left, and how the last attempt ended."""
+    """The knowledge of the host script: the number of requeues left, and the end of the last attempt."""
 
     left: int
     last_end: LastEnd = LastEnd.DIED
     taken_away: Callable[[], bool] = lambda: False
-    """Whether this attempt was told to stop by a cancellation or preemption (SIGTERM), not by its time limit."""
+    """True where this attempt was told to stop by a cancellation or preemption (SIGTERM), not by its time limit."""
 
 
 def run_bounded(target: Path, task: Task, run: Callable[[], Result], attempt: JobAttempt) -> Result:
-    """One attempt in a job: ``run()``, and what it comes to is written down.
+    """Make one attempt in a job: call ``run()``, and record its outcome.
 
     Raises
     ------
@@ -84,7 +85,7 @@ def run_bounded(target: Path, task: Task, run: Callable[[], Result], attempt: Jo
         with recorded(target):
             result = run()
     except StoppedEarly as error:
-        # What it stands on is not there, and another attempt would not make it.
+        # A file that the task depends on is missing, and another attempt would not make it.
         record_failure(target, Kind.UNAVAILABLE, str(error), GivenUp.exit_code)
         raise GivenUp(f"{task.label}: {error}") from error
     if result is not Result.STOPPED:
@@ -104,7 +105,7 @@ def run_bounded(target: Path, task: Task, run: Callable[[], Result], attempt: Jo
 
 
 def run_afresh(campaign: Campaign, task: Task, run: Callable[[], Result]) -> Result:
-    """One attempt outside a job: earlier failures are forgotten, and one of this attempt is written down."""
+    """Make one attempt outside a job: earlier failures are forgotten, and a failure of this attempt is recorded."""
     if task.stage not in WORK:
         return run()
     target = target_of(campaign, task)
@@ -114,13 +115,13 @@ def run_afresh(campaign: Campaign, task: Task, run: Callable[[], Result]) -> Res
 
 
 def forgive(target: Path) -> None:
-    """Forget failures and idle attempts: the task is done, or is handed out anew."""
+    """Forget failures and idle attempts, because the task is done or is handed out again."""
     forget_failure(target)
     _path(target).unlink(missing_ok=True)
 
 
 def _begin(target: Path, last_end: LastEnd) -> _Record:
-    """Open this attempt's record; an earlier attempt that never said its end counts by the state it left."""
+    """Open this attempt's record; an earlier attempt that did not record its end is judged by the state it left."""
     last, digest = _read(target), _digest(target)
     if last is None or last.digest != digest:
         record = _Record(digest, open=True)
@@ -142,7 +143,7 @@ def _give_up(target: Path, task: Task, kind: Kind, reason: str) -> None:
 
 
 def _digest(target: Path) -> str:
-    """What tells one saved state from another; empty where none is saved."""
+    """Return the sha256 of the saved state, which tells states apart; empty if none is saved."""
     path = state_path(target)
     if not path.exists():
         return ""

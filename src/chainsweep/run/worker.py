@@ -1,4 +1,4 @@
-"""A worker process of ``chainsweep run``: takes tasks from a pipe, runs them, says how they ended.
+"""A worker process of ``chainsweep run``: takes tasks from a pipe, runs them, and reports their ends.
 
 Workers are started with ``spawn``, so a library's threads never cross a fork. They ignore Ctrl-C, which the
 parent turns into ``stop``; a worker whose parent died stops at its next block boundary as well.
@@ -28,7 +28,7 @@ PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` units of the task."""
+    """The progress of a task: ``done`` of ``total`` units."""
 
     task: Task
     done: int
@@ -38,19 +38,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class Device:
-    """What a worker computes on: the ``gpu`` of this name, or with None a processor."""
+    """The device that a worker computes on: the ``gpu`` of this name, or with None the CPU."""
 
     gpu: str | None
 
 
 class Flag(Protocol):
-    """A number in memory that processes share, without a lock that one of them could take into its grave."""
+    """A number in memory that processes share, without a lock, which a process that dies would never release."""
 
     value: int
 
 
 def work(root: Path, tasks: Connection, stop: Flag, parent: int, device: Device | None) -> None:
-    """Run tasks until the pipe closes, on ``device`` (None: whatever there is). What a task prints goes to its log."""
+    """Run tasks until the pipe closes, on ``device`` (None: any device). A task's output goes to its log."""
     if device is not None:
         hold_to(device.gpu)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,1 +1,1 @@
-"""A campaign on a Slurm cluster: scripts as text, submissions, the queue beside the files."""
+"""The use of a Slurm cluster: scripts as text, submissions, and the state of the queue next to the files."""

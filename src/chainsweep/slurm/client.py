@@ -12,11 +12,11 @@ from chainsweep.slurm.plan import Limits
 
 COMMAND_TIMEOUT_S = 60.0
 QUEUE_FORMAT = "%F|%K|%T|%j|%r|%M|%N"
-"""squeue: array job (or job) id, array index, state, job name, reason, time used, nodes."""
+"""The fields asked of squeue: array job (or job) id, array index, state, job name, reason, time used, nodes."""
 ENDED = frozenset(
     {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"}
 )
-"""States that an element does not leave any more; PREEMPTED is one unless the job is requeued, which ours are."""
+"""The final states of an element. PREEMPTED is not one of them because chainsweep's jobs are requeued."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,23 @@ class Element:
 
     @property
     def live(self) -> bool:
-        """Whether it waits, runs, or will run again."""
+        """True where the element waits, runs, or will run again."""
         return self.state not in ENDED
 
 
 class NoAnswer(UnavailableError):
-    """A command ran into its time limit: Slurm may have done what was asked, or not."""
+    """A command reached its time limit, so it is unknown whether Slurm carried it out."""
 
 
 def run_command(command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-    """Standard output of a Slurm command.
+    """Run a Slurm command, and return its standard output.
 
     Raises
     ------
     NoAnswer
-        It did not end in time.
+        The command did not end in time.
     UnavailableError
-        It is not installed, or ended with an error; the message holds what it said.
+        The command is not installed, or ended with an error; the message holds its output.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -64,7 +64,7 @@ def run_command(command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) ->
 
 
 def sbatch(command: Sequence[str], timeout_s: float) -> int:
-    """Submit a script; the job id. Raises like ``run_command``."""
+    """Submit a script, and return the job id. Raises like ``run_command``."""
     answer = run_command(command, timeout_s).strip()
     match = re.match(r"(\d+)", answer.splitlines()[-1] if answer else "")
     if match is None:
@@ -73,14 +73,14 @@ def sbatch(command: Sequence[str], timeout_s: float) -> int:
 
 
 def queue(names: Sequence[str] = ()) -> list[Element]:
-    """Array elements of this user that wait, run, or ended lately; of these job names where given."""
+    """Return this user's array elements that wait, run, or ended lately, only those of ``names`` if given."""
     chosen = [f"--name={','.join(names)}"] if names else []
     listed = run_command(["squeue", "--me", "-h", "-r", "-t", "all", "-o", QUEUE_FORMAT, *chosen])
     elements = []
     for line in listed.splitlines():
         fields = line.strip().split("|")
         if len(fields) != QUEUE_FORMAT.count("|") + 1:
-            continue  # another job of this user, whose name holds a bar
+            continue  # another job of this user, whose name contains a "|"
         job_id, index, state, name, reason, used, nodes = fields
         elements.append(Element(int(job_id), int(index) if index.isdigit() else 0, name, state, reason, used, nodes))
     return elements
@@ -92,7 +92,7 @@ def cancel(job_ids: Sequence[int]) -> None:
 
 
 def limits() -> Limits:
-    """The limits of the cluster's configuration."""
+    """Return the limits of the cluster's configuration."""
     shown = run_command(["scontrol", "show", "config"])
     return Limits(_number(shown, "MaxArraySize"), _number(shown, "MaxJobCount"))
 

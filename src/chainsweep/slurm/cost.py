@@ -1,4 +1,4 @@
-"""What a submission will cost: from the data sets that are done, or from a pilot, with the spread of that guess."""
+"""The predicted cost of a submission, from the data sets that are done or from a pilot, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from chainsweep.store.shard import ShardError, read_summary
 
 MAX_SHARDS_READ = 64
 UPPER = 0.95
-"""Probability below the upper end of the range; as much lies above its lower end."""
+"""The probability below the upper end of the range, and above its lower end."""
 CLOCK_ERROR = 0.05
-"""Relative standard error that repeated timings of one program have at least."""
+"""The least relative standard error of repeated timings of one program."""
 SETUP_ERROR = 0.3
-"""Part by which the start of a process may differ from the one that was timed: disks and other users."""
+"""The relative difference of the start of a process from the one that was timed, because of disks and other users."""
 UNKNOWN = dict.fromkeys(("hours", "low", "high", "core_hours", "gpu_hours", "element_hours", "walltime_hours"))
 
 
 def predict_cost(campaign: Campaign, site: Site, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Core- and GPU-hours by kind of job, null where nothing is known yet; merge and report are not counted.
+    """Predict core- and GPU-hours by kind of job, null where nothing is known; merge and report are not counted.
 
     ``hours`` is the work of all ranks; ``low`` and ``high`` hold it with 90 % probability, as far as the data sets
     timed stand for the others, and are null where only one was timed. ``element_hours`` is how long the first array
@@ -40,7 +40,7 @@ def predict_cost(campaign: Campaign, site: Site, jobs: Sequence[Job]) -> dict[st
     content: dict[str, Any] = {}
     for kind in kinds:
         work = _Work(campaign, site, kind, [job for job in jobs if job.kind == kind])
-        # seconds of data sets whose walkers were on many ranks say nothing about one rank's work
+        # times of data sets whose walkers were on several ranks do not give one rank's work
         published = None if work.over_walkers else _published(campaign, kind)
         timing = published or pilot.get(kind)
         content[kind] = {"units": work.units} | (work.entry(timing) if timing else _unknown())
@@ -64,12 +64,12 @@ class _Work:
 
     @property
     def over_walkers(self) -> bool:
-        """Whether the ranks of an element share out the walkers of one data set after another."""
+        """True where the ranks of an element share the walkers of one data set after another."""
         return any(job.form == "walkers" and job.ranks > 1 for job in self.jobs)
 
     @property
     def units(self) -> int:
-        """Data sets of the jobs' tasks; steps where it is training, simulations where it is those."""
+        """The number of data sets of the jobs' tasks; of steps for training, of simulations for simulating."""
         return sum(self._sizes(job.tasks) for job in self.jobs)
 
     @property
@@ -87,7 +87,7 @@ class _Work:
         return sum(int(self.campaign.shards[task % count].positions.size) for task in tasks)
 
     def entry(self, timing: Timing) -> dict[str, Any]:
-        """The forecast from ``timing``."""
+        """Return the forecast from ``timing``."""
         seconds = np.asarray(timing.seconds)
         mean, error = float(seconds.mean()), _mean_error(seconds, self.units)
         hours, low, high = self._hours(timing.setup_s, mean), None, None
@@ -109,7 +109,7 @@ class _Work:
         }
 
     def _hours(self, setup_s: float, unit_s: float) -> float:
-        """Work of all ranks: each process starts once, each data set is done once."""
+        """Return the hours of all ranks: each process starts once, each data set is done once."""
         if self.over_walkers:
             return sum(self._element_hours(job, setup_s, unit_s, whole=True) * job.ranks for job in self.jobs)
         if self.kind == "train":
@@ -123,12 +123,12 @@ class _Work:
         return setup_s / 3600 + (steps if minutes is None else min(steps, minutes / 60))
 
     def _element_hours(self, job: Job, setup_s: float, unit_s: float, whole: bool = False) -> float:
-        """How long the first element of ``job`` runs, which has as many tasks as any; ``whole``: all, in turn."""
+        """Return the hours of the first element of ``job``, one of the longest; if ``whole``, of all in sequence."""
         if self.kind == "train":
             return self._training_hours(setup_s, unit_s)
         elements = job.elements if whole else 1
         tasks = job.tasks if whole else job.tasks[: job.per_element]
-        # over walkers, rank 0 only hands out; over data sets, the busiest rank decides
+        # with shared walkers, rank 0 only hands out work; with shared data sets, the busiest rank decides
         helpers = max(job.ranks - 1, 1) if self.over_walkers else len(tasks) / math.ceil(len(tasks) / job.ranks)
         return (setup_s * elements + self._sizes(tasks) * unit_s / helpers) / 3600
 
@@ -137,7 +137,7 @@ class _Work:
 
 
 def _mean_error(seconds: NDArray, units: int) -> float | None:
-    """Half the width of the range of the mean of ``units`` further data sets; None where only one was timed."""
+    """Return half the width of the range of the mean of ``units`` further data sets; None if only one was timed."""
     if seconds.size < 2:
         return None
     error = float(seconds.std(ddof=1)) * math.sqrt(1 / seconds.size + 1 / units)
@@ -151,7 +151,7 @@ def _basis(kind: str, timing: Timing) -> str:
 
 
 def _published(campaign: Campaign, engine: str) -> Timing | None:
-    """Seconds of the data sets that this engine has done in this campaign."""
+    """Return the times of the data sets that this engine has done in this campaign."""
     seconds: list[NDArray] = []
     for plan in campaign.shards:
         if len(seconds) == MAX_SHARDS_READ:
@@ -161,7 +161,7 @@ def _published(campaign: Campaign, engine: str) -> Timing | None:
             try:
                 seconds.append(np.asarray(read_summary(path, ["seconds"])["seconds"], float))
             except ShardError:
-                continue  # a damaged file is a matter of the task that will replace it
+                continue  # a damaged file is handled by the task that replaces it
     known = np.concatenate(seconds) if seconds else np.empty(0)
     known = known[np.isfinite(known)]
     return Timing(0.0, tuple(known.tolist()), known.size, "") if known.size else None

@@ -1,7 +1,7 @@
-"""Apptainer images: is the file a whole one, which one is it, who signed it, and how a command runs inside it.
+"""The handling of Apptainer images: completeness, identity, signature, and commands that run inside an image.
 
-A campaign remembers the SHA-256 of the images it was submitted with (``submit/images.json``), with what ``stat`` said
-of the file then: only where that has changed is an image of several GB read again.
+A campaign remembers the SHA-256 of the images it was submitted with (``submit/images.json``), with the file's size and
+times from ``stat``: an image of several GB is read again only if these have changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from chainsweep.tasks.provenance import IMAGE_VARIABLE
 
 VERIFY_TIMEOUT_S = 600
 ABSENT = "0" * 64
-"""Stands in a plan for the SHA-256 of an image that is not here."""
+"""The placeholder in a plan for the SHA-256 of an image that is not on this machine."""
 PASSED_ON = (
     "SLURM_*",
     "PMI*",
@@ -34,7 +34,7 @@ PASSED_ON = (
     IMAGE_VARIABLE,
     CACHE_VARIABLE,
 )
-"""Variables that the work sees inside an image, as patterns of bash; those of the site file beside them."""
+"""The variables that a command sees inside an image, as patterns of bash, in addition to those of the site file."""
 # The SIF format: a header of these fields, then descriptors of fixed length. Source: the sif project's documentation.
 _HEADER = struct.Struct("<32s10s3s3s16s8q")
 _MAGIC = b"SIF_MAGIC\0"
@@ -44,7 +44,7 @@ _DESCRIPTOR_BYTES = 585
 
 @dataclass(frozen=True)
 class Image:
-    """An image file by its content; ``stamp`` is what ``stat -L -c '%s %Y %Z'`` said of it."""
+    """An image file, identified by its content; ``stamp`` is the output of ``stat -L -c '%s %Y %Z'``."""
 
     path: Path
     sha256: str
@@ -52,12 +52,12 @@ class Image:
 
 
 def examine(path: Path, remembered: Mapping[str, Image]) -> Image:
-    """Which image ``path`` is; its content is read unless it is the file that is remembered.
+    """Return the image at ``path``; its content is read unless the stamp is that of the remembered image.
 
     Raises
     ------
     ConfigError
-        There is no such file, or it is no whole image.
+        There is no such file, or it is not a complete image.
     """
     try:
         found = path.stat()
@@ -76,7 +76,7 @@ def examine(path: Path, remembered: Mapping[str, Image]) -> Image:
 
 
 def _check_whole(path: Path, size: int) -> None:
-    """Raise unless every part that the file's header names lies inside the file."""
+    """Raise unless every part named in the file's header lies inside the file."""
     with path.open("rb") as handle:
         head = handle.read(_HEADER.size)
         if len(head) < _HEADER.size or head[32:42] != _MAGIC:
@@ -97,14 +97,14 @@ def _check_whole(path: Path, size: int) -> None:
 def images_of(
     site: Site, kinds: Iterable[str], remembered: Mapping[str, Image], absent_too: bool = False
 ) -> dict[str, Image]:
-    """The image of each kind of job that has one; a signature that the site asks for is verified.
+    """Return the image of each kind of job that has one; a signature is verified if the site asks for one.
 
-    With ``absent_too``, a file that is not here is no error: a plan may be made on another machine.
+    With ``absent_too``, a missing file is not an error, because a plan may be made on another machine.
 
     Raises
     ------
     ConfigError
-        A file is missing, no whole image, or not signed as the site says.
+        A file is missing, is not a complete image, or is not signed as the site says.
     UnavailableError
         A signature is to be verified, and there is no Apptainer here.
     """
@@ -148,7 +148,7 @@ def _signer_keys(text: str) -> list[dict]:
 
 
 def read_remembered(path: Path) -> dict[str, Image]:
-    """Images that earlier submissions used, by their path."""
+    """Return the images that earlier submissions used, by their path."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,14 +157,14 @@ def read_remembered(path: Path) -> dict[str, Image]:
 
 
 def remember(path: Path, images: Iterable[Image]) -> None:
-    """Write down which images a submission uses."""
+    """Record the images that a submission uses."""
     known = read_remembered(path) | {str(image.path): image for image in images}
     content = {name: {"sha256": image.sha256, "stamp": image.stamp} for name, image in sorted(known.items())}
     publish_text(path, json.dumps(content, indent=1))
 
 
 def hand_over(site: Site) -> str:
-    """Bash that gives a command inside an image the variables it may see, and runs it: Apptainer strips all others."""
+    """Return bash that runs a command inside an image with its variables; Apptainer removes all other variables."""
     names = "|".join((*PASSED_ON, *sorted(site.environment)))
     return (
         f'for name in $(compgen -e); do case $name in {names}) export "APPTAINERENV_$name=${{!name}}";; esac; done; '
@@ -175,10 +175,10 @@ def hand_over(site: Site) -> str:
 def inside(
     site: Site, image: Path | str, gpu: bool, folder: Path | None = None, frozen: Sequence[Path] = ()
 ) -> list[str]:
-    """The words in front of a command that runs it inside ``image``.
+    """Return the words that, placed before a command, run it inside ``image``.
 
-    It sees ``folder`` (``frozen`` files of it read-only), the site's binds and its MPI library, and an empty /tmp of
-    its own; not the user's home, and no other folder of the host.
+    The command sees ``folder`` (``frozen`` files of it read-only), the site's binds and its MPI library, and an empty
+    private /tmp, but neither the user's home nor any other folder of the host.
     """
     words = ["bash", "-c", hand_over(site), "inside", *site.apptainer, "exec"]
     words += ["--containall", "--no-home", "--cleanenv", "--pwd", "/tmp", *(["--nv"] if gpu else [])]
@@ -192,16 +192,16 @@ def inside(
 
 
 def mount(path: Path, *options: str) -> str:
-    """The word that has an image see ``path`` where it lies."""
+    """Return the option that makes an image see ``path`` under the same path."""
     fields = ["type=bind", *(_csv(f"{name}={path}") for name in ("source", "destination")), *options]
     return "--mount=" + ",".join(fields)
 
 
 def _csv(field: str) -> str:
-    """One field of ``--mount``, which is read as a line of CSV."""
+    """Return one field of ``--mount``, which Apptainer reads as a line of CSV."""
     return '"' + field.replace('"', '""') + '"' if re.search(r'[",\s]', field) else field
 
 
 def host_variables() -> dict[str, str]:
-    """This process's environment without what would change what an image sees."""
+    """Return this process's environment without variables that would change what an image sees."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("APPTAINER", "SINGULARITY"))}

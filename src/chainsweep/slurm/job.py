@@ -1,4 +1,4 @@
-"""One Slurm job as chainsweep plans it: which tasks its array elements handle, and how."""
+"""One planned Slurm job, with the tasks that each of its array elements handles."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _OWN = ("simulate", "train", "merge", "report")
 STAGE_OF = dict.fromkeys(("emcee", "nuts", "snpe"), "infer") | {kind: kind for kind in _OWN}
 """The stage that a job of each kind runs."""
 ARRAYS = ("simulate", "infer")
-"""Stages whose jobs are arrays; training is one where there is an ensemble."""
+"""The stages whose jobs are arrays; training is an array only for an ensemble."""
 
 
 def is_array(stage: str, tasks: int) -> bool:
-    """Whether a job of a stage with so many tasks is an array."""
+    """Return True if a job of ``stage`` with this number of ``tasks`` is an array."""
     return stage in ARRAYS or (stage == "train" and tasks > 1)
 
 
@@ -45,32 +45,32 @@ class Job:
 
     @property
     def stage(self) -> str:
-        """Stage of its tasks."""
+        """The stage of the job's tasks."""
         return STAGE_OF[self.kind]
 
     @property
     def is_array(self) -> bool:
-        """Whether it is a job array; training one network, merge and report are single jobs."""
+        """True where it is a job array; training of one network, merge and report are single jobs."""
         return is_array(self.stage, len(self.tasks))
 
     @property
     def requeues(self) -> bool:
-        """Whether what stops early goes back to the queue; merge and report are made anew by the next submission."""
+        """True where a task that stops early is requeued; merge and report run again in the next submission."""
         return self.stage in WORK
 
     @property
     def elements(self) -> int:
-        """Number of array elements."""
+        """The number of array elements."""
         return math.ceil(len(self.tasks) / self.per_element)
 
     @property
     def file(self) -> str:
-        """Name of its script."""
+        """The name of its script."""
         return f"{self.kind}-{self.part}.sbatch" if self.is_array else f"{self.kind}.sbatch"
 
     @property
     def script(self) -> Path:
-        """Path of its script."""
+        """The path of its script."""
         return self.folder / self.file
 
     @property
@@ -86,7 +86,7 @@ class Job:
 
 
 def as_ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending numbers as inclusive ranges: ``[0, 1, 2, 7]`` gives ``[(0, 2), (7, 7)]``."""
+    """Return ascending numbers as inclusive ranges: ``[0, 1, 2, 7]`` gives ``[(0, 2), (7, 7)]``."""
     ranges: list[tuple[int, int]] = []
     for number in numbers:
         if ranges and number == ranges[-1][1] + 1:
@@ -97,12 +97,12 @@ def as_ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def ranges_text(numbers: Sequence[int]) -> str:
-    """``0-2,7``, as ``jobs.jsonl`` keeps tasks."""
+    """Return ascending numbers as text such as ``0-2,7``, the form of tasks in ``jobs.jsonl``."""
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in as_ranges(numbers))
 
 
 def ranges_read(text: str) -> tuple[int, ...]:
-    """The inverse of ``ranges_text``."""
+    """Return the numbers of a text that ``ranges_text`` made."""
     numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")

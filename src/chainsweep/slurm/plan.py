@@ -1,8 +1,8 @@
-"""Which jobs a submission consists of: arrays over what is missing, split and packed to fit the cluster's limits.
+"""The jobs of a submission: arrays over the missing tasks, split and packed to fit the cluster's limits.
 
-Nothing keeps running to feed the queue. Where more array elements would be needed than the queue takes, each
-element is a chain: it handles one task after another, and what its walltime cuts off goes on in its next attempt.
-So everything is submitted at once, with dependencies, and never more than the queue takes.
+No process keeps running to feed the queue. If the tasks are more than the elements that the queue takes, each array
+element handles several tasks, one after another, and work that its walltime cuts off continues in its next attempt. So
+all jobs are submitted at once, with dependencies, and never more than the queue takes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from chainsweep.slurm.job import STAGE_OF, Job, is_array
 from chainsweep.stages.graph import WORK, Task
 
 BEFORE = {"train": "simulate", "snpe": "train"}
-"""Kinds of jobs that wait for another kind."""
+"""The kinds of jobs that wait for another kind."""
 SINGLE_JOBS = 3
-"""Places in the queue that are kept for training, merge and report."""
+"""The number of places in the queue that are kept for training, merge and report."""
 QUEUE_SHARE = 0.5
-"""Part of the cluster's MaxJobCount, which all its users share, that one submission may fill."""
+"""The share of the cluster's MaxJobCount, which all its users share, that one submission may fill."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the cluster takes: indices of an array stay below ``max_array_size``; ``max_jobs`` in its queue."""
+    """The limits of the cluster: indices of an array stay below ``max_array_size``; the queue takes ``max_jobs``."""
 
     max_array_size: int
     max_jobs: int
@@ -38,21 +38,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class Order:
-    """What a submission is about: its ``number``, the ``missing`` tasks by kind, the elements queued already."""
+    """The request for a submission: its ``number``, the ``missing`` tasks by kind, the elements ``queued`` already."""
 
     number: int
     token: str
     """The token of the folder, which the names of its jobs hold."""
     missing: Mapping[str, Sequence[Task]]
     spread: Spread
-    """What the ranks of emcee share out."""
+    """The work that the ranks of emcee share."""
     queued: int = 0
     finish: bool = True
-    """Whether merge and report follow."""
+    """True where merge and report follow."""
 
 
 def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: Order) -> tuple[Job, ...]:
-    """The jobs of one submission, in the order in which they are sent.
+    """Return the jobs of one submission, in the order in which they are sent.
 
     Raises
     ------
@@ -114,7 +114,7 @@ class _Maker:
 
 
 def tasks_per_element(site: Site, kind: str, emcee_form: str) -> int:
-    """Tasks of one array element where the queue has room: as the site says, else one, or one a rank."""
+    """Return the tasks of one array element if the queue has room: as the site says, else one, or one per rank."""
     settings = site.job_settings(kind)
     if settings.tasks_per_element is not None:
         return settings.tasks_per_element
@@ -122,7 +122,7 @@ def tasks_per_element(site: Site, kind: str, emcee_form: str) -> int:
 
 
 def _packed(site: Site, limits: Limits, order: Order, arrays: Mapping[str, Sequence[Task]]) -> dict[str, int]:
-    """Tasks per array element of each kind, raised evenly until all elements fit into the queue."""
+    """Return the tasks per array element of each kind, raised evenly until all elements fit into the queue."""
     room = min(site.max_submitted or limits.max_jobs, max(int(limits.max_jobs * QUEUE_SHARE), SINGLE_JOBS + 1))
     room -= SINGLE_JOBS + order.queued
     if arrays and room < len(arrays):
@@ -139,13 +139,13 @@ def _packed(site: Site, limits: Limits, order: Order, arrays: Mapping[str, Seque
 
 
 def command(job: Job, ids: Mapping[str, str], also_after: Sequence[int] = ()) -> list[str]:
-    """The sbatch command of ``job``; ``ids`` gives the job id (or what stands for it) of each name in ``after``."""
+    """Return the sbatch command of ``job``; ``ids`` gives the job id (or its placeholder) of each name in ``after``."""
     after = [str(number) for number in also_after] + [ids[name] for name in job.after]
     dependency = [f"--dependency=afterany:{':'.join(after)}"] if after else []
     return ["sbatch", "--parsable", *dependency, str(job.script)]
 
 
 def write_scripts(root: Path, jobs: Sequence[Job], texts: Sequence[str]) -> None:
-    """Write the scripts of a submission into its folder below ``root``, through no link."""
+    """Write the scripts of a submission into its folder below ``root``, without following links."""
     for job, text in zip(jobs, texts, strict=True):
         write_below(root, job.script, text.encode(), mode=0o755)

@@ -1,7 +1,7 @@
-"""``jobs.jsonl``: every job that was sent, one line an event, appended and never rewritten.
+"""``jobs.jsonl``: every job that was sent, one line per event, appended and never rewritten.
 
-A line is written before ``sbatch`` is asked (``sending``) and after it answered (``sent``, with the job id). So a
-job whose ``sbatch`` gave no answer is known by its unique name, and can be looked up in the queue.
+A line is written before ``sbatch`` is called (``sending``) and after it answered (``sent``, with the job id). So a job
+whose ``sbatch`` gave no answer is known by its unique name, and can be looked up in the queue.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from chainsweep.slurm.job import STAGE_OF, Job, ranges_read, ranges_text
 
 @dataclass(frozen=True)
 class SentJob:
-    """What is known of one job: ``job_id`` is None while it is not known whether Slurm accepted it."""
+    """The record of one job; ``job_id`` is None while it is not known whether Slurm accepted the job."""
 
     name: str
     submission: int
@@ -34,15 +34,15 @@ class SentJob:
 
     @property
     def stage(self) -> str:
-        """Stage of its tasks."""
+        """The stage of the job's tasks."""
         return STAGE_OF[self.kind]
 
     def tasks_of(self, element: int) -> tuple[int, ...]:
-        """The tasks of one array element."""
+        """Return the tasks of one array element."""
         return self.tasks[element * self.per_element : (element + 1) * self.per_element]
 
     def output_of(self, task: int) -> Path | None:
-        """Slurm's output file of the element that handles ``task``; None where no job id is known."""
+        """Return Slurm's output file of the element that handles ``task``; None if no job id is known."""
         if self.job_id is None:
             return None
         element = self.tasks.index(task) // self.per_element
@@ -51,7 +51,7 @@ class SentJob:
 
 
 def note_sending(path: Path, job: Job, submission: int) -> None:
-    """Write down that ``job`` is about to be sent."""
+    """Record that ``job`` is about to be sent."""
     content = {
         "event": "sending",
         "name": job.name,
@@ -67,17 +67,17 @@ def note_sending(path: Path, job: Job, submission: int) -> None:
 
 
 def note_sent(path: Path, name: str, job_id: int) -> None:
-    """Write down the id that Slurm gave a job."""
+    """Record the id that Slurm gave a job."""
     _append(path, {"event": "sent", "name": name, "job_id": job_id})
 
 
 def note_refused(path: Path, name: str, reason: str) -> None:
-    """Write down that Slurm did not take a job."""
+    """Record that Slurm did not accept a job."""
     _append(path, {"event": "refused", "name": name, "reason": reason})
 
 
 def sent_jobs(path: Path) -> list[SentJob]:
-    """Every job that Slurm took or may have taken, oldest first.
+    """Return every job that Slurm accepted or may have accepted, oldest first.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def sent_jobs(path: Path) -> list[SentJob]:
 
 
 def _take(event: dict[str, Any], jobs: dict[str, SentJob]) -> None:
-    """Bring ``jobs`` up to one event."""
+    """Apply one event to ``jobs``."""
     name = event["name"]
     if event["event"] == "sending":
         if event["kind"] not in STAGE_OF:
@@ -126,7 +126,7 @@ def _take(event: dict[str, Any], jobs: dict[str, SentJob]) -> None:
 
 
 def own_jobs(campaign: Campaign) -> list[SentJob]:
-    """The recorded jobs that this very folder sent, as their names say; not those of the folder that it is a copy of.
+    """Return the recorded jobs that this folder sent, by their names; in a copy, not those of the original folder.
 
     Raises like ``sent_jobs``.
     """
@@ -136,7 +136,7 @@ def own_jobs(campaign: Campaign) -> list[SentJob]:
 
 
 def next_submission(jobs: Iterable[SentJob], folder: Path) -> int:
-    """The number after the last submission that left a trace."""
+    """Return the number after the last submission that left a record or a folder."""
     made = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     return 1 + max([0, *made, *(job.submission for job in jobs)])
 

@@ -1,4 +1,4 @@
-"""sbatch scripts as text, from the templates in ``slurm/``: pure, nothing is written and nothing is run."""
+"""The sbatch scripts as text, from the templates in ``slurm/``; nothing is written and nothing is run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from chainsweep.tasks.provenance import IMAGE_VARIABLE
 
 _PACKAGED = Path(__file__).parents[1] / "slurm_templates"
 TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "slurm"
-"""Inside an installed package, or at the top of a checkout."""
+"""The folder of the templates: inside an installed package, or at the top of a checkout."""
 _NOT_IN_DIRECTIVES = "\n\r\0\\"
-"""Line breaks end a directive; Slurm takes a backslash in a path for an escape, however it is quoted."""
+"""The characters that no directive may hold: a line break ends a directive, and Slurm takes a backslash for an escape
+even in quotes."""
 
 
 def render(job: Job, campaign: Campaign, site: Site, image: Image | None = None) -> str:
-    """The whole sbatch script of ``job``, whose work runs in ``image`` where one is given.
+    """Return the whole sbatch script of ``job``, whose work runs in ``image`` if one is given.
 
     Raises
     ------
@@ -54,14 +55,14 @@ def render(job: Job, campaign: Campaign, site: Site, image: Image | None = None)
 
 
 def interpreter(site: Site, kind: str) -> str:
-    """The Python of a job: ``python3`` of its image, else as the site says, else the one that runs this."""
+    """Return the interpreter of a job: ``python3`` in an image, else as the site says, else the one that runs this."""
     if site.image_of(kind) is not None:
         return "python3"
     return site.python or sys.executable
 
 
 def _mpi_launch(site: Site, job: Job) -> list[str]:
-    """The launch line with the number of ranks; a dead rank must end the step, whatever the site wrote."""
+    """Return the launch line with the number of ranks; a dead rank must end the step, whatever the site says."""
     launch = [part.replace("{ranks}", str(job.ranks)) for part in site.mpi_launch]
     if Path(launch[0]).name == "srun":
         cpus = site.job_settings(job.kind).cpus
@@ -86,7 +87,7 @@ def _environment() -> jinja2.Environment:
 
 
 def directive(value: str) -> str:
-    """``value`` as one word of an ``#SBATCH`` line."""
+    """Return ``value`` as one word of an ``#SBATCH`` line."""
     if any(character in value for character in _NOT_IN_DIRECTIVES):
         raise UsageError(
             f"{value!r} cannot stand in an #SBATCH line: expected a path without backslash and line break; "
@@ -98,5 +99,5 @@ def directive(value: str) -> str:
 
 
 def _bash_ranges(tasks: Sequence[int]) -> str:
-    """Task numbers as words of a bash array: ``{0..390} 402``."""
+    """Return task numbers as words of a bash array: ``{0..390} 402``."""
     return " ".join(str(a) if a == b else f"{{{a}..{b}}}" for a, b in as_ranges(tasks))

@@ -1,4 +1,4 @@
-"""``plan`` and ``submit``: what is missing and not in the queue becomes arrays that depend on each other."""
+"""The work of ``plan`` and ``submit``: missing tasks that are not queued become arrays that depend on each other."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DEFAULT_LIMITS = Limits(max_array_size=1001, max_jobs=10_000)
 """Slurm's own defaults."""
 LOOKUPS = 5
 LOOKUP_PAUSE_S = 2.0
-"""How often, and how far apart, the queue is searched for a job whose sbatch gave no answer."""
+"""The number of searches of the queue for a job whose sbatch gave no answer, and the seconds between them."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which tasks a submission is about: those of ``engines``, and with ``only_failed`` only those that failed."""
+    """The tasks that a submission is about: those of ``engines``, and with ``only_failed`` only those that failed."""
 
     engines: tuple[str, ...]
     only_failed: bool = False
@@ -47,7 +47,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Queued:
-    """What of this campaign is in the queue: live jobs by name, their elements, and the tasks they will do."""
+    """The part of this campaign in the queue: live jobs by name, the number of their elements, and their tasks."""
 
     jobs: dict[str, SentJob] = field(default_factory=dict)
     elements: int = 0
@@ -55,13 +55,13 @@ class Queued:
 
     @property
     def ids(self) -> list[int]:
-        """Their job ids."""
+        """The ids of the live jobs."""
         return sorted(job.job_id for job in self.jobs.values() if job.job_id is not None)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A planned submission: its jobs and scripts, and what of the campaign is in the queue already."""
+    """A planned submission: its jobs and scripts, and the part of the campaign that is in the queue already."""
 
     number: int
     jobs: tuple[Job, ...]
@@ -69,20 +69,20 @@ class Submission:
     queued: Queued
     images: tuple[Image, ...] = ()
     unreached: str | None = None
-    """Why the cluster could not be asked for its limits and queue, where it could not."""
+    """The reason why the cluster could not be asked for its limits and queue; None if it could."""
 
     @property
     def absent_images(self) -> list[str]:
-        """Images that the site names and that are not here: a submit would refuse."""
+        """The images that the site names and that are missing here, so that a submit would be refused."""
         return sorted({str(image.path) for image in self.images if image.sha256 == ABSENT})
 
     def commands(self) -> list[list[str]]:
-        """The sbatch commands, with ``$name`` for the id of an earlier job."""
+        """Return the sbatch commands, with ``$name`` for the id of an earlier job."""
         ids = {job.name: f"${job.variable}" for job in self.jobs}
         return [command(job, ids, self.waits(job)) for job in self.jobs]
 
     def waits(self, job: Job) -> tuple[int, ...]:
-        """Job ids of earlier submissions that ``job`` waits for: merging waits for all that may still publish."""
+        """Return the ids of earlier jobs that ``job`` waits for: merging waits for all that may still publish."""
         if job.kind == "merge":
             return tuple(self.queued.ids)
         before = BEFORE.get(job.kind)
@@ -91,10 +91,10 @@ class Submission:
 
 
 def plan_submission(campaign: Campaign, site: Site, chosen: Selection) -> Submission:
-    """What a submit would do now; nothing is written and nothing is sent.
+    """Return the submission that a submit would make now; nothing is written and nothing is sent.
 
-    Without a cluster in reach, the limits are Slurm's defaults, and nothing counts as queued; ``unreached`` says so.
-    Images need not be here; ``absent_images`` says which are not.
+    If no cluster can be reached, the limits are Slurm's defaults, no job counts as queued, and ``unreached`` gives the
+    reason. Images may be missing here; ``absent_images`` names these.
     """
     try:
         limits, queued = client.limits(), queued_jobs(campaign, look_or_raise(campaign))
@@ -104,7 +104,7 @@ def plan_submission(campaign: Campaign, site: Site, chosen: Selection) -> Submis
 
 
 def submit_campaign(campaign: Campaign, site: Site, chosen: Selection) -> tuple[Submission, dict[str, int]]:
-    """Send what is missing and not queued; the submission and its job ids by name.
+    """Send the missing tasks that are not queued; return the submission and its job ids by name.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def submit_campaign(campaign: Campaign, site: Site, chosen: Selection) -> tuple[
 
 
 def queued_jobs(campaign: Campaign, elements: Sequence[client.Element]) -> Queued:
-    """Match the queue with ``jobs.jsonl``; a job that was sent without an answer is adopted by its name."""
+    """Match the queue with ``jobs.jsonl``; a job that was sent without an answer is found by its name."""
     sent = adopt(campaign, elements)
     live: dict[str, SentJob] = {}
     tasks: set[tuple[str, int]] = set()
@@ -160,7 +160,7 @@ def _prepare(
 
 
 def missing_tasks(campaign: Campaign, chosen: Selection, queued: Queued) -> dict[str, list[Task]]:
-    """Tasks by kind of job that are neither done nor queued."""
+    """Return the tasks, by kind of job, that are neither done nor queued."""
     tasks = tasks_of(campaign)
     missing: dict[str, list[Task]] = {"simulate": [], "train": [], **{engine: [] for engine in campaign.engines}}
     for task in work_of(tasks):
@@ -174,7 +174,7 @@ def missing_tasks(campaign: Campaign, chosen: Selection, queued: Queued) -> dict
 
 
 def _is_finished(campaign: Campaign) -> bool:
-    """Whether catalogue and report are newer than every published shard."""
+    """Return True if catalogue and report are newer than every published shard."""
     page = campaign.paths.report / "index.html"
     if not (campaign.paths.catalogue.exists() and page.exists()):
         return False
@@ -184,12 +184,12 @@ def _is_finished(campaign: Campaign) -> bool:
 
 
 def send(campaign: Campaign, site: Site, submission: Submission) -> dict[str, int]:
-    """Write the scripts and submit them in order; job ids by name.
+    """Write the scripts and submit them in order; return the job ids by name.
 
     Raises
     ------
     UnavailableError
-        Slurm refused a job or gave no answer. What was sent stays recorded; a second submit goes on from there.
+        Slurm refused a job or gave no answer. Sent jobs stay recorded; a second submit continues from there.
     """
     if not submission.jobs:
         return {}
@@ -225,7 +225,7 @@ def send(campaign: Campaign, site: Site, submission: Submission) -> dict[str, in
 
 
 def _send_once(line: Sequence[str], name: str, timeout_s: float) -> int:
-    """Run sbatch; where it does not answer, look the job up by its unique name rather than send it again."""
+    """Run sbatch; if it does not answer, look the job up by its unique name instead of sending it again."""
     try:
         return client.sbatch(line, timeout_s)
     except client.NoAnswer as error:
@@ -242,12 +242,12 @@ def _send_once(line: Sequence[str], name: str, timeout_s: float) -> int:
 
 @contextmanager
 def submission_lock(campaign: Campaign) -> Iterator[None]:
-    """Only one submit at a time; a lock that a dead process of this machine left is taken over.
+    """Hold the lock that allows only one submit at a time; a lock of a dead process of this machine is taken over.
 
     Raises
     ------
     CampaignError
-        What a submit writes would go through a link.
+        The files of a submit would be written through a link.
     UsageError
         Another submit is running.
     """
@@ -281,7 +281,7 @@ def _create(path: Path, text: str) -> None:
 
 
 def describe(submission: Submission, ids: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The submission as plain values, for ``--json``; ``ids`` once it is sent."""
+    """Return the submission as plain values, for ``--json``; ``ids`` are given once it is sent."""
     return {
         "submission": submission.number,
         "jobs": [

@@ -1,4 +1,4 @@
-"""``doctor --site``: what of a site file works, each finding from a real question to the cluster or a real job step."""
+"""The trials of ``doctor --site``, which test a site file by real questions to the cluster and real job steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chainsweep.slurm.image import examine, host_variables, inside
 from chainsweep.slurm.render import interpreter
 
 WAIT_S = 60
-"""How long a step waits for its allocation before it gives up and leaves the queue."""
+"""The seconds that a step waits for its allocation before it gives up and leaves the queue."""
 STEP_TIMEOUT_S = 180.0
 CLOCK_TOLERANCE_S = 5.0
 MOST_RANKS = 4
@@ -31,11 +31,12 @@ with tempfile.TemporaryFile() as file:
 print(json.dumps([platform.node(), versions("chainsweep"), tempfile.gettempdir(), time.time()]))
 """
 WITH_MODULES = 'count=$1; shift; for ((; count > 0; count--)); do module load "$1" || exit; shift; done; exec "$@"'
-"""Bash: its first argument is the number of modules, then come these, then a command."""
+"""A bash program that loads modules and runs a command; its arguments are the number of modules, the modules, and the
+command."""
 
 
 def examine_site(site: Site) -> list[Finding]:
-    """Ask the cluster, and run short steps as the site's jobs would; nothing is left behind."""
+    """Ask the cluster, and run short steps as the site's jobs would; no job or file is left."""
     controller = tried("Slurm controller", _controller)
     if controller.state != "ok":
         return [controller]
@@ -71,7 +72,7 @@ def _limits(site: Site) -> Finding:
 
 
 def _partitions(site: Site) -> Finding:
-    """Whether every partition that the site names is there, and lets a job run as long as the site says."""
+    """Return a finding on the partitions: each must exist and allow a job the walltime that the site says."""
     listed = [line.split("|") for line in client.run_command(["sinfo", "-h", "-o", "%R|%a|%l|%D"]).split()]
     longest = {name: _minutes(limit) for name, _, limit, _ in listed}
     for kind in JOB_KINDS:
@@ -87,7 +88,7 @@ def _partitions(site: Site) -> Finding:
 
 
 def _minutes(limit: str) -> float:
-    """A time limit as sinfo writes it, ``[days-]hours:minutes:seconds`` or ``infinite``, in minutes."""
+    """Return a time limit as sinfo writes it, ``[days-]hours:minutes:seconds`` or ``infinite``, in minutes."""
     if not re.fullmatch(r"(\d+-)?\d+(:\d+)*", limit):
         return float("inf")
     days, _, clock = limit.rpartition("-")
@@ -105,7 +106,7 @@ def _image(path: Path) -> Finding:
 
 
 def _mpi_ways(site: Site) -> list[tuple[str, Site]]:
-    """The ways to bring ranks together that there are for this site: one, or two where it names the host's MPI."""
+    """Return the MPI set-ups to try for this site: one, or two if the site names the host's MPI."""
     if site.image_of("emcee") is None:
         return [("MPI launch", site)]
     own = ("MPI of the image", site.model_copy(update={"mpi_library": None}))
@@ -135,7 +136,7 @@ def _mpi_launch(what: str, site: Site) -> Finding:
 
 
 def _node(site: Site) -> Finding:
-    """The clock and temporary folder of a node, and the chainsweep that its interpreter has."""
+    """Return a finding on a node: its clock, its temporary folder, and the version of chainsweep there."""
     before = time.time()
     done = _step(["srun", *_options(site, "merge")], site, "merge", ["-c", NODE_PROGRAM])
     after = time.time()
@@ -165,7 +166,7 @@ def _gpu(site: Site, what: str, kind: str, program: str, signs: Sequence[str]) -
 
 
 def _options(site: Site, kind: str, ranks: int = 1) -> list[str]:
-    """What a job of this kind asks for, but a short walltime and at most ``ranks`` ranks."""
+    """Return the resource options of a job of this kind, with a short walltime and at most ``ranks`` ranks."""
     want = site.job_settings(kind)
     named = [(name, getattr(want, name)) for name in ("partition", "account", "qos", "constraint")]
     options = [f"--{name}={value}" for name, value in named if value]
@@ -177,7 +178,7 @@ def _options(site: Site, kind: str, ranks: int = 1) -> list[str]:
 
 
 def _step(launch: Sequence[str], site: Site, kind: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run the interpreter of a kind of job in a step, with image, modules and environment as that job has them."""
+    """Run the interpreter of a kind of job in a step, with the image, modules and environment of that job."""
     image = site.image_of(kind)
     around = [] if image is None else inside(site, image, site.uses_gpu(kind))
     command = [*launch, *around, interpreter(site, kind), *arguments]
@@ -197,7 +198,7 @@ def _step(launch: Sequence[str], site: Site, kind: str, arguments: Sequence[str]
 
 
 def _last(done: subprocess.CompletedProcess[str]) -> str:
-    """The line that says most: the last that names an error, beside Slurm's count of failed tasks."""
+    """Return the most informative line: the last that names an error, except Slurm's count of failed tasks."""
     lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
     errors = [line for line in lines if "error" in line.lower() and "Exited with exit code" not in line]
     return (errors or lines)[-1]

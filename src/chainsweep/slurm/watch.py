@@ -1,4 +1,4 @@
-"""Queue state beside the counts from the files: what waits and runs, why tasks ended, and their logs."""
+"""The state of the queue next to the counts from the files: waiting and running tasks, reasons of ends, and logs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNS = (
     (": no image: ", Kind.UNAVAILABLE),
     (": not the image that was submitted: ", Kind.CHANGED),
 )
-"""What Slurm and the scripts write into a job's output file, and what it means."""
+"""The texts that Slurm and the scripts write into a job's output file, with the kind of end that each means."""
 STATES = {
     "OUT_OF_MEMORY": Kind.OUT_OF_MEMORY,
     "CANCELLED": Kind.CANCELLED,
@@ -44,21 +44,21 @@ STATES = {
 
 @dataclass(frozen=True)
 class Queue:
-    """The queue's elements of this campaign; ``problem`` says why it could not be asked, if so."""
+    """The elements of this campaign in the queue; ``problem`` is the reason if the queue could not be asked."""
 
     elements: tuple[client.Element, ...] = ()
     problem: str | None = None
 
     def state_of(self, job: SentJob, task: int) -> client.Element | None:
-        """The queue's line of the element that handles ``task``."""
+        """Return the queue's line of the element that handles ``task``."""
         element = job.tasks.index(task) // job.per_element
         return next((e for e in self.elements if e.name == job.name and e.element == element), None)
 
 
 def look(campaign: Campaign) -> Queue:
-    """Ask the queue once, for the jobs of this folder. Nothing was ever submitted: it is not asked at all.
+    """Ask the queue once for the jobs of this folder; if nothing was ever submitted, the queue is not asked.
 
-    A job is this folder's where it has the name and the id that were recorded; or the name, as long as no id is known.
+    A job belongs to this folder if it has the recorded name and id, or the recorded name while no id is known.
     """
     sent = {job.name: job.job_id for job in own_jobs(campaign)}
     if not sent:
@@ -71,7 +71,7 @@ def look(campaign: Campaign) -> Queue:
 
 
 def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
-    """``campaign_status`` with the queue's state, tasks that run outside of it, and those that ended without a file."""
+    """Return ``campaign_status`` with the queue's state, tasks that run outside it, and tasks that broke off."""
     found = look(campaign)
     content = campaign_status(campaign, progress)
     sent = own_jobs(campaign)
@@ -98,12 +98,12 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
 def _unfinished(
     campaign: Campaign, progress: Progress, sent: list[SentJob], found: Queue
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Tasks that began, are not done and that nothing in the queue continues: those that run, and those that broke off.
+    """Return the tasks outside the queue that began and are not done: those that run, and those that broke off.
 
-    A task runs while the process that began it does (``here``), as one of ``chainsweep run``. That of another machine
-    cannot be seen: it counts as running unless a job had it, for the queue would know. A job may have ended before
-    it began its task: then its output file alone says why. No task broke off while the queue cannot be asked: it may
-    well be running.
+    A task runs while the process that began it runs (``here``), such as a worker of ``chainsweep run``. A process of
+    another machine cannot be seen: its task counts as running unless a job had it, which the queue would show. A job
+    may have ended before it began its task; then only its output file has the reason. While the queue cannot be asked,
+    no task counts as broken off, because it may be running.
     """
     live = {
         (job.stage, task)
@@ -132,7 +132,7 @@ def _unfinished(
 
 
 def _log_of_broken(campaign: Campaign, task: Task, last_job: SentJob | None) -> Path | None:
-    """Where it says how a task ended; None where it never began."""
+    """Return the log that shows how a task ended; None if the task never began and there is no output file."""
     if was_started(target_of(campaign, task)):
         return campaign.paths.log(task.stage, task.index)
     output = None if last_job is None else last_job.output_of(task.index)
@@ -140,7 +140,7 @@ def _log_of_broken(campaign: Campaign, task: Task, last_job: SentJob | None) -> 
 
 
 def _from_slurm(job: SentJob | None, found: Queue, index: int, kind: Kind) -> dict[str, Any]:
-    """What Slurm knows of a task's last job: its output file, and the kind of end where the task could not tell."""
+    """Return Slurm's knowledge of a task's last job: its output file, and the kind of end if the task gave none."""
     if job is None or job.job_id is None:
         return {}
     output = job.output_of(index)
@@ -155,18 +155,18 @@ def _from_slurm(job: SentJob | None, found: Queue, index: int, kind: Kind) -> di
 
 
 def _last_job(sent: list[SentJob], stage: str, index: int) -> SentJob | None:
-    """The last job that was to do a task."""
+    """Return the last job that was to do a task."""
     return next((job for job in reversed(sent) if job.stage == stage and index in job.tasks), None)
 
 
 def sign_in(text: str) -> Kind | None:
-    """The last end that Slurm itself announced in an output file; None where there is no such line."""
+    """Return the last end that Slurm announced in an output file; None if there is no such line."""
     places = [(text.rfind(words), kind) for words, kind in SIGNS if words in text]
     return max(places)[1] if places else None
 
 
 def tail(path: Path) -> str:
-    """The end of a log; empty where there is none."""
+    """Return the end of a log; empty if there is no log."""
     try:
         with path.open("rb") as handle:
             handle.seek(0, 2)
@@ -177,12 +177,12 @@ def tail(path: Path) -> str:
 
 
 def last_lines(path: Path | str, count: int = 5) -> list[str]:
-    """The last lines of a log that are not blank."""
+    """Return the last lines of a log that are not blank."""
     return [line for line in tail(Path(path)).splitlines() if line.strip()][-count:]
 
 
 def logs_of(campaign: Campaign, tasks: list[Task]) -> list[dict[str, Any]]:
-    """The log files of tasks: their own, and Slurm's of each job that handled them."""
+    """Return the log files of tasks: their own, and Slurm's of each job that handled them."""
     sent = sent_jobs(campaign.paths.jobs)
     listed = []
     for task in tasks:
@@ -193,7 +193,7 @@ def logs_of(campaign: Campaign, tasks: list[Task]) -> list[dict[str, Any]]:
 
 
 def tasks_with_logs(campaign: Campaign, dataset_id: str | None) -> list[Task]:
-    """The tasks that handle a data set and have a log; without an id the ones that failed or broke off."""
+    """Return the tasks that handle a data set and have a log; without an id those that failed or broke off."""
     progress = Progress(campaign)
     if dataset_id is None:
         return [*progress.failed, *(task for task in progress.open if _broke_off(target_of(campaign, task)))]
@@ -203,15 +203,15 @@ def tasks_with_logs(campaign: Campaign, dataset_id: str | None) -> list[Task]:
 
 
 def _broke_off(target: Path) -> bool:
-    """Whether an attempt began that is not done, and whose process does not run on this machine."""
+    """Return True if an attempt began, is not done, and its process does not run on this machine."""
     owner = owner_of(target)
     return was_started(target) and not (owner is not None and owner.is_running())
 
 
 def cancel_jobs(campaign: Campaign) -> list[int]:
-    """Cancel everything of this folder that is in the queue; the ids.
+    """Cancel all jobs of this folder in the queue, and return their ids.
 
-    Whatever ``jobs.jsonl`` says, Slurm must know an id under a name of this folder for it to be cancelled.
+    A job is cancelled only if Slurm itself lists its id under a name of this folder, whatever ``jobs.jsonl`` says.
     """
     elements = look_or_raise(campaign)
     recorded = adopt(campaign, elements)
@@ -222,9 +222,9 @@ def cancel_jobs(campaign: Campaign) -> list[int]:
 
 
 def adopt(campaign: Campaign, elements: Sequence[client.Element]) -> dict[str, SentJob]:
-    """This folder's jobs by name; one that was sent without an answer, and is in the queue, has its id recorded now.
+    """Return this folder's jobs by name, and record the id of a queued job that was sent without an answer.
 
-    Not one whose name holds no token: another folder may have sent it.
+    The id of a job whose name holds no token is not recorded, because another folder may have sent it.
     """
     jobs = {job.name: job for job in own_jobs(campaign)}
     for element in elements:
@@ -235,7 +235,7 @@ def adopt(campaign: Campaign, elements: Sequence[client.Element]) -> dict[str, S
 
 
 def look_or_raise(campaign: Campaign) -> tuple[client.Element, ...]:
-    """``look``, for those who cannot do without an answer. Raises ``UnavailableError``."""
+    """Return the elements that ``look`` finds, or raise ``UnavailableError`` if the queue cannot be asked."""
     found = look(campaign)
     if found.problem is not None:
         raise UnavailableError(found.problem)

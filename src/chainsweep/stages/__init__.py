@@ -1,1 +1,1 @@
-"""What each stage of a campaign does."""
+"""The stages of a campaign."""

@@ -1,4 +1,4 @@
-"""What is known of the calibration of a campaign's network, beside its weights, and whether it may be used."""
+"""The record of the calibration of a campaign's network, next to its weights, and the decision to use the network."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from chainsweep.engines.snpe.network import Trained
 
 ALLOWED = "uncalibrated.txt"
-"""Beside the weights: the user has said that the network is to be used all the same."""
+"""The file next to the weights by which the user allows the network in spite of its failed calibration."""
 
 
 def calibrate(campaign: Campaign) -> dict[str, Any]:
-    """Try the network on fresh simulations of this campaign, and write down what they say.
+    """Test the network on new simulations of this campaign, and publish the result.
 
     Raises
     ------
@@ -54,12 +54,12 @@ def calibrate(campaign: Campaign) -> dict[str, Any]:
 
 
 def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> None:
-    """Refuse a network that is there and claims more than it knows; by what stands beside it, or else by ``trained``.
+    """Refuse an overconfident trained network, by the record next to it, or else by the findings of ``trained``.
 
     Raises
     ------
     InputError
-        It does, and the user has not said that it is to be used all the same.
+        The network is overconfident, and the user has not allowed its use.
     """
     if "snpe" not in campaign.engines or campaign.config.engines.snpe.mode != "amortised" or not is_trained(campaign):
         return
@@ -80,7 +80,7 @@ def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> No
 
 
 def allow_uncalibrated(campaign: Campaign) -> None:
-    """From now on, use the network whatever its calibration says."""
+    """Record that the network is to be used whatever its calibration says."""
     folder = weights_path(campaign).parent
     folder.mkdir(parents=True, exist_ok=True)
     publish_text(folder / ALLOWED, "--uncalibrated\n")

@@ -1,4 +1,7 @@
-"""Is the density still what it was at ``init``? Asked when a task starts, at points that are compiled for anyway."""
+"""The check, at the start of a task, that the log density is still the one at ``init``.
+
+It uses shapes for which a program is compiled anyway.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def check_density(campaign: Campaign, width: int | None) -> None:
     Raises
     ------
     CampaignError
-        It is another; the message names the data set, what was expected and what came.
+        The log density differs; the message names the data set, the expected and the found value.
     """
     known = campaign.resolved.get("density", [])
     if not known:
@@ -38,7 +41,7 @@ def check_density(campaign: Campaign, width: int | None) -> None:
 
 
 def _of_width(campaign: Campaign, known: list[dict[str, Any]], width: int | None) -> list[tuple[dict[str, Any], int]]:
-    """The records to compare, and the points that each is padded to: those that need no program of their own."""
+    """Return the records to compare that need no separate program, and the width that each is padded to."""
     lengths = [int(campaign.collection.lengths[campaign.collection.position(entry["dataset"])]) for entry in known]
     most = max(lengths) if width is None else width
     fits = [n <= most if campaign.problem.structure.paddable else n == most for n in lengths]

@@ -1,6 +1,6 @@
-"""The task graph: simulate -> train -> infer -> merge -> report, and what one task does.
+"""The task graph: simulate -> train -> infer -> merge -> report, and the execution of one task.
 
-A task is done when its valid, published file says so. The same function runs a task inside a Slurm job
+A task is done if its published file is there and valid. The same function runs a task inside a Slurm job
 (``chainsweep task DIR STAGE INDEX``) and in a worker process of ``chainsweep run``.
 """
 
@@ -24,13 +24,13 @@ from chainsweep.tasks.failures import forget_failure
 from chainsweep.tasks.provenance import allow_mixed_images, note_image
 
 WORK = ("simulate", "train", "infer")
-"""Stages whose tasks publish a file each, and go on where an attempt ended."""
+"""The stages whose tasks each publish a file, and continue where an attempt ended."""
 STAGES = (*WORK, "merge", "report")
 
 
 @dataclass(frozen=True)
 class Task:
-    """``chainsweep task DIR stage index``; ``engine`` and ``shard`` say what that index stands for."""
+    """The task of ``chainsweep task DIR stage index``; ``engine`` and ``shard`` say what that index stands for."""
 
     stage: str
     index: int
@@ -38,20 +38,20 @@ class Task:
     shard: int | None = None
 
     def block(self) -> tuple[str, int]:
-        """Engine and shard of an ``infer`` task."""
+        """Return engine and shard of an ``infer`` task."""
         if self.engine is None or self.shard is None:
             raise ChainsweepError(f"task '{self.label}' works on no shard")
         return self.engine, self.shard
 
     @property
     def label(self) -> str:
-        """What a person reads: ``infer nuts 3``; the number is left out where a stage has one task."""
+        """The task's name in messages, such as ``infer nuts 3``; a number 0 is left out except for ``infer``."""
         number = self.shard if self.stage == "infer" else self.index or None
         return " ".join(str(part) for part in (self.stage, self.engine, number) if part is not None)
 
 
 class Result(enum.Enum):
-    """How a task ended; the values are the sentences of the log."""
+    """The end of a task; the values are the sentences of the log."""
 
     DONE = "done"
     ALREADY_DONE = "already done: its published file is valid"
@@ -60,7 +60,7 @@ class Result(enum.Enum):
 
 
 def tasks_of(campaign: Campaign) -> dict[str, list[Task]]:
-    """Tasks by stage. Indices of ``infer`` count the shards of the first engine, then of the second ..."""
+    """Return the tasks by stage. Indices of ``infer`` count the shards of the first engine, then of the second ..."""
     shards = len(campaign.shards)
     infer = [
         Task("infer", number * shards + shard, engine, shard)
@@ -80,12 +80,12 @@ def tasks_of(campaign: Campaign) -> dict[str, list[Task]]:
 
 
 def work_of(tasks: Mapping[str, list[Task]]) -> list[Task]:
-    """Those of ``tasks`` that publish a file each, in the order in which they can be done."""
+    """Return the tasks of the stages ``WORK``, in the order in which they can be done."""
     return [task for stage in WORK for task in tasks[stage]]
 
 
 def find_task(campaign: Campaign, stage: str, index: int) -> Task:
-    """The task of ``stage`` with this index.
+    """Return the task of ``stage`` with this index.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def find_task(campaign: Campaign, stage: str, index: int) -> Task:
 
 
 def shard_is_valid(campaign: Campaign, engine: str, shard: int, deep: bool = False) -> bool:
-    """Whether the shard's file is published and valid; ``deep`` verifies its checksum too."""
+    """Return True if the shard's file is published and valid; ``deep`` verifies its checksum too."""
     plan = campaign.shards[shard]
     ids = [campaign.collection.ids[i] for i in plan.positions.tolist()]
     try:
@@ -122,7 +122,7 @@ def shard_is_valid(campaign: Campaign, engine: str, shard: int, deep: bool = Fal
 
 
 def target_of(campaign: Campaign, task: Task) -> Path:
-    """The file that says by being there and valid that a task of ``WORK`` is done."""
+    """Return the file whose valid presence means that a task of ``WORK`` is done."""
     if task.stage == "simulate":
         return bank_path(campaign, task.index)
     if task.stage == "train":
@@ -131,7 +131,7 @@ def target_of(campaign: Campaign, task: Task) -> Path:
 
 
 def is_done(campaign: Campaign, task: Task) -> bool:
-    """Whether a task's published file says that it is done. Merge and report are always made anew."""
+    """Return True if a task's published file is there and valid; False for merge and report, which always run again."""
     if task.stage == "infer":
         return shard_is_valid(campaign, *task.block())
     if task.stage == "train":
@@ -142,19 +142,19 @@ def is_done(campaign: Campaign, task: Task) -> bool:
 
 
 def mix_images(campaign: Campaign) -> None:
-    """Allow that files of this campaign come from different images, at all its stages."""
+    """Allow that files of this campaign, at all its stages, come from different images."""
     allow_mixed_images(target_of(campaign, task) for task in work_of(tasks_of(campaign)))
 
 
 def run_task(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
-    """Carry out one task; publish its file.
+    """Carry out one task, and publish its file.
 
     Raises
     ------
     CampaignError
         The campaign or the model's density changed since it was frozen, or its image since the first task.
     StoppedEarly
-        What the task stands on is not there yet.
+        A file that the task depends on is not there yet.
     UnavailableError
         The GPU is full or has failed.
     """

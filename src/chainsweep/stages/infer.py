@@ -47,7 +47,7 @@ Floats = NDArray[np.float64]
 
 
 def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline: Deadline) -> bool:
-    """Sample one shard and publish it; False when the deadline came first (state is saved)."""
+    """Sample one shard and publish it; return False if the deadline came first (state is saved)."""
     attempt = claim(campaign.paths.shard(engine, shard))
     sink = FileSink(attempt, campaign.hash, report)
     with guarded_calls(campaign, attempt):
@@ -119,9 +119,9 @@ def sample_by_halves(
 ) -> Outcome:
     """Call ``run(batch=..., sink=..., resume=...)``; when it raises, halve the batch until only the culprits fail.
 
-    ``no_draws(reason)`` makes the chains of one failed data set. The error goes on when no data set at all of
-    several gets through: then it is not the data; and at once where a GPU is full or has failed. Parts save no state,
-    which the next attempt would take for the whole batch's; it starts from the state that the whole batch saved.
+    ``no_draws(reason)`` makes the chains of one failed data set. The error is raised again if none of several data sets
+    succeeds, because the data are not the cause then, and at once if a GPU is full or has failed. Parts save no state,
+    because the next attempt would take it for the whole batch's; it starts from the state that the whole batch saved.
     """
     tried = _tried(run, batch, sink, resume)
     if isinstance(tried, Outcome):
@@ -134,7 +134,7 @@ def sample_by_halves(
 
 
 def _tried(run: Callable[..., Outcome], batch: Batch, sink: Sink, resume: Arrays | None) -> Outcome | Exception:
-    """Return the outcome of ``run`` on ``batch``, or what it raised, where that may be the data's fault."""
+    """Return the outcome of ``run`` on ``batch``, or the exception that it raised if the data may be the cause."""
     try:
         with device_faults():
             return run(batch=batch, sink=sink, resume=resume)
@@ -152,7 +152,7 @@ def _halved(
     error: Exception,
     is_whole: bool = False,
 ) -> Outcome:
-    """The parts of a batch on which ``run`` raised ``error``, which goes on where it is not the data of the whole."""
+    """Run the halves of a batch on which ``run`` raised ``error``; raise it again if the data are not the cause."""
     if len(batch) == 1:
         return Outcome(Status.COMPLETE, no_draws(f"{type(error).__name__}: {error}"))
     halves = [batch.take(positions) for positions in np.array_split(np.arange(len(batch)), 2)]
@@ -175,12 +175,12 @@ def _halved(
 
 
 def _alike(tried: list[Outcome | Exception]) -> bool:
-    """True where all raised one type of error with one message, whatever numbers (sizes, ids) are in it."""
+    """Return True if all raised the same type of error with the same message, apart from numbers (sizes, ids) in it."""
     return len({(type(each), re.sub(r"\d+", "", str(each))) for each in tried}) == 1 and isinstance(tried[0], Exception)
 
 
 def _none_alone(run: Callable[..., Outcome], batch: Batch, sink: Sink) -> bool:
-    """True where ``PROBES`` data sets, spread over the batch, raise each by itself."""
+    """Return True if each of ``PROBES`` data sets, spread over the batch, raises an error by itself."""
     return all(isinstance(_tried(run, batch.take(one), sink, None), Exception) for one in probes(len(batch))[:, None])
 
 
@@ -194,13 +194,13 @@ def _trained(campaign: Campaign) -> dict[str, Any]:
 
 
 def _draws_elsewhere(campaign: Campaign, ids: tuple[str, ...]) -> Floats:
-    """Draws ``(dataset, draw, ndim)`` of another campaign that ``init`` froze."""
+    """Return the draws ``(dataset, draw, ndim)`` of another campaign that ``init`` froze."""
     positions = np.array([campaign.collection.position(name) for name in ids])
     return read_starts(campaign.paths.starts, positions)
 
 
 def _no_draws(campaign: Campaign, engine: str, reason: str) -> Chains:
-    """One data set on which the engine itself failed."""
+    """Return the chains of one data set on which the engine itself failed."""
     shape = (1, 1, 0)
     posterior = {p.name: np.empty((*shape, *p.shape)) for p in campaign.problem.parameters}
     kind = ENGINES[engine].kind
@@ -208,7 +208,7 @@ def _no_draws(campaign: Campaign, engine: str, reason: str) -> Chains:
 
 
 def joined(parts: list[Chains]) -> Chains:
-    """Chains of consecutive blocks of data sets as one, padded with NaN to the longest; info of one dtype."""
+    """Join the chains of consecutive blocks of data sets, padded with NaN to the longest; info gets one dtype."""
     counts = [len(part.n_draws) for part in parts]
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return Chains(
@@ -226,7 +226,7 @@ def joined(parts: list[Chains]) -> Chains:
 
 
 def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
-    """Concatenate along data sets; an array that a part lacks, or has shorter, is NaN there."""
+    """Concatenate along data sets; where a part lacks an array, or has a shorter one, the result is NaN."""
     result = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         known = [np.asarray(part[name], float) for part in parts if name in part]
@@ -243,7 +243,7 @@ def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
 
 
 def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, attempt: int, chains: Chains) -> Shard:
-    """What is published of ``chains``: figures and verdicts of all draws, and the draws thinned."""
+    """Return the shard to publish of ``chains``: figures and verdicts of all draws, and the thinned draws."""
     batched = BatchedProblem(campaign.problem, batch)
     seeds = Seeds(campaign.config.campaign.seed, engine)
     began = time.perf_counter()
@@ -259,7 +259,7 @@ def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, atte
 
 
 def thinned(chains: Chains, ids: tuple[str, ...], max_draws: int, seeds: Seeds) -> Chains:
-    """At most ``max_draws`` draws a data set, all its chains together, weighted sums unbiased."""
+    """Thin to at most ``max_draws`` draws per data set, over all its chains; weighted sums stay unbiased."""
     names = [
         *(("posterior", name) for name in chains.posterior),
         *(("stats", name) for name in chains.sample_stats),

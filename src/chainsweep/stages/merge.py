@@ -22,14 +22,14 @@ from chainsweep.verdicts.rules import PENDING, Verdict, one_line
 
 
 def merge_campaign(campaign: Campaign) -> dict[str, Any]:
-    """Merge what is published and valid; the result counts data sets by engine and lists missing shards.
+    """Merge the valid published shards; the result counts data sets by engine and lists missing shards.
 
     Raises
     ------
     StoppedEarly
         No shard at all is there yet.
     CampaignError
-        Shards of one engine were made in different images, and the user has not said that this is all right.
+        Shards of one engine were made in different images, and the user has not allowed this.
     """
     listed = {
         engine: [campaign.paths.shard(engine, plan.index) for plan in campaign.shards] for engine in campaign.engines
@@ -82,7 +82,7 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
 
 
 def _notes(campaign: Campaign) -> dict[str, str]:
-    """What MPI ranks share out, and why, where a submission decided that."""
+    """Return the notes of a submission's choice of what MPI ranks share, and of its reason; empty without a choice."""
     try:
         ranks = json.loads(campaign.paths.ranks.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,12 +91,12 @@ def _notes(campaign: Campaign) -> dict[str, str]:
 
 
 def _images(present: dict[str, list[Path]]) -> dict[Path, str]:
-    """The image that each readable shard was made in; one image an engine, unless the user allowed others."""
+    """Return the image of each readable shard; an engine has one image, unless the user allowed several."""
     found: dict[Path, str] = {}
     for paths in present.values():
         of_engine = {}
         for path in paths:
-            with suppress(ShardError):  # the merge itself says what is wrong with the file
+            with suppress(ShardError):  # the merge itself reports damage of the file
                 of_engine[path] = str(read_header(path).provenance.get("image", NO_IMAGE))
         check_same_image(of_engine)
         found |= of_engine
@@ -104,7 +104,7 @@ def _images(present: dict[str, list[Path]]) -> dict[Path, str]:
 
 
 def _rows(ids: list[str], engine: str, verdict: str, reasons: list[str]) -> dict[str, NDArray]:
-    """Catalogue rows of data sets without draws, a reason each."""
+    """Return catalogue rows of data sets without draws, with a reason for each."""
     columns = {
         "dataset_id": ids,
         "engine": [engine] * len(ids),
@@ -115,7 +115,7 @@ def _rows(ids: list[str], engine: str, verdict: str, reasons: list[str]) -> dict
 
 
 def merge_shortfall(summary: dict[str, Any]) -> str | None:
-    """One sentence on what a merge had to go without; None where it is complete."""
+    """Return a sentence on the shards that a merge lacks; None if it is complete."""
     parts = [
         f"{len(summary[what])} shards {verb}, first: {next(iter(summary[what]))}"
         for what, verb in (("missing", "are missing or invalid"), ("failed", "failed"))

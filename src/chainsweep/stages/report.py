@@ -1,4 +1,4 @@
-"""The ``report`` stage: what the report asks of a campaign, answered from its files."""
+"""The ``report`` stage: the data that the report needs, read from a campaign's files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Floats = NDArray[np.float64]
 
 
 class ReportSource(Campaign):
-    """A campaign with what only the report needs: draws, model curves and traces of one data set."""
+    """A campaign with methods that only the report needs: draws, model curves and traces of one data set."""
 
     def posterior_arrays(self, dataset_id: str, engine: str) -> dict[str, dict[str, NDArray]]:
-        """``posterior``: parameter to ``(chain, draw, *shape)``; ``sample_stats``: name to ``(chain, draw)``.
+        """Return draws: in ``posterior`` each ``(chain, draw, *shape)``, in ``sample_stats`` ``(chain, draw)``.
 
         Raises ``InputError`` where the engine has no draws of this data set.
         """
@@ -30,7 +30,7 @@ class ReportSource(Campaign):
         return {"posterior": draws.posterior, "sample_stats": draws.sample_stats}
 
     def predictive_curves(self, dataset_id: str, engine: str, n: int) -> tuple[Floats, Floats] | None:
-        """``x`` ``(point,)`` and the curve at ``n`` evenly chosen draws ``(n, point)``; None without a curve."""
+        """Return ``x`` ``(point,)`` and the curve at ``n`` evenly chosen draws ``(n, point)``; None without a curve."""
         if self.config.model.curve is None:
             return None
         from chainsweep.model.batched import BatchedProblem
@@ -48,7 +48,7 @@ class ReportSource(Campaign):
         return x, curves
 
     def trace(self, dataset_id: str, engine: str) -> tuple[Floats, int, int] | None:
-        """``(chain, step, ndim)`` burn-in included, rows of burn-in, sampler steps per row; None if not kept."""
+        """Return a trace ``(chain, step, ndim)`` with burn-in, its burn-in rows and sampler steps per row, or None."""
         plan, row = self.locate(self.collection.position(dataset_id))
         path = self.paths.trace(engine, plan.index)
         if not path.exists():
@@ -61,7 +61,7 @@ class ReportSource(Campaign):
         return (values, burn_in, thin) if values.shape[1] > 1 else None
 
     def calibration(self) -> dict[str, Any] | None:
-        """What stands beside the network, if there is one."""
+        """Return the calibration record next to the network, or None if there is none."""
         if "snpe" not in self.engines or self.config.engines.snpe.mode != "amortised":
             return None
         path = weights_path(self).with_name(CALIBRATION)
@@ -69,7 +69,7 @@ class ReportSource(Campaign):
 
 
 def make_report(campaign: Campaign) -> Path:
-    """Write the report of what is merged; returns the path of ``index.html``.
+    """Write the report of the merged results, and return the path of ``index.html``.
 
     Raises
     ------

@@ -15,23 +15,23 @@ from chainsweep.tasks.attempt import FileSink, Report, claim, load_state
 
 
 def parts_of(campaign: Campaign) -> int:
-    """How many parts the bank has."""
+    """Return the number of parts of the bank."""
     settings = campaign.config.engines.snpe
     return -(-settings.bank_simulations // settings.simulations_per_task)
 
 
 def bank_path(campaign: Campaign, part: int) -> Path:
-    """One part of the bank."""
+    """Return the path of one part of the bank."""
     return weights_path(campaign).parent / "simulations" / f"{part:05d}.h5"
 
 
 def is_simulated(campaign: Campaign, part: int) -> bool:
-    """Whether a part is published."""
+    """Return True if the part number ``part`` of the bank is published and holds this campaign's simulations."""
     return is_bank(bank_path(campaign, part), network_key(campaign))
 
 
 def simulate(campaign: Campaign, part: int, report: Report, deadline: Deadline) -> bool:
-    """Make one part of the bank and publish it; False when the deadline came first (state is saved)."""
+    """Make one part of the bank and publish it; return False if the deadline came first (state is saved)."""
     from chainsweep.black_box.host import guarded_calls
     from chainsweep.engines.snpe.bank import simulate as make
 
@@ -60,12 +60,12 @@ def simulate(campaign: Campaign, part: int, report: Report, deadline: Deadline) 
 
 
 def read_simulations(campaign: Campaign) -> list[Arrays]:
-    """All parts of the bank.
+    """Read all parts of the bank.
 
     Raises
     ------
     StoppedEarly
-        Some are not there yet.
+        Some parts are not there yet.
     """
     missing = [part for part in range(parts_of(campaign)) if not is_simulated(campaign, part)]
     if missing:

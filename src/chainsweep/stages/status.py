@@ -1,4 +1,4 @@
-"""What is done, counted from the published files alone."""
+"""The state of a campaign, counted from the published files alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chainsweep.verdicts.rules import PENDING, Verdict
 
 
 class Progress:
-    """Verdicts and failures of a campaign, read from its files; ``update`` reads only what is not known to be done."""
+    """The verdicts and failures of a campaign, read from its files; ``update`` skips tasks that were done before."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
@@ -26,12 +26,12 @@ class Progress:
 
     @property
     def open(self) -> list[Task]:
-        """Tasks of simulation, training and inference that are neither done nor failed."""
+        """The tasks of simulation, training and inference that are neither done nor failed."""
         listed = work_of(self.tasks)
         return [task for task in listed if task not in self.done and task not in self.failed]
 
     def update(self) -> None:
-        """Look again at every task that was not done."""
+        """Read again the files of every task that was not done."""
         self.failed = {}
         for task in work_of(self.tasks):
             if task in self.done:
@@ -48,9 +48,10 @@ class Progress:
         return Counter(str(verdict) for verdict in summary["verdict"])
 
     def engines(self) -> dict[str, dict[str, int]]:
-        """Data sets by engine and verdict, as the catalogue has them.
+        """Return the number of data sets by engine and verdict, as in the catalogue.
 
-        What ``init`` set aside is ``bad_data``, a failed task's data sets are ``failed``, what is open is ``pending``.
+        Data sets that ``init`` set aside are ``bad_data``, those of a failed task are ``failed``, and those of an open
+        task are ``pending``.
         """
         none = {str(verdict): 0 for verdict in Verdict} | {PENDING: 0} | {str(Verdict.BAD_DATA): self.aside}
         counts: dict[str, Counter[str]] = {engine: Counter(none) for engine in self.campaign.engines}
@@ -64,7 +65,7 @@ class Progress:
         return {engine: {name: int(n) for name, n in count.items()} for engine, count in counts.items()}
 
     def stages(self) -> dict[str, dict[str, int]]:
-        """Tasks by stage: how many there are, are done, and have failed."""
+        """Return for each stage the numbers of all tasks, of done tasks and of failed tasks."""
         paths = self.campaign.paths
         finished = {"merge": paths.catalogue.exists(), "report": (paths.report / "index.html").exists()}
         return {
@@ -78,7 +79,7 @@ class Progress:
 
 
 def campaign_status(campaign: Campaign, progress: Progress | None = None) -> dict[str, Any]:
-    """The content of ``chainsweep status --json`` that files alone decide; no valid shard yet is ``pending``."""
+    """Return the part of ``chainsweep status --json`` that files decide; without a valid shard it is ``pending``."""
     progress = progress if progress is not None else Progress(campaign)
     return {
         "campaign": campaign.name,

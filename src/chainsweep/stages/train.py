@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from chainsweep.engines.snpe.network import Trained
 
 MAX_DESIGNS = 4096
-"""Most data sets whose designs are trained on; a larger campaign gives an even sample of its own."""
+"""The largest number of data sets whose designs are trained on; a larger campaign gives an evenly spaced sample."""
 
 
 def network_key(campaign: Campaign) -> str:
-    """Hash of model, data, seed and settings: what decides the network that the campaign trains."""
+    """Return the hash of model, data, seed and settings, which decide the network that the campaign trains."""
     parts = {
         "model": campaign.resolved["files"][campaign.paths.model.name],
         "function": campaign.config.model.function,
@@ -43,14 +43,14 @@ def network_key(campaign: Campaign) -> str:
 
 
 def weights_path(campaign: Campaign) -> Path:
-    """The published network, or the one that ``init`` froze."""
+    """Return the path of the published network, or of the one that ``init`` froze."""
     if campaign.config.engines.snpe.model is not None:
         return campaign.paths.network
     return campaign.paths.model_folder("snpe", network_key(campaign)) / NETWORK
 
 
 def is_trained(campaign: Campaign) -> bool:
-    """Whether the published network is there and readable."""
+    """Return True if the published network is there and readable."""
     path = weights_path(campaign)
     return path.exists() if path == campaign.paths.network else _is_published(campaign, path)
 
@@ -61,18 +61,18 @@ def _is_published(campaign: Campaign, path: Path) -> bool:
 
 
 def member_path(campaign: Campaign, member: int) -> Path:
-    """What the task number ``member`` of the stage publishes: the network, or its part of an ensemble."""
+    """Return the file that task number ``member`` publishes: the network, or one network of an ensemble."""
     path = weights_path(campaign)
     return path if members_of(campaign) == 1 else path.with_name(f"member-{member:02d}.safetensors")
 
 
 def members_of(campaign: Campaign) -> int:
-    """How many networks are trained."""
+    """Return the number of networks that are trained."""
     return campaign.config.engines.snpe.ensemble
 
 
 def is_member(campaign: Campaign, member: int) -> bool:
-    """Whether the task number ``member`` has nothing left to do; where all have ended, their ensemble is there too."""
+    """Return True if task number ``member`` is done; once all members are there, that includes their ensemble."""
     if is_trained(campaign):
         return True
     return _is_published(campaign, member_path(campaign, member)) and not _all_published(campaign)
@@ -89,7 +89,7 @@ def _all_published(campaign: Campaign) -> bool:
 def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -> bool:
     """Train one network of the campaign and publish it, and the ensemble where it is the last one.
 
-    False when the deadline came first (state is saved).
+    Return False if the deadline came first (state is saved).
     """
     target = member_path(campaign, member)
     made = None
@@ -113,7 +113,7 @@ def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -
     joined = _join(campaign, members, FileSink(attempt, campaign.hash, report), deadline, made)
     if joined is None:
         return False
-    # Two that end at the same time both join; the later one publishes, and its task ends no sooner.
+    # Two tasks that end at the same time both join the ensemble; the later one publishes it.
     with suppress(LostOwnership):
         _finish(campaign, joined, attempt)
     return True
@@ -146,7 +146,7 @@ def _read(path: Path) -> Trained:
 
 
 def _finish(campaign: Campaign, trained: Trained, attempt: Attempt) -> None:
-    """Publish a network, what is known of its calibration, and the history of its training."""
+    """Publish a network, the record of its calibration, and the history of its training."""
     target = attempt.target
     if target == weights_path(campaign):
         publish_calibration(campaign, trained.findings(campaign.problem), trained, target.parent)
@@ -166,8 +166,8 @@ def train_network(
     made: list[Arrays] | None = None,
     member: int = 0,
 ) -> Trained | None:
-    """A trained network; None when the deadline came first. ``settings`` takes the place of the campaign's own,
-    ``made`` are the parts of a bank of simulations, ``member`` numbers the networks of an ensemble."""
+    """Return a trained network, or None if the deadline came first. ``settings`` replaces the campaign's settings,
+    ``made`` are the parts of a bank of simulations, ``member`` is the number of the network in an ensemble."""
     from chainsweep.engines.snpe import engine as snpe
 
     return snpe.train(
@@ -185,23 +185,23 @@ def train_network(
 
 
 def train_seed(campaign: Campaign) -> int:
-    """Of simulations and weights."""
+    """Return the seed of simulations and initial weights."""
     return Seeds(campaign.config.campaign.seed, "snpe").entropy("", "train") % 2**31
 
 
 def simulates(campaign: Campaign) -> bool:
-    """Whether a stage of its own fills a bank of simulations, before training."""
+    """Return True if a separate stage makes a bank of simulations before training."""
     return needs_training(campaign) and bool(campaign.resolved["black_box"])
 
 
 def needs_training(campaign: Campaign) -> bool:
-    """Whether the campaign trains an amortised network of its own."""
+    """Return True if the campaign trains its own amortised network."""
     own = campaign.config.engines.snpe
     return "snpe" in campaign.engines and own.mode == "amortised" and own.model is None
 
 
 def load_trained(campaign: Campaign) -> Trained | None:
-    """The published network; None where the campaign trains per data set (sequential).
+    """Return the published network, or None if the campaign trains a network for each data set (sequential).
 
     Raises
     ------
@@ -216,7 +216,7 @@ def load_trained(campaign: Campaign) -> Trained | None:
 
 
 def designs_of(campaign: Campaign) -> list[Any]:
-    """Data sets to take designs from, one Batch per padded width."""
+    """Return the data sets to take designs from, one Batch per padded width."""
     total = len(campaign.collection.ids)
     chosen = np.unique(np.linspace(0, total - 1, min(total, MAX_DESIGNS)).round().astype(np.int64))
     widths = sorted({plan.width for plan in campaign.shards})
@@ -228,7 +228,10 @@ def designs_of(campaign: Campaign) -> list[Any]:
 
 
 def publish_calibration(campaign: Campaign, found: Sequence[Finding], trained: Trained, folder: Path) -> dict[str, Any]:
-    """Publish ``calibration.json`` of a network in ``folder``, and say what became of its simulations; the content."""
+    """Publish ``calibration.json`` of a network in ``folder``, print a note on dropped simulations, return the content.
+
+    The note is printed only if simulations were dropped.
+    """
     dropping = trained.dropped(campaign.problem)
     if dropping.dropped:
         print(f"snpe: {dropping.sentence()}", flush=True)

@@ -13,7 +13,7 @@ from chainsweep.errors import CampaignError, ChainsweepError
 from chainsweep.publish import publish
 
 KEY = "key"
-"""Attribute: hash of all that decides the simulations."""
+"""The name of the attribute with the hash of all that decides the simulations."""
 
 
 def publish_bank(
@@ -36,7 +36,7 @@ def publish_bank(
 
 
 def is_bank(path: Path, key: str) -> bool:
-    """Whether a published part is there, and one of these simulations."""
+    """Return True if ``path`` is a published part of the simulations with this key."""
     try:
         with h5py.File(path) as file:
             return bool(file.attrs[KEY] == key)
@@ -45,7 +45,7 @@ def is_bank(path: Path, key: str) -> bool:
 
 
 def read_bank(path: Path, key: str) -> dict[str, NDArray]:
-    """The arrays of one part.
+    """Read the arrays of one part.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``catalogue.parquet``: a row per data set and engine; a figure that an engine has not is null, never 0."""
+"""``catalogue.parquet``: one row per data set and engine; a figure that an engine does not have is null, never 0."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Summary = Mapping[str, NDArray]
 
 
 def columns(parameters: Sequence[str]) -> tuple[str, ...]:
-    """Names of the columns every catalogue has; ``parameters`` are flat names such as ``theta[0]``."""
+    """Return the names of the columns of every catalogue; ``parameters`` are flat names such as ``theta[0]``."""
     return (*_HEAD, *(f"{what}_{name}" for what in STATISTICS for name in parameters), *_TAIL)
 
 
@@ -89,7 +89,7 @@ def write_catalogue(
 def read_catalogue(path: Path) -> pd.DataFrame:
     """Read the catalogue; null is NaN, also in columns of whole numbers (float64 where one is null).
 
-    ``attrs`` of the table holds what the catalogue notes on the whole.
+    ``attrs`` of the table holds the notes of the catalogue.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def _convert(name: str, array: NDArray, kind: pa.DataType) -> pa.Array:
         raise ChainsweepError(f"catalogue column '{name}': expected {kind}, got values of type {array.dtype}")
     if is_text or array.dtype.kind != "f":
         return pa.array(array, type=kind) if kind != pa.float64() else pa.array(array.astype(np.float64))
-    # Whole numbers arrive as floats where some are null: the cast is checked, a fraction is an error.
+    # Whole numbers come as floats if some are null; the cast is checked, and a fraction is an error.
     try:
         return pa.array(array.astype(np.float64), mask=np.isnan(array)).cast(kind)
     except pa.ArrowInvalid as error:

@@ -1,4 +1,4 @@
-"""Content of a shard file as one canonical stream of blocks, and its SHA-256.
+"""The content of a shard file as one canonical stream of blocks, and its SHA-256.
 
 The checksum covers names, types, shapes and values in C order, not HDF5's layout: it is the same for the
 arrays in memory before they are written, for the file read back, and for the file while a merge copies it.
@@ -24,18 +24,18 @@ class Readable(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
+        """The length of each axis."""
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the values; ``object`` means text."""
+        """The type of the values; ``object`` means text."""
 
     def __getitem__(self, rows: slice, /) -> NDArray: ...
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows ``start:start + len(values)`` of the array called ``name`` (such as ``posterior/l``)."""
+    """The rows ``start:start + len(values)`` of the array called ``name`` (such as ``posterior/l``)."""
 
     name: str
     start: int
@@ -53,11 +53,11 @@ class ContentHash:
         self._sha.update(json.dumps(self.header, sort_keys=True).encode())
 
     def hexdigest(self) -> str:
-        """The checksum of what has been fed so far, as 64 hexadecimal digits."""
+        """Return the checksum of all data fed until now, as 64 hexadecimal digits."""
         return self._sha.hexdigest()
 
     def blocks(self, arrays: Mapping[str, Readable], block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-        """Feed every array, in the order of their names, and hand out what was read, block by block."""
+        """Feed every array, in the order of their names, and yield the data block by block."""
         for name in sorted(arrays):
             array = arrays[name]
             is_text = array.dtype.kind == "O"
@@ -76,7 +76,7 @@ class ContentHash:
 
 
 def row_blocks(shape: Sequence[int], itemsize: int, block_bytes: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that hold at most ``block_bytes`` each (at least one row)."""
+    """Yield ranges of rows that hold at most ``block_bytes`` each (at least one row)."""
     row_bytes = max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize)
     step = max(1, block_bytes // row_bytes)
     for start in range(0, shape[0], step):
@@ -84,12 +84,12 @@ def row_blocks(shape: Sequence[int], itemsize: int, block_bytes: int) -> Iterato
 
 
 def read_text(array: Readable, start: int = 0, stop: int | None = None) -> NDArray:
-    """Rows of a text array, shape ``(row,)``, as ``str`` objects."""
+    """Return rows of a text array, shape ``(row,)``, as ``str`` objects."""
     source = array.asstr() if isinstance(array, h5py.Dataset) else array
     return source[start:stop]
 
 
 def encode_text(values: NDArray) -> bytes:
-    """Text with the length before each item, so that no two lists share a byte string."""
+    """Return text as bytes with the length before each item, so that no two lists give the same bytes."""
     encoded = [str(value).encode() for value in values]
     return b"".join(len(item).to_bytes(8, "little") + item for item in encoded)

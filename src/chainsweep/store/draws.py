@@ -1,4 +1,4 @@
-"""Draws of one data set by one engine, read from ``posterior.h5`` without the padding."""
+"""The draws of one data set by one engine, read from ``posterior.h5`` without the padding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESAMPLING_SEED = 0
 
 @dataclass(frozen=True)
 class DatasetDraws:
-    """Draws of one data set by one engine, without padding.
+    """The draws of one data set by one engine, without padding.
 
     ``posterior[name]`` is ``(chain, draw, *shape)``, ``sample_stats[name]`` ``(chain, draw)``. ``log_weight``
     among the sample stats makes them weighted draws.
@@ -41,8 +41,8 @@ def read_draws(posterior_path: Path, dataset_id: str, engine: str) -> DatasetDra
         The file is missing or damaged.
     """
     try:
-        # HDF5 opens a file that this process holds open already (in xarray, say) only with the same locking, which
-        # nobody can ask it; through a Python file it does not know that it is the same one, and locks nothing.
+        # HDF5 opens a file that this process holds open already (in xarray, say) only with the same locking, which it
+        # does not report; through a Python file it does not know that it is the same one, and locks nothing.
         with posterior_path.open("rb") as raw, h5py.File(raw, "r") as file:
             row = _find_row(file, dataset_id, engine, posterior_path)
             group = file[engine]
@@ -62,7 +62,7 @@ def read_draws(posterior_path: Path, dataset_id: str, engine: str) -> DatasetDra
 
 
 def equal_weights(draws: DatasetDraws) -> DatasetDraws:
-    """Resample weighted draws to as many equally weighted ones, in one chain; others stay as they are.
+    """Resample weighted draws to the same number of equally weighted ones, in one chain; others stay unchanged.
 
     Systematic resampling in a random order, seed ``RESAMPLING_SEED``: draw i is taken floor or ceil of
     ``N w_i`` times. Reference: Douc, Cappe & Moulines (2005), doi:10.1109/ISPA.2005.195385.
@@ -83,13 +83,13 @@ def equal_weights(draws: DatasetDraws) -> DatasetDraws:
 
 
 def systematic_picks(weights: NDArray[np.float64], count: int, uniform: float) -> NDArray[np.int64]:
-    """Systematic resampling: ``count`` ascending positions, each as often as its weight says to within one."""
+    """Return ``count`` ascending positions by systematic resampling, each its expected number of times within one."""
     edges = np.cumsum(weights) / weights.sum()
     return np.searchsorted(edges, (np.arange(count) + uniform) / count).clip(max=weights.size - 1)
 
 
 def flat_columns(posterior: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Scalar columns ``(chain, draw)`` by name: ``theta`` of shape (2,) is ``theta[0]``, ``theta[1]``."""
+    """Return scalar columns ``(chain, draw)`` by name: ``theta`` of shape (2,) gives ``theta[0]``, ``theta[1]``."""
     columns = {}
     for name, array in posterior.items():
         for index in np.ndindex(array.shape[2:]):
@@ -99,7 +99,7 @@ def flat_columns(posterior: Mapping[str, NDArray]) -> dict[str, NDArray]:
 
 
 def relative_weights(draws: DatasetDraws) -> NDArray[np.float64]:
-    """Weights ``(chain, draw)``, the largest 1; all 1 where draws are not weighted.
+    """Return weights ``(chain, draw)``, the largest of which is 1; all are 1 if draws are not weighted.
 
     Raises ``InputError`` where no draw has a finite weight.
     """
@@ -124,7 +124,7 @@ def _find_row(file: h5py.File, dataset_id: str, engine: str, path: Path) -> int:
 
 
 def _read_rows(group: h5py.Group, row: int, count: int) -> dict[str, NDArray]:
-    """The variables ``(dataset, chain, draw, ...)`` of a group at one row, without padded draws."""
+    """Return the variables ``(dataset, chain, draw, ...)`` of a group at one row, without padded draws."""
     arrays = {}
     for name, array in group.items():
         if array.ndim >= 3:

@@ -1,4 +1,4 @@
-"""One data set out of ``posterior.h5``, in the format that another tool reads."""
+"""The export of one data set from ``posterior.h5`` to the format of another tool."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from chainsweep.store.draws import (
 )
 
 ExportFormat = Literal["netcdf", "emcee", "getdist"]
-# The layout of emcee.backends.HDFBackend that is written here.
+# The version of emcee whose emcee.backends.HDFBackend layout is written here.
 _EMCEE_VERSION = "3.1.6"
 
 
 @dataclass(frozen=True)
 class ExportExtras:
-    """What an export may carry beside draws: LaTeX ``labels`` by flat name (getdist), arrays (netcdf)."""
+    """The optional content of an export besides draws: LaTeX ``labels`` by flat name (getdist), arrays (netcdf)."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
     observed_data: Mapping[str, NDArray] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def export_dataset(
 
 
 def draws_tree(draws: DatasetDraws, extras: ExportExtras | None = None) -> xr.DataTree:
-    """One data set as ArviZ's groups: ``posterior``, ``sample_stats``, and the arrays of ``extras`` if any.
+    """Return one data set as ArviZ's groups: ``posterior``, ``sample_stats``, and the arrays of ``extras`` if any.
 
     Dims ``(chain, draw, <parameter>_dim_0, ...)``. Weighted draws keep their weights in
     ``sample_stats/log_weight``, and the attribute ``weights`` says so.
@@ -99,7 +99,7 @@ def draws_tree(draws: DatasetDraws, extras: ExportExtras | None = None) -> xr.Da
 
 
 def for_arviz(tree: xr.DataTree) -> Any:
-    """What the installed ArviZ takes: before 1.0 an ``InferenceData`` with the tree's groups, else ``tree`` itself.
+    """Convert for the installed ArviZ: before 1.0 to an ``InferenceData`` with the tree's groups, else return ``tree``.
 
     Both give ``result.posterior["slope"]`` and ``result["sample_stats"]``.
     """
@@ -107,7 +107,7 @@ def for_arviz(tree: xr.DataTree) -> Any:
     if version is None or int(version.partition(".")[0]) >= 1:
         return tree
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # its daily notice of ArviZ 1
+        warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its version 1 in a daily warning
         import arviz
     groups: dict[str, Any] = {name: group.to_dataset() for name, group in tree.children.items()}
     return arviz.InferenceData(**groups)
@@ -146,7 +146,7 @@ def _write_emcee(path: Path, draws: DatasetDraws) -> None:
         group.attrs["engine"] = draws.engine
         if equal is not draws:
             group.attrs["resampled"] = f"weighted draws resampled to equal weights, seed {RESAMPLING_SEED}"
-        # How many proposals were accepted between stored draws is not known.
+        # The number of accepted proposals between stored draws is not known.
         group.create_dataset("accepted", data=np.full(walkers, np.nan))
         group.create_dataset("chain", data=chain, maxshape=(None, walkers, ndim))
         group.create_dataset("log_prob", data=log_prob.astype(np.float64), maxshape=(None, walkers))

@@ -1,4 +1,4 @@
-"""What a shard is, and how it is laid out as named arrays: types, names, shapes, storage types."""
+"""The definition of a shard and its layout as named arrays: types, names, shapes, storage types."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ShardError(ChainsweepError):
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """Whose draws these are, and how they were made (versions, device, dtype, seconds...)."""
+    """The origin of the draws: engine, shard and campaign, and how they were made (versions, device, dtype...)."""
 
     engine: str
     kind: str
@@ -37,7 +37,7 @@ class ShardHeader:
 
 @dataclass(frozen=True)
 class Shard:
-    """Draws of a block of data sets.
+    """The draws of a block of data sets.
 
     ``posterior[name]`` is ``(dataset, chain, draw, *shape)`` and ``sample_stats[name]`` ``(dataset, chain,
     draw)``, all of one chain and draw length (0 draws where nothing was sampled). Data set ``i`` has
@@ -54,10 +54,10 @@ class Shard:
 
 
 def storage_dtype(values: NDArray, dtype: np.dtype) -> np.dtype:
-    """``dtype``, or float64 where rounding to ``dtype`` would be felt.
+    """Return ``dtype``, or float64 if rounding to ``dtype`` would be harmful.
 
-    Felt means: in some data set, overflow or a rounding error above 1e-4 of the range of the draws. A
-    parameter such as a time of 59000.123 +- 1e-3 would lose its posterior in float32.
+    Harmful means an overflow, or a rounding error above 1e-4 of the range of the draws, in some data set. A parameter
+    such as a time of 59000.123 +- 1e-3 would lose its posterior in float32.
     """
     if values.size == 0:
         return dtype
@@ -133,11 +133,11 @@ def _check_shapes(arrays: Mapping[str, NDArray], count: int) -> None:
 
 
 def attributes(header: ShardHeader) -> dict[str, str | int]:
-    """Root attributes of the shard file but ``sha256`` and ``complete``. Raises ``ShardError``."""
+    """Return the root attributes of the shard file except ``sha256`` and ``complete``. Raises ``ShardError``."""
     values = header.provenance.items()
     wrong = {key: value for key, value in values if not isinstance(value, str | int | float)}
     if wrong:
         raise ShardError(f"provenance must be str, int, float or bool, got {wrong}; convert them")
     fixed = {name: getattr(header, name) for name in FIXED_ATTRIBUTES}
-    # One attribute for all of it: reading an attribute takes 70 us, and status reads thousands of headers.
+    # One attribute holds all of the provenance: reading one takes 70 us, and status reads thousands of headers.
     return {"schema": SCHEMA, **fixed, "provenance": json.dumps(header.provenance, sort_keys=True)}

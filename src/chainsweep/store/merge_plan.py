@@ -1,4 +1,4 @@
-"""What a merge will write, decided before a draw is read: axes, types, and the row of every data set."""
+"""The plan of a merged file, made before a draw is read: axes, types, and the row of every data set."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from chainsweep.store.shard import ShardError, ShardLayout, read_layout
 
 Rejected = dict[Path, str]
-"""Shard files left out, each with the reason."""
+"""The shard files that are left out, each with the reason."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An array of the merged file; ``tail`` are its axes behind ``(dataset, chain, draw)``."""
+    """An array of the merged file; ``tail`` are its axes after ``(dataset, chain, draw)``."""
 
     group: str
     name: str
@@ -27,7 +27,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Part:
-    """One shard: ``rows[i]`` is the merged row of its data set ``i``."""
+    """One shard of a merge: ``rows[i]`` is the merged row of its data set ``i``."""
 
     path: Path
     rows: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """One engine's part of the merged file."""
+    """The part of the merged file for one engine."""
 
     engine: str
     kind: str
@@ -53,12 +53,12 @@ def plan_engine(
     campaign_hash: str,
     rejected: Rejected,
 ) -> EnginePlan | None:
-    """Plan one engine, or None if no shard of it can be used; shards that cannot go into ``rejected``.
+    """Return the plan of one engine, or None if no shard of it is usable; unusable shards go into ``rejected``.
 
     Raises
     ------
     ShardError
-        Two shards hold the same data set, or one holds a data set that the campaign has not.
+        Two shards hold the same data set, or one holds a data set that is not in the campaign.
     """
     layouts: dict[Path, ShardLayout] = {}
     for path in sorted(paths):
@@ -108,7 +108,7 @@ def _check_belongs(layout: ShardLayout, engine: str, campaign_hash: str, path: P
 
 
 def _check_like(layout: ShardLayout, first: ShardLayout, path: Path) -> None:
-    """Shards of one engine hold the same variables; only chain and draw lengths may differ."""
+    """Raise unless the shards hold the same variables; only chain and draw lengths may differ."""
     kinds = [{name: (dtype.kind, shape[3:]) for name, (dtype, shape) in one.arrays.items()} for one in (first, layout)]
     if kinds[0] != kinds[1] or layout.header.kind != first.header.kind:
         raise ShardError(
@@ -118,7 +118,7 @@ def _check_like(layout: ShardLayout, first: ShardLayout, path: Path) -> None:
 
 
 def _positions(layouts: Mapping[Path, ShardLayout], ids_in_order: Sequence[str]) -> dict[Path, NDArray[np.int64]]:
-    """Campaign positions of each shard's data sets."""
+    """Return the campaign positions of each shard's data sets."""
     position_of = {dataset_id: position for position, dataset_id in enumerate(ids_in_order)}
     owner: dict[str, Path] = {}
     positions = {}

@@ -33,14 +33,14 @@ Attributes = Mapping[str, str | int | float]
 
 @dataclass(frozen=True)
 class MergeReport:
-    """``datasets[engine]`` data sets were merged; ``rejected`` shard files were not, each for a reason."""
+    """The result of a merge: the number of ``datasets`` by engine, and the ``rejected`` shard files with reasons."""
 
     datasets: dict[str, int]
     rejected: Rejected
 
 
 class _Damaged(Exception):
-    """Shards whose checksum turned out wrong only after they had been copied."""
+    """The checksum of shards was found to be wrong after they had been copied."""
 
     def __init__(self, found: Rejected) -> None:
         self.found = found
@@ -53,10 +53,10 @@ def merge(
     attrs: Attributes,
     still_owner: Callable[[], bool] = lambda: True,
 ) -> MergeReport:
-    """Merge the shard files that each engine should have into ``path``; what cannot be used is reported.
+    """Merge the shard files that each engine should have into ``path``, and report unusable ones.
 
     Memory stays at a few blocks of 8 MiB plus the ids. Every shard's checksum is verified while it is copied;
-    a damaged one is left out and the copy starts anew. ``attrs`` become root attributes and must hold
+    a damaged one is left out and the copy starts again. ``attrs`` become root attributes and must hold
     ``campaign_hash``. An engine's data set axis holds the published ids in the order of ``ids_in_order``.
 
     Raises
@@ -141,7 +141,7 @@ def _create_variable(group: h5netcdf.Group, variable: Variable) -> None:
 
 
 def _padding(dtype: np.dtype) -> float | int:
-    """What stands behind a chain's end: NaN, or the integer that xarray reads as NaN through _FillValue."""
+    """Return the value after a chain's end: NaN, or the integer that xarray reads as NaN through _FillValue."""
     return np.nan if dtype.kind == "f" else int(np.iinfo(dtype).min)
 
 

@@ -1,4 +1,4 @@
-"""A trained network that ``init`` freezes into another campaign."""
+"""The copy of a trained network that ``init`` freezes into another campaign."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from chainsweep.packages import require
 
 NETWORK = "network.safetensors"
 CALIBRATION = "calibration.json"
-"""What held-out simulations say of it, beside it."""
+"""The file next to a network with its calibration on held-out simulations."""
 COVERAGE = "coverage/"
-"""Prefix of the names of what it was trained for; ``grid`` is a figure of the network alone."""
+"""The prefix of the names of the figures whose range the network was trained on; ``grid`` is the network's own."""
 MODEL = "model"
-"""Entry of the file's metadata: which model file and function made the simulations."""
+"""The entry of the file's metadata that identifies the model file and function of the simulations."""
 
 
 def model_key(file_hash: str, function: str) -> str:
-    """What says that two campaigns simulate with one model."""
+    """Return a key that is equal for two campaigns if they simulate with the same model."""
     return f"{file_hash}:{function}"
 
 
 def read_metadata(path: Path) -> dict[str, str] | None:
-    """The metadata of a whole safetensors file; None where there is none, or it is cut short.
+    """Return the metadata of a complete safetensors file; None if there is no file, or it is truncated.
 
-    Read without the package, since ``status`` and ``submit`` ask where no network can be used: a file is the length of
-    its header (8 bytes, little-endian), the header (JSON), then the arrays.
+    The safetensors package is not used, since ``status`` and ``submit`` also run where it is not installed. A file has
+    the length of its header (8 bytes, little-endian), the header (JSON), then the arrays.
     """
     try:
         with path.open("rb") as file:
@@ -47,13 +47,13 @@ def read_metadata(path: Path) -> dict[str, str] | None:
 def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path) -> None:
     """Copy the network in ``source``, a campaign's folder or that of one network, to ``path``.
 
-    ``needed`` are the figures that it has to know; ``model`` is the ``model_key`` that it must come from, or None
-    where exact weights show a network of another model.
+    ``needed`` are the figures that it must have been trained for; ``model`` is the ``model_key`` that it must come
+    from, or None if exact weights reveal a network of another model.
 
     Raises
     ------
     ConfigError
-        There is no network or several, or it is one of other parameters, fields or constants, or of another model.
+        There is no network or there are several, or it has other parameters, fields or constants, or another model.
     UnavailableError
         Networks cannot be read here.
     """
@@ -88,7 +88,7 @@ def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path
 
 
 def _found(source: Path) -> Path:
-    """The one network in ``source``."""
+    """Return the one network in ``source``."""
     if (source / NETWORK).is_file():
         return source / NETWORK
     networks = sorted(source.glob(f"models/snpe-*/{NETWORK}"))

@@ -1,4 +1,4 @@
-"""Shard files: the draws and figures of a block of data sets by one engine.
+"""The shard files, which hold the draws and figures of a block of data sets by one engine.
 
 ``/posterior/<parameter>`` has shape ``(dataset, chain, draw, *shape)``, ``/sample_stats/<name>`` ``(dataset,
 chain, draw)``; ``/n_draws``, ``/id`` and ``/summary/<column>`` are ``(dataset,)``. Arrays lie contiguous and
@@ -31,13 +31,13 @@ from chainsweep.store.layout import (
 )
 
 _TEXT = h5py.string_dtype("utf-8")
-# What h5py raises on a damaged file depends on which structure the damage hit.
+# The exception that h5py raises on a damaged file depends on the structure that is damaged.
 _DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """Header, ids, and type and shape of draws and sample stats by their path (such as ``posterior/l``)."""
+    """The header, the ids, and type and shape of draws and sample stats by their path (such as ``posterior/l``)."""
 
     header: ShardHeader
     ids: tuple[str, ...]
@@ -55,7 +55,7 @@ def publish_shard(
     Raises
     ------
     ShardError
-        The arrays do not fit together, or the file read back is not what was written.
+        The arrays do not fit together, or the file read back differs from what was written.
     LostOwnership
         ``still_owner()`` is False: another attempt owns the task.
     """
@@ -127,7 +127,7 @@ def read_header(path: Path) -> ShardHeader:
 def read_summary(path: Path, columns: Sequence[str] | None = None) -> dict[str, NDArray]:
     """Read the summary columns (all, or those of ``columns`` that exist), each ``(dataset,)``.
 
-    ``dataset_id``, ``engine`` and ``attempt`` always stand in front. The checksum is not verified.
+    ``dataset_id``, ``engine`` and ``attempt`` always come first. The checksum is not verified.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def stream_shard(path: Path) -> Iterator[Block]:
-    """Yield the whole content in blocks of rows, verified at the end: use nothing of it before then.
+    """Yield the whole content in blocks of rows; it is verified at the end and must not be used before.
 
     An error of the consumer never passes through here, so it is never taken for damage of this file.
 
@@ -171,7 +171,7 @@ def stream_shard(path: Path) -> Iterator[Block]:
 
 
 def read_layout(path: Path) -> ShardLayout:
-    """Read what a merge must know of a complete shard before it copies. Raises ``ShardError``."""
+    """Read the layout of a complete shard, which a merge needs before it copies. Raises ``ShardError``."""
     with _opened(path) as file:
         arrays = {
             f"{group}/{name}": (array.dtype, array.shape)
@@ -182,7 +182,7 @@ def read_layout(path: Path) -> ShardLayout:
 
 
 def _file_arrays(file: h5py.File) -> dict[str, Readable]:
-    """Every array of an open shard file by its path, such as ``posterior/l``."""
+    """Return every array of an open shard file by its path, such as ``posterior/l``."""
     arrays: dict[str, Readable] = {}
     for name, item in file.items():
         inner = item.items() if isinstance(item, h5py.Group) else [("", item)]
@@ -236,7 +236,7 @@ def _verified_blocks(file: h5py.File, header: ShardHeader, path: Path) -> Iterat
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open for reading, and turn whatever a damaged file makes h5py raise into a ``ShardError``."""
+    """Open for reading, and raise ``ShardError`` for any exception of h5py on a damaged file."""
     try:
         size = path.stat().st_size
     except OSError as error:

@@ -19,22 +19,22 @@ from chainsweep.store.draws import systematic_picks
 Floats = NDArray[np.float64]
 
 DRAWS = 64
-"""Kept of a data set: enough to say where its posterior is."""
+"""The number of draws kept of a data set, enough to locate its posterior."""
 BLOCK = 256
-"""Data sets that are read at once."""
+"""The number of data sets that are read at once."""
 
 
 def freeze_starts(
     source: Path, engine: str, parameters: Sequence[tuple[str, tuple[int, ...]]], ids: Sequence[str], path: Path
 ) -> None:
-    """Take over draws of ``engine`` from the merged posterior ``source``.
+    """Copy draws of ``engine`` from the merged posterior ``source`` to ``path``.
 
     ``parameters`` are names and shapes, in the order of the columns.
 
     Raises
     ------
     ConfigError
-        The file is no merged posterior, or has not this engine, these parameters, or any of these data sets.
+        The file is not a merged posterior, or lacks this engine, these parameters, or all of these data sets.
     """
     position = {name: row for row, name in enumerate(ids)}
     columns = int(sum(np.prod(shape, dtype=int) for _, shape in parameters))
@@ -70,14 +70,14 @@ def freeze_starts(
 
 
 def read_starts(path: Path, positions: NDArray[np.int64]) -> Floats:
-    """``(dataset, draw, ndim)`` of the data sets at ``positions``, which ascend."""
+    """Return the draws ``(dataset, draw, ndim)`` of the data sets at the ascending ``positions``."""
     with h5py.File(path, "r", locking=False) as file:
         draws: Floats = file["draws"][positions]
     return draws
 
 
 def _equal(theta: Floats, log_weight: Floats) -> Floats:
-    """``DRAWS`` of the draws ``(chain, draw, ndim)``, of equal weight, ``(draw, ndim)``; none where there are none."""
+    """Return ``DRAWS`` equally weighted draws ``(draw, ndim)`` out of ``(chain, draw, ndim)``, if there are any."""
     flat, weights = theta.reshape(-1, theta.shape[-1]), log_weight.ravel()
     usable = np.isfinite(flat).all(axis=-1) & np.isfinite(weights)
     flat, weights = flat[usable], weights[usable]

@@ -1,1 +1,1 @@
-"""One task: its attempt, its failure, its provenance."""
+"""The record of one task: its attempts, its failure, its provenance."""

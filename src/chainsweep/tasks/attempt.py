@@ -1,7 +1,7 @@
-"""One attempt at a task: who owns the task's file, and the state that the next attempt continues from.
+"""One attempt at a task: the ownership of the task's file, and the state that the next attempt continues from.
 
-Beside a published file ``<name>.h5`` lie, while its task runs, ``.attempt-<name>.json`` (number and token of the
-owner, and its process; the last one to write it owns the task) and ``.state-<name>.npz`` (resumable state).
+While a task runs, two files lie next to its published file ``<name>.h5``: ``.attempt-<name>.json`` (number and token of
+the owner, and its process; the last one to write it owns the task) and ``.state-<name>.npz`` (resumable state).
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from chainsweep.numerics.arrays import Arrays
 from chainsweep.publish import publish, publish_text
 
 CHECKPOINT_SECONDS = 10.0
-"""Least time between two saved states: what a killed attempt loses at most, beside the block in progress."""
+"""The least seconds between two saved states; a killed attempt loses at most this and the block in progress."""
 
 Report = Callable[[int, int, str], None]
-"""Called with (done, total, note) as a task goes on."""
+"""The type of a function that is called with (done, total, note) as a task goes on."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process of one machine; ``started`` (clock ticks after the machine's start) tells it from a later one."""
+    """A process of one machine; ``started`` (clock ticks after boot) tells it from a later one with the same number."""
 
     host: str
     pid: int
     started: int
 
     def is_running(self) -> bool | None:
-        """Whether it still runs; None where it is another machine's."""
+        """Return True if the process still runs, or None if it belongs to another machine."""
         return _start_of(self.pid) == self.started if self.host == socket.gethostname() else None
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """Return the calling process."""
     return Process(socket.gethostname(), os.getpid(), _start_of(os.getpid()) or 0)
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process of this machine started; None where there is none of this number."""
+    """Return the start of a process of this machine in clock ticks after boot; None if no process has this number."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -68,11 +68,11 @@ class Attempt:
 
     @property
     def state_path(self) -> Path:
-        """Where the resumable state is kept."""
+        """The path of the resumable state."""
         return state_path(self.target)
 
     def still_owner(self) -> bool:
-        """Whether no later attempt has claimed the task."""
+        """Return True if no later attempt has claimed the task."""
         return _read_claim(_claim_path(self.target)) == (self.number, self.token)
 
     def finish(self) -> None:
@@ -92,12 +92,12 @@ def claim(target: Path) -> Attempt:
 
 
 def was_started(target: Path) -> bool:
-    """Whether an attempt at the task that publishes ``target`` began, and has not published."""
+    """Return True if an attempt at the task that publishes ``target`` began, and has not published."""
     return _claim_path(target).exists()
 
 
 def owner_of(target: Path) -> Process | None:
-    """The process that last began the task that publishes ``target``; None where none did, or it is published."""
+    """Return the process that last began the task that publishes ``target``; None if none did or it is published."""
     try:
         content = json.loads(_claim_path(target).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -106,14 +106,14 @@ def owner_of(target: Path) -> Process | None:
 
 
 def note_stopped(target: Path) -> None:
-    """Write down, where this process owns the task, that it stopped in order: it was not killed."""
+    """Record that the task was stopped in order, not killed, if this process owns it."""
     if owner_of(target) == this_process():
         path = _claim_path(target)
         publish_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"stopped": True}))
 
 
 def was_stopped(target: Path) -> bool:
-    """Whether the last attempt at the task that publishes ``target`` stopped in order, its state saved."""
+    """Return True if the last attempt at the task that publishes ``target`` stopped in order and saved its state."""
     try:
         return bool(json.loads(_claim_path(target).read_text(encoding="utf-8")).get("stopped"))
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def was_stopped(target: Path) -> bool:
 
 
 def state_path(target: Path) -> Path:
-    """Where the resumable state of the task that publishes ``target`` is kept."""
+    """Return the path of the resumable state of the task that publishes ``target``."""
     return target.with_name(f".state-{target.stem}.npz")
 
 
@@ -152,13 +152,13 @@ class FileSink:
     _saved_at: float = -math.inf
 
     def checkpoint(self, state: Arrays) -> None:
-        """Keep ``state``; durable at once, or at the latest at the next call after the interval."""
+        """Keep ``state``; it is saved at once, or at the latest at the first call after ``CHECKPOINT_SECONDS``."""
         self._waiting = state
         if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Make the latest state durable."""
+        """Save the latest state durably."""
         if self._waiting is None:
             return
         content = {**self._waiting, "campaign_hash": np.asarray(self.campaign_hash)}
@@ -177,7 +177,7 @@ class FileSink:
 
 
 def write_npz(handle: BinaryIO, arrays: Arrays, compress: bool = False) -> None:
-    """Write arrays by name, without pickle."""
+    """Write arrays by name to an NPZ archive, without pickle."""
     save: Any = np.savez_compressed if compress else np.savez
     save(handle, allow_pickle=False, **arrays)
 
@@ -203,9 +203,9 @@ def check_npz(path: Path) -> None:
 
 
 def load_state(attempt: Attempt, campaign_hash: str) -> Arrays | None:
-    """State that an earlier attempt saved, or None where there is none for this campaign.
+    """Return the state that an earlier attempt saved, or None if there is none for this campaign.
 
-    A state that cannot be read costs time and no draw: the log says why, and the work begins again.
+    If a state cannot be read, the log gives the reason and the work begins again, which costs time but no draw.
     """
     try:
         with attempt.state_path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:

@@ -1,7 +1,7 @@
-"""What is written down of a task that failed: a small file beside the one it should have published.
+"""The record of a failed task: a small file next to the one that the task should have published.
 
-``.failed-<name>.json`` says what kind of failure it was and why. It goes away when the task publishes its file, and
-when the task is handed out anew. Until then the task's data sets count as ``failed``, with that reason.
+``.failed-<name>.json`` holds the kind of failure and its reason. It is removed when the task publishes its file, and
+when the task is handed out again. Until then the task's data sets count as ``failed``, with that reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chainsweep.verdicts.rules import one_line
 
 
 class Kind(enum.StrEnum):
-    """Why a task failed, as far as its own process could tell."""
+    """The reason why a task failed, as far as its own process could tell."""
 
     OUT_OF_MEMORY = "out of memory"
     TIME_LIMIT = "time limit"
@@ -36,7 +36,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed task: ``exit_code`` is what its process ended with, ``at`` the local time."""
+    """The failure of a task; ``exit_code`` is that of its process, ``at`` the local time."""
 
     kind: Kind
     reason: str
@@ -45,7 +45,7 @@ class Failure:
 
 
 def kind_of(error: BaseException) -> Kind:
-    """The kind of failure that an exception stands for."""
+    """Return the kind of failure that an exception stands for."""
     if isinstance(error, MemoryError):
         return Kind.OUT_OF_MEMORY
     if isinstance(error, CampaignError):
@@ -57,9 +57,10 @@ def kind_of(error: BaseException) -> Kind:
 
 @contextmanager
 def recorded(target: Path | None) -> Iterator[None]:
-    """Write an exception down as the failure of the task that should publish ``target``, and let it go on.
+    """Record an exception as the failure of the task that should publish ``target``, and raise it again.
 
-    Not one that says that the work is with somebody else, or stopped early. None: a task that publishes no such file.
+    An exception is not recorded if it says that another attempt owns the task, or that the task stopped early. None is
+    for a task that publishes no such file.
     """
     try:
         yield
@@ -75,13 +76,13 @@ def recorded(target: Path | None) -> Iterator[None]:
 
 
 def record_failure(target: Path, kind: Kind, reason: str, exit_code: int) -> None:
-    """Write down that the task that should publish ``target`` failed."""
+    """Record that the task that should publish ``target`` failed."""
     content = {"kind": str(kind), "reason": one_line(reason), "exit_code": exit_code, "at": _now()}
     publish_text(_path(target), json.dumps(content) + "\n")
 
 
 def read_failure(target: Path) -> Failure | None:
-    """The failure of the task that should publish ``target``; None where none is written down."""
+    """Return the failure of the task that should publish ``target``; None if none is recorded."""
     try:
         content = json.loads(_path(target).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -90,7 +91,7 @@ def read_failure(target: Path) -> Failure | None:
 
 
 def forget_failure(target: Path) -> None:
-    """The task is done, or is tried anew."""
+    """Remove the record of a failure, because the task is done or is tried again."""
     _path(target).unlink(missing_ok=True)
 
 

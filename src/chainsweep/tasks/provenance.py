@@ -1,7 +1,7 @@
-"""What made a shard: packages, device, precision and image; and that one engine's shards come from one image.
+"""The provenance of a shard (packages, device, precision, image), and the check that an engine has one image only.
 
-A job's script hands the SHA-256 of its image over in an environment variable. The first attempt at an engine's shards
-writes it down beside them (``image.txt``); later ones compare.
+A job's script passes the SHA-256 of its image in an environment variable. The first attempt at an engine's shards
+writes it to ``image.txt`` next to them; later attempts compare.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from chainsweep.publish import publish_text
 IMAGE_VARIABLE = "CHAINSWEEP_IMAGE_SHA256"
 NO_IMAGE = "none"
 MIXED = "mixed"
-"""Stands in the file of an engine for which the user allowed images to differ."""
+"""The content of ``image.txt`` of an engine for which the user allowed images to differ."""
 ADVICE = (
     "Go on with that image, or say that it is all right with --mixed-images (of run, submit and merge): the draws then "
     "come from different software"
@@ -25,7 +25,7 @@ ADVICE = (
 
 
 def provenance() -> dict[str, str | int | float | bool]:
-    """What a shard's header says of the process that made it."""
+    """Return the entries of a shard's header about the process that made it."""
     import jax
 
     device = jax.devices()[0]
@@ -40,19 +40,19 @@ def provenance() -> dict[str, str | int | float | bool]:
 
 
 def this_image() -> str:
-    """SHA-256 of the image that this process runs in, or ``none``."""
+    """Return the SHA-256 of the image that this process runs in, or ``none``."""
     return os.environ.get(IMAGE_VARIABLE) or NO_IMAGE
 
 
 def check_image(target: Path, image: str | None = None) -> None:
-    """Raise unless ``image`` (default: that of this process) is the one that its neighbours' files were begun with.
+    """Raise unless ``image`` (default: that of this process) is the one recorded for files in this folder.
 
     ``target`` is the file that a task publishes.
 
     Raises
     ------
     CampaignError
-        It is another one, and the user has not said that this is all right.
+        It is another image, and the user has not allowed this.
     """
     noted, mine = _read(image_file(target)), image or this_image()
     if noted not in (None, MIXED, mine):
@@ -60,14 +60,14 @@ def check_image(target: Path, image: str | None = None) -> None:
 
 
 def note_image(target: Path) -> None:
-    """``check_image``, and write the image down where none is yet."""
+    """Call ``check_image``, and record the image if none is recorded yet."""
     check_image(target)
     if not image_file(target).exists():
         publish_text(image_file(target), this_image())
 
 
 def allow_mixed_images(targets: Iterable[Path]) -> None:
-    """From now on, these files and their neighbours may come from different images."""
+    """Record that the files in the folders of ``targets`` may come from different images."""
     for path in sorted({image_file(target) for target in targets}):
         publish_text(path, MIXED)
 
@@ -78,7 +78,7 @@ def check_same_image(shards: Mapping[Path, str]) -> None:
     Raises
     ------
     CampaignError
-        They were not, and the user has not said that this is all right.
+        They were not, and the user has not allowed this.
     """
     by_image = {image: path for path, image in sorted(shards.items(), reverse=True)}
     if len(by_image) > 1 and any(_read(image_file(path)) != MIXED for path in by_image.values()):
@@ -88,7 +88,7 @@ def check_same_image(shards: Mapping[Path, str]) -> None:
 
 
 def image_file(target: Path) -> Path:
-    """Says which image the files in the folder of ``target`` are made in."""
+    """Return the file that records the image of the files in the folder of ``target``."""
     return target.with_name("image.txt")
 
 

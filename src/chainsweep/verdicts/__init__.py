@@ -1,1 +1,1 @@
-"""The one room that says ``converged``, or why not."""
+"""The verdicts: ``converged``, or the reason why not."""

@@ -1,10 +1,11 @@
-"""Is there a density behind the draws? What the model says near them, asked again after sampling.
+"""The check, after sampling, that the draws of a data set come from a proper density.
 
-An engine takes a log density that is no number for zero, and goes on. That is right where there is no mass, and wrong
-where there could be some. It also takes the model for a function: the same answer at the same point, whatever was
-asked before. Both are tried here for each data set, whatever the engine: its log density is asked for again, twice, and
-compared with what the engine stored beside the draws while it sampled. Draws of NUTS in single precision stand beside
-log densities of the end; the engine itself compares those that it sampled with.
+An engine treats a point where the log density is NaN or +inf as one of zero density, and goes on. That is right where
+there is no posterior mass, and wrong where there could be some. It also assumes that the model is a function, which
+gives the same value at the same point, whatever was evaluated before. Both assumptions are tested here for each data
+set and every engine: the log density is evaluated again, twice, and compared with the values that the engine stored
+next to the draws while it sampled. NUTS in single precision stores log densities that it evaluated at the end, and
+compares them itself with those that it sampled with.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ from chainsweep.verdicts.mode_candidates import equal_draws
 Floats = NDArray[np.float64]
 
 NEAR = 512
-"""Points near the draws of a data set."""
+"""The number of points near the draws of a data set at which the density is evaluated."""
 STEP = 0.5
-"""Their distance from a draw, in sds of the draws."""
+"""The distance of these points from a draw, in sds of the draws."""
 MOST_UNDEFINED = 0.01
-"""The largest share of them where the density may be no number."""
+"""The largest share of the ``NEAR`` points at which the log density may be NaN or +inf."""
 FEWEST_INFINITE = 2
-"""Prior draws, of as many, from which on an infinite density is told: fewer are a corner, as of rounding."""
+"""The least number of the ``NEAR`` prior draws with an infinite density that is reported; fewer may be rounding."""
 REPEATED = 32
-"""Draws whose log density is asked for twice."""
+"""The number of draws whose log density is evaluated twice."""
 TOLERANCE = 1e-8
-"""The largest difference of two answers, relative to their size where that is above 1."""
+"""The largest difference of two log densities, relative to their size where that is above 1."""
 ROUNDED, ROUNDING = 16 * np.finfo(float).eps, 8.0
-"""The share by which transformed parameters are moved to see what rounding does, and how many times that is allowed."""
+"""The relative shift of the parameters that measures the effect of rounding, and the allowed multiple of the effect."""
 TOLD = 4
-"""Parameters of a point that a reason names, at most."""
+"""The largest number of parameters of a point that a reason names."""
 
 
 def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dict[int, str]:
-    """The reasons why draws stand for no density, by the position of their data set; data sets in order are absent."""
+    """Return the reasons why draws have no proper density, by position; data sets without a problem are absent."""
     theta = np.asarray(batched.problem.flatten(chains.posterior), float)
     stored = np.asarray(chains.sample_stats.get("lp", np.full(theta.shape[:-1], np.nan)), float)
     both = np.concatenate([theta, stored[..., None]], axis=-1)
@@ -56,7 +57,7 @@ def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dic
 
 
 def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, str]:
-    """Data sets whose log density is +inf in more than a corner of the prior: all of the mass would be there."""
+    """Return data sets whose log density is +inf at several prior draws, where all of the mass would be."""
     keys = seeds.jax_keys(batched.batch.ids, "density-prior", 1)[:, 0]
     theta = batched.sample_prior(keys, NEAR)
     z = batched.unconstrain(theta)
@@ -73,7 +74,7 @@ def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, str]:
 
 
 def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dict[int, str]:
-    """Data sets with divergences whose gradient is no number at draws ``z`` ``(dataset, draw, n)``."""
+    """Return data sets with divergences whose gradient is not finite at draws ``z`` ``(dataset, draw, n)``."""
     if "diverging" not in chains.sample_stats:
         return {}
     diverged = np.nansum(chains.sample_stats["diverging"], axis=(1, 2)) > 0
@@ -97,12 +98,12 @@ def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dic
 
 
 def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[int, str]:
-    """Data sets whose density is no number at too many points near the draws ``z`` ``(dataset, draw, n)``."""
+    """Return data sets whose log density is NaN or +inf at too many points near draws ``z`` ``(dataset, draw, n)``."""
     near = np.full(z.shape, np.nan)
     for row, name in enumerate(batched.batch.ids):
         inside = z[row][np.isfinite(z[row]).all(axis=1)]
         if len(inside) > 1:
-            # Sums of the draws' own deviations have their covariance.
+            # Random sums of the draws' deviations from their mean have the covariance of the draws.
             normal = seeds.generator(name, "density-near").standard_normal((NEAR, len(inside)))
             steps = normal @ (inside - inside.mean(axis=0)) / np.sqrt(len(inside))
             near[row] = inside[np.arange(NEAR) % len(inside)] + STEP * steps
@@ -125,22 +126,22 @@ def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[in
 
 
 def _constrained(batched: BatchedProblem, row: int, z: Floats) -> Floats:
-    """The parameters ``(ndim,)`` of one data set at its unconstrained ``z`` ``(n,)``."""
+    """Return the parameters ``(ndim,)`` of one data set at its unconstrained ``z`` ``(n,)``."""
     alone = batched.take(np.array([row]))
     return alone.constrain(z[None, None])[0, 0]
 
 
 def _told(names: tuple[str, ...], theta: Floats, first: int = 0) -> str:
-    """The point ``theta`` ``(ndim,)`` by its parameters' names, the ``first`` of them before the others."""
+    """Return the point ``theta`` ``(ndim,)`` as text, with the parameter number ``first`` before the others."""
     order = [first, *(k for k in range(len(names)) if k != first)]
     return ", ".join(f"{names[k]} = {theta[k]:.4g}" for k in order[:TOLD])
 
 
 def _no_function(batched: BatchedProblem, draws: Floats, stored: Floats) -> dict[int, str]:
-    """Data sets whose log density at the points ``draws`` ``(dataset, draw, n)`` is another when it is asked for again.
+    """Return data sets whose log density at the points ``draws`` ``(dataset, draw, n)`` changes between evaluations.
 
-    Asked for are two answers, the second one in reverse order of data sets and draws; ``stored`` ``(dataset, draw)`` is
-    what the engine had while it sampled, NaN where it stored nothing.
+    It is evaluated twice, the second time in reverse order of data sets and draws; ``stored`` ``(dataset, draw)`` is
+    the engine's value while it sampled, NaN where it stored nothing.
     """
     few = slice(None, None, max(1, NEAR // REPEATED))
     some, stored = draws[:, few], stored[:, few]

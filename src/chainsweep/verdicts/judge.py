@@ -1,4 +1,4 @@
-"""From the draws of one block of data sets to its catalogue columns: figures, verdicts and reasons."""
+"""The judgement of one block of data sets: its draws give catalogue columns of figures, verdicts and reasons."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ from chainsweep.verdicts.rules import (
 Floats = NDArray[np.float64]
 
 PREDICTIVE_DRAWS = 500
-"""Posterior draws of one data set that the predictive check simulates from."""
+"""The number of posterior draws of one data set that the predictive check simulates from."""
 PROBES = 8
-"""Data sets tried by themselves first where a larger block raises: when all of them raise, it is not the data."""
+"""The number of data sets that are tried by themselves first if a larger block raises an error; if all of them raise
+it, the data are not the cause."""
 
 
 def judge_each(
     chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds
 ) -> tuple[Chains, dict[str, Any]]:
-    """Judge a block of data sets as ``judge`` does; one on which a check raises fails, and the others keep their draws.
+    """Judge a block of data sets as ``judge`` does; a data set on which a check raises fails, without the others.
 
-    Return the chains, where such a data set has no draws any more, and the columns. The error goes on when every one
-    of several data sets fails: then it is not the data.
+    Return the chains, in which such a data set has no draws any more, and the columns. The error is raised again if
+    every one of several data sets fails, because the data are not the cause then.
     """
     try:
         return chains, judge(chains, batched, config, seeds)
@@ -71,14 +72,14 @@ def judge_each(
 
 
 def probes(count: int) -> NDArray[np.int64]:
-    """Positions of at most ``PROBES`` data sets, spread over ``count``."""
+    """Return the positions of at most ``PROBES`` data sets, spread over ``count``."""
     return np.unique(np.linspace(0, count - 1, PROBES).round().astype(np.int64))
 
 
 def _raised_each(
     chains: Chains, batched: BatchedProblem, rows: NDArray[np.int64], config: CampaignConfig, seeds: Seeds
 ) -> dict[int, str]:
-    """The errors that a check raises on data sets by themselves, by row."""
+    """Return the errors that a check raises on data sets by themselves, by row."""
     raised = {row: _raised_alone(chains, batched, row, config, seeds) for row in rows.tolist()}
     return {row: reason for row, reason in raised.items() if reason is not None}
 
@@ -86,7 +87,7 @@ def _raised_each(
 def _raised_alone(
     chains: Chains, batched: BatchedProblem, row: int, config: CampaignConfig, seeds: Seeds
 ) -> str | None:
-    """The error that a check raises on one data set by itself; None where it gets its verdict."""
+    """Return the error that a check raises on one data set by itself; None if there is no error."""
     alone = np.array([row])
     try:
         judge(chains.take(alone), batched.take(alone), config, seeds)
@@ -98,9 +99,9 @@ def _raised_alone(
 
 
 def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds) -> dict[str, Any]:
-    """Catalogue columns of a block of data sets, each ``(dataset,)``, NaN for null.
+    """Return the catalogue columns of a block of data sets, each ``(dataset,)``, NaN for null.
 
-    Weighted draws get the mode check too: weights are exact, but k-hat is as blind as R-hat to a mode without draws.
+    Weighted draws get the mode check too: weights are exact, but neither k-hat nor R-hat shows a mode without draws.
     """
     problem = batched.problem
     theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
@@ -119,7 +120,7 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
         causes, outside = _against_density(chains, batched, effective, seeds)
         checks = [Caused(causes, len(batched.batch)), *checks]
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
-        # Where the check is inconclusive, all of these pass.
+        # If the mode check is inconclusive, all of these pass.
         checks += checks_of(mode_rules(config.verdict), [outside.sure_shift, outside.sure_mass, outside.sure_spread])
         if config.verdict.inconclusive == "not_converged":
             checks.append(Caused(outside.unproven(), len(batched.batch)))
@@ -150,7 +151,7 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
 def _against_density(
     chains: Chains, batched: BatchedProblem, effective: Floats, seeds: Seeds
 ) -> tuple[dict[int, str], ModeCheck]:
-    """The density's judgement of draws: causes by position, and the mode check; nothing where there are no draws."""
+    """Return the causes of the density check by position, and the mode check; both are empty without draws."""
     drawn = np.flatnonzero(chains.n_draws > 0)
     if drawn.size == len(batched.batch):
         return density_causes(batched, chains, seeds), check_chains(batched, chains, effective, seeds)
@@ -168,18 +169,18 @@ def _summary_columns(names: tuple[str, ...], summary: Mapping[str, Floats]) -> A
 
 
 def _info(chains: Chains, name: str) -> Floats:
-    """A figure of each data set ``(dataset,)`` or ``(dataset, chain)``; NaN where the engine itself failed."""
+    """Return a figure of each data set ``(dataset,)`` or ``(dataset, chain)``; NaN where the engine itself failed."""
     return np.asarray(chains.info.get(name, np.full(len(chains.n_draws), np.nan)), float)
 
 
 def _per_chain(chains: Chains, name: str) -> Floats:
-    """``(dataset, chain)`` of a figure, one chain where there is one figure a data set."""
+    """Return a figure as ``(dataset, chain)``, with one chain if there is one figure per data set."""
     values = _info(chains, name)
     return values if values.ndim > 1 else values[:, None]
 
 
 def _worst(values: Floats, largest: bool) -> tuple[Floats, NDArray[np.int64]]:
-    """The worst of ``(dataset, parameter)`` and its column, ``(dataset,)`` each; NaN when any parameter's figure is."""
+    """Return the worst of ``(dataset, parameter)`` and its column, ``(dataset,)`` each; NaN if any figure is NaN."""
     worst = np.where(np.isnan(values), np.inf, values if largest else -values).argmax(axis=1)
     return values[np.arange(len(values)), worst], worst
 
@@ -224,7 +225,7 @@ def _ensemble(chains: Chains, theta: Floats, problem: Problem, config: CampaignC
         "burn_in": _info(chains, "burn_in"),
     }
     tau = _per_chain(chains, "tau")
-    # Walkers may have moved in another space than that of the named parameters.
+    # The space in which walkers moved may differ from that of the named parameters.
     slowest = _names(problem.names, _worst(tau, largest=True)[1]) if tau.shape[1] == problem.ndim else []
     lengths = [_info(chains, "kept_over_tau"), figures["ess_bulk_min"]]
     rules = ensemble_rules(config.verdict, config.engines.emcee.tau_factor)
@@ -245,7 +246,7 @@ _KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGH
 
 
 def _dropped(batched: BatchedProblem, by: int, share: float) -> str:
-    """The reason why draws of a network that learned from a part of its simulations are no posterior."""
+    """Return the reason why draws of a network trained on a part of its simulations are not a posterior."""
     told = f"{share:.1%} of the network's simulations are no numbers and were dropped"
     if by == BY_DESIGN:
         return f"{told}, all of those of this data set's design among them"
@@ -254,7 +255,7 @@ def _dropped(batched: BatchedProblem, by: int, share: float) -> str:
 
 
 def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: Seeds) -> Floats:
-    """Posterior predictive p-value ``(dataset,)``; NaN where the model cannot simulate or has no likelihood."""
+    """Return posterior predictive p-values ``(dataset,)``; NaN where the model cannot simulate or has no likelihood."""
     problem = batched.problem
     if not (problem.has_simulator and problem.has_likelihood):
         return np.full(len(batched.batch), np.nan)

@@ -1,4 +1,4 @@
-"""The mode check of one block of chains: what lies outside is searched for anew, with seeds of its own."""
+"""The mode check of one block of chains, with a new search, with separate seeds, for mass outside the chains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chainsweep.verdicts.mode_check import ModeCheck, mode_check
 
 PRIOR_DRAWS = 4096
 CHAIN_DRAWS = 400
-"""Draws of all chains of a data set together that the check compares with."""
+"""The number of draws, from all chains of a data set, that the check compares with."""
 
 
 def check_chains(batched: BatchedProblem, chains: Chains, ess: NDArray[np.float64], seeds: Seeds) -> ModeCheck:
@@ -38,7 +38,7 @@ def check_chains(batched: BatchedProblem, chains: Chains, ess: NDArray[np.float6
 
 
 def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> NDArray[np.float64]:
-    """``(dataset, CHAIN_DRAWS, n)`` unconstrained draws of all chains; NaN rows are padding."""
+    """Return unconstrained draws ``(dataset, CHAIN_DRAWS, n)`` of all chains; NaN rows are padding."""
     theta = np.asarray(batched.problem.flatten(chains.posterior), float)
     points = equal_draws(chains, theta, batched.batch.ids, CHAIN_DRAWS, seeds, "check-draws")
     return batched.unconstrain_padded(points)
@@ -47,9 +47,9 @@ def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> NDA
 def equal_draws(
     chains: Chains, theta: NDArray[np.float64], ids: tuple[str, ...], count: int, seeds: Seeds, purpose: str
 ) -> NDArray[np.float64]:
-    """``(dataset, count, ndim)`` draws of equal weight: taken evenly from all chains, or resampled by their weights.
+    """Return equally weighted draws ``(dataset, count, ndim)``, taken evenly from all chains or resampled by weight.
 
-    Rows behind what a data set has are NaN.
+    If a data set has fewer draws, the remaining rows are NaN.
     """
     points = np.full((len(theta), count, theta.shape[-1]), np.nan)
     for row, length in enumerate(chains.n_draws):

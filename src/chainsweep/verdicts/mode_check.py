@@ -1,9 +1,9 @@
-"""Do the chains hold all of the posterior? Exact importance weights answer, where R-hat cannot.
+"""The check, by exact importance weights, that the chains cover all of the posterior, which R-hat cannot show.
 
-R-hat compares chains with each other and is blind to a mode that none of them visits. Here a defensive mixture
+R-hat compares chains with each other and does not see a mode that none of them visits. Here a defensive mixture
 (kernels on the chains' draws, Laplace kernels on modes found elsewhere, a broad component of the prior's size) is
 adapted for a few rounds, also to likely prior draws, and its exactly weighted draws are compared with the
-chains': means and sds of every parameter, and the mass that lies where the chains' own density has no draw.
+chains' draws: means and sds of every parameter, and the mass that lies where the chains have no draws.
 """
 
 from __future__ import annotations
@@ -25,30 +25,29 @@ from chainsweep.model.batched import BatchedProblem
 Floats = NDArray[np.float64]
 
 OUTSIDE_SLACK = 3.0
-"""A point is outside where the chains' density is this much (in logs) below that at their loneliest draw."""
+"""A point is outside if the log density of the chains is more than this below its lowest value at a draw."""
 ERRORS = 3.0
 """A shift, a mass or a ratio counts only beyond this many of its own Monte-Carlo errors."""
 LEAST_ESS = 100.0
-"""Effective draws below which a check proves nothing, whatever its k-hat."""
+"""The effective number of draws below which a check is inconclusive, whatever its k-hat."""
 
 PASSES = (
     Settings(draws=1500, rounds=4, components=48, points=512, effective=100.0, known_share=0.35, ess=200.0),
     Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, known_share=0.2, ess=200.0),
 )
-"""A quick check of every data set, then a thorough one where the quick one proves nothing."""
+"""The settings of a quick check of every data set, then of a thorough one where the quick one is inconclusive."""
 
 
 @dataclass(frozen=True)
 class ModeCheck:
-    """What the check found; every array ``(dataset,)``.
+    """The result of the check; every array is ``(dataset,)``.
 
     ``shift`` is the largest distance between the means of a constrained parameter, in sds of the weighted draws, and
     ``shift_se`` its Monte-Carlo error, that of the chains included. ``sd_ratio`` is the chains' sd over the weighted
     draws' for the parameter where it is furthest from 1 in its errors, and ``sd_se`` the error of its log.
-    ``mass_outside`` in 0..1 is the posterior mass far from
-    every chain draw and ``mass_outside_se`` its error. Where the weights are unusable or a chain has no finite draw,
-    all of these are NaN. Where ``conclusive`` is False (k-hat or effective draws do not suffice) they prove nothing,
-    neither that a mode is missing nor that none is.
+    ``mass_outside`` in 0..1 is the posterior mass far from every chain draw and ``mass_outside_se`` its error. All of
+    these are NaN where the weights are unusable or a chain has no finite draw. Where ``conclusive`` is False (k-hat or
+    the effective number of draws do not suffice) they show neither that a mode is missing nor that none is.
     """
 
     shift: Floats
@@ -64,28 +63,28 @@ class ModeCheck:
     conclusive: NDArray[np.bool_]
 
     def take(self, positions: NDArray[np.int64]) -> ModeCheck:
-        """The check of the data sets at ``positions``."""
+        """Return the check of the data sets at ``positions``."""
         return ModeCheck(**{item.name: getattr(self, item.name)[positions] for item in fields(self)})
 
     @property
     def sure_shift(self) -> Floats:
-        """What is left of ``shift`` less ``ERRORS`` of its errors, at least 0; 0 where the check proves nothing."""
+        """The value of ``shift`` minus ``ERRORS`` of its errors, at least 0; 0 where the check is inconclusive."""
         return np.where(self.conclusive, np.maximum(self.shift - ERRORS * self.shift_se, 0.0), 0.0)
 
     @property
     def sure_mass(self) -> Floats:
-        """What is left of ``mass_outside`` less ``ERRORS`` of its errors; likewise."""
+        """The value of ``mass_outside`` minus ``ERRORS`` of its errors, at least 0; 0 where inconclusive."""
         return np.where(self.conclusive, np.maximum(self.mass_outside - ERRORS * self.mass_outside_se, 0.0), 0.0)
 
     @property
     def sure_spread(self) -> Floats:
-        """What is left of the absolute log of ``sd_ratio`` less ``ERRORS`` of its errors; likewise."""
+        """The absolute log of ``sd_ratio`` minus ``ERRORS`` of its errors, at least 0; 0 where inconclusive or NaN."""
         with np.errstate(divide="ignore", invalid="ignore"):
             excess = np.abs(np.log(self.sd_ratio)) - ERRORS * self.sd_se
         return np.where(self.conclusive & ~np.isnan(excess), np.maximum(excess, 0.0), 0.0)
 
     def unproven(self) -> dict[int, str]:
-        """The sentences told of data sets whose check proves nothing, by position."""
+        """Return a sentence on each data set whose check is inconclusive, by position."""
         needed = f"(limits {PASSES[-1].khat:g} and {LEAST_ESS:g})"
         return {
             int(i): f"mode check inconclusive: k-hat {self.khat[i]:.2f}, {self.ess[i]:.0f} effective draws {needed}"
@@ -95,7 +94,7 @@ class ModeCheck:
     def missing(
         self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = MODE_SPREAD
     ) -> NDArray[np.bool_]:
-        """Where the chains conclusively lack posterior mass."""
+        """True where the chains conclusively lack posterior mass."""
         return (self.sure_shift > shift) | (self.sure_mass > mass) | (self.sure_spread > spread)
 
 
@@ -114,10 +113,10 @@ def mode_check(
     chain_z
         Unconstrained draws of all chains, thinned to a few hundred, ``(dataset, draw, nz)``; NaN rows are padding.
     start
-        Where else mass may lie: prior draws (``from_prior``) and, as its ``known`` part, modes (``from_modes``) or
-        the kernels of another engine's draws (``from_chains``).
+        The candidates for mass elsewhere: prior draws (``from_prior``) and, as its ``known`` part, modes
+        (``from_modes``) or the kernels of another engine's draws (``from_chains``).
     keys
-        Raw keys ``(dataset, 2)``, one a data set.
+        Raw keys ``(dataset, 2)``, one per data set.
     chain_ess
         Effective draws behind the chains' means, ``(dataset,)``; by default the draws given, as if independent.
     """
@@ -135,7 +134,7 @@ def mode_check(
 
 @dataclass(frozen=True)
 class _Chain:
-    """The chains of every data set: their density and loneliest draw, moments, whether there are draws at all."""
+    """The chains of every data set: density, its lowest value at a draw, moments, and True where there are draws."""
 
     kernels: Mixture
     loneliest: Floats
@@ -147,7 +146,8 @@ def _chain(batched: BatchedProblem, target: Target, z: Floats, keys: NDArray[np.
     present = np.asarray(np.isfinite(z).all(axis=-1))
     count = np.maximum(present.sum(axis=1), 1)
     filled = np.where(present[..., None], z, 0.0)
-    # A fit flatters the draws that it was made from, the more so in many dimensions: others say who is lonely.
+    # The fitted density is too high at the draws that it was fitted to, the more so in high dimensions. So it is fitted
+    # to every second draw, and its lowest value is taken over the other draws.
     kernels = from_chains(target, z[:, ::2], keys)
     density = np.where(present[:, 1::2], np.asarray(log_density(kernels, filled[:, 1::2])), np.inf)
     moments = _moments(_parameters(batched, filled), present / count[:, None])
@@ -158,7 +158,7 @@ def _chain(batched: BatchedProblem, target: Target, z: Floats, keys: NDArray[np.
 
 
 def _parameters(batched: BatchedProblem, z: Floats) -> Floats:
-    """The constrained parameters at ``z``, without what is the same in every draw and so has no sd to compare by."""
+    """Return the constrained parameters at ``z`` except constant ones, which have no sd to compare."""
     return batched.constrain(z)[..., batched.problem.varying]
 
 
@@ -190,7 +190,7 @@ def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, sett
 
 
 def unchecked(datasets: int) -> ModeCheck:
-    """The check of data sets that nothing is known of."""
+    """Return the check of data sets that have not been checked: NaN and inconclusive."""
     unknown, numbers = np.zeros(datasets, dtype=bool), {item.name: np.nan for item in fields(ModeCheck)}
     numbers |= {"khat": np.inf, "ess": 0.0}
     return ModeCheck(
@@ -199,7 +199,7 @@ def unchecked(datasets: int) -> ModeCheck:
 
 
 def replaced(check: ModeCheck, newer: ModeCheck, positions: NDArray[np.int64]) -> ModeCheck:
-    """``check`` with the data sets at ``positions`` replaced by those of ``newer``, in order."""
+    """Return ``check`` with the data sets at ``positions`` replaced by those of ``newer``, in order."""
     columns = {item.name: np.array(getattr(check, item.name)) for item in fields(ModeCheck)}
     for name, column in columns.items():
         column[positions] = getattr(newer, name)
@@ -208,7 +208,7 @@ def replaced(check: ModeCheck, newer: ModeCheck, positions: NDArray[np.int64]) -
 
 @dataclass(frozen=True)
 class _Moments:
-    """Mean, sd, error of the mean and relative error of the sd of each parameter, ``(dataset, ndim)``."""
+    """The mean, sd, error of the mean and relative error of the sd of each parameter, ``(dataset, ndim)``."""
 
     mean: Floats
     sd: Floats
@@ -217,7 +217,7 @@ class _Moments:
 
 
 def _moments(theta: Floats, weights: Floats) -> _Moments:
-    """The errors count a weighted draw by its weight squared."""
+    """Return the weighted moments of ``theta``; in their errors a draw counts by its weight squared."""
     theta = np.where(weights[..., None] > 0.0, theta, 0.0)
     mean = np.einsum("dn,dnp->dp", weights, theta)
     squares = (theta - mean[:, None]) ** 2
@@ -229,7 +229,7 @@ def _moments(theta: Floats, weights: Floats) -> _Moments:
 
 
 def _compare(chain: _Moments, exact: _Moments) -> tuple[Floats, Floats, Floats, Floats]:
-    """Shift and its error for the parameter with the largest, and likewise of the sds that differ most surely."""
+    """Return the largest shift of a mean and its error, and the most significant ratio of sds and its error."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = np.abs(exact.mean - chain.mean) / exact.sd
         error = np.hypot(exact.error, chain.error) / exact.sd

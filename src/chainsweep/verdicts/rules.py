@@ -1,4 +1,4 @@
-"""Verdicts: may the draws of a data set be trusted, and the one-line reason.
+"""The rules of verdicts: whether the draws of a data set can be trusted, with a one-line reason.
 
 Every figure may be NaN, which never passes. The thresholds are those of ``[verdict]``.
 """
@@ -18,7 +18,7 @@ from chainsweep.config.campaign import VerdictSection
 
 
 class Verdict(enum.StrEnum):
-    """What became of one data set with one engine."""
+    """The verdict on one data set with one engine."""
 
     CONVERGED = "converged"
     NOT_CONVERGED = "not_converged"
@@ -27,12 +27,12 @@ class Verdict(enum.StrEnum):
 
 
 PENDING = "pending"
-"""What stands in place of a verdict where nothing is published yet."""
+"""The word in place of a verdict if nothing is published yet."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The limit of one figure; a figure that is NaN passes none."""
+    """The limit of one figure; NaN never passes."""
 
     figure: str
     """The name of the figure, such as ``R-hat``."""
@@ -40,15 +40,15 @@ class Rule:
     better: Literal["below", "above", "at most"]
     decimals: int = 0
     unit: Literal["", "%", "sd"] = ""
-    """The unit of figure and limit as they are told; ``%`` of a share in 0..1."""
+    """The unit in which figure and limit are written; ``%`` is for a share in 0..1."""
 
     def passed(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """True where a figure keeps to the limit."""
+        """True where a figure is within the limit."""
         compare = {"below": np.less, "above": np.greater, "at most": np.less_equal}[self.better]
         return np.asarray(compare(values, self.limit), bool)
 
     def sentence(self, value: float, of: str = "") -> str:
-        """The figure of one data set, ``of`` its worst parameter, and the limit where it does not pass."""
+        """Return text on the figure of one data set, ``of`` its worst parameter, with the limit if it does not pass."""
         if self.passed(np.asarray(value)):
             return f"{self.figure} {self._number(value, f'.{self.decimals}f')}"
         told = self._number(value, f".{self.decimals}f") if np.isfinite(value) else "undefined"
@@ -61,26 +61,26 @@ class Rule:
 
 @dataclass(frozen=True)
 class Check:
-    """One figure of each data set against its rule."""
+    """One figure of each data set, compared with its rule."""
 
     rule: Rule
     values: NDArray[np.float64]
     of: Sequence[str] = ()
-    """The parameter that each figure is of, where it is the worst of several."""
+    """The parameter that each figure belongs to, if it is the worst of several."""
 
     @property
     def passed(self) -> NDArray[np.bool_]:
-        """True where the figure keeps to its limit."""
+        """True where the figure is within its limit."""
         return self.rule.passed(self.values)
 
     def sentence(self, position: int) -> str:
-        """The figure of one data set, with the limit where it fails."""
+        """Return text on the figure of one data set, with the limit if it fails."""
         return self.rule.sentence(float(self.values[position]), self.of[position] if self.of else "")
 
 
 @dataclass(frozen=True)
 class Caused:
-    """A check that the data sets in ``causes`` fail, each with its sentence; it tells nothing of the others."""
+    """A check that the data sets in ``causes`` fail, each with its sentence; for the others its sentence is empty."""
 
     causes: Mapping[int, str]
     datasets: int
@@ -91,14 +91,14 @@ class Caused:
         return np.array([i not in self.causes for i in range(self.datasets)], bool)
 
     def sentence(self, position: int) -> str:
-        """The cause of one data set; empty where there is none."""
+        """Return the cause of one data set; empty if there is none."""
         return self.causes.get(position, "")
 
 
 def checks_of(
     rules: Sequence[Rule], figures: Sequence[ArrayLike], of: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> list[Check]:
-    """Hold ``figures``, ``(dataset,)`` each, against ``rules``; ``of`` has the worst parameters by figure."""
+    """Compare ``figures``, ``(dataset,)`` each, with ``rules``; ``of`` has the worst parameters by figure."""
     return [
         Check(rule, np.asarray(values, float), of.get(rule.figure, ()))
         for rule, values in zip(rules, figures, strict=True)
@@ -106,7 +106,7 @@ def checks_of(
 
 
 def markov_rules(limits: VerdictSection) -> list[Rule]:
-    """Independent Markov chains: rank-normalised R-hat, bulk and tail ESS, divergences."""
+    """Return the rules of independent Markov chains: rank-normalised R-hat, bulk and tail ESS, divergences."""
     return [
         Rule("R-hat", limits.rhat, "below", 4),
         Rule("bulk ESS", limits.ess, "above"),
@@ -116,7 +116,7 @@ def markov_rules(limits: VerdictSection) -> list[Rule]:
 
 
 def ensemble_rules(limits: VerdictSection, tau_factor: float) -> list[Rule]:
-    """Independent ensembles of walkers: R-hat between them, length in autocorrelation times, ESS."""
+    """Return the rules of independent ensembles of walkers: R-hat, length in autocorrelation times, ESS."""
     return [
         Rule("R-hat between ensembles", limits.rhat, "below", 4),
         Rule("autocorrelation times", tau_factor, "above"),
@@ -125,12 +125,12 @@ def ensemble_rules(limits: VerdictSection, tau_factor: float) -> list[Rule]:
 
 
 def weighted_rules(limits: VerdictSection) -> list[Rule]:
-    """Importance-weighted draws: Pareto k-hat and weighted ESS."""
+    """Return the rules of importance-weighted draws: Pareto k-hat and weighted ESS."""
     return [Rule("k-hat", limits.khat, "below", 2), Rule("weighted ESS", limits.ess, "above")]
 
 
 def likelihood_free_rules(limits: VerdictSection) -> list[Rule]:
-    """A network's own draws: is it calibrated, and is the data set like those that it was trained on?"""
+    """Return the rules of a network's unweighted draws: its calibration, and likeness of data set and training set."""
     return [
         Rule("no likelihood; distance of the network's calibration from uniform", limits.miscalibration, "below", 3),
         Rule("simulations that are as strange", limits.min_ood_pvalue, "above", 2, "%"),
@@ -138,7 +138,7 @@ def likelihood_free_rules(limits: VerdictSection) -> list[Rule]:
 
 
 def mode_rules(limits: VerdictSection) -> list[Rule]:
-    """Posterior mass that the chains lack: the shift of a mean that it causes, its share, the ratio of sds."""
+    """Return the rules on posterior mass that the chains lack: the shift of a mean, the share, the ratio of sds."""
     return [
         Rule("mode check: shift of a mean", limits.mode_shift, "below", 2, "sd"),
         Rule("mass where no chain went", limits.mass_outside, "below", 1, "%"),
@@ -149,7 +149,7 @@ def mode_rules(limits: VerdictSection) -> list[Rule]:
 def verdicts(
     checks: Sequence[Check | Caused], failures: Mapping[int, str], bad_data: Mapping[int, str]
 ) -> tuple[list[str], list[str]]:
-    """Verdict and reason of each data set; the reason names what fails first, then the figures that hold."""
+    """Return verdict and reason of each data set; the reason names failed figures first, then those that pass."""
     passed = [check.passed for check in checks]
     count = len(passed[0])
     labels, reasons = [], []
@@ -167,6 +167,6 @@ def verdicts(
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """``text`` without line breaks, cut at ``limit`` characters."""
+    """Return ``text`` without line breaks, cut at ``limit`` characters."""
     joined = " ".join(text.split())
     return joined if len(joined) <= limit else joined[: limit - 1] + "…"

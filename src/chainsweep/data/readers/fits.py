@@ -32,7 +32,7 @@ def read_fits(config: DataSection, path: Path, parameter_names: tuple[str, ...] 
         ) from error
     needed = {*config.fields.values(), *config.constants}
     with warnings.catch_warnings():
-        # astropy only warns of a truncated file and then serves what is left
+        # astropy only warns of a truncated file and then returns the rows that are left
         warnings.filterwarnings("error", message=".*truncated.*")
         try:
             with fits.open(path, memmap=False) as hdus:

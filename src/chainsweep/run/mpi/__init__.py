@@ -1,1 +1,1 @@
-"""Tasks over MPI ranks."""
+"""The execution of tasks on the ranks of an MPI job."""

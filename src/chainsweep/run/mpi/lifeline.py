@@ -1,7 +1,7 @@
 """Connections between the processes of one job that tell, through the kernel alone, when one of them dies.
 
-Every rank holds a connection to rank 0. A process that ends in whatever way closes it, however busy the others are,
-and also where the launcher takes no notice; a node that vanishes is found by the kernel's keep-alive probes.
+Every rank holds a connection to rank 0. The end of a process closes its connection, whatever the cause, however busy
+the others are, and even if the launcher does not notice; a lost node is found by the kernel's keep-alive probes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 CONNECT_SECONDS = 10.0
 KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 4}
-"""Seconds of silence before the first probe, seconds between probes, and probes: 17 s to a lost node."""
+"""The seconds of silence before the first probe, the seconds between probes, and the number of probes: a lost node is
+found after 17 s (5 s + 4 x 3 s)."""
 GOODBYE = b"."
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where rank 0 listens: its host names and addresses, best first, and the secret that a rank must show."""
+    """The address on which rank 0 listens: its host names and addresses, best first, and the secret token."""
 
     hosts: tuple[str, ...]
     port: int
@@ -29,7 +30,7 @@ class Address:
 
 
 class Lifeline:
-    """This process's connections; ``on_death(peer)`` is called from a thread when one breaks without a goodbye."""
+    """The connections of this process; a thread calls ``on_death(peer)`` when one breaks without a goodbye."""
 
     def __init__(self, peers: dict[int, socket.socket], on_death: Callable[[int], None]) -> None:
         self._peers = peers
@@ -64,16 +65,16 @@ class Lifeline:
             try:
                 connection.sendall(GOODBYE)
             except OSError:
-                # a peer that is gone needs no goodbye; its own death is _watch's to judge
+                # a peer that has ended needs no goodbye; _watch handles its death
                 continue
 
     def wait_until_gone(self, seconds: float) -> bool:
-        """Whether every peer's process has ended within ``seconds``."""
+        """Return True if every peer's process ends within ``seconds``."""
         return self._gone.wait(seconds)
 
 
 def _received(connection: socket.socket) -> bytes:
-    """One byte, or nothing when the connection is broken."""
+    """Return one byte, or no bytes if the connection is broken."""
     try:
         return connection.recv(1)
     except OSError:
@@ -81,7 +82,7 @@ def _received(connection: socket.socket) -> bytes:
 
 
 class Listener:
-    """Rank 0's end while the ranks connect."""
+    """The end of rank 0 while the ranks connect."""
 
     def __init__(self, token: str) -> None:
         self._socket = socket.create_server(("", 0))
@@ -93,7 +94,7 @@ class Listener:
         self.address = Address(tuple(dict.fromkeys(names)), self._socket.getsockname()[1], token)
 
     def accept(self, count: int) -> dict[int, socket.socket]:
-        """Connections by rank; fewer than ``count`` when the time is over."""
+        """Return the connections by rank, fewer than ``count`` if the time limit is reached."""
         peers: dict[int, socket.socket] = {}
         ends = time.monotonic() + CONNECT_SECONDS
         with self._socket:
@@ -113,7 +114,7 @@ class Listener:
 
 
 def _introduction(connection: socket.socket, token: str) -> int | None:
-    """The rank that showed the token, else None."""
+    """Return the rank that sent the token, or None if no rank did."""
     received = b""
     try:
         while not received.endswith(b"\n") and len(received) < 200:
@@ -125,7 +126,7 @@ def _introduction(connection: socket.socket, token: str) -> int | None:
 
 
 def connect(address: Address, rank: int, same_host: bool) -> socket.socket | None:
-    """This rank's connection to rank 0, or None where no address of it can be reached."""
+    """Return this rank's connection to rank 0, or None if none of rank 0's addresses can be reached."""
     for host in (("127.0.0.1",) if same_host else ()) + address.hosts:
         try:
             connection = socket.create_connection((host, address.port), timeout=CONNECT_SECONDS / 4)

@@ -1,7 +1,7 @@
-"""MPI, for all of chainsweep: how many ranks there are, messages that wait without spinning, and how a job ends.
+"""The use of MPI in all of chainsweep: the ranks of a job, messages that are awaited without spinning, and a job's end.
 
-A process uses MPI only when it was started as ``python -m mpi4py -m chainsweep ...``. Every end of a job with several
-ranks is one of two: all ranks agree and leave (``leave``), or one ends all at once (``abort``).
+A process uses MPI only if it was started as ``python -m mpi4py -m chainsweep ...``. A job with several ranks ends in
+one of two ways: all ranks agree and leave (``leave``), or one rank ends all at once (``abort``).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from chainsweep.packages import versions
 from chainsweep.run.mpi.lifeline import Lifeline, Listener, connect
 
 SPIN_SECONDS = 0.0005
-"""A message is awaited with a busy processor for so long, then with longer and longer sleeps."""
+"""The seconds for which a message is awaited with a busy processor; longer and longer sleeps follow."""
 LONGEST_SLEEP = 0.001
 IDLE_SECONDS = 2.0
 IDLE_SLEEP = 0.02
-"""Whoever has waited for ``IDLE_SECONDS`` looks at every ``IDLE_SLEEP`` only."""
+"""The seconds between two looks of a rank that has waited for ``IDLE_SECONDS``."""
 ABORT_SECONDS = 5.0
-"""After this long an abort that MPI does not carry out is done by leaving alone."""
+"""The seconds after which a rank exits by itself if MPI does not carry out its abort."""
 LEAVE_SECONDS = 20.0
 STANDARD_ERROR = 2
 START_SECONDS = 180.0
-"""MPI that has not started by then never will: the process ends, rather than wait until its walltime."""
+"""The seconds within which MPI must have started; otherwise the process ends, instead of waiting for its walltime."""
 UNWATCHED_SECONDS = 1.0
-"""Head start of the other ranks where rank 0 cannot see them go."""
+"""The seconds that rank 0 gives the other ranks to end first, where it cannot see them end."""
 
 
 class Link:
-    """Messages between the ranks: pickled objects over a communicator of its own, polled with sleeps.
+    """The messages between the ranks: pickled objects over a separate communicator, polled with sleeps.
 
     It has the methods that ``schwimmbad.MPIPool`` asks of a communicator.
     """
@@ -51,15 +51,15 @@ class Link:
         self.rank: int = communicator.Get_rank()
 
     def Get_size(self) -> int:
-        """Number of ranks."""
+        """Return the number of ranks."""
         return self.size
 
     def Get_rank(self) -> int:
-        """This rank."""
+        """Return the number of this rank."""
         return self.rank
 
     def Iprobe(self, source: int, tag: int, status: Any = None) -> bool:
-        """Whether a message waits; gives the processor away when none does, for its callers ask in a loop."""
+        """Return True if a message waits; sleep shortly if none does, because callers ask in a loop."""
         found: bool = self._communicator.Iprobe(source=source, tag=tag, status=status)
         if not found:
             time.sleep(SPIN_SECONDS)
@@ -70,12 +70,12 @@ class Link:
         wait_until(lambda: self._communicator.Iprobe(source=source, tag=tag, status=status))
 
     def waiting(self, tag: int) -> bool:
-        """Whether a message with ``tag`` waits."""
+        """Return True if a message with ``tag`` waits."""
         found: bool = self._communicator.Iprobe(tag=tag)
         return found
 
     def recv(self, source: int | None = None, tag: int | None = None, status: Any = None) -> Any:
-        """The next message, from any rank and with any tag by default."""
+        """Return the next message, by default from any rank and with any tag."""
         wanted = {name: value for name, value in (("source", source), ("tag", tag)) if value is not None}
         found: list[Any] = []
 
@@ -90,19 +90,19 @@ class Link:
         return found[0].recv()
 
     def send(self, value: Any, dest: int, tag: int = 0) -> None:
-        """Send, and return when the value may change."""
+        """Send ``value``, and return when the caller may change it."""
         request = self._communicator.isend(value, dest=dest, tag=tag)
         wait_until(lambda: request.test()[0])
 
     ssend = send
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
+        """Return when every rank has called this method."""
         wait_until(self._communicator.Ibarrier().Test)
 
 
 def wait_until(ready: Callable[[], bool]) -> None:
-    """Poll ``ready``: eagerly at first, so that short waits stay short, then seldom, so that long ones cost nothing."""
+    """Poll ``ready``, frequently at first so that short waits stay short, then rarely so that long waits are cheap."""
     began, pause = time.monotonic(), 0.0
     while not ready():
         waited = time.monotonic() - began
@@ -113,7 +113,7 @@ def wait_until(ready: Callable[[], bool]) -> None:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of this job; ``link`` is None where this process is alone."""
+    """The processes of this job; ``link`` is None if there is only this process."""
 
     size: int = 1
     rank: int = 0
@@ -121,12 +121,12 @@ class Ranks:
     lifeline: Lifeline | None = None
 
     def check_size(self, expected: int | None, environment: Mapping[str, str]) -> None:
-        """Compare with what was asked for; to be called before any file is read or written.
+        """Compare the number of ranks with ``expected``; to be called before any file is read or written.
 
         Raises
         ------
         UnavailableError
-            Another number of ranks was started: the launch line does not fit this MPI.
+            Another number of ranks was started, because the launch line does not fit this MPI.
         """
         asked = {"--ranks": expected, "SLURM_NTASKS": environment.get("SLURM_NTASKS")}
         for source, value in asked.items():
@@ -139,7 +139,7 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Any error within it ends all ranks, with the exit code that belongs to it; alone, errors go on."""
+        """End all ranks, with the error's exit code, at any error in this context; a single process raises it."""
         try:
             yield
         except BaseException as error:
@@ -154,8 +154,8 @@ class Ranks:
     def leave(self, code: int) -> None:
         """End all ranks as agreed: every rank calls it, and the job's exit code is ``code``.
 
-        Rank 0 ends last and alone says ``code``: a launcher that kills the others at the first bad exit finds
-        none left. Alone it returns, and the caller exits.
+        Rank 0 ends last and is the only one to exit with ``code``, so that a launcher that kills the others at the
+        first bad exit finds none left. A single process returns, and its caller exits.
 
         Raises
         ------
@@ -202,23 +202,23 @@ def _abort(code: int, with_mpi: bool) -> None:
 
 
 def _exit_later(code: int, seconds: float) -> None:
-    """Whatever hangs on the way out, the process is gone after ``seconds``."""
+    """End this process after ``seconds``, even if something hangs in its exit."""
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()
 
 
 def start_mpi() -> Any:
-    """Initialise MPI, within ``START_SECONDS`` or not at all; mpi4py's module ``MPI``.
+    """Initialise MPI within ``START_SECONDS``, or end the process; return mpi4py's module ``MPI``.
 
-    MPICH's UCX transport tells each rank's address through a message of 4 KB that holds whatever lay in memory. In a
+    MPICH's UCX transport sends each rank's address in a message of 4 KB that holds arbitrary bytes of memory. In a
     process that has worked before, that passes the 1,024 characters that Slurm's PMI reads, and all ranks wait for
     ever (pmodels/mpich#6924): 15 of 16 starts of 4 ranks here. Addresses of the OFI transport have 16 bytes.
     """
     if versions("mpich") and "MPI4PY_LIBMPI" not in os.environ:
         os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
         os.environ.setdefault("FI_PROVIDER", "tcp")
-    # not a thread of Python's: MPI's start may keep the interpreter's lock
+    # not a Python thread, because MPI's start may keep the interpreter's lock
     faulthandler.dump_traceback_later(START_SECONDS, exit=True, file=STANDARD_ERROR)
     from mpi4py import MPI
 
@@ -227,7 +227,7 @@ def start_mpi() -> Any:
 
 
 def ranks() -> Ranks:
-    """The ranks of this job: one, and no MPI, unless the process was started under mpi4py."""
+    """Return the ranks of this job: one rank without MPI, unless the process was started under mpi4py."""
     if "mpi4py" not in sys.modules:
         return Ranks()
     world = start_mpi().COMM_WORLD
@@ -237,7 +237,7 @@ def ranks() -> Ranks:
 
 
 def watched(alone: Ranks) -> Ranks:
-    """The same ranks, tied by a lifeline: when one dies, all end with exit code 70. Every rank calls it."""
+    """Return the ranks with a lifeline: when one dies, all end with exit code 70. Every rank calls it."""
     if alone.link is None:
         return alone
     peers = _connected(alone.link)

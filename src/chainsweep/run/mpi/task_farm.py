@@ -1,4 +1,4 @@
-"""Several tasks on the ranks of one job: data sets over ranks, or walkers over ranks.
+"""The execution of tasks on the ranks of one job: data sets over ranks, or walkers over ranks.
 
 *Data sets over ranks* (cheap likelihoods): each rank takes the next task from rank 0 whenever it is done with one. A
 task is a shard of the campaign, so the number of ranks changes no draw. *Walkers over ranks* (costly ones):
@@ -25,7 +25,7 @@ Form = Literal["datasets", "walkers"]
 
 REQUEST, REPLY, OUTCOMES = 1, 2, 3
 POLL_SECONDS = 0.02
-"""Rank 0 looks for requests this often while it computes too."""
+"""The seconds between two looks of rank 0 for requests while it computes too."""
 
 
 def run_tasks(
@@ -36,12 +36,12 @@ def run_tasks(
     ranks: Ranks,
     form: Form,
 ) -> list[Finished]:
-    """Run ``tasks``, with all ranks of the job; every rank calls it and gets the ends of all tasks, in their order.
+    """Run ``tasks`` on all ranks of the job; every rank calls it and gets the ends of all tasks, in their order.
 
     ``run`` carries out one task in this process; it stops early when ``deadline`` says so.
 
-    A task that fails leaves the others alone. Nobody returns before everybody has ended, so nobody's exit cuts off
-    a rank that still saves its state. Tasks that were not begun when ``deadline`` came count as stopped.
+    A task that fails does not affect the others. No rank returns before every rank has ended its tasks, so that no exit
+    cuts off a rank that still saves its state. Tasks that were not begun when ``deadline`` came count as stopped.
     """
     if ranks.link is None:
         ended = {}
@@ -50,7 +50,7 @@ def run_tasks(
                 break
             ended[task] = run_logged(campaign, task, partial(run, task), _speaker(ranks))
     elif form == "walkers":
-        # Not at the top: it imports JAX, which reads its settings when it is imported.
+        # Imported here because it imports JAX, which reads its settings when it is imported.
         from chainsweep.run.mpi.walker_pool import run_over_walkers
 
         ended = run_over_walkers(campaign, tasks, run, deadline, ranks.link, _speaker(ranks))
@@ -61,7 +61,7 @@ def run_tasks(
 
 
 def exit_code(ended: Sequence[Finished]) -> int:
-    """0 when all is done, 75 when any task was stopped or merged only a part, else that of the first that failed."""
+    """Return 0 if all is done, 75 if a task was stopped or merged only a part, else the code of the first failure."""
     partly = (Result.STOPPED.name, Result.INCOMPLETE.name)
     if any(one.result in partly or one.exit_code == StoppedEarly.exit_code for one in ended):
         return StoppedEarly.exit_code
@@ -74,7 +74,7 @@ def _speaker(ranks: Ranks) -> str:
 
 
 class _Dealer:
-    """Rank 0's list of tasks, handed out in order; a thread answers the other ranks while rank 0 computes."""
+    """The list of tasks on rank 0, handed out in order; a thread answers the other ranks while rank 0 computes."""
 
     def __init__(self, ranks: Ranks, link: Link, tasks: Sequence[Task], deadline: Deadline) -> None:
         self.ranks, self.link, self.tasks, self.deadline = ranks, link, list(tasks), deadline
@@ -84,7 +84,7 @@ class _Dealer:
         self.thread.start()
 
     def next_task(self, finished: Finished | None) -> Task | None:
-        """Take note of a task's end; the next one, or None when there is none or the time is over."""
+        """Record a task's end, and return the next task, or None if there is none or the time is over."""
         with self.lock:
             if finished is not None:
                 self.ended[finished.task] = finished
@@ -104,7 +104,7 @@ class _Dealer:
                 self.link.send(task, rank, REPLY)
 
     def wait(self) -> dict[Task, Finished]:
-        """The ends of all tasks, when every rank has none left."""
+        """Wait until no rank has a task left, and return the ends of all tasks."""
         self.thread.join()
         return self.ended
 
@@ -128,7 +128,7 @@ def _over_datasets(
 
 
 def _shared(link: Link, ended: dict[Task, Finished]) -> dict[Task, Finished]:
-    """What rank 0 knows, on every rank."""
+    """Send the ends that rank 0 knows to every rank, and return them."""
     if link.rank != 0:
         known: dict[Task, Finished] = link.recv(source=0, tag=OUTCOMES)
         return known

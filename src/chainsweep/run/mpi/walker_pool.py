@@ -1,7 +1,7 @@
-"""Walkers over ranks: rank 0 runs the engine, and all ranks call the user's costly likelihood.
+"""The pool of ranks that share walkers: rank 0 runs the engine, and all ranks call the user's costly likelihood.
 
-Only parameters travel, in messages that hold some milliseconds of work: every rank has read campaign and data for
-itself. Answers, failures among them, come back as values, so schwimmbad's pool never sees an exception.
+Messages hold parameters only, worth some milliseconds of work, because every rank has read campaign and data itself.
+Answers, also failures, come back as values, so schwimmbad's pool never sees an exception.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from chainsweep.run.mpi.ranks import Link
 from chainsweep.stages.graph import Result, Task
 
 MESSAGE_SECONDS = 0.005
-"""Least work in a message, which itself costs some tenths of a millisecond."""
+"""The least work of a message in seconds; a message itself costs some tenths of a millisecond."""
 MESSAGES_PER_RANK = 4
-"""Messages of one map for each rank, before a call was timed."""
+"""The number of messages of one map for each rank, until a call has been timed."""
 SWITCH_SECONDS = 0.0005
-"""While rank 0 calls the likelihood, the thread that serves the other ranks waits for Python's lock at most so long."""
+"""The longest time that the thread which serves the other ranks waits for Python's lock while rank 0 calls the
+likelihood."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one call. ``fields`` is None where they are the campaign's, which the rank has."""
+    """The rows of one call. ``fields`` is None if they are the campaign's, which every rank has read."""
 
     dataset_id: str
     theta: Floats
@@ -49,9 +50,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Order:
-    """What one message asks: ``parts`` for the attempt of ``notes``, guarded as ``suspects`` and ``dead`` say.
+    """The content of one message: ``parts`` for the attempt of ``notes``, guarded as ``suspects`` and ``dead`` say.
 
-    What is printed over it goes to ``log``.
+    Output during its execution goes to ``log``.
     """
 
     log: Path
@@ -63,7 +64,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Reply:
-    """Answers to the parts of an order, the deaths of guards among them, or the reason why there are none."""
+    """The answers to the parts of an order with the new deaths of guards, or the reason why there are none."""
 
     answers: tuple[HostAnswer, ...] = ()
     dead: dict[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Reply:
 
 
 class Server:
-    """One rank's side of the pool."""
+    """The side of one rank in the pool."""
 
     def __init__(self, campaign: Campaign, rank: int) -> None:
         self.campaign, self.rank = campaign, rank
@@ -80,7 +81,7 @@ class Server:
         self.calls: HostCalls | None = None
 
     def reply(self, order: Order) -> Reply:
-        """Carry out an order; whatever is raised comes back as a value."""
+        """Carry out an order; an exception is returned as a value."""
         with output_to(order.log):
             return self._guarded_reply(order)
 
@@ -123,12 +124,12 @@ _SERVER: list[Server] = []
 
 
 def serve(order: Order) -> Reply:
-    """What the pool calls on a rank: a name travels, and no object of the campaign."""
+    """Answer an order on a rank; the pool sends the name of this function, and no object of the campaign."""
     return _SERVER[0].reply(order)
 
 
 class PoolMap:
-    """Rank 0's side: cuts calls into messages, maps them over the pool, and puts the answers together."""
+    """The side of rank 0: cuts calls into messages, maps them over the pool, and joins the answers."""
 
     def __init__(self, pool: Any, log: Path) -> None:
         self.pool, self.log = pool, log
@@ -141,7 +142,7 @@ class PoolMap:
         Raises
         ------
         ChainsweepError
-            A rank cannot serve at all.
+            A rank cannot answer any call.
         """
         if not calls:
             return []
@@ -164,7 +165,7 @@ class PoolMap:
         return [combined(parts) for parts in gathered]
 
     def _rows(self, total: int) -> int:
-        """Rows of one message: as few as are worth one, so that a slow point holds up few others."""
+        """Return the rows of one message: as few as are worth one, so that a slow point delays few others."""
         if self.seconds_per_row is None:
             return -(-total // (self.ranks * MESSAGES_PER_RANK))
         worthwhile = int(np.ceil(MESSAGE_SECONDS / max(self.seconds_per_row, 1e-9)))
@@ -177,7 +178,7 @@ class PoolMap:
 
 @contextmanager
 def quick_switches() -> Iterator[None]:
-    """Python's threads take turns every ``SWITCH_SECONDS``."""
+    """Let Python's threads take turns every ``SWITCH_SECONDS`` within this context."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
@@ -189,7 +190,7 @@ def quick_switches() -> Iterator[None]:
 def own_reply(
     host: HostCalls, problem: Problem, calls: Sequence[HostCall], owners: Sequence[int], messages: Sequence[tuple]
 ) -> Reply:
-    """What this rank answers to the first messages; ``owners`` says which call each of their parts belongs to."""
+    """Answer the first messages on this rank; ``owners`` says which call each of their parts belongs to."""
     began = time.perf_counter()
     parts = [part for message in messages for part in message]
     asked = [replace(calls[owner], theta=part.theta) for owner, part in zip(owners, parts, strict=False)]
@@ -197,7 +198,7 @@ def own_reply(
 
 
 def cut(calls: Sequence[HostCall], rows: int) -> tuple[list[int], list[tuple[Part, ...]]]:
-    """Calls as messages of ``rows`` rows: the call that each part belongs to, and the parts of each message."""
+    """Cut calls into messages of ``rows`` rows; return the call of each part, and the parts of each message."""
     owners: list[int] = []
     messages: list[tuple[Part, ...]] = []
     parts: list[Part] = []
@@ -223,14 +224,14 @@ def run_over_walkers(
     link: Link,
     speaker: str,
 ) -> dict[Task, Finished]:
-    """Run ``tasks`` one after the other; rank 0 gets their ends, the others serve it meanwhile and get none."""
+    """Run ``tasks`` one after the other; rank 0 returns their ends, the others serve it meanwhile and return none."""
     from schwimmbad import MPIPool
 
     _SERVER[:] = [Server(campaign, link.rank)]
     try:
         pool = MPIPool(comm=link)
     except SystemExit:
-        # a rank that serves comes back so, when the pool has closed
+        # a serving rank returns here when the pool has closed
         return {}
     ended: dict[Task, Finished] = {}
     calls = host_calls(campaign)
