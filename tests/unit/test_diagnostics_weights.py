@@ -48,13 +48,13 @@ def some_weights(kind: str, n_draws: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["normal", "outside", "offset", "pareto"])
-@pytest.mark.parametrize("n_draws", [5, 20, 21, 25, 30, 100, 1000, 4001])
-def test_khat_and_smoothed_weights_equal_arviz(kind, n_draws):
-    log_weights = some_weights(kind, n_draws)
-    khat, smoothed = psis_khat(log_weights)
-    expected_khat, expected = arviz_psis(log_weights)
-    np.testing.assert_allclose(khat, expected_khat, rtol=1e-6)
-    np.testing.assert_allclose(smoothed, expected, rtol=1e-6, atol=1e-9)
+def test_khat_and_smoothed_weights_equal_arviz(kind):
+    for n_draws in (5, 20, 21, 25, 30, 100, 1000, 4001):
+        log_weights = some_weights(kind, n_draws)
+        khat, smoothed = psis_khat(log_weights)
+        expected_khat, expected = arviz_psis(log_weights)
+        np.testing.assert_allclose(khat, expected_khat, rtol=1e-6, err_msg=f"{n_draws} draws")
+        np.testing.assert_allclose(smoothed, expected, rtol=1e-6, atol=1e-9, err_msg=f"{n_draws} draws")
 
 
 def test_tied_weights_equal_arviz_in_khat():

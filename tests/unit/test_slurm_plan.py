@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -91,14 +92,14 @@ def test_arrays_are_split_at_the_smaller_limit_and_each_part_counts_from_zero(si
     assert len({job.script for job in jobs}) == len(jobs)
 
 
-@pytest.mark.parametrize("shards", [1, 7, 100, 391, 3907])
-@pytest.mark.parametrize("room", [10, 50, 997])
-def test_never_more_elements_than_the_queue_takes_and_no_task_is_lost(shards, room):
-    jobs = plan_jobs(CAMPAIGN, Site(name="s", max_submitted=room), WIDE, order(shards))
-    assert sum(job.elements for job in jobs) <= room
-    for number, kind in enumerate(("emcee", "nuts", "snpe")):
-        handled = [task for job in jobs if job.kind == kind for task in job.tasks]
-        assert handled == list(range(number * shards, (number + 1) * shards))
+def test_never_more_elements_than_the_queue_takes_and_no_task_is_lost():
+    for shards, room in itertools.product((1, 7, 100, 391, 3907), (10, 50, 997)):
+        case = f"{shards} shards, room for {room}"
+        jobs = plan_jobs(CAMPAIGN, Site(name="s", max_submitted=room), WIDE, order(shards))
+        assert sum(job.elements for job in jobs) <= room, case
+        for number, kind in enumerate(("emcee", "nuts", "snpe")):
+            handled = [task for job in jobs if job.kind == kind for task in job.tasks]
+            assert handled == list(range(number * shards, (number + 1) * shards)), case
 
 
 def test_where_there_is_room_each_shard_has_an_element_of_its_own():

@@ -116,12 +116,12 @@ def test_missing_and_empty_files_are_told_apart(tmp_path, deep):
 
 
 @pytest.mark.parametrize("deep", [True, False])
-@pytest.mark.parametrize("fraction", [0.0005, 0.01, 0.3, 0.6, 0.9, 0.9999])
-def test_truncated_file_is_refused(path, fraction, deep):
+def test_truncated_file_is_refused(path, deep):
     content = path.read_bytes()
-    path.write_bytes(content[: max(1, int(fraction * len(content)))])
-    with pytest.raises(ShardError, match=r"truncated|unreadable"):
-        validate_shard(path, **EXPECTED, deep=deep)
+    for fraction in (0.0005, 0.01, 0.3, 0.6, 0.9, 0.9999):
+        path.write_bytes(content[: max(1, int(fraction * len(content)))])
+        with pytest.raises(ShardError, match=r"truncated|unreadable"):
+            validate_shard(path, **EXPECTED, deep=deep)
 
 
 def test_file_that_is_no_hdf5_is_refused(path):
