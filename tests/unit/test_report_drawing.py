@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def test_what_a_dead_helper_leaves_is_drawn_here():
         drawn.begin(one)
     drawn.begun[0] = lost
     assert [section.view.dataset_id for section in drawn.sections()] == ["a", "bb"]
+
+
+def test_a_helper_that_dies_before_it_begins_leaves_all_to_this_process(monkeypatch):
+    monkeypatch.setattr(module, "count_helpers", lambda sections: 1)
+    monkeypatch.setattr(module, "_get_ready", partial(os._exit, 1))
+    with drawing(2, Thresholds()) as drawn:
+        with suppress(BrokenProcessPool):
+            drawn.pool.submit(partial(os._exit, 1)).result()
+        for one in (view("a"), view("bb")):
+            drawn.begin(one)
+        assert not drawn.begun
+        assert [section.view.dataset_id for section in drawn.sections()] == ["a", "bb"]
 
 
 def test_without_semaphores_everything_is_drawn_here(monkeypatch):

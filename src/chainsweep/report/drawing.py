@@ -34,7 +34,7 @@ class Drawing:
     def begin(self, view: DatasetView) -> None:
         """Add a section, the next in order."""
         if self.pool is not None:
-            with suppress(OSError):  # no more processes
+            with suppress(OSError, BrokenProcessPool):  # no more processes, or a helper that died before it began
                 self.begun[len(self.views)] = self.pool.submit(self.draw, view)
         self.views.append(view)
 
