@@ -185,7 +185,7 @@ FORMS = [
 def test_every_form_gives_the_same_data_sets_and_the_same_hash(tmp_path, write):
     data = known()
     source = write(tmp_path, data)
-    got = ingest(CONFIG, source, ("l", "theta[0]", "theta[1]"))
+    got = with_named_truth(ingest(CONFIG, source), ("l", "theta[0]", "theta[1]"), source)
     assert got.quarantine == ()
     assert got.ids == tuple(IDS)
     np.testing.assert_array_equal(got.lengths, LENGTHS)
@@ -293,8 +293,12 @@ def test_truth_matrix_without_names_waits_for_the_models(tmp_path):
 
 def test_truth_given_twice_is_an_error(tmp_path):
     np.savez(tmp_path / "s.npz", v=np.ones((2, 4)), truth=np.ones((2, 1)), truth_a=np.ones(2))
+    without_names = ingest(DataSection(fields={"y": "v"}), tmp_path / "s.npz")
     with pytest.raises(DataError, match="'a' is given twice"):
-        ingest(DataSection(fields={"y": "v"}), tmp_path / "s.npz", ("a",))
+        with_named_truth(without_names, ("a",), tmp_path)
+    np.savez(tmp_path / "t.npz", v=np.ones((2, 4)), truth=np.ones((2, 1)), truth_a=np.ones(2), truth_names=["a"])
+    with pytest.raises(DataError, match="'a' is given twice"):
+        ingest(DataSection(fields={"y": "v"}), tmp_path / "t.npz")
 
 
 def test_missing_astropy_names_the_extra(tmp_path, monkeypatch):

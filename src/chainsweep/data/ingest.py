@@ -58,11 +58,10 @@ def with_named_truth(ingested: Ingested, parameter_names: tuple[str, ...], sourc
     return replace(ingested, truth=named_truth(ingested.truth, parameter_names, source))
 
 
-def ingest(config: DataSection, source: Path, parameter_names: tuple[str, ...] = ()) -> Ingested:
+def ingest(config: DataSection, source: Path) -> Ingested:
     """Read a source, check every data set and keep the usable ones.
 
-    ``parameter_names`` (flat: ``l``, ``theta[0]``) name the columns of a bare ``truth`` matrix that does not
-    bring names of its own.
+    The columns of a bare ``truth`` matrix have no names before ``with_named_truth``.
 
     Raises
     ------
@@ -75,7 +74,7 @@ def ingest(config: DataSection, source: Path, parameter_names: tuple[str, ...] =
         The format needs a package that is not installed.
     """
     _check_config(config)
-    raw = read_source(config, source, parameter_names)
+    raw = read_source(config, source)
     if len(raw.ids) == 0:
         raise DataError(f"{source}: holds no data set")
     problems = find_problems(raw, config)

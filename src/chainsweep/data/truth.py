@@ -56,12 +56,17 @@ def named_truth(
 ) -> dict[str, NDArray[np.float64]]:
     """Return ``truth``; columns of a matrix that came without names are named by the model's flat ``names``.
 
-    Raises ``DataError`` when the number of columns is not the number of parameters.
+    Raises ``DataError`` where the number of columns is not the number of parameters, or one of them is given twice.
     """
     if TRUTH not in truth or TRUTH in names:
         return truth
     named = {name: values for name, values in truth.items() if name != TRUTH}
-    return named | join_elements(split_matrix(truth[TRUTH], names, path), path)
+    columns = join_elements(split_matrix(truth[TRUTH], names, path), path)
+    if twice := sorted(named.keys() & columns.keys()):
+        raise DataError(
+            f"{path}: the truth of '{twice[0]}' is given twice, in '{TRUTH}' and '{TRUTH_PREFIX}{twice[0]}'; keep one"
+        )
+    return named | columns
 
 
 def join_elements(columns: Mapping[str, NDArray[np.float64]], path: Path) -> dict[str, NDArray[np.float64]]:

@@ -44,16 +44,16 @@ class ArrayFile:
     truth_names: tuple[str, ...] = ()
 
 
-def read_npz(config: DataSection, path: Path, parameter_names: tuple[str, ...] = ()) -> RawData:
+def read_npz(config: DataSection, path: Path) -> RawData:
     """Read a NumPy archive; arrays of Python objects are refused, never unpickled."""
     with _open_npz(path) as arrays:
-        return _read(config, arrays, parameter_names)
+        return _read(config, arrays)
 
 
-def read_hdf5(config: DataSection, path: Path, parameter_names: tuple[str, ...] = ()) -> RawData:
+def read_hdf5(config: DataSection, path: Path) -> RawData:
     """Read an HDF5 file; array names may be paths (``spectra/x``), fields may have variable-length rows."""
     with _open_hdf5(path) as arrays:
-        return _read(config, arrays, parameter_names)
+        return _read(config, arrays)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _attribute_names(file: h5py.File) -> tuple[str, ...]:
     return ()
 
 
-def _read(config: DataSection, arrays: ArrayFile, parameter_names: tuple[str, ...]) -> RawData:
+def _read(config: DataSection, arrays: ArrayFile) -> RawData:
     absent = [name for name in config.fields.values() if name not in arrays.names]
     if absent:
         raise missing("array", absent, arrays.path, arrays.names, "[data] fields")
@@ -127,7 +127,7 @@ def _read(config: DataSection, arrays: ArrayFile, parameter_names: tuple[str, ..
     ids = as_ids(arrays.load(ID), ID, arrays.path) if ID in arrays.names else default_ids(datasets)
     _expect_datasets(len(ids), datasets, ID, arrays.path)
     constants = {name: _constant(arrays, name, datasets) for name in config.constants}
-    truth = _truth(arrays, parameter_names, datasets)
+    truth = _truth(arrays, datasets)
 
     def dataset_place(position: int) -> Place:
         return Place(arrays.path.name, position)
@@ -198,10 +198,10 @@ def _constant(arrays: ArrayFile, name: str, datasets: int) -> NDArray[np.float64
     return values
 
 
-def _truth(arrays: ArrayFile, parameter_names: tuple[str, ...], datasets: int) -> dict[str, NDArray[np.float64]]:
+def _truth(arrays: ArrayFile, datasets: int) -> dict[str, NDArray[np.float64]]:
     columns: dict[str, NDArray] = {}
     if TRUTH in arrays.names:
-        names = arrays.truth_names or parameter_names
+        names = arrays.truth_names
         if TRUTH_NAMES in arrays.names:
             names = tuple(as_ids(arrays.load(TRUTH_NAMES), TRUTH_NAMES, arrays.path))
         columns = split_matrix(as_floats(arrays.load(TRUTH), TRUTH, arrays.path), names, arrays.path)

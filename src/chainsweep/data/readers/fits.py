@@ -16,7 +16,7 @@ from chainsweep.data.readers.tables import Cells, Table, table_to_raw
 from chainsweep.errors import DataError, UnavailableError
 
 
-def read_fits(config: DataSection, path: Path, parameter_names: tuple[str, ...] = ()) -> RawData:
+def read_fits(config: DataSection, path: Path) -> RawData:
     """Read the first table extension that has all mapped columns.
 
     Raises
@@ -40,7 +40,7 @@ def read_fits(config: DataSection, path: Path, parameter_names: tuple[str, ...] 
                 if not tables:
                     raise DataError(f"{path}: has no table extension")
                 complete = (hdu for hdu in tables if needed <= set(hdu.columns.names))
-                return table_to_raw(config, _table(next(complete, tables[0]), path), parameter_names)
+                return table_to_raw(config, _table(next(complete, tables[0]), path))
         except (OSError, Warning) as error:
             raise DataError(f"{path}: is not a readable FITS file: {error}") from error
 

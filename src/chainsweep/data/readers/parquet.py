@@ -16,7 +16,7 @@ from chainsweep.data.readers.tables import Cells, Table, table_to_raw
 from chainsweep.errors import DataError
 
 
-def read_parquet(config: DataSection, path: Path, parameter_names: tuple[str, ...] = ()) -> RawData:
+def read_parquet(config: DataSection, path: Path) -> RawData:
     """Read one Parquet file; only the columns that are needed are read from disk."""
     try:
         file = pq.ParquetFile(path)
@@ -42,7 +42,7 @@ def read_parquet(config: DataSection, path: Path, parameter_names: tuple[str, ..
             return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
         table = Table(path, file.metadata.num_rows, tuple(file.schema_arrow.names), cells, text, whole)
-        return table_to_raw(config, table, parameter_names)
+        return table_to_raw(config, table)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -28,7 +28,7 @@ SUFFIXES = {
 }
 DEFAULT_MANIFEST = "manifest.csv"
 
-Reader = Callable[[DataSection, Path, tuple[str, ...]], RawData]
+Reader = Callable[[DataSection, Path], RawData]
 SINGLE_FILE_READERS: dict[str, Reader] = {
     "npz": read_npz,
     "hdf5": read_hdf5,
@@ -46,7 +46,7 @@ class _Selection:
     files: tuple[Path, ...]
 
 
-def read_source(config: DataSection, source: Path, parameter_names: tuple[str, ...] = ()) -> RawData:
+def read_source(config: DataSection, source: Path) -> RawData:
     """Read all data sets of a file, folder or glob.
 
     Raises
@@ -65,7 +65,7 @@ def read_source(config: DataSection, source: Path, parameter_names: tuple[str, .
     if len(files) != 1:
         found = ", ".join(file.name for file in files[:5]) or "none"
         raise DataError(f"{source}: expected one {kind} file, got {len(files)} ({found}); name one file")
-    return SINGLE_FILE_READERS[kind](config, files[0], parameter_names)
+    return SINGLE_FILE_READERS[kind](config, files[0])
 
 
 def _read_csv(config: DataSection, selection: _Selection, source: Path) -> RawData:

@@ -41,7 +41,7 @@ class Table:
         return frozenset(name for name, column in config.fields.items() if self.whole(column))
 
 
-def table_to_raw(config: DataSection, table: Table, parameter_names: tuple[str, ...]) -> RawData:
+def table_to_raw(config: DataSection, table: Table) -> RawData:
     """Return the data sets of a table.
 
     Raises
@@ -62,22 +62,16 @@ def table_to_raw(config: DataSection, table: Table, parameter_names: tuple[str, 
             "expected lists in all fields (one row a data set) or numbers in all (one row a point)"
         )
     if lists:
-        return _row_per_dataset(config, table, lists, parameter_names)
+        return _row_per_dataset(config, table, lists)
     return _row_per_point(config, table, numbers)
 
 
-def _row_per_dataset(
-    config: DataSection, table: Table, columns: Mapping[str, Ragged], parameter_names: tuple[str, ...]
-) -> RawData:
+def _row_per_dataset(config: DataSection, table: Table, columns: Mapping[str, Ragged]) -> RawData:
     ids = table.text(ID).to_pylist() if ID in table.names else default_ids(table.rows)
     constants = {name: _plain(table, name) for name in config.constants}
     truths = {p: _matrix(table, name) for p, name in truth_columns(table.names).items()}
     if TRUTH in table.names:
-        split = split_matrix(_matrix(table, TRUTH), parameter_names, table.path)
-        twice = sorted(set(split) & set(truths))
-        if twice:
-            raise DataError(f"{table.path}: the truth of {', '.join(twice)} is given twice; keep one column")
-        truths |= split
+        truths |= split_matrix(_matrix(table, TRUTH), (), table.path)
     trimmed = trim_padding(columns)
 
     def dataset_place(position: int) -> Place:
