@@ -1,4 +1,4 @@
-"""The engines by name. A new engine needs a file of its own and one line in ``ENGINES``."""
+"""The engines by name. A new engine needs a folder of its own and one line in ``ENGINES``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Engine:
     kind: DrawKind
 
     def load(self) -> ModuleType:
-        """Import the engine; it has ``Settings``, ``State``, ``Info`` and ``run``."""
+        """Import the engine; it has ``Settings`` and ``run``."""
         return import_module(self.module)
 
 
