@@ -222,7 +222,7 @@ def test_chains_start_from_another_campaigns_draws(finished, tmp_path):
         assert np.isin(frozen[row, :, 0], theirs["a"].sel(dataset=name).values.ravel()).all()
     command("run", tmp_path / "next")
     command("merge", tmp_path / "next")
-    assert (made.catalogue()["verdict"] == "converged").all()
+    assert (tried(tmp_path / "next")["verdict"] == "converged").all()
 
 
 def served(finished: Path, folder: Path, data: dict[str, np.ndarray], model: str = LINE_MODEL) -> Path:
