@@ -130,7 +130,7 @@ def test_a_signal_ends_a_run_whose_tasks_hang_and_the_next_run_goes_on(tmp_path,
 def test_a_task_alone_ends_itself(tmp_path, grace, twice):
     campaign = made(tmp_path, [3])
     program = (
-        "import sys; from chainsweep.execute import ending; "
+        "import sys; from chainsweep.machine import ending; "
         f"ending.end_late.__defaults__ = ({grace},); from chainsweep.cli import main; main()"
     )
     process = subprocess.Popen(
