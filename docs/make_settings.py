@@ -47,7 +47,7 @@ def tables(kind: type[Section], within: str = "") -> Iterator[tuple[str, type[Se
 
 
 def table(name: str, kind: type[Section], meanings: dict[tuple[str, str], str]) -> str:
-    """One table of the file as one of the page; its first sentence is what the class says of itself."""
+    """A table of the file as one of the page; its first sentence is what the class says of itself."""
     about = (inspect.getdoc(kind) or "").partition(": ")[2].replace("``", "`")
     rows = []
     for key, field in kind.model_fields.items():
@@ -81,7 +81,7 @@ def docstrings() -> dict[tuple[str, str], str]:
 
 
 def told(kind: Any) -> str:
-    """What may stand behind the equals sign."""
+    """The values that a key takes, in words."""
     origin = get_origin(kind)
     if origin is Annotated:
         inner, *metadata = get_args(kind)

@@ -79,7 +79,7 @@ def _read_note(path: Path) -> list[str]:
 
 
 class Note:
-    """One rank's note, a file that is opened once; only a change of the data set costs a write, of a few bytes."""
+    """The note of one rank, a file that is opened once; only a change of the data set costs a write, of a few bytes."""
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

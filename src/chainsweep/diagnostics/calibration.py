@@ -68,7 +68,7 @@ def shortfall(inside: Floats) -> float:
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure over some simulations: its distance from a uniform distribution, and how much of it may be chance."""
+    """A figure over some simulations: its distance from a uniform distribution, and how much of it may be chance."""
 
     figure: str
     stratum: str

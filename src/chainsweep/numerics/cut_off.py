@@ -82,6 +82,8 @@ def _evaluate(program: Any, values: Values) -> list[Any]:
 
 def _ended_while(params: Mapping[str, Any], given: Values) -> Values:
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    # A loop over several points at once asks each of them, and moves those that go on.
+    several = bool(params["cond_jaxpr"].out_avals[0].shape)
     asked = partial(_of, params["cond_jaxpr"], given[:first])
     moved = partial(_of, params["body_jaxpr"], given[first:second])
 
@@ -91,9 +93,11 @@ def _ended_while(params: Mapping[str, Any], given: Values) -> Values:
 
     def step(state: Any) -> Any:
         rounds, carry = state
-        (going,) = asked(carry)
-        # In a loop over several points at once, the condition has one entry for each point.
-        return rounds + 1, [_where(going, new, old) for new, old in zip(moved(carry), carry, strict=True)]
+        moved_on = moved(carry)
+        if several:
+            (going,) = asked(carry)
+            moved_on = [_where(going, new, old) for new, old in zip(moved_on, carry, strict=True)]
+        return rounds + 1, moved_on
 
     _, carry = jax.lax.while_loop(goes_on, step, (0, list(given[second:])))
     (unfinished,) = asked(carry)

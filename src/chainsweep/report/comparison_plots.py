@@ -32,7 +32,7 @@ MAX_DOTS = 600
 
 @dataclass(frozen=True)
 class Recovered:
-    """One parameter as one engine recovered it; every array is ``(data set,)``, for data sets with a known truth."""
+    """A parameter as one engine recovered it; every array is ``(data set,)``, for data sets with a known truth."""
 
     engine: str
     truth: Floats

@@ -1,4 +1,4 @@
-"""One planned Slurm job, with the tasks that each of its array elements handles."""
+"""A planned Slurm job, with the tasks that each of its array elements handles."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Part:
-    """One shard of a merge: ``rows[i]`` is the merged row of its data set ``i``."""
+    """A shard of a merge: ``rows[i]`` is the merged row of its data set ``i``."""
 
     path: Path
     rows: NDArray[np.int64]

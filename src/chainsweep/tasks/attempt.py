@@ -1,4 +1,4 @@
-"""One attempt at a task: the ownership of the task's file, and the state that the next attempt continues from.
+"""An attempt at a task: the ownership of the task's file, and the state that the next attempt continues from.
 
 While a task runs, two files lie next to its published file ``<name>.h5``: ``.attempt-<name>.json`` (number and token of
 the owner, and its process; the last one to write it owns the task) and ``.state-<name>.npz`` (resumable state).

@@ -61,7 +61,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Check:
-    """One figure of each data set, compared with its rule."""
+    """A figure of each data set, compared with its rule."""
 
     rule: Rule
     values: NDArray[np.float64]

@@ -26,7 +26,7 @@ MEMORY_SHARE = 0.5
 
 
 class Round(NamedTuple):
-    """One attempt, by one algorithm in one precision, at the data sets that had a ``deep`` search or at the others."""
+    """An attempt, by one algorithm in one precision, at the data sets that had a ``deep`` search or at the others."""
 
     attempt: int
     algorithm: Algorithm

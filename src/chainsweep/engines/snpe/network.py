@@ -59,7 +59,7 @@ class Trained:
     dropping: Arrays
     """The record of simulations that it could not learn from, see `dropped.record_of_bank`."""
     history: Arrays
-    """One array for each column of `job.HISTORY`, with one entry for each validation."""
+    """An array for each column of `job.HISTORY`, with one entry for each validation."""
 
     def arrays(self) -> Arrays:
         """All arrays in one flat dictionary, as safetensors takes them."""
