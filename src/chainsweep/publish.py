@@ -130,6 +130,32 @@ def remove_below(root: Path, path: Path) -> None:
             os.rmdir(path.parent.name, dir_fd=folder)
 
 
+def open_to_append(path: Path) -> int:
+    """Return a descriptor of the text file ``path``, to append to it; it is made if it is not there.
+
+    Raises
+    ------
+    CampaignError
+        The file, or its folder, is a link; nothing was written.
+    """
+    with folder_below(path.parent.parent, path.parent) as folder:
+        _check_file(path, folder)
+        return os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+
+
+def check_folders(root: Path, *names: str, depth: int = 0) -> None:
+    """Raise ``CampaignError`` if a folder of these names in ``root``, or a folder up to ``depth`` below it, is a link.
+
+    A link to a file is none to a folder: publishing puts a file in its place, and what it leads to stays.
+    """
+    for name in names:
+        place = root / name
+        if place.is_symlink() and not place.is_file():
+            raise _link(place)
+        if depth and place.is_dir():
+            check_folders(place, *sorted(inner.name for inner in place.iterdir()), depth=depth - 1)
+
+
 def check_below(root: Path, path: Path) -> None:
     """Raise ``CampaignError`` if ``path`` below ``root``, or a part on the way, is a link; it need not exist."""
     place = root.resolve()
@@ -193,7 +219,8 @@ def _link(path: Path) -> CampaignError:
     return CampaignError(
         f"{path}: expected a file or folder of this campaign, found a link that leads to "
         f"{path.parent / path.readlink()}; nothing there was changed. Links inside a campaign are not followed: remove "
-        f"it (rm {shlex.quote(str(path))}), or move the whole campaign to where it should lie, and run this again"
+        f"it (rm {shlex.quote(str(path))}) and put back in its place what belongs there, or move the whole campaign to "
+        "where it should lie, which may be behind a link; then run this again"
     )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.campaign.folder import require_own_folders
 from chainsweep.config.campaign import CampaignConfig, parse_config
 from chainsweep.data.collection import Batch, Collection, constant_of
 from chainsweep.errors import CampaignError, UnavailableError
@@ -289,8 +290,9 @@ class Campaign:
         Raises
         ------
         UnavailableError
-            The folder is on a read-only file system, or this user may not write there.
+            This user may not write there. A link inside the folder is a ``CampaignError``.
         """
+        require_own_folders(self.paths.root)
         for folder in (self.paths.root, self.paths.root / "shards", self.paths.logs):
             if folder.exists() and not os.access(folder, os.W_OK):
                 raise UnavailableError(

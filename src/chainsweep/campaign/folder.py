@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from chainsweep.errors import CampaignError
-from chainsweep.publish import check_below, write_below
+from chainsweep.publish import check_below, check_folders, write_below
 
 FILE = "folder.json"
 TOKEN_BYTES = 5
@@ -43,6 +43,13 @@ class Identity:
         if match["token"] is None:
             return int(match["submission"]) <= self.tokenless
         return match["token"] == self.token
+
+
+def require_own_folders(root: Path) -> None:
+    """Raise ``CampaignError`` if a folder of the campaign ``root`` that tasks or submissions write into is a link."""
+    check_folders(root, "logs", "submit", "report")
+    check_folders(root, "shards", depth=1)
+    check_folders(root, "models", depth=2)
 
 
 def has_token(job_name: str) -> bool:

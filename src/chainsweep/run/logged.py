@@ -14,6 +14,7 @@ from pathlib import Path
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.errors import ChainsweepError
 from chainsweep.machine.compiling import NOTHING, CompileClock, Compiled, watch
+from chainsweep.publish import open_to_append
 from chainsweep.stages.graph import Result, Task
 
 
@@ -71,14 +72,14 @@ def _now() -> str:
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
     """Append standard output and error, also those of compiled libraries, to ``log``."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor_of_log = open_to_append(log)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
     try:
-        with log.open("ab") as handle:
-            for descriptor in (1, 2):
-                os.dup2(handle.fileno(), descriptor)
+        for descriptor in (1, 2):
+            os.dup2(descriptor_of_log, descriptor)
+        os.close(descriptor_of_log)
         yield
     finally:
         sys.stdout.flush()
