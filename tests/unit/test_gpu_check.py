@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from functools import partial
 
@@ -36,7 +37,7 @@ def lines_of(tmp_path, monkeypatch):
     script = tmp_path / "parts.py"
     script.write_text(program)
     monkeypatch.setattr(gpu_check, "__file__", str(script))
-    monkeypatch.setenv("PYTHONPATH", str(gpu_check.ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(gpu_check.ROOT), prepend=os.pathsep)
 
     def run(ends_in_s):
         record = Record(tmp_path / "out")

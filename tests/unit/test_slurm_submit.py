@@ -356,9 +356,26 @@ def test_no_edit_of_the_record_cancels_the_jobs_of_another_folder(twins, slurm, 
         second.paths.jobs.write_text(first.paths.jobs.read_text())
     if "folder" in edit:
         (second.paths.root / "folder.json").unlink()
-    watch.cancel_jobs(second)
+        with pytest.raises(CampaignError, match="is not there"):
+            watch.cancel_jobs(second)
+    else:
+        watch.cancel_jobs(second)
     assert not theirs & set(cancelled(slurm))
     assert waiting(first) == 18
+
+
+def test_a_folder_that_lost_its_token_says_how_to_have_its_jobs_again(twins, slurm):
+    first, _ = twins
+    ids = sorted(job.job_id for job in sent_jobs(first.paths.jobs))
+    path = first.paths.root / "folder.json"
+    path.unlink()
+    for command in (watch.cancel_jobs, waiting, lambda campaign: submit_campaign(campaign, SITE, ALL)):
+        with pytest.raises(CampaignError, match="is not there, and without it nothing says") as told:
+            command(first)
+        assert not path.exists()
+    path.write_text(re.search(r"anew: (\{.*?\})", str(told.value))[1])
+    assert waiting(first) == 18
+    assert watch.cancel_jobs(first) == cancelled(slurm) == ids
 
 
 def test_a_copy_of_a_folder_does_not_have_its_jobs(twins, slurm, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -54,8 +55,7 @@ def require_own_folders(root: Path) -> None:
 
 def has_token(job_name: str) -> bool:
     """Return True if a job's name holds a token; a name without one may belong to another folder."""
-    match = JOB_NAME.fullmatch(job_name)
-    return match is not None and match["token"] is not None
+    return _named(job_name) is not None
 
 
 def give_token(root: Path, place: Path) -> None:
@@ -69,8 +69,10 @@ def keep(root: Path, identity: Identity) -> None:
         write_below(root, root / FILE, (json.dumps(asdict(identity), indent=1) + "\n").encode())
 
 
-def identity_of(root: Path, submissions: int) -> Identity:
+def identity_of(root: Path, submissions: int, recorded: Iterable[str] = ()) -> Identity:
     """The identity of the campaign folder ``root``, which has sent ``submissions``; nothing is written.
+
+    ``recorded`` are the names of the jobs that its ``jobs.jsonl`` records.
 
     A folder that was moved still has its inode, and one that was restored from a backup still has its path. A folder
     with another inode and another path is a copy, and the jobs of the first folder are not its own. Copies, and folders
@@ -80,15 +82,28 @@ def identity_of(root: Path, submissions: int) -> Identity:
     Raises
     ------
     CampaignError
-        ``folder.json`` is a link, or damaged.
+        ``folder.json`` is a link, is damaged, or is not there although the name of a recorded job holds a token.
     """
     known, inode = _read(root), root.stat().st_ino
+    if known is None and (tokens := [match["token"] for name in recorded if (match := _named(name)) is not None]):
+        content = json.dumps(asdict(Identity(tokens[-1], str(root), inode)))
+        raise CampaignError(
+            f"{root / FILE}: is not there, and without it nothing says whether this folder sent the jobs that "
+            "jobs.jsonl records, or the folder that it was copied from. Restore the file. If this folder sent the jobs, you may "
+            f"write the file anew: {content}. If it is a copy, remove its jobs.jsonl"
+        )
     if known is not None and (known.path == str(root) or known.inode == inode):
         return known
     made = (root / "resolved.json").stat().st_mtime_ns
     seed = f"{known.token if known is not None else ''} {root} {inode} {made}"
     token = sha256(seed.encode()).hexdigest()[: 2 * TOKEN_BYTES]
     return Identity(token, str(root), inode, submissions if known is None else 0)
+
+
+def _named(job_name: str) -> re.Match[str] | None:
+    """Return the parts of a job's name that holds a token, or None for any other name."""
+    match = JOB_NAME.fullmatch(job_name)
+    return match if match is not None and match["token"] is not None else None
 
 
 def _read(root: Path) -> Identity | None:
@@ -110,6 +125,6 @@ def _read(root: Path) -> Identity | None:
 
 
 _ADVICE = (
-    "it says which jobs in the queue are this folder's. Remove it if none are, or restore it: the names of jobs in "
-    "jobs.jsonl hold the token (cs-HASH-TOKEN-...)"
+    "it says which jobs in the queue are this folder's. Restore it, or remove it: the next command then says what to "
+    "do about the jobs that jobs.jsonl records"
 )

@@ -8,7 +8,7 @@ depends on them is treated like any other NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,7 +70,7 @@ def _evaluate(program: Any, values: Values) -> list[Any]:
         given = [read(name) for name in eqn.invars]
         rule = _RULES.get(eqn.primitive.name)
         if rule is not None and (eqn.primitive.name == "while" or _loops_within(eqn)):
-            found = rule(eqn.params, given)
+            found = rule(eqn, given)
         else:
             bound = eqn.primitive.get_bind_params(eqn.params)
             functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple before JAX 0.10
@@ -80,7 +80,8 @@ def _evaluate(program: Any, values: Values) -> list[Any]:
     return [read(name) for name in jaxpr.outvars]
 
 
-def _ended_while(params: Mapping[str, Any], given: Values) -> Values:
+def _ended_while(eqn: JaxprEqn, given: Values) -> Values:
+    params = eqn.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     # A loop over several points at once asks each of them, and moves those that go on.
     several = bool(params["cond_jaxpr"].out_avals[0].shape)
@@ -112,11 +113,16 @@ def _where(chosen: Any, new: Any, old: Any) -> Any:
     return jnp.where(chosen, new, old)
 
 
-def _scan(params: Mapping[str, Any], given: Values) -> Values:
-    consts, carried = params["num_consts"], params["num_carry"]
+def _scan(eqn: JaxprEqn, given: Values) -> Values:
+    # How many constants and carried values there are, the parameters of the primitive say differently from version to
+    # version; but what is gone through, or collected, has one axis more outside than inside.
+    params, body = eqn.params, eqn.params["jaxpr"]
+    gone_through = sum(map(_has_more_axes, eqn.invars, body.in_avals))
+    carried = len(eqn.outvars) - sum(map(_has_more_axes, eqn.outvars, body.out_avals))
+    consts = len(given) - carried - gone_through
 
     def step(carry: Any, row: Any) -> Any:
-        found = _evaluate(params["jaxpr"], [*given[:consts], *carry, *row])
+        found = _evaluate(body, [*given[:consts], *carry, *row])
         return found[:carried], found[carried:]
 
     last, rows = jax.lax.scan(
@@ -130,11 +136,16 @@ def _scan(params: Mapping[str, Any], given: Values) -> Values:
     return [*last, *rows]
 
 
-def _branches(params: Mapping[str, Any], given: Values) -> Values:
-    return jax.lax.switch(given[0], [partial(_of, branch, []) for branch in params["branches"]], list(given[1:]))
+def _has_more_axes(outside: Any, inside: Any) -> bool:
+    return len(outside.aval.shape) > len(inside.shape)
 
 
-def _call(params: Mapping[str, Any], given: Values) -> Values:
+def _branches(eqn: JaxprEqn, given: Values) -> Values:
+    return jax.lax.switch(given[0], [partial(_of, branch, []) for branch in eqn.params["branches"]], list(given[1:]))
+
+
+def _call(eqn: JaxprEqn, given: Values) -> Values:
+    params = eqn.params
     return _evaluate(params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"], given)
 
 
@@ -143,7 +154,7 @@ def _of(program: Any, consts: Values, values: Values) -> list[Any]:
 
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "custom_jvp_call", "custom_vjp_call")
-_RULES: dict[str, Callable[[Mapping[str, Any], Values], Values]] = {
+_RULES: dict[str, Callable[[JaxprEqn, Values], Values]] = {
     "while": _ended_while,
     "scan": _scan,
     "cond": _branches,

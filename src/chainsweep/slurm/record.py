@@ -128,10 +128,14 @@ def _take(event: dict[str, Any], jobs: dict[str, SentJob]) -> None:
 def own_jobs(campaign: Campaign) -> list[SentJob]:
     """Return the recorded jobs that this folder sent, by their names; in a copy, not those of the original folder.
 
-    Raises like ``sent_jobs``.
+    Raises
+    ------
+    CampaignError
+        As ``sent_jobs`` and ``identity_of``.
     """
     jobs = sent_jobs(campaign.paths.jobs)
-    identity = identity_of(campaign.paths.root, max((job.submission for job in jobs), default=0))
+    submissions = max((job.submission for job in jobs), default=0)
+    identity = identity_of(campaign.paths.root, submissions, [job.name for job in jobs])
     return [job for job in jobs if identity.owns(job.name)]
 
 
