@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from chainsweep.errors import UsageError
@@ -75,11 +76,11 @@ def test_the_keys_hold_no_path(filled, tmp_path):
 
 
 def test_jax_left_alone_puts_the_path_into_the_key(filled, tmp_path):
-    """The twin: what ``prepare`` sets is still needed, or the test above does not look."""
+    """The twin: what ``prepare`` sets is needed by JAX before 0.11, or the test above does not look."""
     shutil.copytree(filled[0], tmp_path / "copy")
     alone = {"JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "xla_gpu_per_fusion_autotune_cache_dir"}
     again, _ = said(start(tmp_path / "copy", **alone))
-    assert again["cache_hits"] == 0
+    assert again["cache_hits"] == (0 if jax.__version_info__ < (0, 11) else again["programs"])
 
 
 def test_two_processes_at_once(tmp_path):

@@ -89,8 +89,8 @@ def identity_of(root: Path, submissions: int, recorded: Iterable[str] = ()) -> I
         content = json.dumps(asdict(Identity(tokens[-1], str(root), inode)))
         raise CampaignError(
             f"{root / FILE}: is not there, and without it nothing says whether this folder sent the jobs that "
-            "jobs.jsonl records, or the folder that it was copied from. Restore the file. If this folder sent the jobs, you may "
-            f"write the file anew: {content}. If it is a copy, remove its jobs.jsonl"
+            "jobs.jsonl records, or the folder that it was copied from. Restore the file. If this folder sent them, "
+            f"you may write the file anew: {content}. If it is a copy, remove its jobs.jsonl"
         )
     if known is not None and (known.path == str(root) or known.inode == inode):
         return known
