@@ -83,6 +83,14 @@ def line_data(datasets: int, points: int = 12, seed: int = 0) -> dict[str, np.nd
     return {"x": x, "y": y, "y_err": y_err, "truth_a": truth[:, 0], "truth_b": truth[:, 1]}
 
 
+def write_lines(folder: Path, config: str = LINE_CONFIG, model: str = LINE_MODEL, data: dict | None = None) -> Path:
+    """Write a model, its data and campaign.toml into ``folder``, and return the path of the last."""
+    (folder / "model.py").write_text(model)
+    (folder / "campaign.toml").write_text(config)
+    np.savez(folder / "data.npz", **(line_data(6) if data is None else data))
+    return folder / "campaign.toml"
+
+
 @pytest.fixture
 def write_job(tmp_path: Path) -> Callable[..., Path]:
     """A function that writes model, data and campaign.toml, and returns the path of the last."""
@@ -92,9 +100,6 @@ def write_job(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        (folder / "model.py").write_text(model)
-        (folder / "campaign.toml").write_text(config)
-        np.savez(folder / "data.npz", **(line_data(6) if data is None else data))
-        return folder / "campaign.toml"
+        return write_lines(folder, config, model, data)
 
     return write

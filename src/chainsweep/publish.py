@@ -103,14 +103,11 @@ def write_below(root: Path, path: Path, content: bytes, mode: int = 0o666, durab
 
 def append_below(root: Path, path: Path, line: str) -> None:
     """Append ``line`` to a text file below ``root``, durably, on a line of its own. Raises like ``write_below``."""
-    with folder_below(root, path.parent) as folder:
-        _check_file(path, folder)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        with os.fdopen(os.open(path.name, flags, 0o666, dir_fd=folder), "rb+", buffering=0) as handle:
-            size = os.fstat(handle.fileno()).st_size
-            half = size > 0 and os.pread(handle.fileno(), 1, size - 1) != b"\n"
-            handle.write((("\n" if half else "") + line + "\n").encode())
-            os.fsync(handle.fileno())
+    with os.fdopen(open_below(root, path, os.O_RDWR | os.O_APPEND), "rb+", buffering=0) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        half = size > 0 and os.pread(handle.fileno(), 1, size - 1) != b"\n"
+        handle.write((("\n" if half else "") + line + "\n").encode())
+        os.fsync(handle.fileno())
 
 
 def remove_below(root: Path, path: Path) -> None:
@@ -130,17 +127,14 @@ def remove_below(root: Path, path: Path) -> None:
             os.rmdir(path.parent.name, dir_fd=folder)
 
 
-def open_to_append(path: Path) -> int:
-    """Return a descriptor of the text file ``path``, to append to it; it is made if it is not there.
+def open_below(root: Path, path: Path, flags: int) -> int:
+    """Return a descriptor of the file ``path`` below ``root``, opened with ``flags``, and made if it is not there.
 
-    Raises
-    ------
-    CampaignError
-        The file, or its folder, is a link; nothing was written.
+    Raises like ``write_below``.
     """
-    with folder_below(path.parent.parent, path.parent) as folder:
+    with folder_below(root, path.parent) as folder:
         _check_file(path, folder)
-        return os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+        return os.open(path.name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=folder)
 
 
 def check_folders(root: Path, *names: str, depth: int = 0) -> None:
@@ -153,7 +147,9 @@ def check_folders(root: Path, *names: str, depth: int = 0) -> None:
         if place.is_symlink() and not place.is_file():
             raise _link(place)
         if depth and place.is_dir():
-            check_folders(place, *sorted(inner.name for inner in place.iterdir()), depth=depth - 1)
+            with os.scandir(place) as entries:
+                inner = sorted(entry.name for entry in entries if entry.is_symlink() or depth > 1)
+            check_folders(place, *inner, depth=depth - 1)
 
 
 def check_below(root: Path, path: Path) -> None:

@@ -8,13 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import chainsweep
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment
-from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
+from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data, write_lines
 from tests.contract.test_black_box import CONFIG, MODEL
 from tests.contract.test_campaign import SMALL
 
@@ -23,9 +22,7 @@ QUICK = "array_cap = 1\n" + SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[jo
 
 def freeze(folder: Path, model: str, config: str, datasets: int, name: str = "campaign") -> Path:
     """A campaign of lines in ``folder / name``."""
-    (folder / "model.py").write_text(model)
-    (folder / "campaign.toml").write_text(config)
-    np.savez(folder / "data.npz", **line_data(datasets))
+    write_lines(folder, config, model, line_data(datasets))
     subprocess.run(
         [sys.executable, "-m", "chainsweep", "init", folder / "campaign.toml", "--out", folder / name],
         check=True,

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import h5netcdf
-import numpy as np
 import pytest
 
 from chainsweep.config.site import Site
@@ -27,7 +26,7 @@ from tests.cluster.sweeps import (
     plain_environment,
     write_slow_job,
 )
-from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
+from tests.conftest import LINE_CONFIG, line_data, write_lines
 from tests.contract.test_campaign import SMALL
 
 APPTAINER = ["sh", str(ROOT / "containers" / "apptainer.sh")]
@@ -67,9 +66,7 @@ def run_here(campaign: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def frozen(tmp_path_factory) -> Path:
     """A campaign of four lines in four shards, three engines, under a path with odd characters."""
     folder = tmp_path_factory.mktemp("it's a sweep")
-    (folder / "model.py").write_text(LINE_MODEL)
-    (folder / "campaign.toml").write_text(LINE_CONFIG + SMALL.replace("size = 4", "size = 1"))
-    np.savez(folder / "data.npz", **line_data(4))
+    write_lines(folder, LINE_CONFIG + SMALL.replace("size = 4", "size = 1"), data=line_data(4))
     return init(folder, "campaign.toml")
 
 

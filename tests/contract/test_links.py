@@ -6,13 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from chainsweep.campaign.freeze import init_campaign
 from chainsweep.cli import main
 from chainsweep.run.logged import output_to
-from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
+from tests.conftest import LINE_CONFIG, line_data, write_lines
 
 COMMANDS = {
     "run": ("run", "{}", "--engine", "emcee", "--workers", "1"),
@@ -27,10 +26,8 @@ FOLDERS = ("shards", "shards/emcee", "models", "models/snpe-0", "models/snpe-0/s
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("job")
-    (folder / "model.py").write_text(LINE_MODEL)
-    (folder / "campaign.toml").write_text(LINE_CONFIG + '[policy]\nengines = ["emcee"]\n')
-    np.savez(folder / "data.npz", **line_data(2))
-    init_campaign(folder / "campaign.toml", folder / "campaign")
+    config = write_lines(folder, LINE_CONFIG + '[policy]\nengines = ["emcee"]\n', data=line_data(2))
+    init_campaign(config, folder / "campaign")
     return folder / "campaign"
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -29,7 +28,7 @@ from chainsweep.slurm.submit import Selection, plan_submission, submission_lock,
 from chainsweep.stages.graph import target_of, tasks_of
 from chainsweep.tasks import attempt
 from chainsweep.tasks.failures import Kind, read_failure, record_failure
-from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
+from tests.conftest import LINE_CONFIG, line_data, write_lines
 
 SITE = Site(name="test", device="cpu", sbatch_timeout_s=5)
 ALL = Selection(("emcee", "nuts", "snpe"))
@@ -63,10 +62,8 @@ for id in "$@"; do sed -i "/^$id|/d" queue; done
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("job")
-    (folder / "model.py").write_text(LINE_MODEL)
-    (folder / "campaign.toml").write_text(LINE_CONFIG + "[shards]\nsize = 2\n")
-    np.savez(folder / "data.npz", **line_data(10))
-    init_campaign(folder / "campaign.toml", folder / "campaign")
+    config = write_lines(folder, LINE_CONFIG + "[shards]\nsize = 2\n", data=line_data(10))
+    init_campaign(config, folder / "campaign")
     return folder / "campaign"
 
 

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainsweep.publish import publish_text
+from chainsweep.publish import open_below, publish_text
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Note:
     """The note of one rank, a file that is opened once; only a change of the data set costs a write, of a few bytes."""
 
     def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+        self._handle = open_below(path.parent, path, os.O_WRONLY | os.O_TRUNC)
         self._latest: str | None = None
 
     def set(self, dataset_id: str) -> None:

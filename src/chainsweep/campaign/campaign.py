@@ -7,7 +7,6 @@ refuses when configuration, model or data are no longer what was frozen.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.campaign.folder import require_own_folders
+from chainsweep.campaign.folder import require_writable
 from chainsweep.config.campaign import CampaignConfig, parse_config
 from chainsweep.data.collection import Batch, Collection, constant_of
-from chainsweep.errors import CampaignError, UnavailableError
+from chainsweep.errors import CampaignError
 from chainsweep.model.reads import changed_reads, file_hash_once
 from chainsweep.store.network import NETWORK
 
@@ -285,20 +284,8 @@ class Campaign:
             )
 
     def require_writable(self) -> None:
-        """Raise if results cannot be written to the folder; to be called before any work is done.
-
-        Raises
-        ------
-        UnavailableError
-            This user may not write there. A link inside the folder is a ``CampaignError``.
-        """
-        require_own_folders(self.paths.root)
-        for folder in (self.paths.root, self.paths.root / "shards", self.paths.logs):
-            if folder.exists() and not os.access(folder, os.W_OK):
-                raise UnavailableError(
-                    f"{folder}: user {os.getuid()} cannot write here: a read-only file system, or no permission. "
-                    "Results and saved states go there; nothing was begun, and nothing is lost"
-                )
+        """Raise as ``folder.require_writable`` does; to be called before any work is done."""
+        require_writable(self.paths.root)
 
     def catalogue(self) -> pd.DataFrame:
         """The catalogue, one row per data set and engine."""

@@ -8,6 +8,7 @@ of jobs that the copy never sent. The token tells such folders apart. It is rand
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from chainsweep.errors import CampaignError
+from chainsweep.errors import CampaignError, UnavailableError
 from chainsweep.publish import check_below, check_folders, write_below
 
 FILE = "folder.json"
@@ -46,16 +47,31 @@ class Identity:
         return match["token"] == self.token
 
 
-def require_own_folders(root: Path) -> None:
-    """Raise ``CampaignError`` if a folder of the campaign ``root`` that tasks or submissions write into is a link."""
+def require_writable(root: Path) -> None:
+    """Raise if results cannot be written to the campaign folder ``root``.
+
+    Raises
+    ------
+    CampaignError
+        A folder in it that is written into is a link.
+    UnavailableError
+        The folder is on a read-only file system, or this user may not write there.
+    """
     check_folders(root, "logs", "submit", "report")
     check_folders(root, "shards", depth=1)
     check_folders(root, "models", depth=2)
+    for folder in (root, root / "shards", root / "logs"):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise UnavailableError(
+                f"{folder}: user {os.getuid()} cannot write here: a read-only file system, or no permission. "
+                "Results and saved states go there; nothing was begun, and nothing is lost"
+            )
 
 
-def has_token(job_name: str) -> bool:
-    """Return True if a job's name holds a token; a name without one may belong to another folder."""
-    return _named(job_name) is not None
+def token_in(job_name: str) -> str | None:
+    """Return the token that a job's name holds; a name without one (None) may belong to another folder."""
+    match = JOB_NAME.fullmatch(job_name)
+    return None if match is None else match["token"]
 
 
 def give_token(root: Path, place: Path) -> None:
@@ -85,7 +101,7 @@ def identity_of(root: Path, submissions: int, recorded: Iterable[str] = ()) -> I
         ``folder.json`` is a link, is damaged, or is not there although the name of a recorded job holds a token.
     """
     known, inode = _read(root), root.stat().st_ino
-    if known is None and (tokens := [match["token"] for name in recorded if (match := _named(name)) is not None]):
+    if known is None and (tokens := [token for name in recorded if (token := token_in(name)) is not None]):
         content = json.dumps(asdict(Identity(tokens[-1], str(root), inode)))
         raise CampaignError(
             f"{root / FILE}: is not there, and without it nothing says whether this folder sent the jobs that "
@@ -98,12 +114,6 @@ def identity_of(root: Path, submissions: int, recorded: Iterable[str] = ()) -> I
     seed = f"{known.token if known is not None else ''} {root} {inode} {made}"
     token = sha256(seed.encode()).hexdigest()[: 2 * TOKEN_BYTES]
     return Identity(token, str(root), inode, submissions if known is None else 0)
-
-
-def _named(job_name: str) -> re.Match[str] | None:
-    """Return the parts of a job's name that holds a token, or None for any other name."""
-    match = JOB_NAME.fullmatch(job_name)
-    return match if match is not None and match["token"] is not None else None
 
 
 def _read(root: Path) -> Identity | None:

@@ -19,7 +19,7 @@ from chainsweep.errors import ChainsweepError
 from chainsweep.machine.compiling import NOTHING, Compiled
 from chainsweep.machine.devices import Gpus
 from chainsweep.machine.ending import GRACE_SECONDS, KEPT, SECOND_SIGNAL_SECONDS, end_tree
-from chainsweep.publish import open_to_append
+from chainsweep.publish import open_below
 from chainsweep.run.logged import Finished
 from chainsweep.run.worker import Device, Flag, Progress, work
 from chainsweep.stages.graph import WORK, Result, Task, is_done, target_of, tasks_of
@@ -155,7 +155,8 @@ class LocalRun:
         self.outcome.killed.append(line)
         log = self.campaign.paths.log(task.stage, task.index)
         if log.exists():
-            with os.fdopen(open_to_append(log), "a", encoding="utf-8") as handle:
+            opened = open_below(self.campaign.paths.root, log, os.O_WRONLY | os.O_APPEND)
+            with os.fdopen(opened, "a", encoding="utf-8") as handle:
                 handle.write(line + "\n")
         self._bury(worker)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.errors import ChainsweepError
 from chainsweep.machine.compiling import NOTHING, CompileClock, Compiled, watch
-from chainsweep.publish import open_to_append
+from chainsweep.publish import open_below
 from chainsweep.stages.graph import Result, Task
 
 
@@ -72,7 +72,7 @@ def _now() -> str:
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
     """Append standard output and error, also those of compiled libraries, to ``log``."""
-    descriptor_of_log = open_to_append(log)
+    descriptor_of_log = open_below(log.parent.parent, log, os.O_WRONLY | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(descriptor) for descriptor in (1, 2)]

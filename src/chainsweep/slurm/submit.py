@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.campaign.folder import identity_of, keep, require_own_folders
+from chainsweep.campaign.folder import identity_of, keep
 from chainsweep.config.site import Site
 from chainsweep.errors import UnavailableError, UsageError
 from chainsweep.forecast.pilot import Spread, emcee_spread
@@ -251,7 +251,6 @@ def submission_lock(campaign: Campaign) -> Iterator[None]:
     UsageError
         Another submit is running.
     """
-    require_own_folders(campaign.paths.root)
     path = campaign.paths.submissions / ".lock"
     for each in (path, campaign.paths.images, campaign.paths.jobs):
         check_below(campaign.paths.root, each)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.campaign.folder import has_token
+from chainsweep.campaign.folder import token_in
 from chainsweep.errors import UnavailableError
 from chainsweep.slurm import client
 from chainsweep.slurm.record import SentJob, note_sent, own_jobs, sent_jobs
@@ -228,7 +228,7 @@ def adopt(campaign: Campaign, elements: Sequence[client.Element]) -> dict[str, S
     """
     jobs = {job.name: job for job in own_jobs(campaign)}
     for element in elements:
-        if element.live and jobs[element.name].job_id is None and has_token(element.name):
+        if element.live and jobs[element.name].job_id is None and token_in(element.name) is not None:
             note_sent(campaign.paths.jobs, element.name, element.job_id)
             jobs[element.name] = replace(jobs[element.name], job_id=element.job_id)
     return jobs
