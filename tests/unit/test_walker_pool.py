@@ -9,7 +9,7 @@ import pytest
 
 from chainsweep.black_box.host import HostCalls
 from chainsweep.black_box.suspects import Note, Notes, forget_suspects
-from chainsweep.errors import ChainsweepError
+from chainsweep.errors import CampaignError, ChainsweepError
 from chainsweep.model.host import HostAnswer, HostCall, combined
 from chainsweep.run.mpi import walker_pool as pooling
 from chainsweep.run.mpi.walker_pool import Order, PoolMap, Reply, cut
@@ -111,6 +111,16 @@ def test_notes_of_a_dead_attempt_make_suspects_until_the_shard_is_published(tmp_
     forget_suspects(target)
     assert Notes(target, 4).collect() == frozenset()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_note_that_is_a_link_is_not_written_through(tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.write_text("not ours")
+    path = Notes(tmp_path / "00003.h5", 1).path(rank=0)
+    path.symlink_to(foreign)
+    with pytest.raises(CampaignError, match=f"{path.name}: expected a file or folder of this campaign"):
+        Note(path)
+    assert foreign.read_text() == "not ours"
 
 
 def test_an_attempt_that_ends_alive_leaves_no_suspect(tmp_path):
