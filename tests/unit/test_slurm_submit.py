@@ -353,9 +353,7 @@ def test_no_edit_of_the_record_cancels_the_jobs_of_another_folder(twins, slurm, 
         second.paths.jobs.write_text(first.paths.jobs.read_text())
     if "folder" in edit:
         (second.paths.root / "folder.json").unlink()
-        with pytest.raises(CampaignError, match="is not there"):
-            watch.cancel_jobs(second)
-    else:
+    with pytest.raises(CampaignError, match="is not there" if "folder" in edit else "does not record all jobs"):
         watch.cancel_jobs(second)
     assert not theirs & set(cancelled(slurm))
     assert waiting(first) == 18
@@ -373,6 +371,44 @@ def test_a_folder_that_lost_its_token_says_how_to_have_its_jobs_again(twins, slu
     path.write_text(re.search(r"anew: (\{.*?\})", str(told.value))[1])
     assert waiting(first) == 18
     assert watch.cancel_jobs(first) == cancelled(slurm) == ids
+
+
+@pytest.mark.parametrize("lost", ["the lines of one job", "the file, in a copy"])
+def test_jobs_that_the_record_lost_are_named_and_never_sent_twice(twins, slurm, tmp_path, lost):
+    _, second = twins
+    if "copy" in lost:
+        subprocess.run(["cp", "-r", second.paths.root, tmp_path / "copy"], check=True)
+        second = Campaign(tmp_path / "copy")
+    _, ids = submit_campaign(second, SITE, ALL)
+    text = second.paths.jobs.read_text()
+    gone = sorted(ids.values())[:1] if "one" in lost else sorted(ids.values())
+    if "file" in lost:
+        second.paths.jobs.unlink()
+    else:
+        name = next(name for name, number in ids.items() if number == gone[0])
+        lines = text.splitlines(keepends=True) if "one" in lost else []
+        second.paths.jobs.write_text("".join(line for line in lines if name not in line))
+    before = calls(slurm)
+    numbers = " ".join(map(str, gone))
+    for command in (plan_submission, submit_campaign):
+        with pytest.raises(CampaignError, match=rf"scancel {numbers}; nothing was submitted"):
+            command(second, SITE, ALL)
+    assert calls(slurm) == before
+    queue = watch.full_status(second, watch.Progress(second))["queue"]
+    assert queue["unrecorded"] == gone
+    with pytest.raises(CampaignError, match=rf"scancel {numbers}; "):
+        watch.cancel_jobs(second)
+    assert cancelled(slurm) == sorted(set(ids.values()) - set(gone))
+    second.paths.jobs.write_text(text)
+    assert watch.cancel_jobs(second) == gone
+
+
+def test_jobs_that_the_record_lost_hinder_nobody_once_they_ended(twins, slurm):
+    first, _ = twins
+    first.paths.jobs.unlink()
+    end_all(slurm)
+    assert submit_campaign(first, SITE, ALL)[0].number == 2
+    assert waiting(first) == 18
 
 
 def test_a_copy_of_a_folder_does_not_have_its_jobs(twins, slurm, tmp_path):

@@ -172,7 +172,7 @@ def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:
 def _ended(content: dict[str, Any]) -> bool:
     """Return True if no task runs or waits, and no data set is pending or the queue answered without a problem."""
     queue = content["queue"]
-    if queue["elements"] or content["running_tasks"]:
+    if queue["elements"] or queue["unrecorded"] or content["running_tasks"]:
         return False
     nothing_open = all(not counts["pending"] for counts in content["engines"].values())
     return nothing_open or (queue["asked"] and queue["problem"] is None)
@@ -217,6 +217,9 @@ def _queue_line(queue: dict[str, Any]) -> Text:
         return Text(f"queue: not known ({queue['problem']}); the counts are from the files", style="yellow")
     if not queue["asked"]:
         return Text("queue: nothing was submitted", style="dim")
+    if queue["unrecorded"]:
+        numbers = ", ".join(map(str, queue["unrecorded"]))
+        return Text(f"queue: jobs of this folder that jobs.jsonl does not record: {numbers}", style="yellow")
     if not queue["elements"]:
         return Text("queue: nothing waits or runs", style="dim")
     parts = [

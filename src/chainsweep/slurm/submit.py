@@ -15,7 +15,7 @@ from typing import Any
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.folder import identity_of, keep
 from chainsweep.config.site import Site
-from chainsweep.errors import UnavailableError, UsageError
+from chainsweep.errors import CampaignError, UnavailableError, UsageError
 from chainsweep.forecast.pilot import Spread, emcee_spread
 from chainsweep.publish import check_below, write_below
 from chainsweep.run.requeue import forgive
@@ -25,7 +25,7 @@ from chainsweep.slurm.job import STAGE_OF, Job
 from chainsweep.slurm.plan import BEFORE, Limits, Order, command, plan_jobs, write_scripts
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
 from chainsweep.slurm.render import render
-from chainsweep.slurm.watch import adopt, look_or_raise
+from chainsweep.slurm.watch import Queue, adopt, look_or_raise, told_unrecorded
 from chainsweep.stages.graph import WORK, Task, is_done, target_of, tasks_of, work_of
 from chainsweep.tasks.failures import read_failure
 from chainsweep.tasks.provenance import NO_IMAGE, check_image
@@ -110,6 +110,8 @@ def submit_campaign(campaign: Campaign, site: Site, chosen: Selection) -> tuple[
     ------
     UnavailableError
         Slurm cannot be reached, refuses a job, or gives no answer.
+    CampaignError
+        The queue has jobs of this folder that ``jobs.jsonl`` does not record.
     UsageError
         Another submit of this campaign is running.
     """
@@ -120,9 +122,17 @@ def submit_campaign(campaign: Campaign, site: Site, chosen: Selection) -> tuple[
         return submission, send(campaign, site, submission)
 
 
-def queued_jobs(campaign: Campaign, elements: Sequence[client.Element]) -> Queued:
-    """Match the queue with ``jobs.jsonl``; a job that was sent without an answer is found by its name."""
-    sent = adopt(campaign, elements)
+def queued_jobs(campaign: Campaign, found: Queue) -> Queued:
+    """Match the queue with ``jobs.jsonl``; a job that was sent without an answer is found by its name.
+
+    Raises
+    ------
+    CampaignError
+        The queue has jobs of this folder that ``jobs.jsonl`` does not record: nothing says which tasks they do.
+    """
+    if found.unrecorded:
+        raise CampaignError(f"{told_unrecorded(campaign, found)}; nothing was submitted, for no task may run twice")
+    elements, sent = found.elements, adopt(campaign, found.elements)
     live: dict[str, SentJob] = {}
     tasks: set[tuple[str, int]] = set()
     count = 0

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.campaign.folder import token_in
-from chainsweep.errors import UnavailableError
+from chainsweep.campaign.folder import identity_of, token_in
+from chainsweep.errors import CampaignError, UnavailableError
 from chainsweep.slurm import client
-from chainsweep.slurm.record import SentJob, note_sent, own_jobs, sent_jobs
+from chainsweep.slurm.record import SentJob, next_submission, note_sent, own_jobs, sent_jobs
 from chainsweep.stages.graph import Task, target_of, work_of
 from chainsweep.stages.status import Progress, campaign_status
 from chainsweep.tasks.attempt import owner_of, was_started, was_stopped
@@ -44,10 +44,15 @@ STATES = {
 
 @dataclass(frozen=True)
 class Queue:
-    """The elements of this campaign in the queue; ``problem`` is the reason if the queue could not be asked."""
+    """The elements of this campaign in the queue; ``problem`` is the reason if the queue could not be asked.
+
+    ``unrecorded`` are the ids of waiting or running jobs whose names hold this folder's token and that ``jobs.jsonl``
+    does not record: it was removed, cut or edited.
+    """
 
     elements: tuple[client.Element, ...] = ()
     problem: str | None = None
+    unrecorded: tuple[int, ...] = ()
 
     def state_of(self, job: SentJob, task: int) -> client.Element | None:
         """Return the queue's line of the element that handles ``task``."""
@@ -61,13 +66,16 @@ def look(campaign: Campaign) -> Queue:
     A job belongs to this folder if it has the recorded name and id, or the recorded name while no id is known.
     """
     sent = {job.name: job.job_id for job in own_jobs(campaign)}
-    if not sent:
+    if next_submission([], campaign.paths.submissions) == 1 and not sent:
         return Queue()
     try:
         found = client.queue()
     except UnavailableError as error:
         return Queue(problem=str(error))
-    return Queue(tuple(e for e in found if e.name in sent and sent[e.name] in (None, e.job_id)))
+    own = tuple(e for e in found if e.name in sent and sent[e.name] in (None, e.job_id))
+    token, known = identity_of(campaign.paths.root, 0, sent).token, {e.job_id for e in own}
+    strays = {e.job_id for e in found if e.live and token_in(e.name) == token and e.job_id not in known}
+    return Queue(own, unrecorded=tuple(sorted(strays)))
 
 
 def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
@@ -86,8 +94,9 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
     for element in live:
         states.setdefault(kinds[element.name], Counter())[element.state] += 1
     content["queue"] = {
-        "asked": bool(sent),
+        "asked": bool(sent) or bool(found.unrecorded),
         "problem": found.problem,
+        "unrecorded": list(found.unrecorded),
         "elements": len(live),
         "states": {kind: dict(counts) for kind, counts in states.items()},
         "reasons": dict(Counter(element.reason for element in live if element.state == "PENDING")),
@@ -209,16 +218,35 @@ def _broke_off(target: Path) -> bool:
 
 
 def cancel_jobs(campaign: Campaign) -> list[int]:
-    """Cancel all jobs of this folder in the queue, and return their ids.
+    """Cancel all recorded jobs of this folder in the queue, and return their ids.
 
     A job is cancelled only if Slurm itself lists its id under a name of this folder, whatever ``jobs.jsonl`` says.
+
+    Raises
+    ------
+    CampaignError
+        Jobs of this folder stay in the queue, because ``jobs.jsonl`` does not record them; the others are cancelled.
+    UnavailableError
+        The queue cannot be asked.
     """
-    elements = look_or_raise(campaign)
-    recorded = adopt(campaign, elements)
-    ids = sorted({e.job_id for e in elements if e.live and recorded[e.name].job_id == e.job_id})
+    found = look_or_raise(campaign)
+    recorded = adopt(campaign, found.elements)
+    ids = sorted({e.job_id for e in found.elements if e.live and recorded[e.name].job_id == e.job_id})
     if ids:
         client.cancel(ids)
+    if found.unrecorded:
+        done = f"cancelled: {', '.join(map(str, ids))}" if ids else "nothing was cancelled"
+        raise CampaignError(f"{told_unrecorded(campaign, found)}; {done}")
     return ids
+
+
+def told_unrecorded(campaign: Campaign, found: Queue) -> str:
+    """Return the sentence that names the jobs of this folder that ``jobs.jsonl`` does not record."""
+    numbers = " ".join(map(str, found.unrecorded))
+    return (
+        f"{campaign.paths.jobs}: does not record all jobs of this folder in the queue ({numbers}), so it was removed, "
+        f"cut or edited. Restore it, or take them out yourself: scancel {numbers}"
+    )
 
 
 def adopt(campaign: Campaign, elements: Sequence[client.Element]) -> dict[str, SentJob]:
@@ -234,9 +262,9 @@ def adopt(campaign: Campaign, elements: Sequence[client.Element]) -> dict[str, S
     return jobs
 
 
-def look_or_raise(campaign: Campaign) -> tuple[client.Element, ...]:
-    """Return the elements that ``look`` finds, or raise ``UnavailableError`` if the queue cannot be asked."""
+def look_or_raise(campaign: Campaign) -> Queue:
+    """Return what ``look`` finds, or raise ``UnavailableError`` if the queue cannot be asked."""
     found = look(campaign)
     if found.problem is not None:
         raise UnavailableError(found.problem)
-    return found.elements
+    return found
