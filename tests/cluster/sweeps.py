@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from chainsweep.machine.programs import cache_root
 from chainsweep.slurm.record import sent_jobs
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.contract.test_campaign import assert_same_draws
@@ -26,6 +27,8 @@ signal_lead_s = 60
 walltime_min = 10
 memory_gib = 1.5
 """
+WARM_SITE = f'cache = "{cache_root(os.environ)}"\n{SITE}'
+"""The same with this user's compiled programs, so that jobs of the shapes that tests run here compile nothing."""
 
 
 @dataclass

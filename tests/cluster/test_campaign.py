@@ -12,12 +12,12 @@ import pytest
 
 import chainsweep
 from tests.cluster.private_slurm import PrivateSlurm
-from tests.cluster.sweeps import SITE, Sweep, assert_same_results, no_leftovers, plain_environment
+from tests.cluster.sweeps import WARM_SITE, Sweep, assert_same_results, no_leftovers, plain_environment
 from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data, write_lines
 from tests.contract.test_black_box import CONFIG, MODEL
 from tests.contract.test_campaign import SMALL
 
-QUICK = "array_cap = 1\n" + SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
+QUICK = "array_cap = 1\n" + WARM_SITE.replace("[job]", "[job.emcee]\nranks = 2\n\n[job]")
 
 
 def freeze(folder: Path, model: str, config: str, datasets: int, name: str = "campaign") -> Path:
@@ -96,7 +96,7 @@ def test_simulations_of_a_black_box_and_an_ensemble_are_arrays(slurm: PrivateSlu
     )
     frozen = freeze(tmp_path, MODEL, config, 2)
     reference = run_here(frozen, tmp_path / "here")
-    sweep = Sweep(slurm, frozen)
+    sweep = Sweep(slurm, frozen, WARM_SITE)
     (tmp_path / "site.toml").write_text(sweep.site)
     planned = json.loads(sweep.command("plan", str(frozen), "--site", str(tmp_path / "site.toml"), "--json").stdout)
     assert [job["kind"] for job in planned["jobs"]] == ["simulate", "train", "snpe", "merge", "report"]

@@ -19,7 +19,7 @@ from chainsweep.store.shard import read_header
 from tests.cluster.conftest import ROOT
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.sweeps import (
-    SITE,
+    WARM_SITE,
     Sweep,
     assert_same_results,
     no_leftovers,
@@ -38,8 +38,8 @@ SELFTEST = ["/opt/chainsweep/bin/python", "/opt/chainsweep/selftest.py"]
 def site_of(**named: Path | str) -> str:
     """A site file whose jobs run in images: ``image`` for all, or one a kind of job."""
     tables = "".join(f'[job.{kind}]\nimage = "{path}"\n\n' for kind, path in named.items() if kind != "image")
-    tables = tables.replace("[job.emcee]\n", "[job.emcee]\nranks = 4\nnodes = 2\nmemory_gib = 0.7\n")
-    return f'image = "{named["image"]}"\napptainer = {json.dumps(APPTAINER)}\n' + SITE.replace(
+    tables = tables.replace("[job.emcee]\n", "[job.emcee]\nranks = 2\nnodes = 2\nmemory_gib = 0.7\n")
+    return f'image = "{named["image"]}"\napptainer = {json.dumps(APPTAINER)}\n' + WARM_SITE.replace(
         "[job]", tables + "[job]"
     )
 
@@ -86,6 +86,8 @@ def test_a_campaign_inside_images_gives_the_draws_of_one_outside(
     }
     outside = tmp_path / "outside"
     shutil.copytree(frozen, outside)
+    done = run_here(outside)
+    assert done.returncode == 0, done.stderr
     torch = images["torch-cpu"]
     site = site_of(image=images["cpu-mpi"], emcee=images["cpu-mpi"], nuts=images["jax-cpu"], train=torch, snpe=torch)
     for kind in ENGINES:  # one process, and one rank, for several tasks: most of the time here is imports
@@ -101,8 +103,6 @@ def test_a_campaign_inside_images_gives_the_draws_of_one_outside(
     states = sweep.finish()
     assert set(states.values()) == {"COMPLETED"}, f"{states}\n{sweep.outputs()}"
     assert "APPTAINER_BIND is set on this node and not used" in sweep.outputs()
-    done = run_here(outside)
-    assert done.returncode == 0, done.stderr
     assert_same_results(frozen, outside)
     assert no_leftovers(frozen) == []
     digests = {name: examine(path, {}).sha256 for name, path in images.items()}
@@ -111,12 +111,12 @@ def test_a_campaign_inside_images_gives_the_draws_of_one_outside(
     with h5netcdf.File(frozen / "posterior.h5") as merged, h5netcdf.File(outside / "posterior.h5") as plain:
         assert merged.attrs["image"] == " ".join(sorted(digests.values()))
         assert plain.attrs["image"] == "none"
-    # The tasks of one element share a process; its programs are kept for the next element, those of both JAX engines.
-    programs = [path.name for path in (frozen.parent / "chainsweep-cache").rglob("*-cache")]
-    assert len(programs) > 20, f"tasks left few compiled programs for each other: {programs}"
+    for engine in ENGINES:  # what was compiled outside serves inside
+        compiled = read_header(frozen / "shards" / engine / "00000.h5").provenance
+        assert compiled["cache_hits"] == compiled["programs"] > 10, engine
     logs = "".join((frozen / "logs" / f"infer-{task:05d}.log").read_text() for task in range(4))
     assert logs.count(" of 4, process ") >= 4
-    assert "rank 0 of 4" in logs
+    assert "rank 0 of 2" in logs
 
 
 def test_shards_of_different_images_are_not_merged_unless_told(images, slurm: PrivateSlurm, frozen, tmp_path):

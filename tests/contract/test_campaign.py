@@ -220,9 +220,14 @@ def test_chains_start_from_another_campaigns_draws(finished, tmp_path):
         frozen = file["draws"][...]
     for row, name in enumerate(made.collection.ids):
         assert np.isin(frozen[row, :, 0], theirs["a"].sel(dataset=name).values.ravel()).all()
-    command("run", tmp_path / "next")
-    command("merge", tmp_path / "next")
+    computed(tmp_path / "next", 0, 1, 2)
     assert (tried(tmp_path / "next")["verdict"] == "converged").all()
+
+
+def computed(folder: Path, *tasks: int) -> None:
+    """Do inference tasks in one process, and merge."""
+    command("task", folder, "infer", *tasks)
+    command("merge", folder)
 
 
 def served(finished: Path, folder: Path, data: dict[str, np.ndarray], model: str = LINE_MODEL) -> Path:
@@ -242,7 +247,7 @@ def test_a_trained_network_serves_another_campaign(finished, tmp_path):
     campaign = served(finished, tmp_path, data)
     command("init", tmp_path / "campaign.toml", "--out", campaign)
     assert "network.safetensors" in chainsweep.open(campaign).resolved["files"]
-    command("run", campaign)
+    computed(campaign, 0, 1)
     status = json.loads(command("status", campaign, "--json").stdout)
     assert "train" not in status["tasks"] or status["tasks"]["train"]["total"] == 0
     assert not (campaign / "models").exists()
@@ -264,7 +269,7 @@ def test_a_network_of_another_prior_serves_no_data_set(finished, tmp_path):
         finished, tmp_path, line_data(3), LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.Normal(0, 4)')
     )
     command("init", tmp_path / "campaign.toml", "--out", campaign)
-    command("run", campaign)
+    computed(campaign, 0)
     catalogue = chainsweep.open(campaign).catalogue()
     assert (catalogue["verdict"] == "failed").all()
     assert catalogue["reason"].str.contains("prior b is").all()
@@ -362,9 +367,7 @@ def copy_of(finished: Path, to: Path) -> Path:
 def test_tasks_by_hand_in_reverse_order_give_the_same_bits(finished, tmp_path):
     again = copy_of(finished, tmp_path / "again")
     command("task", again, "train", "0")
-    for indices in ((8, 7, 6), (5, 4, 3), (2, 1, 0)):
-        command("task", again, "infer", *indices)
-    command("merge", again)
+    computed(again, *reversed(range(9)))
     assert_same_draws(finished, again)
     # what the first campaign compiled serves the second, wherever that lies
     made = [read_header(path).provenance for path in (again / "shards").rglob("0*.h5")]
@@ -372,38 +375,32 @@ def test_tasks_by_hand_in_reverse_order_give_the_same_bits(finished, tmp_path):
     assert sum(each["programs"] for each in made) > 10
 
 
-def test_kill_and_run_again_gives_the_same_bits(finished, tmp_path):
-    again = copy_of(finished, tmp_path / "again")
-    line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
-    for seconds in (12.0, 9.0):
-        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(seconds)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert json.loads(command("status", again, "--json").stdout)["running_tasks"] == []
-    command("run", again, "--workers", "2")
-    assert_same_draws(finished, again)
-    assert not list(again.rglob(".state-*"))
-
-
-def until_a_task_runs(folder: Path) -> None:
-    """Wait until a worker has claimed a task, and a little longer."""
+def until_a_task_runs(folder: Path, since: float) -> None:
+    """Wait until a worker has claimed a task after the time ``since``, and a little longer."""
     given_up = time.monotonic() + 120
-    while not list(folder.rglob(".attempt-*.json")):
+    while not any(path.stat().st_mtime > since for path in folder.rglob(".attempt-*.json")):
         assert time.monotonic() < given_up, "no task was claimed within two minutes"
         time.sleep(0.1)
     time.sleep(2.0)
 
 
-def test_ctrl_c_saves_state_and_exits_75(finished, tmp_path):
+def test_a_kill_and_ctrl_c_in_mid_run_change_no_bit(finished, tmp_path):
+    """A kill leaves no word; Ctrl-C saves the state and exits with 75; ``status`` says what runs and what stopped."""
     again = copy_of(finished, tmp_path / "again")
     line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    until_a_task_runs(again, 0.0)
+    time.sleep(6.0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads(command("status", again, "--json").stdout)["running_tasks"] == []
+
+    killed = time.time()
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until_a_task_runs(again)
+    until_a_task_runs(again, killed)
     status = json.loads(command("status", again, "--json").stdout)
     assert all(task["here"] for task in status["running_tasks"])
     assert status["running_tasks"]
-    assert status["interrupted_tasks"] == []
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr
@@ -412,14 +409,15 @@ def test_ctrl_c_saves_state_and_exits_75(finished, tmp_path):
     assert "Continue with" in stderr
     command("run", again)
     assert_same_draws(finished, again)
+    assert not list(again.rglob(".state-*"))
 
 
 def test_another_shard_size_agrees_within_monte_carlo_error(finished, tmp_path):
     job = finished.parent
     config = (job / "campaign.toml").read_text().replace("size = 4", "size = 9")
-    (job / "other.toml").write_text(config.replace('["emcee", "nuts", "snpe"]', '["nuts"]'))
+    (job / "other.toml").write_text(config + '\n[policy]\nengines = ["emcee", "nuts"]\n')
     command("init", job / "other.toml", "--out", tmp_path / "other")
-    command("run", tmp_path / "other", "--engine", "nuts", "--engine", "emcee")
+    computed(tmp_path / "other", 0, 1)
     one, other = tried(finished), tried(tmp_path / "other")
     both = one.merge(other, on=["dataset_id", "engine"], suffixes=("", "_other"))
     assert len(both) == 18
