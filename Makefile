@@ -125,7 +125,7 @@ cpu-images: $(CPU_IMAGES:%=image-%)
 
 # The same from a root file system and wheels that lie here, as on a machine that no registry reaches.
 test-images: build/rootfs $(CPU_IMAGES:%=build/wheelhouse/%)
-	$(MAKE) -j $(JOBS) cpu-images BASE=build/rootfs
+	$(MAKE) -j $(JOBS) cpu-images BASE=build/rootfs SQUASHFS='-comp zstd -Xcompression-level 1'
 
 image-%: build/%.sif
 	@ls -l --block-size=MB $<

@@ -311,11 +311,24 @@ def test_what_a_submit_writes_goes_through_no_link(campaign, slurm, tmp_path, li
     assert foreign.is_dir() or not foreign.read_text()
 
 
-@pytest.fixture
-def twins(frozen, tmp_path, slurm) -> tuple[Campaign, Campaign]:
-    """Two folders made from the same files; the jobs of the first are in the queue."""
-    first, second = (init_campaign(frozen.parent / "campaign.toml", tmp_path / name) for name in ("first", "second"))
+@pytest.fixture(scope="module")
+def made_twice(frozen, tmp_path_factory) -> tuple[Campaign, Campaign]:
+    """Two folders made from the same files."""
+    folder = tmp_path_factory.mktemp("twice")
+    first, second = (init_campaign(frozen.parent / "campaign.toml", folder / name) for name in ("first", "second"))
     assert first.hash == second.hash
+    return first, second
+
+
+@pytest.fixture
+def twins(made_twice, tmp_path, slurm) -> tuple[Campaign, Campaign]:
+    """Two folders made from the same files; the jobs of the first are in the queue."""
+    for campaign in made_twice:
+        place = tmp_path / campaign.paths.root.name
+        subprocess.run(["cp", "-a", str(campaign.paths.root), str(place)], check=True)
+        known = json.loads((place / "folder.json").read_text())  # as if they had been made here
+        (place / "folder.json").write_text(json.dumps(known | {"path": str(place), "inode": place.stat().st_ino}))
+    first, second = (Campaign(tmp_path / campaign.paths.root.name) for campaign in made_twice)
     submit_campaign(first, SITE, ALL)
     return first, second
 
