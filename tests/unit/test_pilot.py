@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from dataclasses import asdict
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from chainsweep.slurm import cost
 from chainsweep.slurm.cost import predict_cost
 from chainsweep.slurm.plan import Limits, Order, plan_jobs
 from chainsweep.slurm.submit import Queued, Selection, missing_tasks
-from tests.conftest import LINE_CONFIG, ROOT, line_data
+from tests.conftest import LINE_CONFIG, LINE_MODEL, ROOT, line_data, write_lines
 
 SMALL = """
 [shards]
@@ -75,16 +76,29 @@ WIDE = Limits(max_array_size=1001, max_jobs=1_000_000)
 EMPTY = Site(name="s", device="cpu")
 
 
-@pytest.fixture
-def make(write_job, tmp_path):
-    """A function that makes a campaign of 12 lines in three shards."""
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """A function that gives the frozen folder of 12 lines in three shards; each is made once."""
 
-    def campaign(engines: str = ENGINES, spread: str = "auto", **job) -> Campaign:
+    @cache
+    def folder(engines: str, spread: str, model: str) -> Path:
         config = LINE_CONFIG + SMALL.format(engines=engines, spread=spread)
-        if "model" in job:
+        if model != LINE_MODEL:
             config = config.replace('curve = "mu"\n', "")
-        path = write_job(config=config, data=line_data(12), **job)
-        return init_campaign(path, tmp_path / "campaign", None)
+        job = tmp_path_factory.mktemp("job")
+        path = write_lines(job, config, model, line_data(12))
+        return init_campaign(path, job / "campaign").paths.root
+
+    return folder
+
+
+@pytest.fixture
+def make(frozen, tmp_path):
+    """A function that gives a copy of a frozen campaign."""
+
+    def campaign(engines: str = ENGINES, spread: str = "auto", model: str = LINE_MODEL) -> Campaign:
+        shutil.copytree(frozen(engines, spread, model), tmp_path / "campaign")
+        return Campaign(tmp_path / "campaign")
 
     return campaign
 
