@@ -610,3 +610,27 @@ def test_entries_that_never_change_are_left_out_of_figures(tmp_path, text):
     theta = batched.constrain(chain).reshape(1, 4, 200, 4)
     figures = convergence_summary(theta[..., problem.varying], np.array([200]))
     assert all(np.isfinite(figure).all() for figure in figures.values())
+
+
+STILL = """
+import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+
+def model(x, y=None):
+    a = numpyro.sample("a", dist.Normal(0, 1))
+    p = numpyro.sample("p", PRIOR)
+    numpyro.sample("obs", dist.Normal(a + jnp.sum(p) * x, 1.0), obs=y)
+"""
+
+
+@pytest.mark.parametrize(
+    ("prior", "still"),
+    [
+        ("dist.LKJCholesky(3, 2.0)", (1, 2, 3, 6)),
+        ("dist.Dirichlet(jnp.ones(1))", (1,)),
+        ("dist.ZeroSumNormal(1.0, (3,))", ()),
+    ],
+)
+def test_it_is_known_which_entries_never_change(tmp_path, prior, still):
+    x = np.linspace(0, 1, 5)
+    problem, _ = loaded(tmp_path / "model.py", STILL.replace("PRIOR", prior), {"x": x, "y": x}, {})
+    assert problem.structure.still == still
