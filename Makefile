@@ -30,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test test-rest test-all check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe
+.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -59,6 +59,10 @@ test-rest: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST)
+
+# Planted faults, one after the other: do the tests see at least nine in ten? WORD="nuts emcee" chooses by file.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants --jobs $(JOBS) $(WORD)
 
 # Seconds to a first posterior and to the report, cold and warm, beside plain scripts; GAMMA=FOLDER adds measured photopeaks.
 GAMMA ?=

@@ -38,6 +38,13 @@ def test_walkers_are_distinct_draws_chosen_by_weight():
     assert 0.85 < counts[:100].sum() / counts.sum() < 0.93
 
 
+def test_tempered_weights_choose_as_evenly_as_their_power_says():
+    rng = np.random.default_rng(1)
+    log_weights = np.where(np.arange(1000) < 100, 0.0, -np.log(99.0))
+    chosen = np.concatenate([choose_distinct(log_weights, 0.0, 20, rng) for _ in range(300)])
+    assert 0.08 < (chosen < 100).mean() < 0.12
+
+
 def test_too_few_finite_draws_repeat_and_none_gives_none():
     log_weights = np.full(50, -np.inf)
     rng = np.random.default_rng(2)
@@ -156,3 +163,61 @@ def test_walkers_that_stay_apart_raise_tau():
     apart = theta + 5.0 * (np.arange(32) < 8)[:, None]
     assert ensemble_tau(theta)[0] < 6
     assert ensemble_tau(apart)[0] > 100
+
+
+def with_density(theta: np.ndarray, shift: np.ndarray | float, final: bool = False):
+    return assess(theta, -0.5 * (theta**2).sum(axis=-1) + shift, EmceeSettings(), final)
+
+
+def test_a_walker_that_moves_freely_where_there_is_no_density_is_stuck():
+    """Every other figure is that of a good chain."""
+    theta = autoregressive(np.random.default_rng(11), (800, 2, 16, 2), 0.6)
+    low = np.where(np.arange(16) == 5, -60.0, 0.0)
+    good, bad = with_density(theta, 0.0), with_density(theta, low)
+    assert good.passed
+    assert good.stuck == 0
+    assert bad.rhat_max < 1.01
+    assert bad.kept_over_tau == good.kept_over_tau
+    assert bad.stuck == 2
+    assert not bad.passed
+
+
+def test_ensembles_with_equal_parameters_and_other_densities_do_not_agree():
+    theta = autoregressive(np.random.default_rng(12), (800, 2, 16, 2), 0.6)
+    assessment = with_density(theta, np.array([[0.0], [1.0]]))
+    assert assessment.stuck == 0
+    assert assessment.rhat_max > 1.05
+    assert not assessment.passed
+
+
+def test_burn_in_is_five_autocorrelation_times_where_that_is_more_than_a_fifth():
+    theta = autoregressive(np.random.default_rng(13), (1000, 2, 16, 1), 99 / 101)
+    assessment = judge(theta, final=True)
+    assert 200 < assessment.first < 500
+    assert assessment.first == int(5.0 * ensemble_tau(theta[200:])[0])
+    assert not assessment.passed
+    slow = judge(autoregressive(np.random.default_rng(14), (400, 2, 16, 1), 0.99), final=True)
+    assert slow.first == 200, "never more than half"
+
+
+@pytest.mark.parametrize(
+    ("changed", "passes"),
+    [
+        ({"tau_factor": 0.999}, True),
+        ({"tau_factor": 1.001}, False),
+        ({"target_ess": 0.999}, True),
+        ({"target_ess": 1.001}, False),
+        ({"target_rhat": 1.0 + 1e-6}, True),
+        ({"target_rhat": 1.0 - 1e-6}, False),
+    ],
+)
+def test_each_target_is_compared_with_its_own_figure(changed, passes):
+    """Targets a little below and above what a chain has; an ensemble's steps count once for each of its walkers."""
+    theta = autoregressive(np.random.default_rng(15), (800, 2, 16, 2), 0.6)
+    found = judge(theta, final=True)
+    assert found.ess_min == pytest.approx(32 * found.kept_over_tau)
+    figures = {"tau_factor": found.kept_over_tau, "target_ess": found.ess_min, "target_rhat": found.rhat_max}
+    targets = {name: factor * figures[name] for name, factor in changed.items()}
+    lenient = {"tau_factor": 10.0, "target_ess": 1.0, "target_rhat": 2.0}
+    settings = EmceeSettings.model_construct(**(EmceeSettings().model_dump() | lenient | targets))
+    assert assess(theta, -0.5 * (theta**2).sum(axis=-1), settings, final=True).passed is passes

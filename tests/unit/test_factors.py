@@ -61,3 +61,11 @@ def test_inverses_of_a_stack_with_a_singular_matrix_are_those_of_each_alone():
     assert np.isfinite(found[1]).all()
     np.testing.assert_allclose(found[1][[0, 2], [0, 2]], [1.0, 0.5], rtol=1e-6)
     assert found[1][1, 1] > 1e6
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
+def test_a_singular_matrix_is_widened_in_its_own_unit(unit):
+    """Variances may be tiny or huge: the others of its entries stay as they are."""
+    found = inverses(unit * np.diag([1.0, 0.0, 2.0])[None])[0]
+    np.testing.assert_allclose(unit * np.diagonal(found)[[0, 2]], [1.0, 0.5], rtol=1e-9)
+    assert unit * found[1, 1] == pytest.approx(0.5e12, rel=1e-6)

@@ -390,3 +390,19 @@ def test_a_black_box_has_no_curvature_and_its_failures_are_named(tmp_path):
     assert list(batched.failures) == [1]
     assert "ArithmeticError" in batched.failures[1]
     assert not target.precision(z, np.arange(4)).any()
+
+
+def test_points_of_all_rounds_weigh_as_many_evidences_as_there_are_rounds_at_most(monkeypatch):
+    """The weights that steer the adaptation: each point by the proposals that could have made it, times their draws."""
+    seen: list[np.ndarray] = []
+
+    def place_and_note(keys, z, log_weight, *others):
+        seen.append(np.exp(log_weight - 2.0).sum(axis=1))
+        return place(keys, z, log_weight, *others)
+
+    monkeypatch.setattr("chainsweep.importance.adaptive.place", place_and_note)
+    target = gaussian_target(np.zeros((1, 2)), sd=1.0, log_evidence=2.0)
+    adapt(target, gaussian_start(target, 1, 2), keys(1), replace(SMALL, rounds=3, khat=-9.0))
+    assert len(seen) == 3
+    for number, total in enumerate(seen, 1):
+        assert 0.7 < total[0] < 1.3 * number

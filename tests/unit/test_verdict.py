@@ -38,6 +38,36 @@ def judged(kind: str, changed: dict[int, float]) -> tuple[list[str], list[str]]:
     return verdicts(checks_of(rules, [[changed.get(k, value)] for k, value in enumerate(figures)]), {}, {})
 
 
+PROMISED = {
+    "markov": [
+        ("R-hat", 1.01, "below"),
+        ("bulk ESS", 400, "above"),
+        ("tail ESS", 400, "above"),
+        ("divergences", 0, "at most"),
+    ],
+    "ensemble": [
+        ("R-hat between ensembles", 1.01, "below"),
+        ("autocorrelation times", 50, "above"),
+        ("ESS", 400, "above"),
+    ],
+    "weighted": [("k-hat", 0.7, "below"), ("weighted ESS", 400, "above")],
+    "likelihood-free": [
+        ("no likelihood; distance of the network's calibration from uniform", 0.05, "below"),
+        ("simulations that are as strange", 0.001, "above"),
+    ],
+    "mode check": [
+        ("mode check: shift of a mean", 0.2, "below"),
+        ("mass where no chain went", 0.01, "below"),
+        ("log ratio of sds", 0.25, "below"),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_the_limits_are_those_that_the_documentation_promises(kind):
+    assert [(rule.figure, rule.limit, rule.better) for rule in GOOD[kind][0]] == PROMISED[kind]
+
+
 @pytest.mark.parametrize("kind", GOOD)
 def test_good_figures_converge_and_are_told(kind):
     labels, reasons = judged(kind, {})
@@ -118,3 +148,8 @@ def test_predictive_pvalue_leaves_out_unusable_draws():
     replica = np.array([[0.0, np.nan, 1.0], [np.nan, np.nan, np.nan]])
     assert predictive_pvalue(replica, np.full((2, 3), 0.5))[0] == 0.5
     assert np.isnan(predictive_pvalue(replica, np.zeros((2, 3)))[1])
+
+
+def test_a_replica_as_likely_as_the_data_counts_half():
+    replica = np.array([[1.0, 2.0, 3.0, 4.0]])
+    assert predictive_pvalue(replica, np.full((1, 4), 3.0))[0] == 2.5 / 4
