@@ -220,13 +220,15 @@ def test_chains_start_from_another_campaigns_draws(finished, tmp_path):
         frozen = file["draws"][...]
     for row, name in enumerate(made.collection.ids):
         assert np.isin(frozen[row, :, 0], theirs["a"].sel(dataset=name).values.ravel()).all()
-    computed(tmp_path / "next", 0, 1, 2)
+    computed(tmp_path / "next")
     assert (tried(tmp_path / "next")["verdict"] == "converged").all()
 
 
-def computed(folder: Path, *tasks: int) -> None:
-    """Do inference tasks in one process, and merge."""
-    command("task", folder, "infer", *tasks)
+def computed(folder: Path, backwards: bool = False) -> None:
+    """Do all inference tasks in one process, and merge."""
+    campaign = chainsweep.open(folder)
+    tasks = range(len(campaign.engines) * len(campaign.shards))
+    command("task", folder, "infer", *(reversed(tasks) if backwards else tasks))
     command("merge", folder)
 
 
@@ -247,7 +249,7 @@ def test_a_trained_network_serves_another_campaign(finished, tmp_path):
     campaign = served(finished, tmp_path, data)
     command("init", tmp_path / "campaign.toml", "--out", campaign)
     assert "network.safetensors" in chainsweep.open(campaign).resolved["files"]
-    computed(campaign, 0, 1)
+    computed(campaign)
     status = json.loads(command("status", campaign, "--json").stdout)
     assert "train" not in status["tasks"] or status["tasks"]["train"]["total"] == 0
     assert not (campaign / "models").exists()
@@ -269,7 +271,7 @@ def test_a_network_of_another_prior_serves_no_data_set(finished, tmp_path):
         finished, tmp_path, line_data(3), LINE_MODEL.replace('"b", dist.Normal(0, 2)', '"b", dist.Normal(0, 4)')
     )
     command("init", tmp_path / "campaign.toml", "--out", campaign)
-    computed(campaign, 0)
+    computed(campaign)
     catalogue = chainsweep.open(campaign).catalogue()
     assert (catalogue["verdict"] == "failed").all()
     assert catalogue["reason"].str.contains("prior b is").all()
@@ -367,7 +369,7 @@ def copy_of(finished: Path, to: Path) -> Path:
 def test_tasks_by_hand_in_reverse_order_give_the_same_bits(finished, tmp_path):
     again = copy_of(finished, tmp_path / "again")
     command("task", again, "train", "0")
-    computed(again, *reversed(range(9)))
+    computed(again, backwards=True)
     assert_same_draws(finished, again)
     # what the first campaign compiled serves the second, wherever that lies
     made = [read_header(path).provenance for path in (again / "shards").rglob("0*.h5")]
@@ -417,7 +419,7 @@ def test_another_shard_size_agrees_within_monte_carlo_error(finished, tmp_path):
     config = (job / "campaign.toml").read_text().replace("size = 4", "size = 9")
     (job / "other.toml").write_text(config + '\n[policy]\nengines = ["emcee", "nuts"]\n')
     command("init", job / "other.toml", "--out", tmp_path / "other")
-    computed(tmp_path / "other", 0, 1)
+    computed(tmp_path / "other")
     one, other = tried(finished), tried(tmp_path / "other")
     both = one.merge(other, on=["dataset_id", "engine"], suffixes=("", "_other"))
     assert len(both) == 18
