@@ -157,9 +157,8 @@ def frozen_campaign(folder: Path, ensembles: int | None) -> Path:
         chainsweep("init", job / "campaign.toml", "--out", folder / "frozen")
         return folder / "frozen"
     config = (job / "campaign.toml").read_text()
-    (job / "campaign.toml").write_text(
-        config + "\n[shards]\nsize = 8\n\n[engines.snpe]\ntrain_steps = 300\nadaptive_rounds = 2\n"
-    )
+    config = config.replace("[engines.snpe.tuning]\n", "[engines.snpe.tuning]\nadaptive_rounds = 2\n")
+    (job / "campaign.toml").write_text(config + "\n[shards]\nsize = 8\n")
     chainsweep("init", job / "campaign.toml", "--out", folder / "frozen")
     return folder / "frozen"
 

@@ -48,7 +48,9 @@ class Sizes:
     peer_iterations: tuple[int, int]
     resumed_steps: int
     nuts: dict[str, Any] = field(default_factory=dict)
+    """Keys of ``[engines.nuts.tuning]``."""
     network: dict[str, Any] = field(default_factory=dict)
+    """Keys of ``[engines.snpe.tuning]``."""
     patience_s: float = 5.0
     """The time from a task's first saved state until it is told to stop, where it is not half-way before."""
 
@@ -219,6 +221,8 @@ def copied(folder: Path) -> Path:
 
 
 def toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml_value(inner)}" for key, inner in value.items()) + " }"
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
 
@@ -248,7 +252,7 @@ def run_well(words: Sequence[str]) -> None:
 
 
 def nuts_settings(place: Place, precision: str) -> dict[str, Any]:
-    return {"precision": precision, **place.sizes.nuts}
+    return {"precision": precision, "tuning": place.sizes.nuts}
 
 
 def summary_of(folder: Path, engine: str = "nuts", shard: int = 0) -> dict[str, Any]:
@@ -419,7 +423,7 @@ def nuts_speed(place: Place, datasets: int, lanes_share: float = 1.0) -> dict[st
     from benchmarks import nuts as bench
 
     lanes = max(1, int(automatic_lanes(datasets) * lanes_share))
-    more = place.sizes.nuts | {"lanes": lanes}
+    more = {"tuning": place.sizes.nuts | {"lanes": lanes}}
     with gauged() as device:
         row = bench.measure("e", "visible", datasets, min(datasets, SHARD), None, more)
     return rates(row) | asdict(row) | {"lanes": lanes} | device
@@ -503,8 +507,8 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
 
     device = device or torch_device()
     problem, notes = bench.model("narrow"), bench_snpe.Notes()
-    more = place.sizes.network | ({} if batch is None else {"batch": batch})
-    settings = SnpeSettings(train_minutes=place.sizes.train_s / 60, train_steps=10**6, mixed_precision=mixed, **more)
+    tuning = place.sizes.network | {"mixed_precision": mixed} | ({} if batch is None else {"batch": batch})
+    settings = SnpeSettings(train_minutes=place.sizes.train_s / 60, train_steps=10**6, tuning=tuning)
     ends = {"sink": notes, "resume": None, "deadline": lambda: False, "device": device}
     with gauged() as busy:
         began = time.perf_counter()
@@ -515,7 +519,7 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
     trained_for, simulations = float(history["seconds"][-1]), int(history["simulations"][-1])
     place.keep(
         device=device,
-        batch=settings.batch,
+        batch=settings.tuning.batch,
         train_seconds=seconds,
         steps=int(history["step"][-1]),
         simulations=simulations,
@@ -573,7 +577,7 @@ def trained_for(place: Place, steps: int, stop_at: int | None) -> dict[str, Any]
     from chainsweep.machine.devices import torch_device
 
     problem, designs = bench.model("narrow"), bench_snpe.made("narrow", 64, 1).batch
-    settings, sink = SnpeSettings(train_steps=10_000, **place.sizes.network), Kept()
+    settings, sink = SnpeSettings(train_steps=10_000, tuning=place.sizes.network), Kept()
     done, state = 0, None
     for until in (stop_at, steps) if stop_at else (steps,):
         ends = {"resume": state, "deadline": after(until - done), "sink": sink}
@@ -632,7 +636,7 @@ def sweep(place: Place, begun: str | None = None) -> dict[str, Any]:
     import json
 
     given = {"nuts": place.sizes.nuts, "snpe": place.sizes.network}
-    settings = {engine: dict(given[engine]) for engine in place.sizes.engines}
+    settings = {engine: {"tuning": given[engine]} for engine in place.sizes.engines}
     kind = "narrow" if "snpe" in place.sizes.engines else "visible"
     if begun is None:
         folder = frozen(place, "sweep", kind, place.sizes.sweep, min(place.sizes.sweep, 1024), settings)
@@ -657,7 +661,7 @@ def sweep(place: Place, begun: str | None = None) -> dict[str, Any]:
 def two_tasks(place: Place) -> dict[str, Any]:
     """Two tasks on one device at once: each ends right, or with exit 69 and the reason; then what is missing."""
     count = place.sizes.references
-    folder = frozen(place, "two", "visible", 2 * count, count, {"nuts": dict(place.sizes.nuts)})
+    folder = frozen(place, "two", "visible", 2 * count, count, {"nuts": {"tuning": place.sizes.nuts}})
     words = [command("task", str(folder), "infer", str(k)) for k in range(2)]
     logs = [place.scratch / f"two-{k}.log" for k in range(2)]
     processes = []

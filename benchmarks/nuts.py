@@ -316,7 +316,7 @@ def engine(problem: Any, batch: Any, shard: int, more: Mapping[str, Any]) -> Jud
     """This engine with settings ``more`` on shards of ``shard`` data sets, judged as a campaign judges."""
     import numpy as np
 
-    from chainsweep.config.campaign import parse_config
+    from chainsweep.config.campaign import NutsSettings, parse_config
     from chainsweep.engines.nuts import engine as nuts
     from chainsweep.model.batched import BatchedProblem
     from chainsweep.numerics.seeds import Seeds
@@ -326,7 +326,7 @@ def engine(problem: Any, batch: Any, shard: int, more: Mapping[str, Any]) -> Jud
     fields = {n: n for n in batch.fields}
     config = parse_config({"model": {"file": "model.py", "observed": ["y"]}, "data": {"fields": fields}}, "benchmark")
     seeds = Seeds(1, "nuts")
-    settings = config.engines.nuts.model_copy(update=dict(more))
+    settings = NutsSettings(**more)
     columns, means, sds, busy, first, verdicts = [], [], [], [], 0.0, 0.0
     for start in range(0, len(batch), shard):
         part = batch.take(np.arange(start, min(start + shard, len(batch))))

@@ -74,10 +74,11 @@ def made(kind: str, datasets: int, seed: int, points: tuple[int, int] = (SHORTES
 
 
 def settings_of(options: argparse.Namespace, **more: Any) -> Any:
-    from chainsweep.config.campaign import SnpeSettings
+    from chainsweep.config.campaign import SnpeSettings, SnpeTuning
 
     given = dict(pair.split("=", 1) for pair in options.set)
-    return SnpeSettings(**{"threads": options.threads} | more | given)
+    tuning = {name: given.pop(name) for name in SnpeTuning.model_fields.keys() & given.keys()}
+    return SnpeSettings(**{"threads": options.threads} | more | given, tuning=tuning)
 
 
 def network_path(options: argparse.Namespace) -> Path:
@@ -319,7 +320,7 @@ def loop(options: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     batches, spaces = usable_designs(problem, [made(options.kind, DESIGNS, 1).batch])
     simulators = [Simulator(problem, batches[0], 5)]
-    encoder = fit_encoder(problem, batches, spaces, [simulators[0].rows(9, 4096)], settings.grid)
+    encoder = fit_encoder(problem, batches, spaces, [simulators[0].rows(9, 4096)], settings.tuning.grid)
     provider, sizes = FreshSimulations(simulators, spaces, encoder), architecture_of(problem, encoder, settings)
     held_out = [torch.as_tensor(part) for part in usable_pairs(*provider.block(0, 4096))]
     blocks = [usable_pairs(*provider.block(k + 1, 5000)) for k in range(BANK // 5000)]
@@ -329,7 +330,7 @@ def loop(options: argparse.Namespace) -> dict[str, Any]:
     history = []
     while time.perf_counter() - began < 60 * options.minutes:
         estimator = inference.train(
-            training_batch_size=settings.batch,
+            training_batch_size=settings.tuning.batch,
             max_num_epochs=len(history) + 1,
             resume_training=bool(history),
             stop_after_epochs=10**6,
@@ -354,7 +355,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of [engines.snpe]")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of [engines.snpe] and its tuning"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build")
     options = parser.parse_args()
     options.out.mkdir(exist_ok=True)

@@ -39,7 +39,9 @@ ROWS = (*ENGINES, "plain", "ranks", "gamma")
 RANKS = 2
 POLL_SECONDS = 0.1
 CHAINSWEEP = (sys.executable, "-m", "chainsweep")
-NEXT_TO_NOTHING = "\n[shards]\nsize = 1\n\n[engines.emcee]\nmax_steps = 100\ncheck_every = 100\n"
+NEXT_TO_NOTHING = (
+    "\n[shards]\nsize = 1\n\n[engines.emcee]\nmax_steps = 100\n\n[engines.emcee.tuning]\ncheck_every = 100\n"
+)
 SETTINGS = ("JAX_", "XLA_", "CHAINSWEEP_", "OMP_", "OPENBLAS_", "MKL_")
 """How variables begin that would decide what is measured; rows run without the caller's."""
 

@@ -31,6 +31,8 @@ NEXT_TO_NOTHING = """
 [engines.nuts]
 warmup = 50
 draws = 50
+
+[engines.nuts.tuning]
 attempts = 1
 """
 

@@ -25,6 +25,7 @@ Every key of `campaign.toml`, written by `make settings` from `src/chainsweep/co
 made is told in [campaign.md](campaign.md). Only `[model]` and `[data]` must be there; an unknown key is an error that
 names the valid ones.
 """
+TUNING = ".tuning"
 BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "multiple_of": "a multiple of {}"}
 TYPES = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}
 
@@ -32,7 +33,9 @@ TYPES = {int: "whole number", float: "number", bool: "`true` or `false`", str: "
 def page() -> str:
     """The text of the page."""
     meanings = docstrings()
-    return HEAD + "".join(table(name, kind, meanings) for name, kind in tables(CampaignConfig))
+    texts = {name: table(name, kind, meanings) for name, kind in tables(CampaignConfig)}
+    tuning = [text for name, text in texts.items() if name.endswith(TUNING)]
+    return "".join([HEAD, *(text for text in texts.values() if text not in tuning), "\n## Tuning\n", *tuning])
 
 
 def tables(kind: type[Section], within: str = "") -> Iterator[tuple[str, type[Section]]]:
@@ -42,23 +45,23 @@ def tables(kind: type[Section], within: str = "") -> Iterator[tuple[str, type[Se
         if isinstance(inner, type) and issubclass(inner, Section):
             if any(not _is_section(each.annotation) for each in inner.model_fields.values()):
                 yield within + name, inner
-            else:
-                yield from tables(inner, f"{within}{name}.")
+            yield from tables(inner, f"{within}{name}.")
 
 
 def table(name: str, kind: type[Section], meanings: dict[tuple[str, str], str]) -> str:
     """A table of the file as one of the page; its first sentence is what the class says of itself."""
-    about = (inspect.getdoc(kind) or "").partition(": ")[2].replace("``", "`")
+    about = " ".join((inspect.getdoc(kind) or "").partition(": ")[2].replace("``", "`").split())
     rows = []
     for key, field in kind.model_fields.items():
+        if _is_section(field.annotation):
+            continue
         bounds = list(field.metadata)
         given = Annotated[(field.annotation, *bounds)] if bounds else field.annotation
         default = "needed" if field.is_required() else _toml(field.default)
         rows.append(f"| `{key}` | {_cell(told(given))} | {_cell(default)} | {_cell(meanings[kind.__name__, key])} |\n")
-    head = (
-        f"\n## `[{name}]`\n\n{about[:1].upper()}{about[1:]}\n\n| key | value | default | meaning |\n|---|---|---|---|\n"
-    )
-    return head + "".join(rows)
+    level = "###" if name.endswith(TUNING) else "##"
+    head = f"\n{level} `[{name}]`\n\n{about[:1].upper()}{about[1:]}\n\n"
+    return head + "| key | value | default | meaning |\n|---|---|---|---|\n" + "".join(rows)
 
 
 def docstrings() -> dict[tuple[str, str], str]:

@@ -18,6 +18,7 @@ from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
 from chainsweep.numerics.seeds import Seeds
+from tests.engine_settings import changed
 
 PRIOR_SD = 2.0
 
@@ -41,7 +42,8 @@ def simulate(params, rng, x, y_err, centre):
     return {"y": params["a"] + params["b"] * x + y_err * rng.standard_normal(len(x))}
 """
 
-TINY = SnpeSettings(
+TINY = changed(
+    SnpeSettings(),
     train_steps=40,
     batch=64,
     transforms=2,
@@ -57,16 +59,15 @@ TINY = SnpeSettings(
     round_steps=30,
 )
 
-LEARNING = TINY.model_copy(
-    update={
-        "train_steps": 400,
-        "jitter": 0.0,
-        "batch": 128,
-        "learning_rate": 3e-3,
-        "hidden": 32,
-        "draws": 2000,
-        "round_steps": 300,
-    }
+LEARNING = changed(
+    TINY,
+    train_steps=400,
+    jitter=0.0,
+    batch=128,
+    learning_rate=3e-3,
+    hidden=32,
+    draws=2000,
+    round_steps=300,
 )
 """Enough to learn a straight line in a few seconds."""
 
@@ -160,7 +161,7 @@ def differing(first: Arrays, second: Arrays) -> list[str]:
 
 def train(problem: Problem, batch: Batch, **changes: Any) -> snpe.Trained:
     """A network trained by `LEARNING` with ``changes``."""
-    settings = SnpeSettings(**(LEARNING.model_dump() | changes))
+    settings = changed(LEARNING, **changes)
     trained = snpe.train(problem, batch, settings, 11, sink=MemorySink(), resume=None, deadline=never)
     assert trained is not None
     return trained
@@ -168,7 +169,7 @@ def train(problem: Problem, batch: Batch, **changes: Any) -> snpe.Trained:
 
 def draws(problem: Problem, trained: snpe.Trained, batch: Batch, **changes: Any) -> Chains:
     """Weighted draws by `LEARNING` with ``changes``."""
-    settings = SnpeSettings(**(LEARNING.model_dump() | changes))
+    settings = changed(LEARNING, **changes)
     arguments = {"sink": MemorySink(), "resume": None, "deadline": never, "trained": trained}
     chains = snpe.run(problem, batch, settings, Seeds(2, "snpe"), **arguments).chains
     assert chains is not None

@@ -137,10 +137,12 @@ engines = ["emcee"]
 [engines.emcee]
 spread = "datasets"
 walkers = 8
-check_every = 50
 max_steps = 800
 prior_draws = 64
 target_ess = 1e9
+
+[engines.emcee.tuning]
+check_every = 50
 
 [shards]
 size = 1

@@ -36,16 +36,20 @@ engines = ["emcee", "snpe"]
 
 [engines.emcee]
 walkers = 12
-check_every = 100
 max_steps = 3000
 prior_draws = 256
+
+[engines.emcee.tuning]
+check_every = 100
 
 [engines.snpe]
 train_steps = 200
 bank_simulations = 2000
-simulations_per_task = 1000
 checkpoint_steps = 100
 draws = 1000
+
+[engines.snpe.tuning]
+simulations_per_task = 1000
 
 [report]
 worst = 0

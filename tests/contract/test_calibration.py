@@ -19,10 +19,12 @@ engines = ["snpe"]
 [engines.snpe]
 train_steps = 400
 bank_simulations = 4000
-hidden = 32
-transforms = 2
 draws = 1000
 checkpoint_steps = 100
+
+[engines.snpe.tuning]
+hidden = 32
+transforms = 2
 
 [report]
 worst = 0

@@ -25,13 +25,17 @@ from tests.conftest import LINE_CONFIG, LINE_MODEL, line_data
 SMALL = """
 [engines.emcee]
 walkers = 12
-check_every = 100
 max_steps = 4000
 prior_draws = 512
+
+[engines.emcee.tuning]
+check_every = 100
 
 [engines.nuts]
 warmup = 200
 draws = 300
+
+[engines.nuts.tuning]
 block = 100
 prior_draws = 256
 descents = 4
@@ -40,6 +44,8 @@ descents = 4
 train_steps = 150
 checkpoint_steps = 50
 draws = 1000
+
+[engines.snpe.tuning]
 transforms = 3
 hidden = 48
 embedding = 24

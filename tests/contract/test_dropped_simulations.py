@@ -16,6 +16,7 @@ from chainsweep.engines.snpe import engine as snpe
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.judge import judge
+from tests.engine_settings import changed
 from tests.snpe_lines import (
     HOST_MODEL,
     MODEL,
@@ -40,7 +41,7 @@ UNEVEN = {
     "one element": ("a > 0.7", "np.where(np.arange(len(y)) == 3, np.nan, y)", "a"),
     "two parameters jointly": ("a * b > 0 and rng.uniform() < 0.3", "y * np.nan", "a and b together"),
 }
-SETTINGS = TINY.model_copy(update={"bank_simulations": 1500, "train_steps": 20, "jitter": 0.0})
+SETTINGS = changed(TINY, bank_simulations=1500, train_steps=20, jitter=0.0)
 """What is dropped shows in the simulations alone, so the network need not be good."""
 CONFIG = parse_config({"model": {"file": "model.py"}, "data": {"source": "data.npz"}}, origin="test")
 
@@ -63,9 +64,7 @@ def simulator(where: str, bad: str, likelihood: bool = False) -> str:
 
 def judged(folder: Path, text: str, **changes: Any) -> Judged:
     problem, batch, sink = line_problem(folder, text), line_batch(6), MemorySink()
-    trained = snpe.train(
-        problem, batch, SETTINGS.model_copy(update=changes), 11, sink=sink, resume=None, deadline=never
-    )
+    trained = snpe.train(problem, batch, changed(SETTINGS, **changes), 11, sink=sink, resume=None, deadline=never)
     assert trained is not None
     chains = draws(problem, trained, batch, draws=500, adaptive_rounds=6)
     columns = judge(chains, BatchedProblem(problem, batch), CONFIG, Seeds(1, "snpe"))

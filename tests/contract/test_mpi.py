@@ -48,9 +48,11 @@ engines = ["emcee"]
 
 [engines.emcee]
 walkers = 8
-check_every = 50
 max_steps = 150
 prior_draws = 64
+
+[engines.emcee.tuning]
+check_every = 50
 
 [shards]
 size = 2

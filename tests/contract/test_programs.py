@@ -27,9 +27,11 @@ source = "data.npz"
 fields = { x = "x", y = "y", y_err = "y_err" }
 
 [engines.nuts]
-attempts = 1
 warmup = 100
 draws = 100
+
+[engines.nuts.tuning]
+attempts = 1
 prior_draws = 1024
 
 [engines.emcee]

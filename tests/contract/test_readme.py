@@ -20,6 +20,8 @@ engines = ["nuts"]
 [engines.nuts]
 warmup = 200
 draws = 400
+
+[engines.nuts.tuning]
 prior_draws = 512
 descents = 4
 """

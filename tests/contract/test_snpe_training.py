@@ -18,6 +18,7 @@ from chainsweep.engines.snpe.simulator import Bank, FreshSimulations, Simulator
 from chainsweep.engines.snpe.trainer import Trainer, fit
 from chainsweep.errors import InputError, ModelError, UnavailableError
 from chainsweep.numerics.seeds import Seeds
+from tests.engine_settings import changed
 from tests.snpe_lines import (
     HOST_MODEL,
     TINY,
@@ -61,7 +62,7 @@ def parts(problem):
     """What `train` hands to a Trainer."""
     batches, spaces = usable_designs(problem, [line_batch(4)])
     simulators = [Simulator(problem, batches[0], 5)]
-    encoder = fit_encoder(problem, batches, spaces, [simulators[0].rows(9, 256)], TINY.grid)
+    encoder = fit_encoder(problem, batches, spaces, [simulators[0].rows(9, 256)], TINY.tuning.grid)
     provider = FreshSimulations(simulators, spaces, encoder)
     return provider, architecture_of(problem, encoder, TINY)
 
@@ -77,7 +78,7 @@ def trainer_after(parts, steps, seed=5, state=None):
 
 def test_networks_of_an_ensemble_are_trained_apart_and_work_together(problem):
     batch = line_batch(4)
-    settings = TINY.model_copy(update={"ensemble": 2})
+    settings = changed(TINY, ensemble=2)
     arguments = {"sink": MemorySink(), "resume": None, "deadline": never}
     members = [snpe.train(problem, batch, settings, 5, member=k, **arguments) for k in (0, 1)]
     assert not differing(members[0].encoder, members[1].encoder)
@@ -131,7 +132,7 @@ def test_steps_without_numbers_change_nothing_and_too_many_are_an_error(parts, m
     trainer.step_once()
     assert trainer.progress.skipped == 1
     assert not differing(before, trainer.best_weights())
-    job = Job(None, TINY.model_copy(update={"train_steps": 100}), 5, MemorySink(), never, "cpu")
+    job = Job(None, changed(TINY, train_steps=100), 5, MemorySink(), never, "cpu")
     trainer.settings = job.settings
     monkeypatch.setattr(trainer, "record", lambda: trainer.progress.history.append((0.0,) * len(HISTORY)))
     with pytest.raises(ModelError, match="loss that is no number"):
@@ -147,9 +148,9 @@ def test_stopped_at_a_deadline_and_continued_the_weights_are_the_same_bits(probl
 
 
 def test_training_ends_early_when_the_held_out_loss_stands_still(problem, straight):
-    patient = train(problem, line_batch(4), TINY.model_copy(update={"stop_after": 19, "train_steps": 40}))
+    patient = train(problem, line_batch(4), changed(TINY, stop_after=19, train_steps=40))
     assert not differing(patient.weights, straight[0].weights)
-    wild = TINY.model_copy(update={"stop_after": 1, "learning_rate": 0.3, "train_steps": 200})
+    wild = changed(TINY, stop_after=1, learning_rate=0.3, train_steps=200)
     history = train(problem, line_batch(4), wild).history
     assert history["step"][-1] < 200
     assert history["validation_loss"][-1] >= history["validation_loss"][-2]
@@ -159,7 +160,7 @@ def test_history_has_losses_that_fall_and_rates_that_decay(straight):
     history = straight[0].history
     assert history["validation_loss"][-1] < history["validation_loss"][0]
     assert history["learning_rate"][-1] < 0.05 * history["learning_rate"].max()
-    assert history["simulations"][-1] == TINY.train_steps * TINY.batch
+    assert history["simulations"][-1] == TINY.train_steps * TINY.tuning.batch
 
 
 def test_trained_network_survives_safetensors(problem, straight):
@@ -230,7 +231,7 @@ def test_a_simulator_without_likelihood_gives_unweighted_draws_and_says_so(tmp_p
 
 def test_any_split_of_the_simulations_gives_the_same_ones_killed_or_not(tmp_path):
     problem, batch = line_problem(tmp_path, HOST_MODEL), line_batch(4)
-    settings = TINY.model_copy(update={"bank_simulations": 2000})
+    settings = changed(TINY, bank_simulations=2000)
 
     def made(first, last, resume=None, deadline=never, sink=None):
         arguments = {"resume": resume, "deadline": deadline, "sink": sink or MemorySink()}
@@ -258,7 +259,7 @@ def test_simulations_without_numbers_are_an_error(tmp_path):
 
 
 def test_sequential_serves_one_data_set_and_resumes_within_a_round(problem):
-    settings = TINY.model_copy(update={"mode": "sequential"})
+    settings = changed(TINY, mode="sequential")
     with pytest.raises(InputError, match="one data set"):
         train(problem, line_batch(2), settings)
     sink = MemorySink()

@@ -25,6 +25,7 @@ from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
 from chainsweep.numerics.seeds import Seeds
+from tests.engine_settings import changed
 from tests.statistical.calibration import problem_of, rank_pvalues, scale_and_place, simulated
 
 LINE = """
@@ -55,8 +56,8 @@ def log_likelihood(params, x, y_err, y):
     return float(-0.5 * np.sum(((y - params["a"] - params["b"] * x) / y_err) ** 2))
 """
 
-SHORT = EmceeSettings(walkers=8, max_steps=480, check_every=60, prior_draws=128, moves=PLAIN_MOVES)
-WAITING = SHORT.model_copy(update={"max_steps": 910, "tau_factor": 30.0, "target_ess": 50.0})
+SHORT = changed(EmceeSettings(), walkers=8, max_steps=480, check_every=60, prior_draws=128, moves=PLAIN_MOVES)
+WAITING = changed(SHORT, max_steps=910, tau_factor=30.0, target_ess=50.0)
 """With these data sets finish at different blocks."""
 
 
@@ -158,7 +159,7 @@ def worst_z(chains: Chains, batch: Batch, shift: float = 0.0) -> float:
 
 @pytest.fixture(scope="module")
 def converged(problem: Problem) -> Chains:
-    return complete(problem, lines(6), EmceeSettings(check_every=250))
+    return complete(problem, lines(6), changed(EmceeSettings(), check_every=250))
 
 
 def test_the_posterior_of_lines_is_exact_and_passes_its_checks(converged):
@@ -204,7 +205,7 @@ def test_data_sets_do_not_see_each_other(problem):
 
 def test_another_shard_changes_nothing_but_rounding(problem):
     batch = lines(3)
-    settings = SHORT.model_copy(update={"max_steps": 120})
+    settings = changed(SHORT, max_steps=120)
     together, alone = complete(problem, batch, settings), complete(problem, batch.take([2]), settings)
     np.testing.assert_array_equal(together.n_draws[2:], alone.n_draws)
     np.testing.assert_allclose(together.posterior["a"][2], alone.posterior["a"][0], rtol=1e-6)
@@ -213,10 +214,10 @@ def test_another_shard_changes_nothing_but_rounding(problem):
 @pytest.mark.parametrize("check_every", [20, 60])
 def test_data_sets_that_wait_change_no_draw(problem, monkeypatch, check_every):
     batch = lines(7)
-    settings = WAITING.model_copy(update={"check_every": check_every})
+    settings = changed(WAITING, check_every=check_every)
     together = complete(problem, batch, settings)
     assert len(set(together.info["n_steps"])) > 1
-    few, sink, notes = settings.model_copy(update={"stack": 3}), Memory(), []
+    few, sink, notes = changed(settings, stack=3), Memory(), []
     monkeypatch.setattr(sink, "progress", lambda done, total, note="": notes.append((done, note)))
     outcome = sample(problem, batch, few, sink=sink)
     assert notes[0] == (0, f"3 running, step {check_every}, 4 waiting")
@@ -238,7 +239,7 @@ def test_ensembles_are_not_copies_of_each_other(problem):
 
 def test_stopped_at_every_block_it_resumes_bit_for_bit(problem):
     batch = lines(3)
-    settings = WAITING.model_copy(update={"check_every": 20})
+    settings = changed(WAITING, check_every=20)
     whole = complete(problem, batch, settings)
     assert len(set(whole.info["n_steps"])) > 1
     sink, stops = Memory(), 0
@@ -302,7 +303,7 @@ def test_a_black_box_that_raises_fails_alone(black_box, problem):
     batch = lines(3)
     batch.fields["y"][0] += 1000
     batch.fields["y"][2] += 100
-    settings = SHORT.model_copy(update={"max_steps": 180})
+    settings = changed(SHORT, max_steps=180)
     chains = complete(black_box, batch, settings)
     assert chains.failures[0] == "log_likelihood raised ZeroDivisionError: at once"
     assert chains.failures[2] == "log_likelihood raised OSError: a table ran out"
@@ -325,11 +326,11 @@ def test_a_failure_within_a_block_survives_resuming(black_box, monkeypatch):
 
 def test_too_few_walkers_are_refused(problem):
     with pytest.raises(ModelError, match="at least twice the 2 parameters of the model, got 3"):
-        sample(problem, lines(1), SHORT.model_copy(update={"walkers": 3}))
+        sample(problem, lines(1), changed(SHORT, walkers=3))
 
 
-CALIBRATED = EmceeSettings(
-    walkers=16, max_steps=2000, check_every=250, prior_draws=512, target_ess=200, target_rhat=1.05
+CALIBRATED = changed(
+    EmceeSettings(), walkers=16, max_steps=2000, check_every=250, prior_draws=512, target_ess=200, target_rhat=1.05
 )
 
 
@@ -369,7 +370,7 @@ def test_shares_of_a_whole_have_their_exact_posterior(tmp_path):
 
 def pvalues(datasets: int, moves: dict[str, float]) -> np.ndarray:
     batch, truth = simulated(datasets)
-    settings = CALIBRATED.model_copy(update={"moves": moves})
+    settings = changed(CALIBRATED, moves=moves)
     return rank_pvalues(complete(problem_of(scale_and_place), batch, settings), truth)
 
 
@@ -413,7 +414,7 @@ def test_jumps_that_leave_out_the_proposal_density_are_caught_by_calibration(mon
 
 def test_jumps_fitted_anew_to_chains_are_calibrated(monkeypatch):
     """At every look at every chain, of which there are some more than usual."""
-    monkeypatch.setattr("tests.statistical.test_emcee.CALIBRATED", CALIBRATED.model_copy(update={"tau_factor": 300.0}))
+    monkeypatch.setattr("tests.statistical.test_emcee.CALIBRATED", changed(CALIBRATED, tau_factor=300.0))
     monkeypatch.setattr(engine, "SLOW", np.inf)
     monkeypatch.setattr(engine, "SLOW_AT", 0.0)
     refits = watch(monkeypatch, "relearned")
@@ -459,7 +460,7 @@ def test_modes_that_lie_apart_are_both_met(tmp_path, moves, mixes):
     """With plain moves a walker stays where it began, and the verdict's figures say so."""
     batch = lines(4)
     batch.fields["y"] += 8.0 - batch.fields["y"].mean(axis=1, keepdims=True)
-    chains = complete(load(tmp_path, HUMPS), batch, EmceeSettings(moves=moves, max_steps=1000))
+    chains = complete(load(tmp_path, HUMPS), batch, changed(EmceeSettings(), moves=moves, max_steps=1000))
     assert ((chains.info["kept_over_tau"] > 50) & (chains.info["rhat_max"] < 1.01)).all() == mixes
     if mixes:
         for i in range(4):
@@ -483,8 +484,8 @@ def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack, stride
     monkeypatch.setattr(engine, "SLOW", np.inf)
     monkeypatch.setattr(engine, "SLOW_AT", 0.1)
     deep, refits = watch(monkeypatch, "deepened"), watch(monkeypatch, "relearned")
-    batch, settings = lines(3), WAITING.model_copy(update={"moves": None, "tau_factor": 300.0, "stack": stack})
-    whole = complete(problem, batch, settings.model_copy(update={"stack": 256}))
+    batch, settings = lines(3), changed(WAITING, moves=None, tau_factor=300.0, stack=stack)
+    whole = complete(problem, batch, changed(settings, stack=256))
     assert sum(deep) == 3
     assert sum(refits) == 3 * engine.REFITS
     sink, stops = Memory(), 0
@@ -499,7 +500,7 @@ def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack, stride
 def test_a_black_box_jumps_when_told(black_box):
     """Without gradients the search goes from prior draws alone."""
     batch = lines(3)
-    settings = EmceeSettings(walkers=16, moves=GUIDED_MOVES, max_steps=600, prior_draws=512)
+    settings = changed(EmceeSettings(), walkers=16, moves=GUIDED_MOVES, max_steps=600, prior_draws=512)
     chains = complete(black_box, batch, settings)
     assert (chains.info["kept_over_tau"] > 50).all()
     assert (chains.info["tau_max"] < 8).all()
@@ -508,10 +509,10 @@ def test_a_black_box_jumps_when_told(black_box):
 
 def test_a_hopeless_data_set_gives_up_early(problem):
     batch = lines(3)
-    settings = EmceeSettings(walkers=8, moves={"stretch": 1.0}, max_steps=8000, tau_factor=5000.0)
+    settings = changed(EmceeSettings(), walkers=8, moves={"stretch": 1.0}, max_steps=8000, tau_factor=5000.0)
     chains = complete(problem, batch, settings)
     np.testing.assert_array_equal(chains.info["n_steps"], 1200)
     assert np.isfinite(chains.info["rhat_max"]).all()
     # one that needs its whole budget gets it
-    slow = complete(problem, batch, settings.model_copy(update={"tau_factor": 15.0, "target_ess": 1e5}))
+    slow = complete(problem, batch, changed(settings, tau_factor=15.0, target_ess=1e5))
     np.testing.assert_array_equal(slow.info["n_steps"], 8000)

@@ -23,8 +23,9 @@ from chainsweep.model.trace import trace_structure
 from chainsweep.numerics import loops
 from chainsweep.numerics.seeds import Seeds
 from tests.conftest import line_data
+from tests.engine_settings import changed
 
-SETTINGS = NutsSettings(warmup=200, draws=400, block=100, prior_draws=256, descents=4)
+SETTINGS = changed(NutsSettings(), warmup=200, draws=400, block=100, prior_draws=256, descents=4)
 
 
 class Recorder:
@@ -89,7 +90,7 @@ def exact(batch, row):
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_means_and_covariances_of_lines_are_exact(precision):
     batch = lines()
-    chains = sample(line, batch, SETTINGS.model_copy(update={"precision": precision})).chains
+    chains = sample(line, batch, changed(SETTINGS, precision=precision)).chains
     assert not chains.failures
     assert set(chains.info["precision_bits"]) == {int(precision[-2:])}
     for row in range(len(batch)):
@@ -121,7 +122,7 @@ def test_what_single_precision_is_too_coarse_for_is_sampled_in_double():
     rng = np.random.default_rng(4)
     fields = {"x": np.zeros((2, 12)), "y": rng.normal(59_000.0, 1e-3, (2, 12)), "y_err": np.full((2, 12), 1e-3)}
     batch = Batch(("late", "later"), fields, {}, np.ones((2, 12), bool))
-    chains = sample(late, batch, SETTINGS.model_copy(update={"precision": "float32"})).chains
+    chains = sample(late, batch, changed(SETTINGS, precision="float32")).chains
     assert list(chains.info["precision_bits"]) == [64, 64]
     error = 1e-3 / np.sqrt(12)
     for row in range(2):
@@ -134,7 +135,7 @@ def test_coarse_energies_along_the_chains_are_seen(monkeypatch):
     """With a tolerance below rounding every data set is done again in double precision, and none passes before."""
     monkeypatch.setattr(nuts, "ENERGY_ERROR", 1e-9)
     monkeypatch.setattr(nuts._Run, "_check_precision", lambda run: None)
-    chains = sample(line, lines(2), SETTINGS.model_copy(update={"precision": "float32"})).chains
+    chains = sample(line, lines(2), changed(SETTINGS, precision="float32")).chains
     assert list(chains.info["precision_bits"]) == [64, 64]
     np.testing.assert_array_equal(chains.posterior["a"], sample(line, lines(2)).chains.posterior["a"])
 
@@ -154,7 +155,7 @@ def test_chains_go_where_given_draws_are():
     chains = nuts.run(
         problem,
         batch,
-        SETTINGS.model_copy(update={"attempts": 2}),
+        changed(SETTINGS, attempts=2),
         Seeds(1, "nuts"),
         sink=Recorder(),
         resume=None,
@@ -175,7 +176,7 @@ def test_an_error_that_all_points_share_is_none():
 
 @pytest.mark.parametrize(("stop_after", "precision"), [(0, "float64"), (1, "float64"), (2, "float64"), (1, "float32")])
 def test_a_stopped_run_continues_with_the_same_bits(stop_after, precision):
-    batch, settings = lines(), SETTINGS.model_copy(update={"precision": precision})
+    batch, settings = lines(), changed(SETTINGS, precision=precision)
     whole = sample(line, batch, settings).chains
     calls = iter(range(100))
     sink = Recorder()
@@ -191,12 +192,12 @@ def test_a_stopped_run_continues_with_the_same_bits(stop_after, precision):
 
 def test_a_resumed_run_from_a_changed_state_differs():
     """The twin: the saved state matters. Without jumps, which forget where a chain was."""
-    batch, settings = lines(), SETTINGS.model_copy(update={"jumps": 0})
+    batch, settings = lines(), changed(SETTINGS, jumps=0)
     sink = Recorder()
     whole = sample(line, batch, settings, sink=sink).chains
     state = sink.states[2]
-    changed = {**state, "lanes/kernel/1": state["lanes/kernel/1"] + 0.1}
-    resumed = sample(line, batch, settings, resume=changed).chains
+    moved = {**state, "lanes/kernel/1": state["lanes/kernel/1"] + 0.1}
+    resumed = sample(line, batch, settings, resume=moved).chains
     assert not np.array_equal(whole.posterior["a"], resumed.posterior["a"])
 
 
@@ -213,7 +214,7 @@ def test_waiting_data_sets_take_the_lanes_of_those_that_are_done(algorithm):
         "jumps": 1,
         "draws": 1000,
     }
-    settings = SETTINGS.model_copy(update=changes)
+    settings = changed(SETTINGS, **changes)
     sink = Recorder()
     few = sample(line, batch, settings, sink=sink)
     middle = sink.states[len(sink.states) // 2]
@@ -221,7 +222,7 @@ def test_waiting_data_sets_take_the_lanes_of_those_that_are_done(algorithm):
     assert set(few.chains.info["attempts"]) == {1}
     assert np.ptp(few.chains.n_draws) > 0, "all left at once: nothing was shown"
     resumed = sample(line, batch, settings, resume=middle)
-    all_at_once = sample(line, batch, settings.model_copy(update={"lanes": None}))
+    all_at_once = sample(line, batch, changed(settings, lanes=None))
     for name, values in few.chains.posterior.items():
         np.testing.assert_array_equal(values, resumed.chains.posterior[name])
         np.testing.assert_allclose(values, all_at_once.chains.posterior[name], rtol=1e-6)
@@ -234,7 +235,7 @@ def test_waiting_data_sets_take_the_lanes_of_those_that_are_done(algorithm):
 def test_lanes_that_go_together_draw_what_each_draws_alone(monkeypatch):
     """As on an accelerator, two at a time, of three lanes, the last of them behind a repeated one."""
     batch = lines(5)
-    settings = SETTINGS.model_copy(update={"lanes": 3, "attempts": 1, "target_ess": 800})
+    settings = changed(SETTINGS, lanes=3, attempts=1, target_ess=800)
     alone = sample(line, batch, settings).chains
     kernels.kernels_of.cache_clear()
     monkeypatch.setattr(loops, "_together", lambda width: 2)
@@ -261,7 +262,7 @@ def test_a_data_set_that_cannot_be_sampled_fails_alone():
 
 def test_what_fails_its_diagnostics_is_run_again_longer():
     batch = lines()
-    settings = SETTINGS.model_copy(update={"target_ess": 2500, "attempts": 2})
+    settings = changed(SETTINGS, target_ess=2500, attempts=2)
     chains = sample(line, batch, settings).chains
     assert chains.info["attempts"].tolist() == [2, 2, 2, 2]
     assert np.all((chains.n_draws > 400) & (chains.n_draws <= 800))
@@ -269,7 +270,7 @@ def test_what_fails_its_diagnostics_is_run_again_longer():
 
 def test_a_run_stopped_in_a_later_attempt_continues_with_the_same_bits():
     """There the mixture of the jumps is learnt from what the attempt before drew, as it is anew on resuming."""
-    batch, settings = lines(), SETTINGS.model_copy(update={"target_ess": 2500, "attempts": 2})
+    batch, settings = lines(), changed(SETTINGS, target_ess=2500, attempts=2)
     sink = Recorder()
     whole = sample(line, batch, settings, sink=sink).chains
     later = [state for state in sink.states if int(state["round"]) > 0]
@@ -281,7 +282,7 @@ def test_a_run_stopped_in_a_later_attempt_continues_with_the_same_bits():
 
 
 def test_what_an_attempt_cannot_reach_is_given_up_at_once():
-    settings = SETTINGS.model_copy(update={"target_ess": 1e9, "attempts": 2, "draws": 600})
+    settings = changed(SETTINGS, target_ess=1e9, attempts=2, draws=600)
     chains = sample(line, lines(), settings).chains
     assert chains.info["attempts"].tolist() == [2, 2, 2, 2]
     assert chains.n_draws.tolist() == [FIRST_LOOK] * 4
@@ -292,7 +293,7 @@ def test_progress_says_what_a_user_asks_for():
     sink = Recorder()
     notes = []
     sink.progress = lambda done, total, note="": notes.append((done, total, note))
-    sample(line, lines(7), SETTINGS.model_copy(update={"lanes": 2, "attempts": 1}), sink=sink)
+    sample(line, lines(7), changed(SETTINGS, lanes=2, attempts=1), sink=sink)
     assert notes[0][:2] == (0, 7)
     assert "2 running, 5 waiting" in notes[0][2]
     assert notes[-1][:2] == (7, 7)

@@ -21,6 +21,7 @@ from chainsweep.model.problem import Problem
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.tasks.attempt import ProgressSink
 from tests.conftest import ROOT
+from tests.engine_settings import changed
 from tests.statistical.calibration import problem_of, rank_pvalues, scale_and_place, simulated
 from tests.statistical.references import peaks
 from tests.statistical.test_references import SOME, batch_of
@@ -122,7 +123,7 @@ def test_references_are_met_by_what_passes_its_diagnostics():
     table = {"file": "model.py", "function": "broad", "observed": ["y"]}
     config = parse_config({"model": table, "data": {"fields": {n: n for n in fields}}}, "test")
     problem = load_problem(ROOT / "jobs" / "gaussian_peak" / "model.py", config, example_observation(fields, {}))
-    settings = config.engines.nuts.model_copy(update={"attempts": 2})
+    settings = changed(config.engines.nuts, attempts=2)
     chains = run(problem, batch, settings)
     theta, judged = np.asarray(problem.flatten(chains.posterior)), 0
     for row, k in enumerate(SOME):
@@ -153,7 +154,7 @@ class WithoutJacobian(Problem):
 
 def pvalues(kind, datasets=500):
     batch, truth = simulated(datasets)
-    settings = NutsSettings(prior_draws=256, descents=4, draws=300, attempts=1)
+    settings = changed(NutsSettings(), prior_draws=256, descents=4, draws=300, attempts=1)
     return rank_pvalues(run(problem_of(scale_and_place, kind=kind), batch, settings), truth)
 
 
@@ -172,8 +173,8 @@ def test_without_jumps_the_posterior_is_the_same(algorithm):
     y = 0.3 + 0.5 * rng.standard_normal((2, 20))
     batch = Batch(("a", "b"), {"x": np.zeros_like(y), "y": y}, {}, np.ones(y.shape, bool))
     problem = problem_of(scale_and_place, 20)
-    plain = run(problem, batch, NutsSettings(jumps=0, algorithm=algorithm, attempts=1))
-    jumping = run(problem, batch, NutsSettings(algorithm=algorithm, attempts=1))
+    plain = run(problem, batch, changed(NutsSettings(), jumps=0, algorithm=algorithm, attempts=1))
+    jumping = run(problem, batch, changed(NutsSettings(), algorithm=algorithm, attempts=1))
     for name in ("place", "scale"):
         for row in range(2):
             one = plain.posterior[name][row, :, : plain.n_draws[row]]

@@ -9,6 +9,7 @@ from chainsweep.diagnostics.weights import weighted_mean
 from chainsweep.engines.base import Status
 from chainsweep.engines.snpe import engine as snpe
 from chainsweep.numerics.seeds import Seeds
+from tests.engine_settings import changed
 from tests.snpe_lines import (
     HOST_MODEL,
     LEARNING,
@@ -50,11 +51,11 @@ def test_sequential_rounds_sharpen_on_one_data_set(problem):
 
 
 def test_run_trains_a_sequential_network_itself_and_keeps_it_when_stopped(problem):
-    one, settings = BATCH.take([5]), LEARNING.model_copy(update=SEQUENTIAL | {"rounds": 2, "round_steps": 20})
+    one, settings = BATCH.take([5]), changed(LEARNING, **SEQUENTIAL | {"rounds": 2, "round_steps": 20})
     arguments = {"resume": None, "trained": None}
     sink = MemorySink()
     whole = snpe.run(problem, one, settings, Seeds(2, "snpe"), sink=sink, deadline=never, **arguments).chains
-    calls = 2 * (2 + settings.round_steps)
+    calls = 2 * (2 + settings.tuning.round_steps)
     stopped = snpe.run(problem, one, settings, Seeds(2, "snpe"), sink=sink, deadline=after(calls), **arguments)
     assert stopped.status is Status.STOPPED
     assert any(name.startswith("trained/") for name in sink.states[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chainsweep.config.campaign import CampaignConfig, load_config, parse_config
+from chainsweep.config.old_keys import OLD_KEYS
 from chainsweep.errors import ConfigError
 
 MINIMAL = {"model": {"file": "model.py"}, "data": {"fields": {"x": "x", "y": "y"}}}
@@ -48,6 +49,17 @@ def test_engines_sample_until_the_verdict_unless_told_otherwise():
     assert config.engines.nuts.target_ess == 900
     assert config.engines.nuts.target_rhat == 1.05
     assert config.engines.emcee.target_ess == 900
+
+
+@pytest.mark.parametrize("key", OLD_KEYS)
+def test_an_old_key_is_told_what_took_its_place(key):
+    table, name = key.removeprefix("engines.").split(".")
+    with pytest.raises(ConfigError) as raised:
+        parse_config({**MINIMAL, "engines": {table: {name: 1}}}, "campaign.toml")
+    assert str(raised.value) == f"campaign.toml: {OLD_KEYS[key]}"
+    assert raised.value.exit_code == 65
+    moved = OLD_KEYS[key].endswith(f"has moved to [engines.{table}.tuning]")
+    assert moved == (name in type(getattr(parse_config(MINIMAL, "").engines, table).tuning).model_fields)
 
 
 def test_a_resolved_configuration_reads_back_the_same():

@@ -28,6 +28,7 @@ from chainsweep.slurm.cost import predict_cost
 from chainsweep.slurm.plan import Limits, Order, plan_jobs
 from chainsweep.slurm.submit import Queued, Selection, missing_tasks
 from tests.conftest import LINE_CONFIG, LINE_MODEL, ROOT, line_data, write_lines
+from tests.engine_settings import changed
 
 SMALL = """
 [shards]
@@ -40,12 +41,14 @@ spread = "{spread}"
 chains = 2
 warmup = 60
 draws = 60
+[engines.nuts.tuning]
 block = 60
 attempts = 1
 prior_draws = 64
 descents = 1
 [engines.snpe]
 draws = 300
+[engines.snpe.tuning]
 adaptive_rounds = 1
 batch = 256
 hidden = 16
@@ -188,7 +191,7 @@ def test_a_black_box_has_its_simulations_timed_apart_from_the_training(make, mon
 
 def test_the_last_part_of_a_bank_may_be_smaller(make, monkeypatch):
     campaign = make('["snpe"]', model=SIMULATOR)
-    snpe = campaign.config.engines.snpe.model_copy(update={"bank_simulations": 2500, "simulations_per_task": 1000})
+    snpe = changed(campaign.config.engines.snpe, bank_simulations=2500, simulations_per_task=1000)
     engines = campaign.config.engines.model_copy(update={"snpe": snpe})
     monkeypatch.setattr(campaign, "config", campaign.config.model_copy(update={"engines": engines}))
     note(campaign, simulate=Timing(10.0, (2.0, 2.0), 1000, "here"))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from chainsweep.model.problem import Problem
 
-SCHEMA = "chainsweep-campaign/1"
+SCHEMA = "chainsweep-campaign/2"
 
 Known = tuple[dict[str, NDArray], dict[str, Any]]
 """The unpadded fields and the constants of one data set."""

@@ -15,6 +15,7 @@ from chainsweep.config.toml import Section, read_toml, validated
 
 EngineName = Literal["emcee", "nuts", "snpe"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
+Estimator = Literal["nsf", "maf", "nice", "bpf"]
 
 RHAT, ESS, DIVERGENCES, KHAT, MODE_SHIFT = 1.01, 400.0, 0, 0.7, 0.2
 """The thresholds of a verdict: the upper limit of R-hat, the lower limit of the effective sample size, the largest
@@ -96,6 +97,22 @@ class PolicySection(Section):
         return value
 
 
+class EmceeTuning(Section):
+    """``[engines.emcee.tuning]``: nothing in here is needed to get right answers; the defaults were measured, or are
+    chosen by the program."""
+
+    moves: dict[Literal["stretch", "de", "snooker", "jump"], Annotated[float, Field(gt=0)]] | None = None
+    """The shares of the kinds of moves. By default a black-box model has differential evolution 0.6, stretch 0.3 and
+    snooker 0.1. A NumPyro model has these in half of its steps, and in the other half jumps proposed by importance
+    sampling."""
+    check_every: Annotated[int, Field(ge=10)] = 100
+    """The number of steps of one block. Between two blocks convergence is checked, state is saved, and finished data
+    sets make room for waiting ones."""
+    stack: Annotated[int, Field(ge=1)] = 256
+    """The number of data sets whose ensembles are advanced together; when one is done, a waiting one takes its place.
+    The number changes no draw."""
+
+
 class EmceeSettings(Section):
     """``[engines.emcee]``: independent ensembles of walkers per data set, run for at least 50 autocorrelation times."""
 
@@ -103,24 +120,14 @@ class EmceeSettings(Section):
     """The number of independent ensembles of a data set, which R-hat compares."""
     walkers: Annotated[int, Field(ge=8)] | None = None
     """The number of walkers of one ensemble; by default ``max(32, 4 * parameters)``; always even."""
-    moves: dict[Literal["stretch", "de", "snooker", "jump"], Annotated[float, Field(gt=0)]] | None = None
-    """The shares of the kinds of moves. By default a black-box model has differential evolution 0.6, stretch 0.3 and
-    snooker 0.1. A NumPyro model has these in half of its steps, and in the other half jumps proposed by importance
-    sampling."""
     max_steps: Annotated[int, Field(ge=100)] = 20_000
     """The largest number of steps of one data set, burn-in included."""
-    check_every: Annotated[int, Field(ge=10)] = 100
-    """The number of steps of one block. Between two blocks convergence is checked, state is saved, and finished data
-    sets make room for waiting ones."""
     tau_factor: Annotated[float, Field(ge=10)] = 50.0
     """The number of autocorrelation times that the kept steps of a chain must exceed."""
     target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
     """Sampling continues until R-hat between the ensembles is below this; by default ``[verdict] rhat``."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
     """Sampling continues until every parameter's effective sample size exceeds this; by default ``[verdict] ess``."""
-    stack: Annotated[int, Field(ge=1)] = 256
-    """The number of data sets whose ensembles are advanced together; when one is done, a waiting one takes its place.
-    The number changes no draw."""
     max_draws_per_chain: Annotated[int, Field(ge=100)] = 2000
     """The largest number of draws kept of one ensemble (kept steps times walkers); a longer chain is thinned."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
@@ -128,29 +135,20 @@ class EmceeSettings(Section):
     spread: Literal["auto", "datasets", "walkers"] = "auto"
     """The work that MPI ranks share: ``datasets`` suits cheap likelihoods, ``walkers`` of each data set costly ones.
     ``auto`` chooses by the time that one call of the likelihood takes."""
+    tuning: EmceeTuning = EmceeTuning()
+    """The settings that change how fast an answer comes."""
 
 
-class NutsSettings(Section):
-    """``[engines.nuts]``: several chains per data set, many data sets in one program."""
+class NutsTuning(Section):
+    """``[engines.nuts.tuning]``: nothing in here is needed to get right answers; the defaults were measured, or are
+    chosen by the program."""
 
-    algorithm: Literal["auto", "nuts", "hmc"] = "auto"
-    """The sampler: NUTS, or HMC with ``hmc_steps`` jittered leapfrog steps. ``auto`` is HMC for data sets that
-    importance sampling guides, and NUTS for the others."""
     hmc_steps: Annotated[int, Field(ge=1, le=64)] = 3
     """The number of leapfrog steps of one HMC transition."""
     jumps: Annotated[int, Field(ge=0, le=64)] = 16
     """The number of independence Metropolis steps after each transition, proposed by importance sampling."""
     lanes: Annotated[int, Field(ge=1)] | None = None
     """The number of data sets that are advanced together; by default 32, on a GPU as many as half its memory holds."""
-    precision: Literal["auto", "float32", "float64"] = "auto"
-    """The precision of the chains; ``auto`` is float32 on GPUs and float64 elsewhere. Data sets for which float32
-    is too coarse are always sampled in float64."""
-    chains: Annotated[int, Field(ge=2)] = 4
-    """The number of chains of a data set."""
-    warmup: Annotated[int, Field(ge=50)] = 500
-    """The number of warm-up iterations of a chain; a chain that importance sampling guides takes 50."""
-    draws: Annotated[int, Field(ge=50)] = 1000
-    """The largest number of draws of a chain in one attempt; a data set stops earlier when its draws suffice."""
     target_accept: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.9
     """The acceptance rate that the step size is adapted to."""
     max_tree_depth: Annotated[int, Field(ge=2, le=12)] = 8
@@ -163,13 +161,30 @@ class NutsSettings(Section):
     block: Annotated[int, Field(ge=10)] = 50
     """The number of iterations of one compiled call. Between two calls state is saved, and finished data sets make room
     for waiting ones."""
-    starts_from: str | None = None
-    """The folder of a merged campaign with SNPE draws of the same data sets, from which the chains start; ``init``
-    copies the draws."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
     """The number of prior draws of a data set among which the starting points of its chains are chosen."""
     descents: Annotated[int, Field(ge=1)] = 12
     """The number of optimiser runs per data set that look for modes, started from likely prior draws."""
+
+
+class NutsSettings(Section):
+    """``[engines.nuts]``: several chains per data set, many data sets in one program."""
+
+    algorithm: Literal["auto", "nuts", "hmc"] = "auto"
+    """The sampler: NUTS, or HMC with a few jittered leapfrog steps. ``auto`` is HMC for data sets that
+    importance sampling guides, and NUTS for the others."""
+    precision: Literal["auto", "float32", "float64"] = "auto"
+    """The precision of the chains; ``auto`` is float32 on GPUs and float64 elsewhere. Data sets for which float32
+    is too coarse are always sampled in float64."""
+    chains: Annotated[int, Field(ge=2)] = 4
+    """The number of chains of a data set."""
+    warmup: Annotated[int, Field(ge=50)] = 500
+    """The number of warm-up iterations of a chain; a chain that importance sampling guides takes 50."""
+    draws: Annotated[int, Field(ge=50)] = 1000
+    """The largest number of draws of a chain in one attempt; a data set stops earlier when its draws suffice."""
+    starts_from: str | None = None
+    """The folder of a merged campaign with SNPE draws of the same data sets, from which the chains start; ``init``
+    copies the draws."""
     target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
     """A data set is run again until R-hat is below this; by default ``[verdict] rhat``."""
     target_ess: Annotated[float, Field(gt=0)] = ESS
@@ -177,9 +192,47 @@ class NutsSettings(Section):
     target_divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
     """A data set is run again until it has at most this number of divergences; by default ``[verdict]
     divergences``."""
+    tuning: NutsTuning = NutsTuning()
+    """The settings that change how fast an answer comes."""
 
 
-Estimator = Literal["nsf", "maf", "nice", "bpf"]
+class SnpeTuning(Section):
+    """``[engines.snpe.tuning]``: nothing in here is needed to get right answers; the defaults were measured, or are
+    chosen by the program."""
+
+    round_steps: Annotated[int, Field(ge=10)] = 600
+    """The number of training steps of one round of ``mode = "sequential"``."""
+    batch: Annotated[int, Field(ge=16)] = 512
+    """The number of simulations of one training step."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
+    """The peak of the learning rate, which rises at first and then decays to zero."""
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The relative width by which copies of the campaign's designs (errors, coordinates, constants) differ from them,
+    within the range that the campaign spans. Copies are made when the campaign has few designs; 0 makes none."""
+    stop_after: Annotated[int, Field(ge=1)] | None = None
+    """Training ends early when the held-out loss has not fallen for this number of checks; a whole training has 20
+    checks. By default training does not end early."""
+    autoregressive: bool = False
+    """``true`` makes the flow condition each parameter on all before it, instead of coupling two halves. Draws then
+    take one pass per parameter. Not available with ``nice``."""
+    points: Literal["deep_set", "attention"] = "deep_set"
+    """The pooling of the points of a data set: ``deep_set`` embeds each point separately; ``attention`` first applies
+    two layers in which the points attend to each other, whose time grows with the square of the number of points."""
+    mixed_precision: bool = False
+    """``true`` makes the embedding compute in bfloat16 during training. This helps on GPUs; a CPU becomes slower."""
+    transforms: Annotated[int, Field(ge=1)] = 6
+    """The number of transforms of the flow."""
+    hidden: Annotated[int, Field(ge=8)] = 128
+    """The number of units of a hidden layer of the flow."""
+    embedding: Annotated[int, Field(ge=4)] = 48
+    """The length of the summary vector that the network makes of a data set."""
+    grid: Annotated[int, Field(ge=4, le=512)] = 32
+    """The number of grid nodes per coordinate onto which the points of a data set are pooled."""
+    simulations_per_task: Annotated[int, Field(ge=500, multiple_of=500)] = 2_000
+    """The number of simulations that one task of the ``simulate`` stage makes; it changes no simulation."""
+    adaptive_rounds: Annotated[int, Field(ge=0)] = 12
+    """The largest number of rounds of adaptive importance sampling, for data sets for which the importance weights of
+    the network's draws do not suffice."""
 
 
 class SnpeSettings(Section):
@@ -196,54 +249,21 @@ class SnpeSettings(Section):
     """The number of rounds of ``mode = "sequential"``."""
     simulations_per_round: Annotated[int, Field(ge=200)] = 5_000
     """The number of simulations of one round of ``mode = "sequential"``."""
-    round_steps: Annotated[int, Field(ge=10)] = 600
-    """The number of training steps of one round of ``mode = "sequential"``."""
     train_minutes: Annotated[float, Field(gt=0)] | None = None
     """The wall time after which training ends, in minutes. Draws are reproducible only if ``train_steps`` ends the
     training instead."""
     train_steps: Annotated[int, Field(ge=10)] = 1_500
     """The number of training steps."""
-    batch: Annotated[int, Field(ge=16)] = 512
-    """The number of simulations of one training step."""
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
-    """The peak of the learning rate, which rises at first and then decays to zero."""
-    jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The relative width by which copies of the campaign's designs (errors, coordinates, constants) differ from them,
-    within the range that the campaign spans. Copies are made when the campaign has few designs; 0 makes none."""
-    stop_after: Annotated[int, Field(ge=1)] | None = None
-    """Training ends early when the held-out loss has not fallen for this number of checks; a whole training has 20
-    checks. By default training does not end early."""
     estimator: Estimator = "nsf"
     """The density estimator of sbi: neural spline flow, masked autoregressive flow (affine), NICE, or Bernstein
     polynomial flow. Draws of the last take 20 times as long, because they need bisection."""
-    autoregressive: bool = False
-    """``true`` makes the flow condition each parameter on all before it, instead of coupling two halves. Draws then
-    take one pass per parameter. Not available with ``nice``."""
-    points: Literal["deep_set", "attention"] = "deep_set"
-    """The pooling of the points of a data set: ``deep_set`` embeds each point separately; ``attention`` first applies
-    two layers in which the points attend to each other, whose time grows with the square of the number of points."""
-    mixed_precision: bool = False
-    """``true`` makes the embedding compute in bfloat16 during training. This helps on GPUs; a CPU becomes slower."""
     ensemble: Annotated[int, Field(ge=1, le=64)] = 1
     """The number of networks, each trained by a separate task; the draws of every data set are divided among them."""
-    transforms: Annotated[int, Field(ge=1)] = 6
-    """The number of transforms of the flow."""
-    hidden: Annotated[int, Field(ge=8)] = 128
-    """The number of units of a hidden layer of the flow."""
-    embedding: Annotated[int, Field(ge=4)] = 48
-    """The length of the summary vector that the network makes of a data set."""
-    grid: Annotated[int, Field(ge=4, le=512)] = 32
-    """The number of grid nodes per coordinate onto which the points of a data set are pooled."""
     bank_simulations: Annotated[int, Field(ge=500)] = 20_000
     """The number of simulations of a black-box model, which are made once. A NumPyro model makes new simulations for
     every training step."""
-    simulations_per_task: Annotated[int, Field(ge=500, multiple_of=500)] = 2_000
-    """The number of simulations that one task of the ``simulate`` stage makes; it changes no simulation."""
     draws: Annotated[int, Field(ge=100)] = 4_000
     """The number of draws from the proposal, per data set and round of importance sampling."""
-    adaptive_rounds: Annotated[int, Field(ge=0)] = 12
-    """The largest number of rounds of adaptive importance sampling, for data sets for which the importance weights of
-    the network's draws do not suffice."""
     checkpoint_steps: Annotated[int, Field(ge=10)] = 50
     """The number of training steps between two saved states."""
     threads: Annotated[int, Field(ge=1)] = 1
@@ -253,10 +273,12 @@ class SnpeSettings(Section):
     ``[verdict] ess``."""
     target_khat: Annotated[float, Field(gt=0)] = KHAT
     """The weighted draws of a data set are adapted until their k-hat is below this; by default ``[verdict] khat``."""
+    tuning: SnpeTuning = SnpeTuning()
+    """The settings that change how fast an answer comes."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SnpeSettings:
-        if self.autoregressive and self.estimator == "nice":
+        if self.tuning.autoregressive and self.estimator == "nice":
             raise ValueError("estimator 'nice' has no autoregressive form; use 'nsf', 'maf' or 'bpf'")
         if self.ensemble > 1 and self.mode == "sequential":
             raise ValueError("an ensemble is of mode 'amortised'; sequential rounds train one network")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from chainsweep.config.old_keys import OLD_KEYS
 from chainsweep.errors import ConfigError
 
 
@@ -53,6 +54,8 @@ def _explain(problem: Any, kind: type[Section], origin: str) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
+        if key in OLD_KEYS:
+            return f"{origin}: {OLD_KEYS[key]}"
         valid = _valid_keys(kind, location[:-1])
         where = f"table [{'.'.join(location[:-1])}]" if location[:-1] else "the top level"
         return f"{origin}: unknown key '{location[-1]}' in {where}; valid keys: {', '.join(valid)}"

@@ -293,7 +293,7 @@ def _time_training(campaign: Campaign, made: list[Arrays] | None) -> tuple[Timin
     few = own.model_copy(update={"train_steps": TRAIN_STEPS, "train_minutes": None})
     sink = ProgressSink(lambda done, total, note: None)
     trained = train_network(campaign, sink, None, lambda: False, few, made)
-    per_block = max(1, ROWS_PER_BLOCK // own.batch)
+    per_block = max(1, ROWS_PER_BLOCK // own.tuning.batch)
     ticks = _Ticks(TIMED_BLOCKS * per_block)
     began = time.perf_counter()
     more = few.model_copy(update={"train_steps": max(own.train_steps, ticks.limit)})

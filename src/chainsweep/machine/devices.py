@@ -18,7 +18,8 @@ JAX_FAULTS = ("JaxRuntimeError", "XlaRuntimeError")
 JAX_FAULT_WORDS = ("RESOURCE_EXHAUSTED", "CUDA", "cuBLAS", "cuDNN", "cuSolver")
 MEMORY_FULL = (
     "the memory of the GPU does not suffice",
-    "see with nvidia-smi whether another process holds it; else take fewer [engines.nuts] lanes, or smaller [shards]",
+    "see with nvidia-smi whether another process holds it; "
+    "else take fewer [engines.nuts.tuning] lanes, or smaller [shards]",
 )
 DEVICE_FAILED = ("the GPU failed", "see its health with nvidia-smi, and run this again, elsewhere if it happens twice")
 NVIDIA_LIST = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")

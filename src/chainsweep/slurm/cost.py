@@ -81,7 +81,7 @@ class _Work:
         if self.kind == "train":
             return len(tasks) * snpe.train_steps
         if self.kind == "simulate":
-            whole = snpe.simulations_per_task
+            whole = snpe.tuning.simulations_per_task
             return sum(min(whole, snpe.bank_simulations - task * whole) for task in tasks)
         count = len(self.campaign.shards)
         return sum(int(self.campaign.shards[task % count].positions.size) for task in tasks)

@@ -17,7 +17,7 @@ from chainsweep.tasks.attempt import FileSink, Report, claim, load_state
 def parts_of(campaign: Campaign) -> int:
     """Return the number of parts of the bank."""
     settings = campaign.config.engines.snpe
-    return -(-settings.bank_simulations // settings.simulations_per_task)
+    return -(-settings.bank_simulations // settings.tuning.simulations_per_task)
 
 
 def bank_path(campaign: Campaign, part: int) -> Path:
@@ -38,14 +38,14 @@ def simulate(campaign: Campaign, part: int, report: Report, deadline: Deadline) 
     attempt = claim(bank_path(campaign, part))
     sink = FileSink(attempt, campaign.hash, report)
     settings = campaign.config.engines.snpe
-    first = part * settings.simulations_per_task
+    first = part * settings.tuning.simulations_per_task
     with guarded_calls(campaign, attempt):
         arrays = make(
             campaign.problem,
             designs_of(campaign),
             settings,
             train_seed(campaign),
-            simulations=(first, min(first + settings.simulations_per_task, settings.bank_simulations)),
+            simulations=(first, min(first + settings.tuning.simulations_per_task, settings.bank_simulations)),
             sink=sink,
             resume=load_state(attempt, campaign.hash),
             deadline=deadline,

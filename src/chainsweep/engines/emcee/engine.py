@@ -97,7 +97,7 @@ def run(
         if stack is None or not np.array_equal(stack.positions, state.positions[inside]):
             guide = None if state.guide is None else state.guide.take(inside)
             stack = Stack(sweep, state.positions[inside], results.failures, guide)
-        block_end = (state.now // settings.check_every + 1) * settings.check_every
+        block_end = (state.now // settings.tuning.check_every + 1) * settings.tuning.check_every
         budget_end = int(state.entered[inside].min()) + settings.max_steps
         ended = stack.advance(state, min(block_end, budget_end), lambda: saver.pause(deadline))
         results.failures.update(stack.failures())
@@ -200,7 +200,7 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
         if int(state.positions[row]) in results.failures:
             stays[row] = False
             continue
-        if not (last or is_due(step, settings.check_every)):
+        if not (last or is_due(step, settings.tuning.check_every)):
             continue
         if not state.settled[row]:
             # In the second half of the budget no walker is moved.
@@ -272,7 +272,7 @@ def is_due(step: int, block: int) -> bool:
 
 def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:
     """Move the stranded walkers of one data set, each within its ensemble; return their number."""
-    since = max(int(state.burn_in[row]), step - max(sweep.settings.check_every // 2, 1))
+    since = max(int(state.burn_in[row]), step - max(sweep.settings.tuning.check_every // 2, 1))
     theta, log_prob = state.chains[row].after(since)
     if len(theta) == 0:
         return 0

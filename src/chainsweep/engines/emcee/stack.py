@@ -181,20 +181,20 @@ class Sweep:
 
         By default black boxes get no jumps: the search before them calls the likelihood some 10,000 times.
         """
-        if self.settings.moves is not None:
-            return {str(name): weight for name, weight in self.settings.moves.items()}
+        if self.settings.tuning.moves is not None:
+            return {str(name): weight for name, weight in self.settings.tuning.moves.items()}
         guided = self.problem.has_jax_likelihood and self.problem.ndim_unconstrained <= MOST_DIMENSIONS
         return dict(GUIDED_MOVES if guided else PLAIN_MOVES)
 
     @property
     def most(self) -> int:
         """The most data sets that are in the stack at once."""
-        return min(len(self.batch), self.settings.stack)
+        return min(len(self.batch), self.settings.tuning.stack)
 
     @property
     def period(self) -> int:
         """The number of steps after which the schedule of moves repeats: a multiple of a block of steps."""
-        return -(-LEAST_PERIOD // self.settings.check_every) * self.settings.check_every
+        return -(-LEAST_PERIOD // self.settings.tuning.check_every) * self.settings.tuning.check_every
 
 
 class Sampler(emcee.EnsembleSampler):

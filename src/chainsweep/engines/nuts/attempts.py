@@ -49,7 +49,7 @@ def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
     widths: tuple[Bits, ...] = (32, 64) if bits == 32 else (64,)
     return [
         Round(attempt, algorithm, width, deep)
-        for attempt in range(settings.attempts)
+        for attempt in range(settings.tuning.attempts)
         for algorithm in algorithms
         for width in widths
         for deep in ((False, True) if attempt == 0 else (True,))
@@ -75,7 +75,7 @@ def lanes_of(problem: Problem, batch: Batch, settings: Settings) -> int:
     A processor's idle lanes cost nothing, so one number serves every batch there; elsewhere there are at most as many
     lanes as data sets in ``batch``.
     """
-    lanes = settings.lanes or lanes_that_fit(device_memory(), lane_bytes(problem, batch, settings))
+    lanes = settings.tuning.lanes or lanes_that_fit(device_memory(), lane_bytes(problem, batch, settings))
     return lanes if one_by_one_here() else min(len(batch), lanes)
 
 
@@ -84,7 +84,7 @@ def lane_bytes(problem: Problem, batch: Batch, settings: Settings) -> int:
     n = problem.ndim_unconstrained
     data = sum(values[0].size for values in (*batch.fields.values(), batch.mask))
     mixture = 2 * DEEP_FIT.components * (2 * n**2 + 3 * n + 2)
-    block = settings.chains * settings.block * (settings.jumps * (n + 2) + n + 4)
+    block = settings.chains * settings.tuning.block * (settings.tuning.jumps * (n + 2) + n + 4)
     return bits_of(settings) // 8 * 2 * (data * (1 + settings.chains) + mixture + block)
 
 

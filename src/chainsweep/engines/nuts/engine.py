@@ -125,7 +125,7 @@ class _Run:
     def _largest_programs(self) -> list[Any]:
         """The largest programs of the first round, lowered and not yet compiled."""
         settings, n = self.settings, self.problem.ndim_unconstrained
-        components = 1 + settings.descents + CHAIN_COMPONENTS * (self.elsewhere is not None)
+        components = 1 + settings.tuning.descents + CHAIN_COMPONENTS * (self.elsewhere is not None)
         components += DEEP_FIT.components * (n <= MOST_DIMENSIONS)
         first = rounds_of(settings, self.begun)[0]
         kernels = kernels_of(self.problem, settings, first.algorithm, first.bits)
@@ -192,13 +192,13 @@ class _Run:
     def _search(self) -> Guide:
         began = time.perf_counter()
         draws = None if self.elsewhere is None else self.batched.unconstrain_padded(self.elsewhere)
-        settings, shape = self.settings, (self.settings.chains, self.settings.attempts)
-        pool, modes, guide = search(self.batched, self.seeds, shape, settings.prior_draws, settings.descents, draws)
+        tuning, shape = self.settings.tuning, (self.settings.chains, self.settings.tuning.attempts)
+        pool, modes, guide = search(self.batched, self.seeds, shape, tuning.prior_draws, tuning.descents, draws)
         for i in np.flatnonzero(~np.isfinite(modes.log_density).any(axis=1)):
             self.failures[int(i)] = "no optimiser descent ended at a finite density; check the model there"
         for i in np.flatnonzero(~pool.any_finite):
             self.failures[int(i)] = (
-                f"none of {settings.prior_draws} prior draws has a finite likelihood; "
+                f"none of {tuning.prior_draws} prior draws has a finite likelihood; "
                 "check the data set's values and the prior"
             )
         self.seconds += (time.perf_counter() - began) / len(self.batch)
@@ -259,7 +259,7 @@ class _Run:
             if int(i) in self.sampled and not scouted[row]:
                 draws = self.sampled[int(i)].z.reshape(-1, center.shape[1])
                 center[row], factor[row] = whitening(draws, factor[row])
-        if not self.settings.dense_mass:
+        if not self.settings.tuning.dense_mass:
             factor = np.sqrt(np.einsum("dij,dij->di", factor, factor))[..., None] * np.eye(factor.shape[-1])
         # The density is computed for all data sets, so that one shape is compiled.
         possible = np.isfinite(self.batched.log_density_unconstrained(guide.starts[:, attempt]))[open_sets]
@@ -274,7 +274,7 @@ class _Run:
         jumps = guide.jumps(open_sets)
         drawn = [self.sampled[int(i)].z.reshape(-1, center.shape[1]) for i in open_sets if int(i) in self.sampled]
         known = np.array([int(i) in self.sampled for i in open_sets])
-        if attempt and known.any() and self.settings.jumps and guide.fitted:
+        if attempt and known.any() and self.settings.tuning.jumps and guide.fitted:
             sampled = BatchedProblem(self.problem, part.take(np.flatnonzero(known)))
             before = Mixture(*(array[known] for array in jumps))
             for whole, new in zip(

@@ -86,11 +86,11 @@ class Kernels:
     def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, bits: Bits) -> None:
         self.problem, self.bits = problem, bits
         self.fixed = algorithm == "hmc"
-        self.jumps = settings.jumps
-        self.block = self.adapt = min(settings.block, settings.warmup // 4)
-        self.depth = settings.max_tree_depth
-        self.steps = settings.hmc_steps if self.fixed else None
-        self.target = settings.target_accept
+        self.jumps = settings.tuning.jumps
+        self.block = self.adapt = min(settings.tuning.block, settings.warmup // 4)
+        self.depth = settings.tuning.max_tree_depth
+        self.steps = settings.tuning.hmc_steps if self.fixed else None
+        self.target = settings.tuning.target_accept
         self.initialise = self._compiled(self._initialise_lanes, donate_argnums=0)
         self.advance = self._compiled(self._advance_lanes, donate_argnums=0)
         self.potentials = self._compiled(jax.vmap(jax.vmap(self._whitened_potential, in_axes=(0, None, None, None))))

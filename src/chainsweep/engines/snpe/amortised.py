@@ -91,7 +91,7 @@ def _given(
     job: Job, designs: Sequence[Batch], resume: Mapping[str, NDArray], made: Sequence[Mapping[str, NDArray]] | None
 ) -> _Given | None:
     problem, settings, seed = job.problem, job.settings, job.seed
-    batches, spaces = usable_designs(problem, jittered(problem, designs, settings.jitter, seed))
+    batches, spaces = usable_designs(problem, jittered(problem, designs, settings.tuning.jitter, seed))
     simulators = simulators_of(problem, batches, seed)
     bank = None
     if problem.black_box and made is not None:
@@ -103,7 +103,7 @@ def _given(
         return None
     split = shares(np.array([len(batch) for batch in batches]), ROWS_PER_BLOCK)
     rows = bank or [simulator.rows(PILOT_BLOCK, count) for simulator, count in zip(simulators, split, strict=True)]
-    encoder = fit_encoder(problem, batches, spaces, rows, settings.grid)
+    encoder = fit_encoder(problem, batches, spaces, rows, settings.tuning.grid)
     provider: Bank | FreshSimulations
     if bank:
         pairs = [encode_rows(encoder, *parts) for parts in zip(batches, spaces, bank, strict=True)]

@@ -53,7 +53,7 @@ def simulate(
     """
     problem.require("snpe")
     job = Job(problem, settings, seed, sink, deadline, "cpu")
-    batches, _ = usable_designs(problem, jittered(problem, designs, settings.jitter, seed))
+    batches, _ = usable_designs(problem, jittered(problem, designs, settings.tuning.jitter, seed))
     first, last = (-(-number // BANK_CHUNK) for number in simulations)
     simulators = simulators_of(problem, batches, seed)
     bank = bank_from_arrays(resume or {}, len(batches))

@@ -275,7 +275,7 @@ def _adapt(
     """
     thorough = importance.Settings(
         draws=settings.draws,
-        rounds=settings.adaptive_rounds,
+        rounds=settings.tuning.adaptive_rounds,
         ess=settings.target_ess,
         khat=settings.target_khat,
         wide_share=1.0 / EVERY,
@@ -284,7 +284,7 @@ def _adapt(
     quick = replace(
         guide.QUICK,
         draws=min(guide.QUICK.draws, settings.draws),
-        rounds=min(guide.QUICK.rounds, settings.adaptive_rounds),
+        rounds=min(guide.QUICK.rounds, settings.tuning.adaptive_rounds),
         ess=thorough.ess,
         khat=thorough.khat,
         early=False,

@@ -104,13 +104,13 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
     if rows is None:
         return None
     space = fixed_space(rows.z) if network else usable_designs(problem, [batch])[1][0]
-    encoder = fit_encoder(problem, [batch], [space], [rows], settings.grid)
+    encoder = fit_encoder(problem, [batch], [space], [rows], settings.tuning.grid)
     pairs = [encode_rows(encoder, batch, space, rows)]
     provider = bank_of(pairs, job.seed)
     before = state.previous.dropping if state.previous else None
     dropping = record_of_bank([batch], [rows], pairs, job.seed, before)
     if dropped_in(dropping):
-        job.sink.progress(0, settings.round_steps, dropping_of(problem, dropping).sentence())
+        job.sink.progress(0, settings.tuning.round_steps, dropping_of(problem, dropping).sentence())
     sizes = architecture_of(problem, encoder, settings)
     schedule = _round_schedule(settings)
     trainer = Trainer(provider, sizes, schedule, job.seed + state.number, device=job.device, keep_best=True)
@@ -125,10 +125,11 @@ def _one_round(job: Job, batch: Batch, state: Round, resume: Mapping[str, NDArra
 
 def _round_schedule(settings: SnpeSettings) -> SnpeSettings:
     """The settings of a round: small batches, because it has few simulations, and a learning rate that suits them."""
-    batch = min(settings.batch, ROUND_BATCH)
-    rate = settings.learning_rate * (batch / settings.batch) ** 0.5
-    changes = {"train_steps": settings.round_steps, "batch": batch, "learning_rate": rate}
-    return settings.model_copy(update=changes)
+    tuning = settings.tuning
+    batch = min(tuning.batch, ROUND_BATCH)
+    rate = tuning.learning_rate * (batch / tuning.batch) ** 0.5
+    own = tuning.model_copy(update={"batch": batch, "learning_rate": rate})
+    return settings.model_copy(update={"train_steps": tuning.round_steps, "tuning": own})
 
 
 def _simulations(

@@ -74,11 +74,11 @@ class Trainer:
         self.device = torch.device(device)
         self.first_block = FIRST_BLOCK + member * BLOCKS_OF_A_MEMBER
         self.estimator = build_estimator(sizes, seed + member).to(self.device)
-        self.estimator.embedding_net.mixed_precision = settings.mixed_precision
+        self.estimator.embedding_net.mixed_precision = settings.tuning.mixed_precision
         self.names = [name for name, _ in self.estimator.named_parameters()]
         self.parameters = [parameter for _, parameter in self.estimator.named_parameters()]
         self.average = [parameter.detach().clone() for parameter in self.parameters]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.tuning.learning_rate, fused=True)
         self.progress = Progress()
         self.keep_best = keep_best
         self.best: list[torch.Tensor] = []
@@ -100,11 +100,11 @@ class Trainer:
         fraction = self.fraction()
         rise = min(1.0, (fraction + 1 / self.settings.train_steps) / WARMUP_SHARE)
         fall = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * fraction))
-        return self.settings.learning_rate * rise * fall
+        return self.settings.tuning.learning_rate * rise * fall
 
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows of the current step."""
-        batch = self.settings.batch
+        batch = self.settings.tuning.batch
         steps = max(1, ROWS_PER_BLOCK // batch)
         number, offset = divmod(self.progress.step, steps)
         if self.block_number != number:
@@ -176,7 +176,7 @@ class Trainer:
 
     def validation_loss(self) -> float:
         """Mean loss of the averaged weights on held-out simulations: all of them, or fewer in a short training."""
-        trained_on = self.settings.train_steps * self.settings.batch
+        trained_on = self.settings.train_steps * self.settings.tuning.batch
         rows = max(FEWEST_HELD_OUT, int(VALIDATION_SHARE * trained_on / VALIDATIONS))
         packed, w = self._tensors(tuple(part[:rows] for part in self.held_out))
         current = [parameter.detach().clone() for parameter in self.parameters]
@@ -198,7 +198,7 @@ class Trainer:
         """Append a line to the history."""
         p = self.progress
         train_loss = float(np.mean(p.recent)) if p.recent else math.nan
-        simulations = p.step * self.settings.batch
+        simulations = p.step * self.settings.tuning.batch
         loss = self.validation_loss()
         if self.keep_best and not loss > min((line[2] for line in p.history), default=math.inf):
             self.best = [value.clone() for value in self.average]
@@ -266,7 +266,7 @@ def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> boo
 
 def _fit(trainer: Trainer, job: Job, kept: Arrays, note: str) -> bool:
     settings, progress = trainer.settings, trainer.progress
-    while trainer.fraction() < 1.0 and not _stands_still(progress, settings.stop_after):
+    while trainer.fraction() < 1.0 and not _stands_still(progress, settings.tuning.stop_after):
         if job.deadline():
             job.sink.checkpoint({**kept, **trainer.arrays()})
             return False
@@ -293,5 +293,5 @@ def _check_skipped(progress: Progress) -> None:
     if progress.step >= 50 and progress.skipped > progress.step / 2:
         raise ModelError(
             f"snpe: {progress.skipped} of {progress.step} training steps had a loss that is no number; "
-            "lower [engines.snpe] learning_rate, or check the model's prior for extreme values"
+            "lower [engines.snpe.tuning] learning_rate, or check the model's prior for extreme values"
         )
