@@ -98,8 +98,10 @@ COSTLY_CAMPAIGN = f"""{CAMPAIGN.replace('function = "broad"', "")}
 [engines.emcee]
 walkers = 32
 max_steps = 1000000
-tau_factor = 1000000
 prior_draws = 64
+
+[verdict]
+tau = 1000000
 """
 COSTS = {1e-6: 20.0, 1e-4: 20.0, 1e-3: 20.0, 0.05: 20.0, 1.0: 60.0}
 """Seconds of a likelihood, and for how long its calls are counted."""

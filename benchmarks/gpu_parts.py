@@ -499,7 +499,7 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
 
     from benchmarks import nuts as bench
     from benchmarks import snpe as bench_snpe
-    from chainsweep.config.campaign import SnpeSettings
+    from chainsweep.config.campaign import SnpeSettings, VerdictSection
     from chainsweep.engines.snpe import engine
     from chainsweep.engines.snpe.network import Network
     from chainsweep.machine.devices import torch_device
@@ -534,7 +534,8 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
     rate = draws_per_second(network, len(fresh.batch))
     place.keep(held_out_loss=float(loss.mean()), draws_per_second=rate)
     began = time.perf_counter()
-    chains = engine.run(problem, fresh.batch, settings, Seeds(1, "snpe"), trained=trained, **ends).chains
+    ends |= {"limits": VerdictSection(), "trained": trained}
+    chains = engine.run(problem, fresh.batch, settings, Seeds(1, "snpe"), **ends).chains
     seconds, info = time.perf_counter() - began, chains.info
     return {
         "weighed": len(fresh.batch),

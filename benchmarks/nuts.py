@@ -338,7 +338,9 @@ def engine(problem: Any, batch: Any, shard: int, more: Mapping[str, Any]) -> Jud
             times.append(time.perf_counter())
 
         sink = ProgressSink(told)
-        outcome = nuts.run(problem, part, settings, seeds, sink=sink, resume=None, deadline=lambda: False)
+        outcome = nuts.run(
+            problem, part, settings, seeds, limits=config.verdict, sink=sink, resume=None, deadline=lambda: False
+        )
         sampled = time.perf_counter()
         columns.append(judge(outcome.chains, BatchedProblem(problem, part), config, seeds))
         first, verdicts = first + times[min(1, len(times) - 1)] - times[0], verdicts + time.perf_counter() - sampled

@@ -164,14 +164,15 @@ def infer(options: argparse.Namespace) -> dict[str, Any]:
     """Fresh data sets through the network: it alone, and with rounds of adaptation where its weights do not suffice."""
     import numpy as np
 
+    from chainsweep.config.campaign import VerdictSection
     from chainsweep.engines.snpe import engine as snpe
     from chainsweep.numerics.seeds import Seeds
 
     problem, trained = bench.model(options.kind), load(options)
     fresh = made(options.kind, options.datasets, 2)
-    arguments = {"sink": Notes(), "resume": None, "deadline": lambda: False, "trained": trained}
+    arguments = {"limits": VerdictSection(), "sink": Notes(), "resume": None, "deadline": lambda: False}
     began = time.perf_counter()
-    chains = snpe.run(problem, fresh.batch, settings_of(options), Seeds(1, "snpe"), **arguments).chains
+    chains = snpe.run(problem, fresh.batch, settings_of(options), Seeds(1, "snpe"), trained=trained, **arguments).chains
     seconds = time.perf_counter() - began
     info, good = chains.info, (chains.info["khat"] < 0.7) & (chains.info["ess"] > 400)
     row = {
@@ -204,19 +205,22 @@ def grow(options: argparse.Namespace) -> dict[str, Any]:
     """Draws of the network alone, and seconds with weights and rounds, by data sets and by points."""
     import numpy as np
 
+    from chainsweep.config.campaign import VerdictSection
     from chainsweep.engines.snpe import engine as snpe
     from chainsweep.engines.snpe.network import Network
     from chainsweep.numerics.seeds import Seeds
 
     problem, trained, rows = bench.model(options.kind), load(options), []
-    arguments = {"sink": Notes(), "resume": None, "deadline": lambda: False, "trained": trained}
+    arguments = {"limits": VerdictSection(), "sink": Notes(), "resume": None, "deadline": lambda: False}
     sizes = [(n, (SHORTEST, LONGEST)) for n in options.sizes] + [(64, (n, n)) for n in (20, 40, 60)]
     for datasets, points in sizes:
         batch, peaks, good = made(options.kind, datasets, 3, points).batch, [], 0
         began = time.perf_counter()
         for first in range(0, datasets, 4096):
             part = batch.take(np.arange(first, min(first + 4096, datasets)))
-            chains = snpe.run(problem, part, settings_of(options), Seeds(1, "snpe"), **arguments).chains
+            chains = snpe.run(
+                problem, part, settings_of(options), Seeds(1, "snpe"), trained=trained, **arguments
+            ).chains
             good += int(((chains.info["khat"] < 0.7) & (chains.info["ess"] > 400)).sum())
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         seconds = time.perf_counter() - began
@@ -239,6 +243,7 @@ def single(options: argparse.Namespace) -> dict[str, Any]:
     from sbi.inference import NPE
     from sbi.utils import BoxUniform
 
+    from chainsweep.config.campaign import VerdictSection
     from chainsweep.diagnostics.weights import weighted_mean, weighted_sd
     from chainsweep.engines.snpe import engine as snpe
     from chainsweep.importance.adaptive import Settings, adapt
@@ -272,8 +277,14 @@ def single(options: argparse.Namespace) -> dict[str, Any]:
     )
     options.kind = "narrow"
     # errors of a tenth of an sd are to be seen
-    precise = settings_of(options, draws=20_000, target_ess=4000.0)
-    arguments = {"sink": Notes(), "resume": None, "deadline": lambda: False, "trained": load(options)}
+    precise = settings_of(options, draws=20_000)
+    arguments = {
+        "limits": VerdictSection(ess=4000.0),
+        "sink": Notes(),
+        "resume": None,
+        "deadline": lambda: False,
+        "trained": load(options),
+    }
     chains = snpe.run(problem, first, precise, Seeds(1, "snpe"), **arguments).chains
     own = slice(int(chains.n_draws[0]))
     flat = np.asarray(problem.flatten(chains.posterior))[0, 0, own]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from chainsweep.config.campaign import SnpeSettings, parse_config
+from chainsweep.config.campaign import SnpeSettings, VerdictSection, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import weighted_mean, weighted_sd
 from chainsweep.engines.base import Chains
@@ -171,7 +171,7 @@ def draws(problem: Problem, trained: snpe.Trained, batch: Batch, **changes: Any)
     """Weighted draws by `LEARNING` with ``changes``."""
     settings = changed(LEARNING, **changes)
     arguments = {"sink": MemorySink(), "resume": None, "deadline": never, "trained": trained}
-    chains = snpe.run(problem, batch, settings, Seeds(2, "snpe"), **arguments).chains
+    chains = snpe.run(problem, batch, settings, Seeds(2, "snpe"), limits=VerdictSection(), **arguments).chains
     assert chains is not None
     assert not chains.failures
     return chains

@@ -139,10 +139,12 @@ spread = "datasets"
 walkers = 8
 max_steps = 800
 prior_draws = 64
-target_ess = 1e9
 
 [engines.emcee.tuning]
 check_every = 50
+
+[verdict]
+ess = 1e9
 
 [shards]
 size = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import EmceeSettings, parse_config
+from chainsweep.config.campaign import EmceeSettings, VerdictSection, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import effective_sample_size
 from chainsweep.engines.base import Chains, DrawKind, Outcome, Status
@@ -57,8 +57,9 @@ def log_likelihood(params, x, y_err, y):
 """
 
 SHORT = changed(EmceeSettings(), walkers=8, max_steps=480, check_every=60, prior_draws=128, moves=PLAIN_MOVES)
-WAITING = changed(SHORT, max_steps=910, tau_factor=30.0, target_ess=50.0)
-"""With these data sets finish at different blocks."""
+LIMITS = VerdictSection()
+WAITING, SOON = changed(SHORT, max_steps=910), VerdictSection(tau=30.0, ess=50.0)
+"""With these settings and limits data sets finish at different blocks."""
 
 
 class Memory:
@@ -114,14 +115,15 @@ def sample(
     resume: Arrays | None = None,
     sink: Memory | None = None,
     deadline: Callable[[], bool] = never,
+    limits: VerdictSection = LIMITS,
 ) -> Outcome:
     sink = sink if sink is not None else Memory()
     seeds = Seeds(7, "emcee")
-    return engine.run(problem, batch, settings, seeds, sink=sink, resume=resume, deadline=deadline)
+    return engine.run(problem, batch, settings, seeds, limits=limits, sink=sink, resume=resume, deadline=deadline)
 
 
-def complete(problem: Problem, batch: Batch, settings: EmceeSettings) -> Chains:
-    outcome = sample(problem, batch, settings)
+def complete(problem: Problem, batch: Batch, settings: EmceeSettings, limits: VerdictSection = LIMITS) -> Chains:
+    outcome = sample(problem, batch, settings, limits=limits)
     assert outcome.status is Status.COMPLETE
     assert outcome.chains is not None
     return outcome.chains
@@ -215,11 +217,11 @@ def test_another_shard_changes_nothing_but_rounding(problem):
 def test_data_sets_that_wait_change_no_draw(problem, monkeypatch, check_every):
     batch = lines(7)
     settings = changed(WAITING, check_every=check_every)
-    together = complete(problem, batch, settings)
+    together = complete(problem, batch, settings, SOON)
     assert len(set(together.info["n_steps"])) > 1
     few, sink, notes = changed(settings, stack=3), Memory(), []
     monkeypatch.setattr(sink, "progress", lambda done, total, note="": notes.append((done, note)))
-    outcome = sample(problem, batch, few, sink=sink)
+    outcome = sample(problem, batch, few, sink=sink, limits=SOON)
     assert notes[0] == (0, f"3 running, step {check_every}, 4 waiting")
     assert notes[-1][0] == 7
     # somebody entered while others went on
@@ -227,9 +229,9 @@ def test_data_sets_that_wait_change_no_draw(problem, monkeypatch, check_every):
     assert_same(outcome.chains, together)
     stopped, calls = Memory(), iter(range(10_000))
     monkeypatch.setattr("chainsweep.engines.emcee.stack.SECONDS_BETWEEN_LOOKS", 0.0)
-    halted = sample(problem, batch, few, sink=stopped, deadline=lambda: next(calls) == 777)
+    halted = sample(problem, batch, few, sink=stopped, deadline=lambda: next(calls) == 777, limits=SOON)
     assert halted.status is Status.STOPPED
-    assert_same(sample(problem, batch, few, stopped.state).chains, together)
+    assert_same(sample(problem, batch, few, stopped.state, limits=SOON).chains, together)
 
 
 def test_ensembles_are_not_copies_of_each_other(problem):
@@ -240,14 +242,14 @@ def test_ensembles_are_not_copies_of_each_other(problem):
 def test_stopped_at_every_block_it_resumes_bit_for_bit(problem):
     batch = lines(3)
     settings = changed(WAITING, check_every=20)
-    whole = complete(problem, batch, settings)
+    whole = complete(problem, batch, settings, SOON)
     assert len(set(whole.info["n_steps"])) > 1
     sink, stops = Memory(), 0
-    outcome = sample(problem, batch, settings, sink=sink, deadline=lambda: True)
+    outcome = sample(problem, batch, settings, sink=sink, deadline=lambda: True, limits=SOON)
     while outcome.status is Status.STOPPED:
         assert outcome.chains is None
         stops += 1
-        outcome = sample(problem, batch, settings, sink.state, sink, deadline=lambda: True)
+        outcome = sample(problem, batch, settings, sink.state, sink, deadline=lambda: True, limits=SOON)
     assert stops == whole.info["n_steps"].max() / 20 - 1
     assert_same(outcome.chains, whole)
 
@@ -329,9 +331,8 @@ def test_too_few_walkers_are_refused(problem):
         sample(problem, lines(1), changed(SHORT, walkers=3))
 
 
-CALIBRATED = changed(
-    EmceeSettings(), walkers=16, max_steps=2000, check_every=250, prior_draws=512, target_ess=200, target_rhat=1.05
-)
+CALIBRATED = changed(EmceeSettings(), walkers=16, max_steps=2000, check_every=250, prior_draws=512)
+ROUGH = VerdictSection(ess=200, rhat=1.05)
 
 
 SHARES = """
@@ -371,7 +372,7 @@ def test_shares_of_a_whole_have_their_exact_posterior(tmp_path):
 def pvalues(datasets: int, moves: dict[str, float]) -> np.ndarray:
     batch, truth = simulated(datasets)
     settings = changed(CALIBRATED, moves=moves)
-    return rank_pvalues(complete(problem_of(scale_and_place), batch, settings), truth)
+    return rank_pvalues(complete(problem_of(scale_and_place), batch, settings, ROUGH), truth)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +415,7 @@ def test_jumps_that_leave_out_the_proposal_density_are_caught_by_calibration(mon
 
 def test_jumps_fitted_anew_to_chains_are_calibrated(monkeypatch):
     """At every look at every chain, of which there are some more than usual."""
-    monkeypatch.setattr("tests.statistical.test_emcee.CALIBRATED", changed(CALIBRATED, tau_factor=300.0))
+    monkeypatch.setattr("tests.statistical.test_emcee.ROUGH", ROUGH.model_copy(update={"tau": 300.0}))
     monkeypatch.setattr(engine, "SLOW", np.inf)
     monkeypatch.setattr(engine, "SLOW_AT", 0.0)
     refits = watch(monkeypatch, "relearned")
@@ -484,15 +485,16 @@ def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack, stride
     monkeypatch.setattr(engine, "SLOW", np.inf)
     monkeypatch.setattr(engine, "SLOW_AT", 0.1)
     deep, refits = watch(monkeypatch, "deepened"), watch(monkeypatch, "relearned")
-    batch, settings = lines(3), changed(WAITING, moves=None, tau_factor=300.0, stack=stack)
-    whole = complete(problem, batch, changed(settings, stack=256))
+    batch, settings = lines(3), changed(WAITING, moves=None, stack=stack)
+    limits = VerdictSection(tau=300.0, ess=50.0)
+    whole = complete(problem, batch, changed(settings, stack=256), limits)
     assert sum(deep) == 3
     assert sum(refits) == 3 * engine.REFITS
     sink, stops = Memory(), 0
-    outcome = sample(problem, batch, settings, sink=sink, deadline=lambda: True)
+    outcome = sample(problem, batch, settings, sink=sink, deadline=lambda: True, limits=limits)
     while outcome.status is Status.STOPPED:
         stops += 1
-        outcome = sample(problem, batch, settings, sink.state, sink, deadline=lambda: True)
+        outcome = sample(problem, batch, settings, sink.state, sink, deadline=lambda: True, limits=limits)
     assert stops > 5
     assert_same(outcome.chains, whole)
 
@@ -509,10 +511,10 @@ def test_a_black_box_jumps_when_told(black_box):
 
 def test_a_hopeless_data_set_gives_up_early(problem):
     batch = lines(3)
-    settings = changed(EmceeSettings(), walkers=8, moves={"stretch": 1.0}, max_steps=8000, tau_factor=5000.0)
-    chains = complete(problem, batch, settings)
+    settings = changed(EmceeSettings(), walkers=8, moves={"stretch": 1.0}, max_steps=8000)
+    chains = complete(problem, batch, settings, VerdictSection(tau=5000.0))
     np.testing.assert_array_equal(chains.info["n_steps"], 1200)
     assert np.isfinite(chains.info["rhat_max"]).all()
     # one that needs its whole budget gets it
-    slow = complete(problem, batch, changed(settings, tau_factor=15.0, target_ess=1e5))
+    slow = complete(problem, batch, settings, VerdictSection(tau=15.0, ess=1e5))
     np.testing.assert_array_equal(slow.info["n_steps"], 8000)

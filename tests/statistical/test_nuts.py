@@ -11,7 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from chainsweep.config.campaign import NutsSettings
+from chainsweep.config.campaign import NutsSettings, VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Status
 from chainsweep.engines.nuts import attempts, kernels
@@ -68,12 +68,13 @@ def lines(datasets=4):
     return Batch(tuple(f"line-{i}" for i in range(datasets)), fields, {}, np.ones_like(data["x"], bool))
 
 
-def sample(model, batch, settings=SETTINGS, resume=None, deadline=lambda: False, sink=None):
+def sample(model, batch, settings=SETTINGS, resume=None, deadline=lambda: False, sink=None, ess=400.0):
     return nuts.run(
         problem_of(model),
         batch,
         settings,
         Seeds(1, "nuts"),
+        limits=VerdictSection(ess=ess),
         sink=sink or Recorder(),
         resume=resume,
         deadline=deadline,
@@ -157,6 +158,7 @@ def test_chains_go_where_given_draws_are():
         batch,
         changed(SETTINGS, attempts=2),
         Seeds(1, "nuts"),
+        limits=VerdictSection(),
         sink=Recorder(),
         resume=None,
         deadline=lambda: False,
@@ -210,19 +212,18 @@ def test_waiting_data_sets_take_the_lanes_of_those_that_are_done(algorithm):
         "lanes": 2,
         "attempts": 1,
         "block": 20,
-        "target_ess": 1500,
         "jumps": 1,
         "draws": 1000,
     }
     settings = changed(SETTINGS, **changes)
     sink = Recorder()
-    few = sample(line, batch, settings, sink=sink)
+    few = sample(line, batch, settings, sink=sink, ess=1500)
     middle = sink.states[len(sink.states) // 2]
     assert 0 < len(middle["lanes/left/members"]) < 7
     assert set(few.chains.info["attempts"]) == {1}
     assert np.ptp(few.chains.n_draws) > 0, "all left at once: nothing was shown"
-    resumed = sample(line, batch, settings, resume=middle)
-    all_at_once = sample(line, batch, changed(settings, lanes=None))
+    resumed = sample(line, batch, settings, resume=middle, ess=1500)
+    all_at_once = sample(line, batch, changed(settings, lanes=None), ess=1500)
     for name, values in few.chains.posterior.items():
         np.testing.assert_array_equal(values, resumed.chains.posterior[name])
         np.testing.assert_allclose(values, all_at_once.chains.posterior[name], rtol=1e-6)
@@ -235,14 +236,14 @@ def test_waiting_data_sets_take_the_lanes_of_those_that_are_done(algorithm):
 def test_lanes_that_go_together_draw_what_each_draws_alone(monkeypatch):
     """As on an accelerator, two at a time, of three lanes, the last of them behind a repeated one."""
     batch = lines(5)
-    settings = changed(SETTINGS, lanes=3, attempts=1, target_ess=800)
-    alone = sample(line, batch, settings).chains
+    settings = changed(SETTINGS, lanes=3, attempts=1)
+    alone = sample(line, batch, settings, ess=800).chains
     kernels.kernels_of.cache_clear()
     monkeypatch.setattr(loops, "_together", lambda width: 2)
     sink = Recorder()
     notes = []
     sink.progress = lambda done, total, note="": notes.append(note)
-    together = sample(line, batch, settings, sink=sink).chains
+    together = sample(line, batch, settings, sink=sink, ess=800).chains
     kernels.kernels_of.cache_clear()
     np.testing.assert_array_equal(together.n_draws, alone.n_draws)
     for name, values in together.posterior.items():
@@ -262,28 +263,28 @@ def test_a_data_set_that_cannot_be_sampled_fails_alone():
 
 def test_what_fails_its_diagnostics_is_run_again_longer():
     batch = lines()
-    settings = changed(SETTINGS, target_ess=2500, attempts=2)
-    chains = sample(line, batch, settings).chains
+    settings = changed(SETTINGS, attempts=2)
+    chains = sample(line, batch, settings, ess=2500).chains
     assert chains.info["attempts"].tolist() == [2, 2, 2, 2]
     assert np.all((chains.n_draws > 400) & (chains.n_draws <= 800))
 
 
 def test_a_run_stopped_in_a_later_attempt_continues_with_the_same_bits():
     """There the mixture of the jumps is learnt from what the attempt before drew, as it is anew on resuming."""
-    batch, settings = lines(), changed(SETTINGS, target_ess=2500, attempts=2)
+    batch, settings = lines(), changed(SETTINGS, attempts=2)
     sink = Recorder()
-    whole = sample(line, batch, settings, sink=sink).chains
+    whole = sample(line, batch, settings, sink=sink, ess=2500).chains
     later = [state for state in sink.states if int(state["round"]) > 0]
     assert len(later) > 3
     assert len(later[1]["done/members"]) == len(batch)
-    resumed = sample(line, batch, settings, resume=later[1]).chains
+    resumed = sample(line, batch, settings, resume=later[1], ess=2500).chains
     for name, values in whole.posterior.items():
         np.testing.assert_array_equal(values, resumed.posterior[name])
 
 
 def test_what_an_attempt_cannot_reach_is_given_up_at_once():
-    settings = changed(SETTINGS, target_ess=1e9, attempts=2, draws=600)
-    chains = sample(line, lines(), settings).chains
+    settings = changed(SETTINGS, attempts=2, draws=600)
+    chains = sample(line, lines(), settings, ess=1e9).chains
     assert chains.info["attempts"].tolist() == [2, 2, 2, 2]
     assert chains.n_draws.tolist() == [FIRST_LOOK] * 4
 

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
-from chainsweep.config.campaign import NutsSettings, parse_config
+from chainsweep.config.campaign import NutsSettings, VerdictSection, parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk
 from chainsweep.engines.nuts import engine as nuts
@@ -30,7 +30,8 @@ QUIET = ProgressSink(lambda *_: None)
 
 
 def run(problem, batch, settings):
-    return nuts.run(problem, batch, settings, Seeds(3, "nuts"), sink=QUIET, resume=None, deadline=lambda: False).chains
+    ends = {"limits": VerdictSection(), "sink": QUIET, "resume": None, "deadline": lambda: False}
+    return nuts.run(problem, batch, settings, Seeds(3, "nuts"), **ends).chains
 
 
 # --- jumps alone

@@ -42,15 +42,6 @@ def test_errors_say_where_and_what(change, expected):
         assert text in str(raised.value)
 
 
-def test_engines_sample_until_the_verdict_unless_told_otherwise():
-    config = parse_config(
-        {**MINIMAL, "verdict": {"ess": 900}, "engines": {"nuts": {"target_rhat": 1.05}}}, "campaign.toml"
-    )
-    assert config.engines.nuts.target_ess == 900
-    assert config.engines.nuts.target_rhat == 1.05
-    assert config.engines.emcee.target_ess == 900
-
-
 @pytest.mark.parametrize("key", OLD_KEYS)
 def test_an_old_key_is_told_what_took_its_place(key):
     table, name = key.removeprefix("engines.").split(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import EmceeSettings
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.engines.emcee.chain import CAPACITY, Thinned, assess, ensemble_tau, packed_chains, unpacked_chains
 from chainsweep.engines.emcee.initial_walkers import choose_distinct, islands, low_walkers, rescue, temper
 
@@ -124,14 +124,14 @@ def autoregressive(rng: np.random.Generator, shape: tuple[int, ...], rho: float)
 def test_a_density_that_is_the_same_everywhere_has_no_rhat_and_needs_none():
     theta = autoregressive(np.random.default_rng(0), (2000, 2, 16, 2), 0.5)
     flat = np.zeros(theta.shape[:-1])
-    found = assess(theta, flat, EmceeSettings(), final=True)
+    found = assess(theta, flat, VerdictSection(), final=True)
     assert found.passed
     assert found.rhat_max < 1.01
-    assert not assess(theta, np.full_like(flat, -np.inf), EmceeSettings(), final=True).passed
+    assert not assess(theta, np.full_like(flat, -np.inf), VerdictSection(), final=True).passed
 
 
 def judge(theta: np.ndarray, final: bool = False):
-    return assess(theta, -0.5 * (theta**2).sum(axis=-1), EmceeSettings(), final)
+    return assess(theta, -0.5 * (theta**2).sum(axis=-1), VerdictSection(), final)
 
 
 def test_a_long_chain_passes_and_its_tau_is_right():

@@ -25,7 +25,7 @@ LIMITS = VerdictSection()
 
 GOOD = {
     "markov": (markov_rules(LIMITS), [1.001, 1000.0, 900.0, 0.0]),
-    "ensemble": (ensemble_rules(LIMITS, 50.0), [1.001, 60.0, 5000.0]),
+    "ensemble": (ensemble_rules(LIMITS), [1.001, 60.0, 5000.0]),
     "weighted": (weighted_rules(LIMITS), [0.1, 1000.0]),
     "likelihood-free": (likelihood_free_rules(LIMITS), [0.01, 0.5]),
     "mode check": (mode_rules(LIMITS), [0.0, 0.0, 0.0]),

@@ -17,12 +17,9 @@ EngineName = Literal["emcee", "nuts", "snpe"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 Estimator = Literal["nsf", "maf", "nice", "bpf"]
 
-RHAT, ESS, DIVERGENCES, KHAT, MODE_SHIFT = 1.01, 400.0, 0, 0.7, 0.2
-"""The thresholds of a verdict: the upper limit of R-hat, the lower limit of the effective sample size, the largest
-number of divergent draws, the upper limit of Pareto k-hat, and the largest shift of a mean, in posterior sd, that mass
-outside the chains may cause."""
-MASS_OUTSIDE, MODE_SPREAD = 0.01, 0.25
-"""The thresholds of the mode check: the share of the mass where no chain has draws, and the log ratio of sds."""
+MODE_SHIFT, MASS_OUTSIDE, MODE_SPREAD = 0.2, 0.01, 0.25
+"""The thresholds of the mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may
+cause, the share of the mass where no chain has draws, and the log ratio of sds."""
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -114,7 +111,7 @@ class EmceeTuning(Section):
 
 
 class EmceeSettings(Section):
-    """``[engines.emcee]``: independent ensembles of walkers per data set, run for at least 50 autocorrelation times."""
+    """``[engines.emcee]``: independent ensembles of walkers per data set, run until they meet ``[verdict]``."""
 
     ensembles: Annotated[int, Field(ge=2)] = 2
     """The number of independent ensembles of a data set, which R-hat compares."""
@@ -122,12 +119,6 @@ class EmceeSettings(Section):
     """The number of walkers of one ensemble; by default ``max(32, 4 * parameters)``; always even."""
     max_steps: Annotated[int, Field(ge=100)] = 20_000
     """The largest number of steps of one data set, burn-in included."""
-    tau_factor: Annotated[float, Field(ge=10)] = 50.0
-    """The number of autocorrelation times that the kept steps of a chain must exceed."""
-    target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
-    """Sampling continues until R-hat between the ensembles is below this; by default ``[verdict] rhat``."""
-    target_ess: Annotated[float, Field(gt=0)] = ESS
-    """Sampling continues until every parameter's effective sample size exceeds this; by default ``[verdict] ess``."""
     max_draws_per_chain: Annotated[int, Field(ge=100)] = 2000
     """The largest number of draws kept of one ensemble (kept steps times walkers); a longer chain is thinned."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
@@ -185,13 +176,6 @@ class NutsSettings(Section):
     starts_from: str | None = None
     """The folder of a merged campaign with SNPE draws of the same data sets, from which the chains start; ``init``
     copies the draws."""
-    target_rhat: Annotated[float, Field(gt=1.0)] = RHAT
-    """A data set is run again until R-hat is below this; by default ``[verdict] rhat``."""
-    target_ess: Annotated[float, Field(gt=0)] = ESS
-    """A data set is run again until its effective sample sizes exceed this; by default ``[verdict] ess``."""
-    target_divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
-    """A data set is run again until it has at most this number of divergences; by default ``[verdict]
-    divergences``."""
     tuning: NutsTuning = NutsTuning()
     """The settings that change how fast an answer comes."""
 
@@ -268,11 +252,6 @@ class SnpeSettings(Section):
     """The number of training steps between two saved states."""
     threads: Annotated[int, Field(ge=1)] = 1
     """The number of CPU threads of training. It is fixed by the campaign because it changes the last bits of sums."""
-    target_ess: Annotated[float, Field(gt=0)] = ESS
-    """The weighted draws of a data set are adapted until their effective sample size exceeds this; by default
-    ``[verdict] ess``."""
-    target_khat: Annotated[float, Field(gt=0)] = KHAT
-    """The weighted draws of a data set are adapted until their k-hat is below this; by default ``[verdict] khat``."""
     tuning: SnpeTuning = SnpeTuning()
     """The settings that change how fast an answer comes."""
 
@@ -294,16 +273,18 @@ class EnginesSection(Section):
 
 
 class VerdictSection(Section):
-    """``[verdict]``: the thresholds a data set must pass to be ``converged``."""
+    """``[verdict]``: the thresholds a data set must pass to be ``converged``; engines sample until it does."""
 
-    rhat: Annotated[float, Field(gt=1.0)] = RHAT
+    rhat: Annotated[float, Field(gt=1.0)] = 1.01
     """R-hat of every parameter must be below this, between chains and between ensembles."""
-    ess: Annotated[float, Field(gt=0)] = ESS
+    ess: Annotated[float, Field(gt=0)] = 400.0
     """The effective sample sizes of every parameter must exceed this."""
-    khat: Annotated[float, Field(gt=0)] = KHAT
+    khat: Annotated[float, Field(gt=0)] = 0.7
     """Pareto k-hat of the importance weights must be below this."""
-    divergences: Annotated[int, Field(ge=0)] = DIVERGENCES
+    divergences: Annotated[int, Field(ge=0)] = 0
     """The largest number of divergent draws."""
+    tau: Annotated[float, Field(ge=10)] = 50.0
+    """The number of autocorrelation times that the kept steps of an ensemble must exceed."""
     mode_shift: Annotated[float, Field(gt=0)] = MODE_SHIFT
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
     mass_outside: Annotated[float, Field(gt=0, lt=1)] = MASS_OUTSIDE
@@ -368,19 +349,6 @@ class CampaignConfig(Section):
     store: StoreSection = StoreSection()
     shards: ShardsSection = ShardsSection()
     report: ReportSection = ReportSection()
-
-    @model_validator(mode="after")
-    def _targets_default_to_verdict(self) -> CampaignConfig:
-        """Set the targets of each engine to the verdict's thresholds, unless the engine's table sets them."""
-        targets = {f"target_{name}": value for name, value in self.verdict.model_dump().items()}
-        engines = {}
-        for name in EnginesSection.model_fields:
-            settings = getattr(self.engines, name)
-            left_open = type(settings).model_fields.keys() - settings.model_fields_set
-            engines[name] = settings.model_copy(update={k: targets[k] for k in targets.keys() & left_open})
-        # The configuration is frozen; ``object.__setattr__`` changes it once, while it is being validated.
-        object.__setattr__(self, "engines", EnginesSection(**engines))
-        return self
 
 
 def load_config(path: Path) -> CampaignConfig:

@@ -1,6 +1,6 @@
 """The contract of every engine: the arguments and the result of its ``run``.
 
-``run(problem, batch, settings, seeds, *, sink, resume, deadline) -> Outcome``
+``run(problem, batch, settings, seeds, *, limits, sink, resume, deadline) -> Outcome``
 
 An engine knows neither paths nor Slurm nor MPI ranks. It imports no file format and no scheduler.
 """

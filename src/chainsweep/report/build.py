@@ -124,7 +124,6 @@ def build_report(campaign: ReportCampaign, created: datetime | None = None) -> P
         rhat=config.verdict.rhat,
         ess=config.verdict.ess,
         khat=config.verdict.khat,
-        tau_factor=config.engines.emcee.tau_factor,
         min_ppc_pvalue=config.verdict.min_ppc_pvalue,
     )
     ids = list(campaign.collection.ids)

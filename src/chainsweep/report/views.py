@@ -23,7 +23,6 @@ class Thresholds:
     rhat: float = 1.01
     ess: float = 400.0
     khat: float = 0.7
-    tau_factor: float = 50.0
     min_ppc_pvalue: float = 0.001
 
 

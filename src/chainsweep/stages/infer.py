@@ -108,6 +108,7 @@ def sample(
         campaign.problem,
         settings=getattr(campaign.config.engines, engine),
         seeds=Seeds(campaign.config.campaign.seed, engine),
+        limits=campaign.config.verdict,
         deadline=deadline,
         **keywords,
     )

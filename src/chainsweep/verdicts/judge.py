@@ -228,7 +228,7 @@ def _ensemble(chains: Chains, theta: Floats, problem: Problem, config: CampaignC
     # The space in which walkers moved may differ from that of the named parameters.
     slowest = _names(problem.names, _worst(tau, largest=True)[1]) if tau.shape[1] == problem.ndim else []
     lengths = [_info(chains, "kept_over_tau"), figures["ess_bulk_min"]]
-    rules = ensemble_rules(config.verdict, config.engines.emcee.tau_factor)
+    rules = ensemble_rules(config.verdict)
     worst = {"autocorrelation times": slowest, "ESS": slowest}
     return figures, checks_of(rules, [figures["rhat_max"], *lengths], worst)
 

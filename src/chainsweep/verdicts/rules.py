@@ -115,11 +115,11 @@ def markov_rules(limits: VerdictSection) -> list[Rule]:
     ]
 
 
-def ensemble_rules(limits: VerdictSection, tau_factor: float) -> list[Rule]:
+def ensemble_rules(limits: VerdictSection) -> list[Rule]:
     """Return the rules of independent ensembles of walkers: R-hat, length in autocorrelation times, ESS."""
     return [
         Rule("R-hat between ensembles", limits.rhat, "below", 4),
-        Rule("autocorrelation times", tau_factor, "above"),
+        Rule("autocorrelation times", limits.tau, "above"),
         Rule("ESS", limits.ess, "above"),
     ]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import EmceeSettings
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.diagnostics.autocorrelation import integrated_time
 from chainsweep.diagnostics.convergence import rhat_rank
 from chainsweep.engines.base import Chains, DrawKind
@@ -108,7 +108,7 @@ class Assessment:
     passed: bool
 
 
-def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool) -> Assessment:
+def assess(theta: Floats, log_prob: Floats, limits: VerdictSection, final: bool) -> Assessment:
     """Judge the chains of one data set, ``(step, ensemble, walker, ndim)``, from the step where burn-in could end.
 
     R-hat compares halves of the ensembles, walkers pooled, in every parameter and the log density; it is left
@@ -123,7 +123,7 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
     theta, log_prob = theta[first:], log_prob[first:]
     ratio = len(theta) / float(tau.max())
     ess = ratio * ensembles * walkers
-    long_enough = ratio > settings.tau_factor and ess > settings.target_ess
+    long_enough = ratio > limits.tau and ess > limits.ess
     if len(theta) < LEAST_STEPS or not (long_enough or final):
         return Assessment(first, tau, ratio, np.nan, ess, 0, passed=False)
     stuck = int(low_walkers(log_prob, theta.shape[-1]).sum())
@@ -134,7 +134,7 @@ def assess(theta: Floats, log_prob: Floats, settings: EmceeSettings, final: bool
     if not (np.isfinite(log_prob).all() and np.ptp(log_prob) == 0):
         pooled = np.concatenate([pooled, log_prob[even, ..., None]], axis=-1)
     rhat = float(np.max(rhat_rank(np.moveaxis(pooled, (3, 1), (0, 1)).reshape(pooled.shape[-1], ensembles, -1))))
-    passed = bool(long_enough and rhat < settings.target_rhat and stuck == 0)
+    passed = bool(long_enough and rhat < limits.rhat and stuck == 0)
     return Assessment(first, tau, ratio, rhat, ess, stuck, passed)
 
 

@@ -4,9 +4,9 @@ Every data set has at least two independent ensembles. Where importance sampling
 they start at draws chosen with tempered weights, and half their steps are jumps (``independence_move.py``);
 elsewhere they start from prior draws chosen by likelihood. Blocks of steps alternate with reviews of the chains:
 during burn-in, stranded walkers are moved to good places of their own ensemble; after it a data set is done when its
-kept steps exceed ``tau_factor`` autocorrelation times, R-hat between its ensembles is small and its effective sample
-size large, or at ``max_steps``; then it leaves the stack, and a waiting data set takes its place. The jumps of a slow
-data set are fitted again to the draws of its chains, and its burn-in begins again.
+kept steps, in autocorrelation times, R-hat between its ensembles and its effective sample size meet ``[verdict]``, or
+at ``max_steps``; then it leaves the stack, and a waiting data set takes its place. The jumps of a slow data set are
+fitted again to the draws of its chains, and its burn-in begins again.
 
 A simplex or a correlation matrix is a surface on which no walker could move: the walkers of a model that has one move
 in the unconstrained space.
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config.campaign import EmceeSettings as Settings
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Deadline, Outcome, Sink, Status
 from chainsweep.engines.emcee.chain import LEAST_STEPS, Assessment, Info, Results, assess
@@ -41,17 +42,17 @@ __all__ = ["Info", "Settings", "State", "run"]
 DEEPEN_AT = 0.05
 """The part of the budget of steps after which a data set that is far from done gets a deep search."""
 FAR_FROM_DONE = 0.2
-"""A data set is far from done while it has less than this part of the ``tau_factor`` autocorrelation times."""
+"""A data set is far from done while it has less than this part of the autocorrelation times that it needs."""
 
 SLOW_AT, SLOW, REFITS = 0.03, 0.4, 3
-"""A data set is slow if, ``SLOW_AT`` of its budget after its burn-in, it has less than ``SLOW`` of the ``tau_factor``
-autocorrelation times. Its jumps are then fitted again to the draws of its chains, at most ``REFITS`` times."""
+"""A data set is slow if, ``SLOW_AT`` of its budget after its burn-in, it has less than ``SLOW`` of the autocorrelation
+times that it needs. Its jumps are then fitted again to the draws of its chains, at most ``REFITS`` times."""
 
 HOPELESS_STEPS, HOPELESS_AT = 1000, 0.15
 HOPELESS = 0.8
-"""A data set ends early if, at its present pace, it would have less than ``HOPELESS`` of the ``tau_factor``
-autocorrelation times at the end of its budget. This is judged after ``HOPELESS_STEPS`` steps and after ``HOPELESS_AT``
-of the budget, whichever is later."""
+"""A data set ends early if, at its present pace, it would have less than ``HOPELESS`` of the autocorrelation times that
+it needs at the end of its budget. This is judged after ``HOPELESS_STEPS`` steps and after ``HOPELESS_AT`` of the
+budget, whichever is later."""
 
 CHECKPOINT_SHARE = 0.05
 """The largest share of the time that checkpoints take, about: a large state is saved only every few blocks."""
@@ -63,6 +64,7 @@ def run(
     settings: Settings,
     seeds: Seeds,
     *,
+    limits: VerdictSection,
     sink: Sink,
     resume: Arrays | None,
     deadline: Deadline,
@@ -78,7 +80,7 @@ def run(
         The model has no likelihood, or the settings give too few walkers for its parameters.
     """
     problem.require("emcee")
-    sweep = Sweep(without_surfaces(problem), batch, settings, seeds)
+    sweep = Sweep(without_surfaces(problem), batch, settings, seeds, limits)
     most_draws = max(settings.max_draws_per_chain, sweep.walkers)
     results = Results(len(batch), settings.ensembles, sweep.problem.ndim, most_draws)
     if resume is None:
@@ -192,7 +194,7 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
 
     Returns True if data sets that stay got other jumps, because they are slow or far from done.
     """
-    settings = sweep.settings
+    settings, limits = sweep.settings, sweep.limits
     stays, lags, slow = (np.full(len(state.positions), value) for value in (True, False, False))
     inside = state.inside
     for row, step in zip(inside.tolist(), state.steps(inside).tolist(), strict=True):
@@ -211,15 +213,15 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
                 state.burn_in[row] = step
         if state.settled[row] or last:
             theta, log_prob = state.chains[row].after(int(state.burn_in[row]))
-            assessment = assess(theta, log_prob, settings, final=last)
-            if not last and _hopeless(assessment, step, int(state.burn_in[row]), settings):
-                last, assessment = True, assess(theta, log_prob, settings, final=True)
+            assessment = assess(theta, log_prob, limits, final=last)
+            if not last and _hopeless(assessment, step, int(state.burn_in[row]), sweep):
+                last, assessment = True, assess(theta, log_prob, limits, final=True)
             if assessment.passed or last:
                 _finish(state, results, sweep, row, step, assessment)
                 stays[row] = False
             elif state.guide is not None and sweep.problem.has_jax_likelihood:
                 # ``not >`` holds where the ratio is NaN too.
-                far, behind = (not assessment.kept_over_tau > x * settings.tau_factor for x in (FAR_FROM_DONE, SLOW))
+                far, behind = (not assessment.kept_over_tau > x * limits.tau for x in (FAR_FROM_DONE, SLOW))
                 lags[row] = far and not state.guide.deep[row] and step >= DEEPEN_AT * settings.max_steps
                 since = step - int(state.burn_in[row])
                 slow[row] = behind and state.guide.refits[row] < REFITS and since >= SLOW_AT * settings.max_steps
@@ -253,15 +255,16 @@ def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
     state.burn_in[rows] = state.steps(rows)
 
 
-def _hopeless(assessment: Assessment, step: int, burn_in: int, settings: Settings) -> bool:
+def _hopeless(assessment: Assessment, step: int, burn_in: int, sweep: Sweep) -> bool:
     """Return True if the rest of the budget will not give enough autocorrelation times at the present pace.
 
     Autocorrelation times of short chains are estimated too short, so this rather lets a data set go on.
     """
-    if step < max(HOPELESS_STEPS, HOPELESS_AT * settings.max_steps) or not np.isfinite(assessment.kept_over_tau):
+    budget = sweep.settings.max_steps
+    if step < max(HOPELESS_STEPS, HOPELESS_AT * budget) or not np.isfinite(assessment.kept_over_tau):
         return False
-    in_the_end = assessment.kept_over_tau * (settings.max_steps - burn_in) / (step - burn_in)
-    return bool(in_the_end < HOPELESS * settings.tau_factor)
+    in_the_end = assessment.kept_over_tau * (budget - burn_in) / (step - burn_in)
+    return bool(in_the_end < HOPELESS * sweep.limits.tau)
 
 
 def is_due(step: int, block: int) -> bool:

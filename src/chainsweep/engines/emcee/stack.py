@@ -17,7 +17,7 @@ import numpy as np
 from emcee.moves import Move
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import EmceeSettings
+from chainsweep.config.campaign import EmceeSettings, VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.engines.emcee.chain import Thinned, packed_chains, unpacked_chains
 from chainsweep.engines.emcee.density import StackDensity, padded_to_chunks
@@ -156,6 +156,7 @@ class Sweep:
     batch: Batch
     settings: EmceeSettings
     seeds: Seeds
+    limits: VerdictSection
 
     @property
     def walkers(self) -> int:
@@ -194,7 +195,8 @@ class Sweep:
     @property
     def period(self) -> int:
         """The number of steps after which the schedule of moves repeats: a multiple of a block of steps."""
-        return -(-LEAST_PERIOD // self.settings.tuning.check_every) * self.settings.tuning.check_every
+        block = self.settings.tuning.check_every
+        return -(-LEAST_PERIOD // block) * block
 
 
 class Sampler(emcee.EnsembleSampler):

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config.campaign import NutsSettings as Settings
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Chains, Deadline, DrawKind, Outcome, Sink, Status
@@ -57,6 +58,7 @@ def run(
     settings: Settings,
     seeds: Seeds,
     *,
+    limits: VerdictSection,
     sink: Sink,
     resume: Arrays | None,
     deadline: Deadline,
@@ -68,7 +70,7 @@ def run(
     NaN where there are none: chains and the search start there too. They are trusted no more than prior draws.
     """
     problem.require("nuts")
-    run = _Run(problem, batch, settings, seeds, sink, deadline)
+    run = _Run(problem, batch, settings, limits, seeds, sink, deadline)
     if elsewhere is not None and resume is None:
         run.elsewhere = elsewhere(batch.ids)
     return run.execute(resume)
@@ -98,9 +100,16 @@ class _Run:
     """One call of ``run``: attempts at the data sets that are still open."""
 
     def __init__(
-        self, problem: Problem, batch: Batch, settings: Settings, seeds: Seeds, sink: Sink, deadline: Deadline
+        self,
+        problem: Problem,
+        batch: Batch,
+        settings: Settings,
+        limits: VerdictSection,
+        seeds: Seeds,
+        sink: Sink,
+        deadline: Deadline,
     ) -> None:
-        self.problem, self.batch, self.settings = problem, batch, settings
+        self.problem, self.batch, self.settings, self.limits = problem, batch, settings, limits
         self.seeds, self.sink, self.deadline = seeds, sink, deadline
         self.batched = BatchedProblem(problem, batch)
         self.begun: Bits = bits_of(settings)
@@ -292,7 +301,7 @@ class _Run:
         for row, i in enumerate(open_sets):
             if int(i) in self.sampled:
                 before = self.sampled[int(i)]
-                diverged = before.stats["diverging"].sum() > self.settings.target_divergences
+                diverged = before.stats["diverging"].sum() > self.limits.divergences
                 share[row] = before.step_share * (SHRINK if diverged else 1.0)
         return share
 
@@ -301,11 +310,9 @@ class _Run:
         series = np.moveaxis(z, -1, 1)
         rhat = np.nan_to_num(rhat_rank(series), nan=np.inf).max(axis=1)
         ess = np.minimum(np.nan_to_num(ess_bulk(series)), np.nan_to_num(ess_tail(series))).min(axis=1)
-        clean = diverging.sum(axis=(1, 2)) <= self.settings.target_divergences
-        good = (rhat < self.settings.target_rhat) & (ess > self.settings.target_ess) & clean
-        longer = np.maximum(
-            np.where(rhat < self.settings.target_rhat, 1.0, 1.3), self.settings.target_ess / np.maximum(ess, 1)
-        )
+        clean = diverging.sum(axis=(1, 2)) <= self.limits.divergences
+        good = (rhat < self.limits.rhat) & (ess > self.limits.ess) & clean
+        longer = np.maximum(np.where(rhat < self.limits.rhat, 1.0, 1.3), self.limits.ess / np.maximum(ess, 1))
         # A data set that diverged will not pass, however long its chains are.
         return np.where(good | ~clean, 1.0, np.maximum(longer, 1.05)), good
 

@@ -15,21 +15,23 @@ Dax et al. 2023, arXiv:2210.05686 (importance weights on a neural proposal).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from chainsweep.config.campaign import SnpeSettings as Settings
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Deadline, Outcome, Sink, Status
 from chainsweep.engines.snpe.amortised import join_ensemble, train_amortised
 from chainsweep.engines.snpe.bank import simulate
 from chainsweep.engines.snpe.calibration import MOST_SIMULATIONS, findings_of, levels_of
 from chainsweep.engines.snpe.designs import usable_designs
-from chainsweep.engines.snpe.inference import Info, State, chains_of, weigh
+from chainsweep.engines.snpe.inference import Info, State, Weighted, chains_of, thorough_of, weigh
 from chainsweep.engines.snpe.job import Job
 from chainsweep.engines.snpe.network import Network, Trained
 from chainsweep.engines.snpe.sequential import train_sequential
@@ -155,6 +157,7 @@ def run(
     settings: Settings,
     seeds: Seeds,
     *,
+    limits: VerdictSection,
     sink: Sink,
     resume: Mapping[str, NDArray] | None,
     deadline: Deadline,
@@ -190,12 +193,20 @@ def run(
                 "train with mode = 'amortised'"
             )
         state = State.from_arrays(resume) if "done" in resume else State.empty(len(batch), settings.draws, problem.ndim)
-        if not _weigh_all(job, batch, seeds, trained, state, own):
+        weighed = partial(weigh, thorough=thorough_of(settings, limits), seeds=seeds)
+        if not _weigh_all(job, batch, weighed, trained, state, own):
             return Outcome(Status.STOPPED)
     return Outcome(Status.COMPLETE, chains_of(problem, state))
 
 
-def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: State, own: Arrays) -> bool:
+def _weigh_all(
+    job: Job,
+    batch: Batch,
+    weighed: Callable[[BatchedProblem, Network], Weighted],
+    trained: Trained,
+    state: State,
+    own: Arrays,
+) -> bool:
     """Fill ``state``; return False if the deadline came first (the state is saved then, together with ``own``)."""
     sampler, encoder = trained.sampler(job.device), trained.features(job.problem, batch)
     saved = time.monotonic()
@@ -209,7 +220,7 @@ def _weigh_all(job: Job, batch: Batch, seeds: Seeds, trained: Trained, state: St
         if refused:
             part = part.cut(trained.width)
         network = Network(job.problem, trained, part, sampler, refused, encoder)
-        state.store(positions, weigh(BatchedProblem(job.problem, part), network, job.settings, seeds))
+        state.store(positions, weighed(BatchedProblem(job.problem, part), network))
         job.sink.progress(state.done, len(batch), "weighing")
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             job.sink.checkpoint({**own, **state.arrays()})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import SnpeSettings
+from chainsweep.config.campaign import SnpeSettings, VerdictSection
 from chainsweep.diagnostics.weights import efficiency, log_evidence, psis_khat, sure_sample_size
 from chainsweep.engines.base import Chains, DrawKind
 from chainsweep.engines.snpe.network import Network
@@ -150,7 +150,19 @@ class State:
         return {int(i): bytes(self.reasons[i]).rstrip(b"\0").decode(errors="replace") for i in failed}
 
 
-def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, seeds: Seeds) -> Weighted:
+def thorough_of(settings: SnpeSettings, limits: VerdictSection) -> importance.Settings:
+    """The settings of the thorough adaptation, which draws and adapts until ``limits`` are met."""
+    return importance.Settings(
+        draws=settings.draws,
+        rounds=settings.tuning.adaptive_rounds,
+        ess=limits.ess,
+        khat=limits.khat,
+        wide_share=1.0 / EVERY,
+        sure=True,
+    )
+
+
+def weigh(batched: BatchedProblem, network: Network, thorough: importance.Settings, seeds: Seeds) -> Weighted:
     """Draw from the network, with exact weights; replace the draws by adapted ones where these are not good enough."""
     started = time.monotonic()
     ids = batched.batch.ids
@@ -161,12 +173,12 @@ def weigh(batched: BatchedProblem, network: Network, settings: SnpeSettings, see
     info.miscalibration[:] = network.miscalibration
     info.dropped_share[:], info.dropped_by[:] = network.dropped_share, network.dropped_by
     failures = dict.fromkeys(np.flatnonzero(~network.usable).tolist(), NOT_FINITE) | network.refused
-    drawn = _network_draws(batched, network, info, settings, seeds)
+    drawn = _network_draws(batched, network, info, thorough, seeds)
     if exact:
-        _adapt(batched, network, drawn, info, settings, seeds)
+        _adapt(batched, network, drawn, info, thorough, seeds)
         empty = np.flatnonzero(~np.isfinite(drawn.log_weight).any(axis=1)).tolist()
         failures = dict.fromkeys(empty, NO_DENSITY) | batched.failures | failures
-    behind = np.arange(settings.draws) >= drawn.count[:, None]
+    behind = np.arange(thorough.draws) >= drawn.count[:, None]
     theta = batched.constrain(np.where(behind[..., None], drawn.z[:, :1], drawn.z))
     lp = np.full(theta.shape[:2], np.nan)
     if exact:
@@ -199,24 +211,24 @@ class _Drawn:
 
 
 def _network_draws(
-    batched: BatchedProblem, network: Network, info: Info, settings: SnpeSettings, seeds: Seeds
+    batched: BatchedProblem, network: Network, info: Info, thorough: importance.Settings, seeds: Seeds
 ) -> _Drawn:
     """Draw from the network's proposal: a few draws at first, and more where these can be enough.
 
     ``info`` gets the figures of the proposal. Without a likelihood all draws are the network's own, made at once.
     """
     count, dim, ids = len(batched.batch), batched.problem.ndim_unconstrained, batched.batch.ids
-    base = np.stack([seeds.generator(i, "network").standard_normal((settings.draws, dim)) for i in ids])
-    empty = np.full((count, settings.draws), -np.inf)
+    base = np.stack([seeds.generator(i, "network").standard_normal((thorough.draws, dim)) for i in ids])
+    empty = np.full((count, thorough.draws), -np.inf)
     drawn = _Drawn(np.zeros(base.shape), np.zeros(empty.shape), empty, np.zeros(count, np.int64))
     rows = np.arange(count)
     if not batched.problem.has_likelihood:
         drawn.z[:], drawn.log_density[:] = network.draw(base, rows)
-        drawn.log_weight[:], drawn.count[:] = 0.0, settings.draws
+        drawn.log_weight[:], drawn.count[:] = 0.0, thorough.draws
         return drawn
     proposal = Proposal(network, ids, dim, seeds)
-    squares = np.stack([seeds.generator(i, "network-wide").chisquare(FREEDOM, settings.draws) for i in ids])
-    for first, last in itertools.pairwise(_stages(settings.draws)):
+    squares = np.stack([seeds.generator(i, "network-wide").chisquare(FREEDOM, thorough.draws) for i in ids])
+    for first, last in itertools.pairwise(_stages(thorough.draws)):
         z, log_q = proposal.draw(base[rows, first:last], squares[rows, first:last], first, rows)
         log_density = _density_of(batched, rows, z)
         log_weight = log_density - log_q
@@ -224,9 +236,9 @@ def _network_draws(
             whole[rows, first:last] = part
         drawn.count[rows] = last
         _note(info, rows, drawn.log_weight[rows, :last])
-        hopeful = info.khat[rows] < min(settings.target_khat, HOPELESS_KHAT)
-        wanting = info.ess[rows] < settings.target_ess
-        rows = rows[hopeful & wanting & (info.is_efficiency[rows] * settings.draws > settings.target_ess)]
+        hopeful = info.khat[rows] < min(thorough.khat, HOPELESS_KHAT)
+        wanting = info.ess[rows] < thorough.ess
+        rows = rows[hopeful & wanting & (info.is_efficiency[rows] * thorough.draws > thorough.ess)]
         if not rows.size:
             break
     info.proposal_khat[:], info.proposal_efficiency[:] = info.khat, info.is_efficiency
@@ -267,24 +279,21 @@ def _note(info: Info, rows: Positions, log_weight: Floats) -> None:
 
 
 def _adapt(
-    batched: BatchedProblem, network: Network, drawn: _Drawn, info: Info, settings: SnpeSettings, seeds: Seeds
+    batched: BatchedProblem,
+    network: Network,
+    drawn: _Drawn,
+    info: Info,
+    thorough: importance.Settings,
+    seeds: Seeds,
 ) -> None:
     """Replace the draws by adapted ones where the network's weights are not good enough.
 
     A quick adaptation comes first, then a thorough one for the data sets where the quick one is not good enough.
     """
-    thorough = importance.Settings(
-        draws=settings.draws,
-        rounds=settings.tuning.adaptive_rounds,
-        ess=settings.target_ess,
-        khat=settings.target_khat,
-        wide_share=1.0 / EVERY,
-        sure=True,
-    )
     quick = replace(
         guide.QUICK,
-        draws=min(guide.QUICK.draws, settings.draws),
-        rounds=min(guide.QUICK.rounds, settings.tuning.adaptive_rounds),
+        draws=min(guide.QUICK.draws, thorough.draws),
+        rounds=min(guide.QUICK.rounds, thorough.rounds),
         ess=thorough.ess,
         khat=thorough.khat,
         early=False,
