@@ -75,10 +75,12 @@ def made(kind: str, datasets: int, seed: int, points: tuple[int, int] = (SHORTES
 
 def settings_of(options: argparse.Namespace, **more: Any) -> Any:
     from chainsweep.config.campaign import SnpeSettings, SnpeTuning
+    from chainsweep.engines.snpe import engine
 
+    engine.THREADS = options.threads
     given = dict(pair.split("=", 1) for pair in options.set)
     tuning = {name: given.pop(name) for name in SnpeTuning.model_fields.keys() & given.keys()}
-    return SnpeSettings(**{"threads": options.threads} | more | given, tuning=tuning)
+    return SnpeSettings(**more | given, tuning=tuning)
 
 
 def network_path(options: argparse.Namespace) -> Path:

@@ -52,7 +52,6 @@ TINY = changed(
     grid=8,
     draws=500,
     adaptive_rounds=0,
-    checkpoint_steps=10,
     bank_simulations=1000,
     simulations_per_round=500,
     rounds=2,

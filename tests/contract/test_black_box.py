@@ -45,7 +45,6 @@ check_every = 100
 [engines.snpe]
 train_steps = 200
 bank_simulations = 2000
-checkpoint_steps = 100
 draws = 1000
 
 [engines.snpe.tuning]

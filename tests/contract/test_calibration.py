@@ -20,7 +20,6 @@ engines = ["snpe"]
 train_steps = 400
 bank_simulations = 4000
 draws = 1000
-checkpoint_steps = 100
 
 [engines.snpe.tuning]
 hidden = 32

@@ -42,7 +42,6 @@ descents = 4
 
 [engines.snpe]
 train_steps = 150
-checkpoint_steps = 50
 draws = 1000
 
 [engines.snpe.tuning]

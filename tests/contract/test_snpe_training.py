@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 from chainsweep.config.campaign import VerdictSection
 from chainsweep.engines.base import Status
 from chainsweep.engines.snpe import engine as snpe
+from chainsweep.engines.snpe import trainer
 from chainsweep.engines.snpe.designs import usable_designs
 from chainsweep.engines.snpe.job import HISTORY, Job
 from chainsweep.engines.snpe.network import Trained, architecture_of, fit_encoder
@@ -44,6 +45,14 @@ def model(x, y_err, centre, y=None):
 def train(problem, batch, settings=TINY, seed=5, sink=None, resume=None, deadline=never):
     sink = sink if sink is not None else MemorySink()
     return snpe.train(problem, batch, settings, seed, sink=sink, resume=resume, deadline=deadline)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def saved_often():
+    """Four times in a training of `TINY`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "CHECKPOINT_STEPS", 10)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -119,8 +119,6 @@ class EmceeSettings(Section):
     """The number of walkers of one ensemble; by default ``max(32, 4 * parameters)``; always even."""
     max_steps: Annotated[int, Field(ge=100)] = 20_000
     """The largest number of steps of one data set, burn-in included."""
-    max_draws_per_chain: Annotated[int, Field(ge=100)] = 2000
-    """The largest number of draws kept of one ensemble (kept steps times walkers); a longer chain is thinned."""
     prior_draws: Annotated[int, Field(ge=64)] = 4096
     """The number of prior draws of one data set that its walkers start from, divided among its ensembles."""
     spread: Literal["auto", "datasets", "walkers"] = "auto"
@@ -248,10 +246,6 @@ class SnpeSettings(Section):
     every training step."""
     draws: Annotated[int, Field(ge=100)] = 4_000
     """The number of draws from the proposal, per data set and round of importance sampling."""
-    checkpoint_steps: Annotated[int, Field(ge=10)] = 50
-    """The number of training steps between two saved states."""
-    threads: Annotated[int, Field(ge=1)] = 1
-    """The number of CPU threads of training. It is fixed by the campaign because it changes the last bits of sums."""
     tuning: SnpeTuning = SnpeTuning()
     """The settings that change how fast an answer comes."""
 

@@ -28,6 +28,9 @@ BURN_IN_TAU = 5.0
 """The part of a settled chain that is discarded: the larger of this share of it and ``BURN_IN_TAU`` autocorrelation
 times."""
 
+MOST_DRAWS = 2000
+"""The largest number of draws kept of one ensemble (kept steps times walkers); a longer chain is thinned."""
+
 LEAST_STEPS = 20
 """The least number of kept steps at which a chain is judged."""
 

@@ -24,7 +24,7 @@ from chainsweep.config.campaign import EmceeSettings as Settings
 from chainsweep.config.campaign import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Deadline, Outcome, Sink, Status
-from chainsweep.engines.emcee.chain import LEAST_STEPS, Assessment, Info, Results, assess
+from chainsweep.engines.emcee.chain import LEAST_STEPS, MOST_DRAWS, Assessment, Info, Results, assess
 from chainsweep.engines.emcee.initial_walkers import islands, rescue, start_walkers
 from chainsweep.engines.emcee.stack import JUMP, Stack, State, Sweep
 from chainsweep.importance.guide import DESCENTS, Guide, deepened, joined, relearned, search
@@ -81,7 +81,7 @@ def run(
     """
     problem.require("emcee")
     sweep = Sweep(without_surfaces(problem), batch, settings, seeds, limits)
-    most_draws = max(settings.max_draws_per_chain, sweep.walkers)
+    most_draws = max(MOST_DRAWS, sweep.walkers)
     results = Results(len(batch), settings.ensembles, sweep.problem.ndim, most_draws)
     if resume is None:
         state = _start(sweep, results)
@@ -293,14 +293,14 @@ def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:
 
 def _finish(state: State, results: Results, sweep: Sweep, row: int, step: int, assessment: Assessment) -> None:
     """Store the draws of one data set in ``results``, thinned to about half an autocorrelation time."""
-    settings, walkers, chain = sweep.settings, sweep.walkers, state.chains[row]
+    walkers, chain = sweep.walkers, state.chains[row]
     stride = chain.stride
     theta, log_prob = chain.after(int(state.burn_in[row]))
     first = assessment.first
     longest, kept = float(assessment.tau.max()), len(theta) - first
     # Chains that have not converged keep enough steps to show it.
     by_tau = int(min(longest / 2, kept / LEAST_STEPS)) if np.isfinite(longest) else 1
-    by_size = -(-kept // max(1, settings.max_draws_per_chain // walkers))
+    by_size = -(-kept // max(1, MOST_DRAWS // walkers))
     every = max(by_tau, by_size, 1)
     # The rows are counted from the end, so that the last step is among them.
     rows = np.arange(len(theta) - 1, first - 1, -every)[::-1]

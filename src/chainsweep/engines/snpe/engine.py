@@ -48,6 +48,8 @@ __all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "
 GROUP = 64
 """The number of data sets that are drawn, weighed and adapted together."""
 CHECKPOINT_SECONDS = 60.0
+THREADS = 1
+"""The number of CPU threads of torch. It is fixed because it changes the last bits of sums."""
 
 
 def train(
@@ -93,7 +95,7 @@ def train(
     """
     problem.require("snpe")
     batches = [designs] if isinstance(designs, Batch) else list(designs)
-    with _torch(settings.threads, device):
+    with _torch(device):
         job = Job(problem, settings, seed, sink, deadline, device, member)
         if settings.mode == "amortised":
             return train_amortised(job, batches, resume or {}, made)
@@ -118,7 +120,7 @@ def join(
     made: Sequence[Mapping[str, NDArray]] | None = None,
 ) -> Trained | None:
     """Join the ``members`` of an ensemble to one network, calibrated as one; arguments and errors are as in `train`."""
-    with _torch(settings.threads, device):
+    with _torch(device):
         return join_ensemble(Job(problem, settings, seed, sink, deadline, device), designs, members, made)
 
 
@@ -136,7 +138,7 @@ def calibrate(
     Data sets that the network was not trained for are left out. Arguments and errors are those of `train`.
     """
     problem.require("snpe")
-    with _torch(settings.threads, device):
+    with _torch(device):
         inside = []
         for batch in designs:
             served = np.setdiff1d(np.arange(len(batch)), list(outside(problem, batch, trained.coverage)))
@@ -180,7 +182,7 @@ def run(
     """
     resume = resume or {}
     own: Arrays = {}
-    with _torch(settings.threads, device):
+    with _torch(device):
         job = Job(problem, settings, seeds.entropy(batch.ids[0], "train") % 2**31, sink, deadline, device)
         if trained is None:
             trained = _trained_here(job, batch, resume)
@@ -239,7 +241,7 @@ def _trained_here(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> Trai
 
 
 @contextmanager
-def _torch(threads: int, device: str) -> Iterator[None]:
+def _torch(device: str) -> Iterator[None]:
     """Run a block with a fixed number of CPU threads for torch; raise ``UnavailableError`` if ``device`` is missing."""
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise UnavailableError(
@@ -247,7 +249,7 @@ def _torch(threads: int, device: str) -> Iterator[None]:
             f"{torch.cuda.device_count()} GPUs); use device = 'cpu' or a site with a GPU"
         )
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     try:
         yield
     finally:

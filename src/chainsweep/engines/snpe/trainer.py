@@ -39,6 +39,8 @@ AVERAGING_SHARE = 0.02
 """The time constant of the weight average, relative to the steps done so far."""
 AVERAGING_STEPS = 4
 """The number of steps between two updates of the weight average."""
+CHECKPOINT_STEPS = 50
+"""The number of training steps between two saved states."""
 CLIP_NORM = 5.0
 VALIDATIONS = 20
 VALIDATION_SHARE = 0.25
@@ -249,7 +251,7 @@ def _tensor(part: Any, device: torch.device) -> torch.Tensor:
 def fit(trainer: Trainer, job: Job, kept: Arrays, note: str = "training") -> bool:
     """Train to the end of the schedule; return False if the deadline came first (the state is saved then).
 
-    The complete state goes to the sink, together with ``kept``, every ``checkpoint_steps`` steps.
+    The complete state goes to the sink, together with ``kept``, every ``CHECKPOINT_STEPS`` steps.
 
     Raises
     ------
@@ -278,7 +280,7 @@ def _fit(trainer: Trainer, job: Job, kept: Arrays, note: str) -> bool:
             trainer.record()
             loss = progress.history[-1][HISTORY.index("validation_loss")]
             job.sink.progress(progress.step, settings.train_steps, f"{note}: validation loss {loss:.3f}")
-        if progress.step % settings.checkpoint_steps == 0:
+        if progress.step % CHECKPOINT_STEPS == 0:
             job.sink.checkpoint({**kept, **trainer.arrays()})
     return True
 
