@@ -339,6 +339,22 @@ def test_no_campaign_here(run, tmp_path):
         assert "chainsweep init" in error
 
 
+def test_a_campaign_frozen_in_an_older_layout_is_refused(run, tmp_path):
+    (tmp_path / "resolved.json").write_text(json.dumps({"schema": "chainsweep-campaign/1", "config": {}}))
+    for command in ("status", "run", "merge", "report"):
+        code, _, error = run(command, tmp_path)
+        assert code == 65
+        assert "use the chainsweep that made this campaign" in error.replace("\n", " ")
+
+
+def test_an_old_key_ends_init_with_what_took_its_place(run, write_job, tmp_path):
+    config = LINE_CONFIG + "[engines.nuts]\ntarget_ess = 900\nlanes = 4\n"
+    code, _, error = run("init", write_job(config=config), "--out", tmp_path / "out")
+    assert code == 65
+    for text in ("until [verdict] ess is met; set that instead", "lanes has moved to [engines.nuts.tuning]"):
+        assert text in error.replace("\n", " ")
+
+
 def test_steps_that_come_too_early(run, write_job, tmp_path):
     folder = tmp_path / "campaign"
     assert run("init", write_job(), "--out", folder)[0] == 0
