@@ -166,7 +166,7 @@ def test_walkers_that_stay_apart_raise_tau():
 
 
 def with_density(theta: np.ndarray, shift: np.ndarray | float, final: bool = False):
-    return assess(theta, -0.5 * (theta**2).sum(axis=-1) + shift, EmceeSettings(), final)
+    return assess(theta, -0.5 * (theta**2).sum(axis=-1) + shift, VerdictSection(), final)
 
 
 def test_a_walker_that_moves_freely_where_there_is_no_density_is_stuck():
@@ -203,21 +203,21 @@ def test_burn_in_is_five_autocorrelation_times_where_that_is_more_than_a_fifth()
 @pytest.mark.parametrize(
     ("changed", "passes"),
     [
-        ({"tau_factor": 0.999}, True),
-        ({"tau_factor": 1.001}, False),
-        ({"target_ess": 0.999}, True),
-        ({"target_ess": 1.001}, False),
-        ({"target_rhat": 1.0 + 1e-6}, True),
-        ({"target_rhat": 1.0 - 1e-6}, False),
+        ({"tau": 0.999}, True),
+        ({"tau": 1.001}, False),
+        ({"ess": 0.999}, True),
+        ({"ess": 1.001}, False),
+        ({"rhat": 1.0 + 1e-6}, True),
+        ({"rhat": 1.0 - 1e-6}, False),
     ],
 )
-def test_each_target_is_compared_with_its_own_figure(changed, passes):
-    """Targets a little below and above what a chain has; an ensemble's steps count once for each of its walkers."""
+def test_each_limit_is_compared_with_its_own_figure(changed, passes):
+    """Limits a little below and above what a chain has; an ensemble's steps count once for each of its walkers."""
     theta = autoregressive(np.random.default_rng(15), (800, 2, 16, 2), 0.6)
     found = judge(theta, final=True)
     assert found.ess_min == pytest.approx(32 * found.kept_over_tau)
-    figures = {"tau_factor": found.kept_over_tau, "target_ess": found.ess_min, "target_rhat": found.rhat_max}
-    targets = {name: factor * figures[name] for name, factor in changed.items()}
-    lenient = {"tau_factor": 10.0, "target_ess": 1.0, "target_rhat": 2.0}
-    settings = EmceeSettings.model_construct(**(EmceeSettings().model_dump() | lenient | targets))
-    assert assess(theta, -0.5 * (theta**2).sum(axis=-1), settings, final=True).passed is passes
+    figures = {"tau": found.kept_over_tau, "ess": found.ess_min, "rhat": found.rhat_max}
+    near = {name: factor * figures[name] for name, factor in changed.items()}
+    lenient = {"tau": 10.0, "ess": 1.0, "rhat": 2.0}
+    limits = VerdictSection().model_copy(update=lenient | near)
+    assert assess(theta, -0.5 * (theta**2).sum(axis=-1), limits, final=True).passed is passes

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import NutsSettings
+from chainsweep.config.campaign import VerdictSection
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.nuts.engine import _Run
 from chainsweep.engines.nuts.kernels import with_pooled_steps
@@ -17,10 +17,11 @@ from chainsweep.engines.nuts.lanes import whitening
 CHAINS, DRAWS = 4, 300
 
 
-def judged(z: np.ndarray, diverging: np.ndarray | None = None, **targets: float):
-    settings = NutsSettings.model_construct(**(NutsSettings().model_dump() | targets))
+def judged(z: np.ndarray, diverging: np.ndarray | None = None, **limits: float):
     none = np.zeros(z.shape[:3])
-    return _Run._judge(SimpleNamespace(settings=settings), z, none if diverging is None else diverging)
+    return _Run._judge(
+        SimpleNamespace(limits=VerdictSection().model_copy(update=limits)), z, none if diverging is None else diverging
+    )
 
 
 def draws(datasets: int = 3) -> np.ndarray:
@@ -33,13 +34,13 @@ def test_chains_that_diverged_are_not_good_and_longer_ones_would_not_be():
     longer, good = judged(draws(), diverging)
     assert good.tolist() == [True, False, False]
     assert longer.tolist() == [1.0, 1.0, 1.0]
-    assert judged(draws(), diverging, target_divergences=1)[1].tolist() == [True, True, False]
+    assert judged(draws(), diverging, divergences=1)[1].tolist() == [True, True, False]
 
 
 def test_chains_that_disagree_are_not_good_in_whichever_parameter():
     z = draws()
     z[1, 0, :, 1] += 1.0
-    longer, good = judged(z, target_ess=1.0)
+    longer, good = judged(z, ess=1.0)
     assert good.tolist() == [True, False, True]
     assert longer[1] == pytest.approx(1.3)
     z[2] = z[2, :1, :1]
@@ -59,7 +60,7 @@ def test_chains_with_few_effective_draws_are_wanted_longer_by_what_they_lack():
     least = float(min(ess_bulk(series).min(), ess_tail(series).min()))
     assert float(rhat_rank(series).max()) < 1.05
     for target, good in ((0.999 * least, True), (1.001 * least, False), (3.0 * least, False)):
-        longer, passed = judged(z, target_ess=target, target_rhat=1.05)
+        longer, passed = judged(z, ess=target, rhat=1.05)
         assert passed.tolist() == [good]
         assert longer[0] == pytest.approx(1.0 if good else max(1.05, target / least))
 
@@ -68,7 +69,7 @@ def test_chains_with_few_effective_draws_are_wanted_longer_by_what_they_lack():
 def test_the_largest_rhat_is_compared_with_its_target(factor, good):
     z = slow()
     largest = float(rhat_rank(np.moveaxis(z, -1, 1)).max())
-    assert judged(z, target_rhat=factor * largest, target_ess=1.0)[1].tolist() == [good]
+    assert judged(z, rhat=factor * largest, ess=1.0)[1].tolist() == [good]
 
 
 class Adapted(NamedTuple):
