@@ -366,8 +366,11 @@ def test_no_edit_of_the_record_cancels_the_jobs_of_another_folder(twins, slurm, 
         second.paths.jobs.write_text(first.paths.jobs.read_text())
     if "folder" in edit:
         (second.paths.root / "folder.json").unlink()
-    with pytest.raises(CampaignError, match="is not there" if "folder" in edit else "does not record all jobs"):
-        watch.cancel_jobs(second)
+    if edit == "its ids":
+        assert watch.cancel_jobs(second) == [110, 111], "the two whose ids were not edited"
+    else:
+        with pytest.raises(CampaignError, match="is not there" if "folder" in edit else "does not record all jobs"):
+            watch.cancel_jobs(second)
     assert not theirs & set(cancelled(slurm))
     assert waiting(first) == 18
 
@@ -422,6 +425,19 @@ def test_jobs_that_the_record_lost_hinder_nobody_once_they_ended(twins, slurm):
     end_all(slurm)
     assert submit_campaign(first, SITE, ALL)[0].number == 2
     assert waiting(first) == 18
+
+
+def test_a_script_that_a_user_sent_by_hand_is_left_alone(campaign, slurm):
+    """It has the name of the job that ``submit`` sent, and an id of its own."""
+    _, ids = submit_campaign(campaign, SITE, ALL)
+    queue = (slurm / "queue").read_text()
+    name, number = next(iter(ids.items()))
+    (slurm / "queue").write_text(queue + f"900|N/A|RUNNING|{name}|None|0:01|n1\n")
+    assert submit_campaign(campaign, SITE, ALL)[1] == {}
+    assert watch.full_status(campaign, watch.Progress(campaign))["queue"]["unrecorded"] == []
+    assert watch.cancel_jobs(campaign) == sorted(ids.values())
+    assert number in cancelled(slurm)
+    assert 900 not in cancelled(slurm)
 
 
 def test_a_copy_of_a_folder_does_not_have_its_jobs(twins, slurm, tmp_path):

@@ -46,8 +46,8 @@ STATES = {
 class Queue:
     """The elements of this campaign in the queue; ``problem`` is the reason if the queue could not be asked.
 
-    ``unrecorded`` are the ids of waiting or running jobs whose names hold this folder's token and that ``jobs.jsonl``
-    does not record: it was removed, cut or edited.
+    ``unrecorded`` are the ids of waiting or running jobs whose names hold this folder's token and are not recorded:
+    ``jobs.jsonl`` was removed, cut or edited. A job that was sent by hand has the name of a recorded one.
     """
 
     elements: tuple[client.Element, ...] = ()
@@ -73,8 +73,8 @@ def look(campaign: Campaign) -> Queue:
     except UnavailableError as error:
         return Queue(problem=str(error))
     own = tuple(e for e in found if e.name in sent and sent[e.name] in (None, e.job_id))
-    token, known = identity_of(campaign.paths.root, 0, sent).token, {e.job_id for e in own}
-    strays = {e.job_id for e in found if e.live and token_in(e.name) == token and e.job_id not in known}
+    token = identity_of(campaign.paths.root, 0, sent).token
+    strays = {e.job_id for e in found if e.live and token_in(e.name) == token and e.name not in sent}
     return Queue(own, unrecorded=tuple(sorted(strays)))
 
 
