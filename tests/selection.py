@@ -45,6 +45,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "contract/test_log_density.py": (
         "test_a_loop_of_unknown_length_is_gone_through_once_a_point",
         "test_entries_that_never_change_are_left_out_of_figures",
+        "test_it_is_known_which_entries_never_change",
     ),
     "unit/test_importance.py": (
         "test_an_accelerators_programs_give_what_a_processors_give",
