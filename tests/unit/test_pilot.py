@@ -183,7 +183,7 @@ def test_a_black_box_has_its_simulations_timed_apart_from_the_training(make, mon
     snpe = campaign.config.engines.snpe
     assert jobs["simulate"]["units"] == snpe.bank_simulations
     assert jobs["simulate"]["basis"] == "1000 simulations timed"
-    parts = -(-snpe.bank_simulations // snpe.simulations_per_task)
+    parts = -(-snpe.bank_simulations // snpe.tuning.simulations_per_task)
     hours = (parts * made.setup_s + snpe.bank_simulations * np.mean(made.seconds)) / 3600
     assert jobs["simulate"]["hours"] == pytest.approx(hours)
     assert forecast(campaign)["complete"]
