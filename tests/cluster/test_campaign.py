@@ -94,6 +94,9 @@ def test_simulations_of_a_black_box_and_an_ensemble_are_arrays(slurm: PrivateSlu
     config = CONFIG.replace('["emcee", "snpe"]', '["snpe"]').replace(
         "[engines.snpe]\n", "[engines.snpe]\nensemble = 2\n"
     )
+    config = config.replace("train_steps = 200", "train_steps = 40").replace(
+        "[engines.snpe.tuning]\n", "[engines.snpe.tuning]\nhidden = 16\ntransforms = 2\n"
+    )
     frozen = freeze(tmp_path, MODEL, config, 2)
     reference = run_here(frozen, tmp_path / "here")
     sweep = Sweep(slurm, frozen, WARM_SITE)

@@ -141,6 +141,7 @@ def test_a_real_pilot_times_every_kind_and_touches_nothing_else(make, monkeypatc
     which = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name, *rest: None if name == "squeue" else which(name, *rest))
     monkeypatch.setattr(pilot, "_run_once", nuts_for_real(pilot._run_once))
+    monkeypatch.setattr(pilot, "_ess_per_second", lambda campaign, batch, algorithm: 100.0)
     before = contents(campaign.paths.root)
     line = ["plan", str(campaign.paths.root), "--site", str(ROOT / "slurm" / "sites" / "local.toml"), "--json"]
     timed = CliRunner().invoke(app, [*line, "--pilot", "4"], catch_exceptions=False)
