@@ -625,7 +625,6 @@ def model(x, y=None):
 @pytest.mark.parametrize(
     ("prior", "still"),
     [
-        ("dist.LKJCholesky(3, 2.0)", (1, 2, 3, 6)),
         ("dist.Dirichlet(jnp.ones(1))", (1,)),
         ("dist.ZeroSumNormal(1.0, (3,))", ()),
     ],

@@ -477,7 +477,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize(("stack", "stride"), [(2, 1), (256, 1), (2, 3)])
+@pytest.mark.parametrize(("stack", "stride"), [(2, 1), (2, 3)])
 def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack, stride):
     """A deep search and refits in between, stops at every second of its blocks, and data sets that wait."""
     monkeypatch.setattr(engine, "DEEPEN_AT", 0.1 * stride)

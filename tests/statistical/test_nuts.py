@@ -176,7 +176,7 @@ def test_an_error_that_all_points_share_is_none():
     np.testing.assert_allclose(error, [0.0, np.sqrt(2.0), 0.0, np.inf])
 
 
-@pytest.mark.parametrize(("stop_after", "precision"), [(0, "float64"), (1, "float64"), (2, "float64"), (1, "float32")])
+@pytest.mark.parametrize(("stop_after", "precision"), [(0, "float64"), (2, "float64"), (1, "float32")])
 def test_a_stopped_run_continues_with_the_same_bits(stop_after, precision):
     batch, settings = lines(), changed(SETTINGS, precision=precision)
     whole = sample(line, batch, settings).chains
