@@ -3,7 +3,7 @@ BIN := .venv/bin
 JOBS ?= 2
 STAMP := .venv/.installed
 # A file's tests stay together, for they share what they made; what each took stands in build/.
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 --junitxml=build/tests-$@.xml
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -rs --durations=10 --junitxml=build/tests-$@.xml
 
 # Images: each is named after its lock file. jax-cpu and torch-cpu are the GPU images' definitions, built without CUDA.
 IMAGES := cpu-mpi jax-gpu torch-gpu
