@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -88,4 +91,27 @@ def test_make_runs_the_quick_ones_the_others_or_all_and_ci_runs_none_twice():
         "",
     ]
     ci = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert [text for text in ci if text.startswith("make ")] == ["make check", "make test-rest"]
+    assert [text for text in ci if re.match(r"(TESTS_END_AT=.* )?make ", text)] == [
+        "make check",
+        "TESTS_END_AT=$((began + 4500)) make test-rest",
+    ]
+
+
+def test_no_test_begins_after_the_end_of_a_limited_run():
+    """What is not begun is named; without a limit, or before it, the same test runs."""
+    line = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"{__file__}::test_this_test_has_its_marks",
+    ]
+    for end, words in (("0", "NOT RUN, the time of this run was over: tests/unit/test_selection.py::"), ("inf", "")):
+        environment = {**os.environ, "TESTS_END_AT": end}
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+        assert ("1 skipped" in done.stdout, words in done.stdout) == (end == "0", True), done.stdout
+        assert done.returncode == 0
