@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from chainsweep.machine.compiling import watch
+from chainsweep.machine.ending import STOP_SIGNALS
 from chainsweep.machine.environment import prepare
 from tests.selection import begins, marks_of
 
@@ -43,6 +45,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin no test after the time ``TESTS_END_AT`` (seconds since 1970), so that a limited run ends with a result."""
     if time.time() > float(os.environ.get("TESTS_END_AT", "inf")):
         pytest.skip(f"NOT RUN, the time of this run was over: {item.nodeid}")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """A command that ran in this process would end it 45 s after a signal that a later test sends to itself."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="module")
