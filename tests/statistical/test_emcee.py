@@ -261,7 +261,7 @@ def test_stopped_within_a_block_it_resumes_bit_for_bit(problem, monkeypatch):
     sink = Memory()
     outcome = sample(problem, batch, SHORT, sink=sink, deadline=lambda: next(calls) == 77)
     assert outcome.status is Status.STOPPED
-    assert sink.state["now"] % SHORT.check_every != 0
+    assert sink.state["now"] % SHORT.tuning.check_every != 0
     assert_same(sample(problem, batch, SHORT, sink.state).chains, whole)
 
 
