@@ -106,7 +106,7 @@ def test_preemption_without_grace(sweep, reference):
 def test_killed_again_and_again(sweep, reference):
     """Each kill is a real -9 to the task's process; the host script requeues the element."""
     ids = sweep.submit()
-    for kill in range(2):
+    for kill in range(3):
         state = sweep.wait_for_state()
         seen = state.stat().st_mtime_ns if kill else 0
         sweep.slurm.wait_until(partial(saved_after, state, seen), 60, "the attempt gets on")
@@ -114,7 +114,7 @@ def test_killed_again_and_again(sweep, reference):
         sweep.slurm.wait_until(partial(said, sweep, "ended with 137", kill + 1), 60, "the step dies")
         again = f"{ids['emcee']}_0 on {os.uname().nodename}, restart {kill + 1}"
         sweep.slurm.wait_until(partial(said, sweep, again, 1), 60, "the element starts again")
-    assert_recovered(sweep, reference, 3, 1)
+    assert_recovered(sweep, reference, 4, 1)
 
 
 def test_a_lost_node_whose_old_process_comes_back(sweep, reference):

@@ -18,7 +18,7 @@ LIST = Path(__file__).with_name("mutants.toml")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault: in ``file`` below ``src/chainsweep``, ``old`` becomes ``new``, and one of ``tests`` must fail."""
+    """A fault: in ``file`` below ``src/chainsweep``, ``old`` becomes ``new``, and one of ``tests`` must fail."""
 
     file: str
     old: str

@@ -12,7 +12,7 @@ WALKERS, JUMPS = 20_000, 3
 
 
 def jumped(mean: float, sd: float, claimed_sd: float) -> np.ndarray:
-    """Where walkers that start at draws of a unit normal are after jumps to draws of another normal."""
+    """Return the places of walkers that start at draws of a unit normal, after jumps to draws of another normal."""
     rng = np.random.default_rng(4)
     theta, points = rng.standard_normal((WALKERS, 1)), rng.normal(mean, sd, (JUMPS, WALKERS, 1))
     density, proposal = stats.norm.logpdf, stats.norm(mean, claimed_sd).logpdf

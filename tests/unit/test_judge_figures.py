@@ -56,7 +56,7 @@ def fine() -> ModeCheck:
 
 
 def problem(has_likelihood: bool) -> Any:
-    """What a judge asks of a problem with the parameters a and b."""
+    """A stand-in for a problem with the parameters a and b, with all that a judge asks of it."""
 
     def flatten(posterior):
         return np.stack([posterior["a"], posterior["b"]], axis=-1)

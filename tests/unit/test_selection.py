@@ -98,7 +98,7 @@ def test_make_runs_the_quick_ones_the_others_or_all_and_ci_runs_none_twice():
 
 
 def test_no_test_begins_after_the_end_of_a_limited_run():
-    """What is not begun is named; without a limit, or before it, the same test runs."""
+    """A test that is not begun is named; without a limit, or before it, the same test runs."""
     line = [
         sys.executable,
         "-m",
