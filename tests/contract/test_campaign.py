@@ -395,25 +395,25 @@ def test_a_kill_and_ctrl_c_in_mid_run_change_no_bit(finished, tmp_path):
     """A kill leaves no word; Ctrl-C saves the state and exits with 75; ``status`` says what runs and what stopped."""
     again = copy_of(finished, tmp_path / "again")
     line = [sys.executable, "-m", "chainsweep", "run", str(again), "--workers", "2"]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    until_a_task_runs(again, 0.0)
-    time.sleep(6.0)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert json.loads(command("status", again, "--json").stdout)["running_tasks"] == []
-
-    killed = time.time()
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until_a_task_runs(again, killed)
+    until_a_task_runs(again, 0.0)
     status = json.loads(command("status", again, "--json").stdout)
     assert all(task["here"] for task in status["running_tasks"])
     assert status["running_tasks"]
+    assert status["interrupted_tasks"] == []
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr
     ended = json.loads(command("status", again, "--json").stdout)["interrupted_tasks"]
     assert {entry["kind"] for entry in ended} == {"stopped, its state is saved"}
     assert "Continue with" in stderr
+
+    stopped = time.time()
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    until_a_task_runs(again, stopped)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads(command("status", again, "--json").stdout)["running_tasks"] == []
     command("run", again)
     assert_same_draws(finished, again)
     assert not list(again.rglob(".state-*"))
