@@ -47,6 +47,12 @@ def by_name(found, figure, stratum="all"):
     return next(f for f in found if (f.figure, f.stratum) == (figure, stratum))
 
 
+def test_a_rank_counts_the_draws_below_the_truth():
+    draws = np.array([[[0.0], [1.0], [2.0], [3.0]]])
+    assert rank_levels(np.array([[2.5]]), draws).item() == pytest.approx(3.5 / 5)
+    assert rank_levels(np.array([[-1.0]]), draws).item() == pytest.approx(0.5 / 5)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_exact_posteriors_pass(seed):
     found = posteriors(seed=seed)
