@@ -432,8 +432,8 @@ def nuts_speed(place: Place, datasets: int, lanes_share: float = 1.0) -> dict[st
 def automatic_lanes(datasets: int) -> int:
     """The lanes that ``auto`` takes for this many visible peaks on this device."""
     from benchmarks import nuts as bench
-    from chainsweep.config.campaign import NutsSettings
     from chainsweep.engines.nuts.attempts import lanes_of
+    from chainsweep.engines.nuts.settings import NutsSettings
 
     return lanes_of(bench.model("visible"), bench.peaks("visible", min(datasets, SHARD)), NutsSettings())
 
@@ -499,9 +499,11 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
 
     from benchmarks import nuts as bench
     from benchmarks import snpe as bench_snpe
-    from chainsweep.config.campaign import SnpeSettings, VerdictSection
+    from chainsweep.config.sections import VerdictSection
+    from chainsweep.engines.base import Inputs
     from chainsweep.engines.snpe import engine
     from chainsweep.engines.snpe.network import Network
+    from chainsweep.engines.snpe.settings import SnpeSettings
     from chainsweep.machine.devices import torch_device
     from chainsweep.numerics.seeds import Seeds
 
@@ -509,11 +511,11 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
     problem, notes = bench.model("narrow"), bench_snpe.Notes()
     tuning = place.sizes.network | {"mixed_precision": mixed} | ({} if batch is None else {"batch": batch})
     settings = SnpeSettings(train_minutes=place.sizes.train_s / 60, train_steps=10**6, tuning=tuning)
-    ends = {"sink": notes, "resume": None, "deadline": lambda: False, "device": device}
+    ends = {"sink": notes, "resume": None, "deadline": lambda: False}
     with gauged() as busy:
         began = time.perf_counter()
         designs = bench_snpe.made("narrow", bench_snpe.DESIGNS, 1).batch
-        trained = engine.train(problem, designs, settings, 1, **ends)
+        trained = engine.train(problem, designs, settings, 1, device=device, **ends)
         seconds = time.perf_counter() - began
     history = trained.history
     trained_for, simulations = float(history["seconds"][-1]), int(history["simulations"][-1])
@@ -534,7 +536,7 @@ def snpe(place: Place, mixed: bool, device: str | None = None, batch: int | None
     rate = draws_per_second(network, len(fresh.batch))
     place.keep(held_out_loss=float(loss.mean()), draws_per_second=rate)
     began = time.perf_counter()
-    ends |= {"limits": VerdictSection(), "trained": trained}
+    ends |= {"limits": VerdictSection(), "inputs": Inputs(trained=trained, device=device)}
     chains = engine.run(problem, fresh.batch, settings, Seeds(1, "snpe"), **ends).chains
     seconds, info = time.perf_counter() - began, chains.info
     return {
@@ -573,8 +575,8 @@ def trained_for(place: Place, steps: int, stop_at: int | None) -> dict[str, Any]
     """The state after some steps of training on the worked example: weights, moments, history."""
     from benchmarks import nuts as bench
     from benchmarks import snpe as bench_snpe
-    from chainsweep.config.campaign import SnpeSettings
     from chainsweep.engines.snpe import engine
+    from chainsweep.engines.snpe.settings import SnpeSettings
     from chainsweep.machine.devices import torch_device
 
     problem, designs = bench.model("narrow"), bench_snpe.made("narrow", 64, 1).batch

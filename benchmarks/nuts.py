@@ -127,7 +127,7 @@ def peaks(kind: str, datasets: int, points: int = POINTS) -> Any:
 
 def model(kind: str) -> Any:
     """The Problem of a kind of peaks."""
-    from chainsweep.config.campaign import parse_config
+    from chainsweep.campaign.config import parse_config
     from chainsweep.model.load import example_observation, load_problem
 
     fields = ("x", "y_err", "y")
@@ -316,8 +316,9 @@ def engine(problem: Any, batch: Any, shard: int, more: Mapping[str, Any]) -> Jud
     """This engine with settings ``more`` on shards of ``shard`` data sets, judged as a campaign judges."""
     import numpy as np
 
-    from chainsweep.config.campaign import NutsSettings, parse_config
+    from chainsweep.campaign.config import parse_config
     from chainsweep.engines.nuts import engine as nuts
+    from chainsweep.engines.nuts.settings import NutsSettings
     from chainsweep.model.batched import BatchedProblem
     from chainsweep.numerics.seeds import Seeds
     from chainsweep.tasks.attempt import ProgressSink
@@ -342,7 +343,7 @@ def engine(problem: Any, batch: Any, shard: int, more: Mapping[str, Any]) -> Jud
             problem, part, settings, seeds, limits=config.verdict, sink=sink, resume=None, deadline=lambda: False
         )
         sampled = time.perf_counter()
-        columns.append(judge(outcome.chains, BatchedProblem(problem, part), config, seeds))
+        columns.append(judge(outcome.chains, BatchedProblem(problem, part), config.verdict, seeds))
         first, verdicts = first + times[min(1, len(times) - 1)] - times[0], verdicts + time.perf_counter() - sampled
         theta = np.asarray(problem.flatten(outcome.chains.posterior))
         means.append(np.nanmean(theta, axis=(1, 2)))

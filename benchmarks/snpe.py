@@ -74,8 +74,8 @@ def made(kind: str, datasets: int, seed: int, points: tuple[int, int] = (SHORTES
 
 
 def settings_of(options: argparse.Namespace, **more: Any) -> Any:
-    from chainsweep.config.campaign import SnpeSettings, SnpeTuning
     from chainsweep.engines.snpe import engine
+    from chainsweep.engines.snpe.settings import SnpeSettings, SnpeTuning
 
     engine.THREADS = options.threads
     given = dict(pair.split("=", 1) for pair in options.set)
@@ -166,7 +166,8 @@ def infer(options: argparse.Namespace) -> dict[str, Any]:
     """Fresh data sets through the network: it alone, and with rounds of adaptation where its weights do not suffice."""
     import numpy as np
 
-    from chainsweep.config.campaign import VerdictSection
+    from chainsweep.config.sections import VerdictSection
+    from chainsweep.engines.base import Inputs
     from chainsweep.engines.snpe import engine as snpe
     from chainsweep.numerics.seeds import Seeds
 
@@ -174,7 +175,9 @@ def infer(options: argparse.Namespace) -> dict[str, Any]:
     fresh = made(options.kind, options.datasets, 2)
     arguments = {"limits": VerdictSection(), "sink": Notes(), "resume": None, "deadline": lambda: False}
     began = time.perf_counter()
-    chains = snpe.run(problem, fresh.batch, settings_of(options), Seeds(1, "snpe"), trained=trained, **arguments).chains
+    chains = snpe.run(
+        problem, fresh.batch, settings_of(options), Seeds(1, "snpe"), inputs=Inputs(trained=trained), **arguments
+    ).chains
     seconds = time.perf_counter() - began
     info, good = chains.info, (chains.info["khat"] < 0.7) & (chains.info["ess"] > 400)
     row = {
@@ -207,7 +210,8 @@ def grow(options: argparse.Namespace) -> dict[str, Any]:
     """Draws of the network alone, and seconds with weights and rounds, by data sets and by points."""
     import numpy as np
 
-    from chainsweep.config.campaign import VerdictSection
+    from chainsweep.config.sections import VerdictSection
+    from chainsweep.engines.base import Inputs
     from chainsweep.engines.snpe import engine as snpe
     from chainsweep.engines.snpe.network import Network
     from chainsweep.numerics.seeds import Seeds
@@ -221,7 +225,7 @@ def grow(options: argparse.Namespace) -> dict[str, Any]:
         for first in range(0, datasets, 4096):
             part = batch.take(np.arange(first, min(first + 4096, datasets)))
             chains = snpe.run(
-                problem, part, settings_of(options), Seeds(1, "snpe"), trained=trained, **arguments
+                problem, part, settings_of(options), Seeds(1, "snpe"), inputs=Inputs(trained=trained), **arguments
             ).chains
             good += int(((chains.info["khat"] < 0.7) & (chains.info["ess"] > 400)).sum())
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
@@ -245,8 +249,9 @@ def single(options: argparse.Namespace) -> dict[str, Any]:
     from sbi.inference import NPE
     from sbi.utils import BoxUniform
 
-    from chainsweep.config.campaign import VerdictSection
+    from chainsweep.config.sections import VerdictSection
     from chainsweep.diagnostics.weights import weighted_mean, weighted_sd
+    from chainsweep.engines.base import Inputs
     from chainsweep.engines.snpe import engine as snpe
     from chainsweep.importance.adaptive import Settings, adapt
     from chainsweep.importance.modes import prior_pool
@@ -285,7 +290,7 @@ def single(options: argparse.Namespace) -> dict[str, Any]:
         "sink": Notes(),
         "resume": None,
         "deadline": lambda: False,
-        "trained": load(options),
+        "inputs": Inputs(trained=load(options)),
     }
     chains = snpe.run(problem, first, precise, Seeds(1, "snpe"), **arguments).chains
     own = slice(int(chains.n_draws[0]))

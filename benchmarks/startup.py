@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.config.site import Site
 from chainsweep.machine.programs import CACHE_VARIABLE
 from chainsweep.slurm.image import inside
+from chainsweep.slurm.site import Site
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = "import chainsweep.stages.infer, chainsweep.engines.nuts.engine, jax, numpyro; jax.devices()"

@@ -1,4 +1,4 @@
-"""Write ``docs/settings.md``: every key of ``campaign.toml``, from the docstrings and types of ``config/campaign.py``.
+"""Write ``docs/settings.md``: every key of ``campaign.toml``, from the docstrings and types of its tables.
 
     make settings
 
@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import ast
 import inspect
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from chainsweep.config import campaign
-from chainsweep.config.campaign import CampaignConfig
+from chainsweep.campaign.config import CampaignConfig
 from chainsweep.config.toml import Section
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Settings
 
-Every key of `campaign.toml`, written by `make settings` from `src/chainsweep/config/campaign.py`. How a campaign is
-made is told in [campaign.md](campaign.md). Only `[model]` and `[data]` must be there; an unknown key is an error that
+Every key of `campaign.toml`, written by `make settings` from the classes that read it. How a campaign is made is told
+in [campaign.md](campaign.md). Only `[model]` and `[data]` must be there; an unknown key is an error that
 names the valid ones.
 """
 TUNING = ".tuning"
@@ -32,8 +32,7 @@ TYPES = {int: "whole number", float: "number", bool: "`true` or `false`", str: "
 
 def page() -> str:
     """The text of the page."""
-    meanings = docstrings()
-    texts = {name: table(name, kind, meanings) for name, kind in tables(CampaignConfig)}
+    texts = {name: table(name, kind) for name, kind in tables(CampaignConfig)}
     tuning = [text for name, text in texts.items() if name.endswith(TUNING)]
     return "".join([HEAD, *(text for text in texts.values() if text not in tuning), "\n## Tuning\n", *tuning])
 
@@ -48,24 +47,24 @@ def tables(kind: type[Section], within: str = "") -> Iterator[tuple[str, type[Se
             yield from tables(inner, f"{within}{name}.")
 
 
-def table(name: str, kind: type[Section], meanings: dict[tuple[str, str], str]) -> str:
+def table(name: str, kind: type[Section]) -> str:
     """A table of the file as one of the page; its first sentence is what the class says of itself."""
     about = " ".join((inspect.getdoc(kind) or "").partition(": ")[2].replace("``", "`").split())
-    rows = []
+    rows, meanings = [], docstrings(kind)
     for key, field in kind.model_fields.items():
         if _is_section(field.annotation):
             continue
         bounds = list(field.metadata)
         given = Annotated[(field.annotation, *bounds)] if bounds else field.annotation
         default = "needed" if field.is_required() else _toml(field.default)
-        rows.append(f"| `{key}` | {_cell(told(given))} | {_cell(default)} | {_cell(meanings[kind.__name__, key])} |\n")
+        rows.append(f"| `{key}` | {_cell(told(given))} | {_cell(default)} | {_cell(meanings[key])} |\n")
     level = "###" if name.endswith(TUNING) else "##"
     head = f"\n{level} `[{name}]`\n\n{about[:1].upper()}{about[1:]}\n\n"
     return head + "| key | value | default | meaning |\n|---|---|---|---|\n" + "".join(rows)
 
 
-def docstrings() -> dict[tuple[str, str], str]:
-    """The docstring of each key, by class and name, in Markdown.
+def docstrings(kind: type[Section]) -> dict[str, str]:
+    """The docstring of each key of a table, in Markdown.
 
     Raises
     ------
@@ -73,13 +72,12 @@ def docstrings() -> dict[tuple[str, str], str]:
         A key has none.
     """
     found = {}
-    for node in ast.parse(inspect.getsource(campaign)).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for line, after in zip(node.body, node.body[1:], strict=False):
-            said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(said, str):
-                found[node.name, line.target.id] = " ".join(said.replace("``", "`").split())
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(node, ast.ClassDef)
+    for line, after in zip(node.body, node.body[1:], strict=False):
+        said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(said, str):
+            found[line.target.id] = " ".join(said.replace("``", "`").split())
     return found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from chainsweep.config.campaign import EmceeSettings, NutsSettings, SnpeSettings
+from chainsweep.engines.emcee.settings import EmceeSettings
+from chainsweep.engines.nuts.settings import NutsSettings
+from chainsweep.engines.snpe.settings import SnpeSettings
 
 SettingsT = TypeVar("SettingsT", EmceeSettings, NutsSettings, SnpeSettings)
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from chainsweep.config.campaign import SnpeSettings, VerdictSection, parse_config
+from chainsweep.campaign.config import parse_config
+from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import weighted_mean, weighted_sd
-from chainsweep.engines.base import Chains
+from chainsweep.engines.base import Chains, Inputs
 from chainsweep.engines.snpe import engine as snpe
+from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
@@ -169,7 +171,7 @@ def train(problem: Problem, batch: Batch, **changes: Any) -> snpe.Trained:
 def draws(problem: Problem, trained: snpe.Trained, batch: Batch, **changes: Any) -> Chains:
     """Weighted draws by `LEARNING` with ``changes``."""
     settings = changed(LEARNING, **changes)
-    arguments = {"sink": MemorySink(), "resume": None, "deadline": never, "trained": trained}
+    arguments = {"sink": MemorySink(), "resume": None, "deadline": never, "inputs": Inputs(trained=trained)}
     chains = snpe.run(problem, batch, settings, Seeds(2, "snpe"), limits=VerdictSection(), **arguments).chains
     assert chains is not None
     assert not chains.failures

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from chainsweep.config.site import Site
 from chainsweep.machine.doctor import Finding
+from chainsweep.slurm.site import Site
 from chainsweep.slurm.trials import examine_site
 from tests.cluster.private_slurm import PrivateSlurm
 

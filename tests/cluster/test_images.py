@@ -11,9 +11,9 @@ from pathlib import Path
 import h5netcdf
 import pytest
 
-from chainsweep.config.site import Site
 from chainsweep.errors import ConfigError
 from chainsweep.slurm.image import examine, verify
+from chainsweep.slurm.site import Site
 from chainsweep.slurm.trials import examine_site
 from chainsweep.store.shard import read_header
 from tests.cluster.conftest import ROOT

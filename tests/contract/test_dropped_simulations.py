@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import parse_config
+from chainsweep.campaign.config import parse_config
 from chainsweep.engines.snpe import engine as snpe
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.seeds import Seeds
@@ -67,7 +67,7 @@ def judged(folder: Path, text: str, **changes: Any) -> Judged:
     trained = snpe.train(problem, batch, changed(SETTINGS, **changes), 11, sink=sink, resume=None, deadline=never)
     assert trained is not None
     chains = draws(problem, trained, batch, draws=500, adaptive_rounds=6)
-    columns = judge(chains, BatchedProblem(problem, batch), CONFIG, Seeds(1, "snpe"))
+    columns = judge(chains, BatchedProblem(problem, batch), CONFIG.verdict, Seeds(1, "snpe"))
     exact = [exact_posterior(batch, i) for i in range(6)]
     off = [(columns["mean_a"][i] - mean[0]) / np.sqrt(cov[0, 0]) for i, (mean, cov, _) in enumerate(exact)]
     return Judged(columns["verdict"], columns["reason"], np.array(off), sink.notes, trained.dropped(problem))

@@ -19,9 +19,10 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
-from chainsweep.config.campaign import parse_config
+from chainsweep.campaign.config import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.summary import convergence_summary
+from chainsweep.engines.snpe.entry import SNPE
 from chainsweep.errors import ModelError
 from chainsweep.importance.modes import find_modes, prior_pool
 from chainsweep.importance.target import from_prior, target_of
@@ -383,9 +384,9 @@ def test_observations_need_no_design(model):
     assert batched.sample_prior(np.zeros((2, 2), np.uint32), 3).shape == (2, 3, problem.ndim)
     if model in (sample_in_a_plate, sample_of_thirty):
         with pytest.raises(ModelError, match=r"snpe.*y=None.*(NoneType|\(30,\), but the data have \(10,\)).*remove"):
-            problem.require("snpe")
+            SNPE.require(problem)
         return
-    problem.require("snpe")
+    SNPE.require(problem)
     many = np.broadcast_to(theta[:1, :1], (1, 400, problem.ndim))
     drawn = BatchedProblem(problem, batch).simulate(np.zeros((1, 2), np.uint32), many)["y"]
     assert drawn.shape == (1, 400, *y.shape)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from chainsweep.config.campaign import VerdictSection
-from chainsweep.engines.base import Status
+from chainsweep.config.sections import VerdictSection
+from chainsweep.engines.base import Inputs, Status
 from chainsweep.engines.snpe import engine as snpe
 from chainsweep.engines.snpe import trainer
 from chainsweep.engines.snpe.designs import usable_designs
@@ -100,7 +100,7 @@ def test_networks_of_an_ensemble_are_trained_apart_and_work_together(problem):
     assert not np.array_equal(whole.calibration["rank"], members[0].calibration["rank"])
     back = Trained.from_arrays(load(save({name: np.array(v, order="C") for name, v in whole.arrays().items()})))
     assert not differing(back.arrays(), whole.arrays())
-    arguments |= {"limits": VerdictSection(), "trained": back}
+    arguments |= {"limits": VerdictSection(), "inputs": Inputs(trained=back)}
     chains = snpe.run(problem, batch, settings, Seeds(2, "snpe"), **arguments).chains
     assert not chains.failures
     assert np.all(chains.info["is_efficiency"] * settings.draws > 1)
@@ -188,14 +188,20 @@ def test_trained_network_survives_safetensors(problem, straight):
 def weighted(problem, trained, batch=None, **options):
     options = {"limits": VerdictSection(), "sink": MemorySink(), "resume": None, "deadline": never} | options
     batch = batch if batch is not None else line_batch(4)
-    return snpe.run(problem, batch, TINY, Seeds(1, "snpe"), trained=trained, **options).chains
+    return snpe.run(problem, batch, TINY, Seeds(1, "snpe"), inputs=Inputs(trained=trained), **options).chains
 
 
 def test_stopped_inference_continues_to_the_same_draws(problem, straight, monkeypatch):
     monkeypatch.setattr(snpe, "GROUP", 2)
     whole = weighted(problem, straight[0])
     sink = MemorySink()
-    arguments = {"limits": VerdictSection(), "sink": sink, "resume": None, "deadline": after(1), "trained": straight[0]}
+    arguments = {
+        "limits": VerdictSection(),
+        "sink": sink,
+        "resume": None,
+        "deadline": after(1),
+        "inputs": Inputs(trained=straight[0]),
+    }
     stopped = snpe.run(problem, line_batch(4), TINY, Seeds(1, "snpe"), **arguments)
     assert stopped.status is Status.STOPPED
     assert int(sink.states[-1]["done"]) == 2

@@ -14,12 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 from chainsweep.campaign.campaign import Paths
-from chainsweep.config.site import JOB_KINDS, Site, load_site
 from chainsweep.errors import ConfigError, UsageError
 from chainsweep.packages import versions
 from chainsweep.slurm.image import Image
 from chainsweep.slurm.job import ARRAYS, STAGE_OF, Job
 from chainsweep.slurm.render import TEMPLATES, directive, render
+from chainsweep.slurm.site import JOB_KINDS, Site, load_site
 
 HERE = Path(__file__).parent
 SITES = ("example", "gpu-gres", "gpus-per-task", "local")

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import EmceeSettings, VerdictSection, parse_config
+from chainsweep.campaign.config import parse_config
+from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import effective_sample_size
 from chainsweep.engines.base import Chains, DrawKind, Outcome, Status
 from chainsweep.engines.emcee import engine
 from chainsweep.engines.emcee.moves import StretchMove
+from chainsweep.engines.emcee.settings import EmceeSettings
 from chainsweep.engines.emcee.stack import GUIDED_MOVES, PLAIN_MOVES
 from chainsweep.errors import ModelError
 from chainsweep.importance.guide import Guide, relearned, search

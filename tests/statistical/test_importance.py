@@ -13,7 +13,7 @@ import emcee
 import numpy as np
 from numpy.testing import assert_allclose
 
-from chainsweep.config.campaign import parse_config
+from chainsweep.campaign.config import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import effective_sample_size, normalised_weights
 from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from chainsweep.config.campaign import parse_config
+from chainsweep.campaign.config import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import resample
 from chainsweep.importance.adaptive import adapt

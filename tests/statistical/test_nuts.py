@@ -11,12 +11,13 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from chainsweep.config.campaign import NutsSettings, VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Status
+from chainsweep.engines.base import Inputs, Status
 from chainsweep.engines.nuts import attempts, kernels
 from chainsweep.engines.nuts import engine as nuts
 from chainsweep.engines.nuts.lanes import FIRST_LOOK
+from chainsweep.engines.nuts.settings import NutsSettings
 from chainsweep.model.load import example_observation
 from chainsweep.model.problem import Problem
 from chainsweep.model.trace import trace_structure
@@ -162,7 +163,7 @@ def test_chains_go_where_given_draws_are():
         sink=Recorder(),
         resume=None,
         deadline=lambda: False,
-        elsewhere=lambda ids: given,
+        inputs=Inputs(draws_elsewhere=lambda ids: given),
     ).chains
     found, lost = (chains.posterior["a"][row, :, : chains.n_draws[row]] for row in range(2))
     assert np.abs(found - 0.7).max() < 1e-7

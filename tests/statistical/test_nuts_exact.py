@@ -10,11 +10,13 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
-from chainsweep.config.campaign import NutsSettings, VerdictSection, parse_config
+from chainsweep.campaign.config import parse_config
+from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk
 from chainsweep.engines.nuts import engine as nuts
 from chainsweep.engines.nuts.kernels import Standing, jumped, proposed, stepped_within
+from chainsweep.engines.nuts.settings import NutsSettings
 from chainsweep.importance.mixture_density import Mixture, prepared
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.calibration import most_overconfident
 from chainsweep.engines.snpe.engine import calibrate, findings_of
 from chainsweep.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.weights import weighted_mean
 from chainsweep.engines.base import Status
 from chainsweep.engines.snpe import engine as snpe
@@ -53,7 +53,7 @@ def test_sequential_rounds_sharpen_on_one_data_set(problem):
 
 def test_run_trains_a_sequential_network_itself_and_keeps_it_when_stopped(problem):
     one, settings = BATCH.take([5]), changed(LEARNING, **SEQUENTIAL | {"rounds": 2, "round_steps": 20})
-    arguments = {"limits": VerdictSection(), "resume": None, "trained": None}
+    arguments = {"limits": VerdictSection(), "resume": None}
     sink = MemorySink()
     whole = snpe.run(problem, one, settings, Seeds(2, "snpe"), sink=sink, deadline=never, **arguments).chains
     calls = 2 * (2 + settings.tuning.round_steps)

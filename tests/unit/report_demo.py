@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from chainsweep.config.campaign import CampaignConfig, parse_config
+from chainsweep.campaign.config import CampaignConfig, parse_config
 from chainsweep.diagnostics.calibration import calibration_record, findings
 from chainsweep.diagnostics.dropping import Dropping, dependence
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chainsweep.config.campaign import CampaignConfig, load_config, parse_config
+from chainsweep.campaign.config import CampaignConfig, load_config, parse_config
 from chainsweep.config.old_keys import OLD_KEYS
 from chainsweep.errors import ConfigError
 

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.ingest import ingest, write_quarantine
 from chainsweep.errors import DataError
 

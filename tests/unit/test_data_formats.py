@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.collection import Collection
 from chainsweep.data.ingest import content_hash, freeze, ingest, with_named_truth
 from chainsweep.errors import DataError, UnavailableError

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data import frozen
 from chainsweep.data.collection import Collection
 from chainsweep.data.ingest import Ingested, content_hash, freeze, ingest

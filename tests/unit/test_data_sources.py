@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.ingest import ingest
 from chainsweep.errors import DataError
 

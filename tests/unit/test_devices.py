@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from chainsweep.data.collection import Batch
+from chainsweep.engines.entry import Library
 from chainsweep.errors import UnavailableError
 from chainsweep.machine import devices
 from chainsweep.stages.infer import sample_by_halves
@@ -73,7 +74,7 @@ def test_a_batch_is_not_halved_for_the_device_s_sake(on_gpu):
 def two_gpus(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "gpu_names", lambda: ["A", "B"])
-    monkeypatch.setattr(devices, "CUDA_BUILDS", {"nuts": lambda: True, "snpe": lambda: False})
+    monkeypatch.setattr(devices, "CUDA_BUILDS", {Library.JAX: lambda: True, Library.TORCH: lambda: False})
 
 
 def test_gpus_are_those_that_this_process_may_use(two_gpus, monkeypatch):
@@ -88,18 +89,18 @@ def test_gpus_are_those_that_this_process_may_use(two_gpus, monkeypatch):
 
 def test_gpus_without_a_cuda_build_serve_nobody(two_gpus, monkeypatch):
     assert "for nuts" in devices.describe_device(devices.gpus_here())
-    monkeypatch.setattr(devices, "CUDA_BUILDS", {"nuts": lambda: False})
+    monkeypatch.setattr(devices, "CUDA_BUILDS", {Library.JAX: lambda: False, Library.TORCH: lambda: False})
     assert devices.gpus_here() == devices.Gpus()
     assert "no CUDA build" in devices.describe_device(devices.gpus_here())
 
 
 def test_builds_are_told_without_importing_them(monkeypatch):
     monkeypatch.setattr(devices, "versions", lambda name: {"torch": "2.13.0+cpu"})
-    assert not devices.CUDA_BUILDS["snpe"]()
+    assert not devices.CUDA_BUILDS[Library.TORCH]()
     monkeypatch.setattr(devices, "versions", lambda name: {"torch": "2.11.0+cu130"})
-    assert devices.CUDA_BUILDS["snpe"]()
+    assert devices.CUDA_BUILDS[Library.TORCH]()
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(devices.util, "find_spec", lambda name: object() if name == "jax_cuda13_plugin" else None)
-    assert devices.CUDA_BUILDS["nuts"]()
+    assert devices.CUDA_BUILDS[Library.JAX]()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert not devices.CUDA_BUILDS["nuts"]()
+    assert not devices.CUDA_BUILDS[Library.JAX]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.engines.emcee.chain import CAPACITY, Thinned, assess, ensemble_tau, packed_chains, unpacked_chains
 from chainsweep.engines.emcee.initial_walkers import choose_distinct, islands, low_walkers, rescue, temper
 

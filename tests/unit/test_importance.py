@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import ks_2samp, multivariate_t
 
-from chainsweep.config.campaign import parse_config
+from chainsweep.campaign.config import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.errors import ChainsweepError
 from chainsweep.importance import mixture_density

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import chainsweep
+from chainsweep.engines.registry import ENGINES
 
 SOURCE = Path(chainsweep.__file__).parent
 
@@ -30,15 +31,15 @@ ALLOWED = {
     "store": {"errors", "packages", "publish"},
     "campaign": BASE | {"data", "model", "engines", "store"},
     "api": {"errors", "campaign", "store"},
-    "report": {"errors", "config", "packages", "publish", "diagnostics"},
+    "report": {"errors", "config", "packages", "publish", "diagnostics", "engines", "campaign"},
     "machine": {"errors", "packages", "engines"},
     "verdicts": MATHS | {"errors", "config", "numerics"},
-    "tasks": BASE | {"store", "campaign", "verdicts"},
+    "tasks": BASE | {"store", "engines", "campaign", "verdicts"},
     "black_box": BASE | {"model", "campaign", "machine", "tasks"},
     "stages": BASE | MATHS | {"data", "store", "campaign", "report", "machine", "verdicts", "tasks", "black_box"},
     "forecast": BASE | MATHS | {"data", "campaign", "machine", "tasks", "black_box", "stages"},
     "run": BASE | MATHS | {"campaign", "machine", "tasks", "black_box", "stages"},
-    "slurm": BASE | {"store", "campaign", "machine", "tasks", "stages", "forecast", "run"},
+    "slurm": BASE | {"engines", "store", "campaign", "machine", "tasks", "stages", "forecast", "run"},
 }
 ONLY_TOP = {"cli", "__init__", "__main__"}
 
@@ -75,6 +76,26 @@ def test_a_backward_import_is_seen(tmp_path):
     path = tmp_path / "backward.py"
     path.write_text("from chainsweep.cli import main\nimport chainsweep.stages.graph\n")
     assert imports_of(path) == {"cli", "stages"}
+
+
+def named_engines(text: str) -> set[str]:
+    """The engines whose names are strings of a program, docstrings aside."""
+    return {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)} & set(ENGINES)
+
+
+def test_no_module_but_its_family_and_the_registry_names_an_engine():
+    """The keys of older versions are the engines', and emcee's is a format of files too."""
+    families = {f"engines/{name}/" for name in ENGINES}
+    allowed = {"engines/registry.py", "config/old_keys.py", "store/export.py"}
+    for path in SOURCE.rglob("*.py"):
+        relative = path.relative_to(SOURCE).as_posix()
+        if relative not in allowed and not any(relative.startswith(family) for family in families):
+            assert not named_engines(path.read_text()), relative
+
+
+def test_a_name_of_an_engine_is_seen():
+    """The twin."""
+    assert named_engines('"""On nuts."""\nif engine == "nuts":\n    pass\n') == {"nuts"}
 
 
 def test_importing_the_package_loads_no_engine_library():

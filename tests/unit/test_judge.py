@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import parse_config
+from chainsweep.campaign.config import parse_config
 from chainsweep.engines.base import Chains, DrawKind
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.seeds import Seeds
@@ -22,12 +22,12 @@ DRAWS = 250
 def judged(tmp_path, monkeypatch):
     """A function that judges three data sets, of which the check raises on those named, and the columns without."""
     problem, batch = line_problem(tmp_path), line_batch(3)
-    config = parse_config({"model": {"file": "model.py"}, "data": {"source": "data.npz"}}, origin="test")
+    limits = parse_config({"model": {"file": "model.py"}, "data": {"source": "data.npz"}}, origin="test").verdict
     draws = np.random.default_rng(1).standard_normal((3, 4, DRAWS, 2))
     info = {"seconds": np.arange(3.0), "acceptance": np.ones((3, 4))}
     chains = Chains(DrawKind.MARKOV, {"a": draws[..., 0], "b": draws[..., 1]}, {}, np.full(3, DRAWS), info, {})
     batched, seeds, real = BatchedProblem(problem, batch), Seeds(1, "nuts"), judging.density_causes
-    plain = judge(chains, batched, config, seeds)
+    plain = judge(chains, batched, limits, seeds)
 
     def act(culprits: set[str]) -> tuple[Chains, dict]:
         def raising(some, chains, seeds):
@@ -37,7 +37,7 @@ def judged(tmp_path, monkeypatch):
             return real(some, chains, seeds)
 
         monkeypatch.setattr(judging, "density_causes", raising)
-        return judge_each(chains, batched, config, seeds)
+        return judge_each(chains, batched, limits, seeds)
 
     return act, plain, batch.ids
 
@@ -86,7 +86,7 @@ def test_a_mode_check_that_proves_nothing_does_not_pass_unless_told(tmp_path, mo
 
     monkeypatch.setattr(judging, "check_chains", unsure)
     raw = {"model": {"file": "model.py"}, "data": {"source": "data.npz"}, "verdict": {"inconclusive": choice}}
-    columns = judge(chains, batched, parse_config(raw, origin="test"), Seeds(1, "nuts"))
+    columns = judge(chains, batched, parse_config(raw, origin="test").verdict, Seeds(1, "nuts"))
     assert columns["verdict"] == ["converged", verdict]
     assert columns["flags"] == ["", "mode_check_inconclusive"]
     told = "mode check inconclusive: k-hat" in columns["reason"][1]
@@ -97,7 +97,7 @@ def test_a_mode_check_that_proves_nothing_does_not_pass_unless_told(tmp_path, mo
 def test_a_check_that_always_raises_ends_after_some_data_sets(tmp_path, monkeypatch, sick, judged_alone):
     calls = []
 
-    def judge_fake(chains, batched, config, seeds):
+    def judge_fake(chains, batched, limits, seeds):
         calls.append(len(batched.batch))
         if any(chains.n_draws[i] and name in names for i, name in enumerate(batched.batch.ids)):
             raise RuntimeError("no device")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import parse_config
+from chainsweep.campaign.config import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.base import Chains, DrawKind
@@ -64,7 +64,7 @@ def problem(has_likelihood: bool) -> Any:
     return SimpleNamespace(
         names=("a", "b"),
         ndim=2,
-        ndim_unconstrained=2,
+        unconstrained_columns=("a", "b"),
         varying=np.arange(2),
         has_likelihood=has_likelihood,
         flatten=flatten,
@@ -109,7 +109,7 @@ class Judged:
         made = Chains(KINDS[kind], posterior, stats, n_draws, info, failures or {})
         raw = {"model": {"file": "model.py"}, "data": {"source": "data.npz"}, "verdict": limits or {}}
         bound: Any = Bound(problem(kind != "likelihood-free"), line_batch(SETS))
-        return judge(made, bound, parse_config(raw, "test"), Seeds(1, "any"))
+        return judge(made, bound, parse_config(raw, "test").verdict, Seeds(1, "any"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import parse_config
+from chainsweep.campaign.config import parse_config
 from chainsweep.errors import ModelError
 from chainsweep.model.load import example_observation, load_problem
 from chainsweep.model.problem import Problem

@@ -9,9 +9,9 @@ from importlib import metadata
 import pytest
 
 import chainsweep
-from chainsweep.config.site import JOB_KINDS
 from chainsweep.packages import VERSION, versions
 from chainsweep.slurm import render
+from chainsweep.slurm.site import JOB_KINDS
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -22,7 +22,7 @@ def test_the_wheel_takes_the_templates_to_where_they_are_looked_for():
     packaged = render._PACKAGED.relative_to(ROOT / "src").as_posix()
     assert forced == {"slurm": packaged}
     assert render.TEMPLATES == ROOT / "slurm"
-    assert {f"{kind}.sbatch.j2" for kind in JOB_KINDS} <= {path.name for path in (ROOT / "slurm").iterdir()}
+    assert {render.template_of(kind) for kind in JOB_KINDS} <= {path.name for path in (ROOT / "slurm").iterdir()}
 
 
 def test_the_licence_and_who_wrote_it_are_said():

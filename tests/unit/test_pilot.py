@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.freeze import init_campaign
 from chainsweep.cli import app, planned
-from chainsweep.config.site import Site
 from chainsweep.errors import ChainsweepError, ConfigError
 from chainsweep.forecast import pilot
-from chainsweep.forecast.pilot import Spread, Timing, emcee_spread, read_pilot, run_pilot
+from chainsweep.forecast.pilot import Spread, Timing, read_pilot, run_pilot, spread_of
 from chainsweep.slurm import cost
 from chainsweep.slurm.cost import predict_cost
 from chainsweep.slurm.plan import Limits, Order, plan_jobs
+from chainsweep.slurm.site import Site
 from chainsweep.slurm.submit import Queued, Selection, missing_tasks
 from tests.conftest import LINE_CONFIG, LINE_MODEL, ROOT, line_data, write_lines
 from tests.engine_settings import changed
@@ -141,7 +141,7 @@ def test_a_real_pilot_times_every_kind_and_touches_nothing_else(make, monkeypatc
     which = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name, *rest: None if name == "squeue" else which(name, *rest))
     monkeypatch.setattr(pilot, "_run_once", nuts_for_real(pilot._run_once))
-    monkeypatch.setattr(pilot, "_ess_per_second", lambda campaign, batch, algorithm: 100.0)
+    monkeypatch.setattr(pilot, "_ess_per_second", lambda *_: 100.0)
     before = contents(campaign.paths.root)
     line = ["plan", str(campaign.paths.root), "--site", str(ROOT / "slurm" / "sites" / "local.toml"), "--json"]
     timed = CliRunner().invoke(app, [*line, "--pilot", "4"], catch_exceptions=False)
@@ -338,7 +338,7 @@ def test_a_slow_black_box_has_its_walkers_spread_and_a_fast_one_its_data_sets(ma
     for_this_process = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
     for name in for_this_process:
         monkeypatch.delenv(name)
-    spread = emcee_spread(make('["emcee"]', model=model))
+    spread = spread_of(make('["emcee"]', model=model), "emcee")
     assert not set(for_this_process) & set(os.environ), "submit hands them on to jobs on other processors"
     assert spread.form == form
     milliseconds = float(
@@ -351,17 +351,17 @@ def test_a_slow_black_box_has_its_walkers_spread_and_a_fast_one_its_data_sets(ma
 @pytest.mark.parametrize(("seconds", "form"), [(0.0, "walkers"), (0.02, "datasets")])
 def test_what_the_campaign_says_wins_over_the_clock(make, seconds, form):
     model = BLACK_BOX.format(seconds=seconds)
-    spread = emcee_spread(make('["emcee"]', spread=form, model=model))
+    spread = spread_of(make('["emcee"]', spread=form, model=model), "emcee")
     assert spread == (form, "[engines.emcee] spread says so")
 
 
 def test_a_numpyro_model_is_never_timed(make, monkeypatch):
     monkeypatch.setattr(pilot, "_call_seconds", None)
-    form, why = emcee_spread(make())
+    form, why = spread_of(make(), "emcee")
     assert form == "datasets"
     assert "compiled" in why
 
 
 def test_walkers_of_a_numpyro_model_cannot_be_shared_out(make):
     with pytest.raises(ConfigError, match="black-box likelihoods"):
-        emcee_spread(make(spread="walkers"))
+        spread_of(make(spread="walkers"), "emcee")

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from chainsweep.config.site import Site
 from chainsweep.errors import ConfigError, UnavailableError
 from chainsweep.forecast.pilot import Spread
 from chainsweep.slurm.job import as_ranges, ranges_read, ranges_text
 from chainsweep.slurm.plan import Limits, Order, command, plan_jobs
+from chainsweep.slurm.site import Site
 from chainsweep.stages.graph import Task
 
 CAMPAIGN = SimpleNamespace(

@@ -20,10 +20,10 @@ from rich.console import Console
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.freeze import init_campaign
 from chainsweep.cli.cluster import _status_view
-from chainsweep.config.site import Site
 from chainsweep.errors import CampaignError, UnavailableError, UsageError
 from chainsweep.slurm import client, submit, watch
 from chainsweep.slurm.record import sent_jobs
+from chainsweep.slurm.site import Site
 from chainsweep.slurm.submit import Selection, plan_submission, submission_lock, submit_campaign
 from chainsweep.stages.graph import target_of, tasks_of
 from chainsweep.tasks import attempt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.predictive import predictive_pvalue
 from chainsweep.verdicts.rules import (
     Caused,

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.campaign.config import CampaignConfig, parse_config
 from chainsweep.campaign.folder import require_writable
-from chainsweep.config.campaign import CampaignConfig, parse_config
 from chainsweep.data.collection import Batch, Collection, constant_of
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import CampaignError
 from chainsweep.model.reads import changed_reads, file_hash_once
 from chainsweep.store.network import NETWORK
@@ -200,6 +201,15 @@ class Campaign:
     def engines(self) -> tuple[str, ...]:
         """The engines of the policy, in its order."""
         return tuple(self.config.policy.engines)
+
+    @property
+    def trainer(self) -> str | None:
+        """The engine that trains a network for the campaign, or None."""
+        return next((name for name in self.engines if ENGINES[name].trains), None)
+
+    def settings(self, engine: str) -> Any:
+        """Return the settings of an engine, of the type that the engine names."""
+        return self.config.of_engine(engine)
 
     @property
     def quarantined(self) -> int:

@@ -23,10 +23,11 @@ from chainsweep.campaign.campaign import (
     load_model,
     with_own_names,
 )
+from chainsweep.campaign.config import CampaignConfig, load_config
 from chainsweep.campaign.folder import give_token
-from chainsweep.config.campaign import CampaignConfig, load_config
 from chainsweep.data.collection import Collection, constant_of, padded_widths, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
+from chainsweep.engines.registry import ENGINES, PACKAGES
 from chainsweep.errors import ConfigError, DataError, InputError, ModelError, UsageError
 from chainsweep.model.reads import file_hash, watched_reads
 from chainsweep.packages import versions
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 BLACK_BOX_S = 60.0
 """The time limit, in seconds, of the few calls of a black box whose answers ``init`` records."""
-VERSIONED = ("chainsweep", "numpy", "jax", "numpyro", "emcee", "sbi", "torch", "h5py")
 
 
 def init_campaign(config_path: Path, out: Path, data: Path | None = None) -> Campaign:
@@ -116,29 +116,17 @@ def _fill(
     write_quarantine(ingested.quarantine, paths.quarantine)
     collection = Collection(paths.data)
     for engine in config.policy.engines:
-        problem.require(engine)
-    if config.engines.snpe.mode == "sequential" and "snpe" in config.policy.engines and len(collection.ids) > 1:
-        raise InputError(
-            f"[engines.snpe] mode = 'sequential' serves one data set, and this campaign has "
-            f"{len(collection.ids)}; use mode = 'amortised', or a source with one data set"
-        )
-    if config.engines.nuts.starts_from is not None:
-        source = Paths(config_path.parent / config.engines.nuts.starts_from).posterior
-        parameters = [(parameter.name, parameter.shape) for parameter in problem.parameters]
-        freeze_starts(source, "snpe", parameters, collection.ids, paths.starts)
-    if config.engines.snpe.model is not None and "snpe" in config.policy.engines:
-        if config.engines.snpe.mode == "sequential":
-            raise ConfigError(
-                f"{config_path}: [engines.snpe] model is a network for many data sets, and mode = 'sequential' trains "
-                "one for a single data set; leave one of them out"
-            )
-        from chainsweep.engines.snpe.training_range import figure_names
-
-        needed = figure_names(problem, ingested.fields, ingested.constants)
-        own = None if problem.has_likelihood else model_key(file_hash(paths.model), config.model.function)
-        freeze_network(config_path.parent / config.engines.snpe.model, needed, own, paths.network)
+        ENGINES[engine].require(problem)
+        starts = getattr(config.of_engine(engine), "starts_from", None)
+        if starts is not None:
+            source = Paths(config_path.parent / starts).posterior
+            parameters = [(parameter.name, parameter.shape) for parameter in problem.parameters]
+            training = next(name for name, each in ENGINES.items() if each.trains)
+            freeze_starts(source, training, parameters, collection.ids, paths.starts)
+        if ENGINES[engine].trains:
+            _freeze_network(paths, config_path, engine, config, problem, ingested, len(collection.ids))
     resolved = _resolve(paths, config, collection, problem, data_hash, len(ingested.quarantine))
-    if notes and "nuts" in config.policy.engines:
+    if notes and any(ENGINES[name].uses_gradients for name in config.policy.engines):
         resolved["notes"] = notes[:1]
     read = sorted((reads | more) - {model.absolute()})
     if read:
@@ -148,6 +136,34 @@ def _fill(
     density = _density_of_black_box(paths) if problem.black_box else density_of(problem, collection)
     if density:
         _write(paths, resolved | {"density": density})
+
+
+def _freeze_network(
+    paths: Paths,
+    config_path: Path,
+    engine: str,
+    config: CampaignConfig,
+    problem: Problem,
+    ingested: Ingested,
+    datasets: int,
+) -> None:
+    """Copy the network that ``model`` of the engine's settings names, and refuse settings that exclude each other."""
+    own = config.of_engine(engine)
+    if own.mode == "sequential" and datasets > 1:
+        raise InputError(
+            f"[engines.{engine}] mode = 'sequential' serves one data set, and this campaign has "
+            f"{datasets}; use mode = 'amortised', or a source with one data set"
+        )
+    if own.model is None:
+        return
+    if own.mode == "sequential":
+        raise ConfigError(
+            f"{config_path}: [engines.{engine}] model is a network for many data sets, and mode = 'sequential' trains "
+            "one for a single data set; leave one of them out"
+        )
+    needed = ENGINES[engine].part("training_range").figure_names(problem, ingested.fields, ingested.constants)
+    simulated = None if problem.has_likelihood else model_key(file_hash(paths.model), config.model.function)
+    freeze_network(config_path.parent / own.model, needed, simulated, paths.network, engine)
 
 
 def _write(paths: Paths, resolved: dict[str, Any]) -> None:
@@ -220,7 +236,7 @@ def _resolve(
             }
             for bucket, width in zip(buckets, padded, strict=True)
         ],
-        "versions": versions(*VERSIONED),
+        "versions": versions(*PACKAGES),
     }
     return resolved
 

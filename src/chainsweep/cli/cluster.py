@@ -161,7 +161,7 @@ def cancel(folder: Folder, as_json: AsJson = False) -> None:
 
 
 def _opened(folder: Any, site: Any) -> tuple[Campaign, Any]:
-    from chainsweep.config.site import load_site
+    from chainsweep.slurm.site import load_site
 
     cluster_site = load_site(site)
     campaign = Campaign(folder)

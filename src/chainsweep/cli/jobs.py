@@ -72,7 +72,7 @@ def doctor(
 
     findings = examine()
     if site is not None:
-        from chainsweep.config.site import load_site
+        from chainsweep.slurm.site import load_site
         from chainsweep.slurm.trials import examine_site
 
         findings += examine_site(load_site(site))

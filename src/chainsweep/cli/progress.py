@@ -35,8 +35,9 @@ class RunDisplay:
         self.bars: dict[str, TaskID] = {}
         tasks = tasks_of(campaign)
         for stage in ("simulate", "train"):
-            if tasks[stage] and "snpe" in engines:
-                self.bars[f"{stage} snpe"] = self._bar(f"{stage} snpe", TRAINING_UNITS * len(tasks[stage]))
+            if tasks[stage] and campaign.trainer in engines:
+                name = f"{stage} {campaign.trainer}"
+                self.bars[name] = self._bar(name, TRAINING_UNITS * len(tasks[stage]))
         for engine in engines:
             self.bars[f"infer {engine}"] = self._bar(engine, len(campaign.collection.ids))
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.config.campaign import ENGINE_NAMES
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import UsageError
 from chainsweep.packages import versions
 
@@ -62,8 +62,8 @@ def chosen_engines(campaign: Campaign, names: list[str] | None) -> tuple[str, ..
     if not names:
         return campaign.engines
     for name in names:
-        if name not in ENGINE_NAMES:
-            raise UsageError(f"no engine '{name}'; engines: {', '.join(ENGINE_NAMES)}")
+        if name not in ENGINES:
+            raise UsageError(f"no engine '{name}'; engines: {', '.join(ENGINES)}")
         if name not in campaign.engines:
             raise UsageError(f"engine '{name}' is not in this campaign's policy ({', '.join(campaign.engines)})")
     return tuple(name for name in campaign.engines if name in names)
@@ -87,7 +87,7 @@ def apply_mixed_images(campaign: Campaign, mixed: bool) -> None:
 
 def apply_uncalibrated(campaign: Campaign, engines: tuple[str, ...], use: bool) -> None:
     """Record that the network is to be used if the command line says so, else raise if its calibration failed."""
-    if "snpe" not in engines:
+    if campaign.trainer not in engines:
         return
     from chainsweep.stages.calibrate import allow_uncalibrated, require_calibrated
 

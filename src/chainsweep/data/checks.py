@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Place, Ragged, RawData
 
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.checks import Quarantined, find_problems
 from chainsweep.data.frozen import content_hash, freeze
 from chainsweep.data.raw import Ragged, RawData, offsets_of

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import kolmogi
 
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.dropping import Dropping
 
 Floats = NDArray[np.float64]

@@ -32,6 +32,8 @@ PERMUTATIONS = 1999
 MOST_PAIRED = 30
 """The largest number of parameters for which each pair is tested too."""
 TOGETHER = "several parameters together"
+BY_DESIGN = -1
+"""The value in place of the entry of a p-value where every simulation of the data set's design was dropped."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ def subjects(names: Sequence[str]) -> tuple[str, ...]:
     """The subject of each p-value of `dependence`: a parameter, a pair of them, or all."""
     pairs = combinations(names, 2) if len(names) <= MOST_PAIRED else ()
     return (*names, *(f"{one} and {other} together" for one, other in pairs), TOGETHER)
+
+
+def culprit(names: Sequence[str], by: int) -> str:
+    """Return the name of what decides which simulations are dropped, by the entry of its p-value, or ``BY_DESIGN``."""
+    return "the design" if by == BY_DESIGN else subjects(names)[by]
 
 
 def dependence(parameters: Floats, dropped: NDArray[np.bool_], seed: Sequence[int]) -> Floats:

@@ -1,6 +1,6 @@
 """The contract of every engine: the arguments and the result of its ``run``.
 
-``run(problem, batch, settings, seeds, *, limits, sink, resume, deadline) -> Outcome``
+``run(problem, batch, settings, seeds, *, limits, sink, resume, deadline, inputs) -> Outcome``
 
 An engine knows neither paths nor Slurm nor MPI ranks. It imports no file format and no scheduler.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,22 @@ class Outcome:
 
     status: Status
     chains: Chains | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The things that an engine may be given besides data sets and settings; each engine takes what it knows."""
+
+    trained: Any = None
+    """The network of the campaign, for an engine that trains one."""
+    draws_elsewhere: Callable[[tuple[str, ...]], NDArray[np.float64]] | None = None
+    """The function that returns constrained draws ``(dataset, draw, ndim)`` of another campaign for some ids, NaN for
+    ids that it has no draws of. Chains may start there; nothing else is concluded from them."""
+    device: str = "cpu"
+    """The device of torch, ``cpu`` or ``cuda``."""
+
+
+NO_INPUTS = Inputs()
 
 
 class Sink(Protocol):

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
+from chainsweep.engines.emcee.entry import EMCEE
+from chainsweep.engines.entry import Engine
+from chainsweep.engines.nuts.entry import NUTS
+from chainsweep.engines.snpe.entry import SNPE
 
-from chainsweep.engines.base import DrawKind
-
-
-@dataclass(frozen=True)
-class Engine:
-    """The module of an engine, the packages that it imports, and the kind of its draws."""
-
-    module: str
-    needs: tuple[str, ...]
-    kind: DrawKind
-
-    def load(self) -> ModuleType:
-        """Import the engine; it has ``Settings`` and ``run``."""
-        return import_module(self.module)
-
-
-ENGINES = {
-    name: Engine(f"chainsweep.engines.{name}.engine", needs, kind)
-    for name, needs, kind in (
-        ("emcee", ("jax", "numpyro", "emcee"), DrawKind.ENSEMBLE),
-        ("nuts", ("jax", "numpyro"), DrawKind.MARKOV),
-        ("snpe", ("jax", "numpyro", "torch", "sbi", "safetensors"), DrawKind.WEIGHTED),
+ENGINES: dict[str, Engine] = {
+    engine.name: engine
+    for engine in (
+        EMCEE,
+        NUTS,
+        SNPE,
     )
 }
+_NEEDED = [package for engine in ENGINES.values() for package in engine.needs]
+PACKAGES = tuple(dict.fromkeys(("chainsweep", "numpy", *_NEEDED, "h5py")))
+"""The packages whose versions a campaign and the files of its tasks record."""
+DEFAULT_ENGINES = ("emcee", "nuts", "snpe")
+"""The engines of a campaign that names none."""

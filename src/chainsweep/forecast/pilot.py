@@ -69,27 +69,27 @@ class Spread(NamedTuple):
     why: str = ""
 
 
-def emcee_spread(campaign: Campaign) -> Spread:
-    """Return what MPI ranks share: as the campaign says, or walkers if a black-box call takes more than 5 ms.
+def spread_of(campaign: Campaign, engine: str) -> Spread:
+    """Return what an engine's MPI ranks share: as the campaign says, or walkers if a black-box call takes over 5 ms.
 
     Raises
     ------
     ConfigError
         The campaign wants walkers shared out, and its model is compiled for all walkers of a data set at once.
     """
-    spread = campaign.config.engines.emcee.spread
+    spread = campaign.settings(engine).spread
     if not campaign.resolved.get("black_box", True):
         if spread == "walkers":
             raise ConfigError(
-                f"{campaign.paths.config}: [engines.emcee] spread = 'walkers' is for black-box likelihoods, and this "
-                "model is a NumPyro one, compiled for all walkers of a data set at once; use 'datasets' or 'auto'"
+                f"{campaign.paths.config}: [engines.{engine}] spread = 'walkers' is for black-box likelihoods, and "
+                "this model is a NumPyro one, compiled for all walkers of a data set at once; use 'datasets' or 'auto'"
             )
         return Spread("datasets", "the likelihood is compiled, and takes all walkers in one call")
     if spread != "auto":
-        return Spread(spread, "[engines.emcee] spread says so")
+        return Spread(spread, f"[engines.{engine}] spread says so")
     if absent := missing("jax", "numpyro"):
         why = f"log_likelihood cannot be timed here, where {' and '.join(absent)} is not installed"
-        return Spread("datasets", f"{why}; submit where it is, or set [engines.emcee] spread, if a call is costly")
+        return Spread("datasets", f"{why}; submit where it is, or set [engines.{engine}] spread, if a call is costly")
     with prepared():
         watch()
         if campaign.problem.host_log_likelihood is None:
@@ -97,19 +97,19 @@ def emcee_spread(campaign: Campaign) -> Spread:
         from chainsweep.black_box.host import guarded_calls
 
         with guarded_calls(campaign):
-            seconds = _call_seconds(campaign)
+            seconds = _call_seconds(campaign, engine)
     form, compared = ("walkers", "more") if seconds > COSTLY_SECONDS else ("datasets", "not more")
     why = f"a call of log_likelihood takes {1e3 * seconds:.3g} ms, {compared} than {1e3 * COSTLY_SECONDS:g} ms"
     return Spread(form, why)
 
 
-def _call_seconds(campaign: Campaign) -> float:
+def _call_seconds(campaign: Campaign, engine: str) -> float:
     """Return the median time of one likelihood call at prior draws of the first data set."""
     from chainsweep.model.batched import BatchedProblem
 
     batch = campaign.batch(0).take(np.zeros(1, np.int64))
     batched = BatchedProblem(campaign.problem, batch)
-    keys = Seeds(campaign.config.campaign.seed, "emcee").jax_keys(batch.ids, "pilot", 1)[:, 0]
+    keys = Seeds(campaign.config.campaign.seed, engine).jax_keys(batch.ids, "pilot", 1)[:, 0]
     points = np.asarray(batched.sample_prior(keys, TIMED_CALLS))
     took = []
     for draw in range(TIMED_CALLS):
@@ -141,21 +141,23 @@ def _timings(campaign: Campaign, engines: Sequence[str], count: int, say: Callab
     batch = _pilot_batch(campaign, count)
     timings = read_pilot(campaign)
     trained = None
-    if "snpe" in engines and _is_untrained(campaign):
+    trainer = campaign.trainer
+    if trainer is not None and trainer in engines and _is_untrained(campaign):
         made = None
         if campaign.problem.black_box:
-            say("pilot: SNPE simulations, a few chunks")
+            say(f"pilot: {ENGINES[trainer].title} simulations, a few chunks")
             timings["simulate"], made = _time_simulating(campaign)
-        say("pilot: SNPE training, a few steps")
+        say(f"pilot: {ENGINES[trainer].title} training, a few steps")
         timings["train"], trained = _time_training(campaign, made)
     for engine in engines:
         say(f"pilot: {engine}, {len(batch)} data set{'s' if len(batch) > 1 else ''}, three times")
-        timings[engine], last = _time_engine(campaign, engine, batch, trained if engine == "snpe" else None)
-        if engine == "nuts" and campaign.config.engines.nuts.algorithm == "auto":
-            rates = {algorithm: _ess_per_second(campaign, batch, algorithm) for algorithm in ("hmc", "nuts")}
+        timings[engine], last = _time_engine(campaign, engine, batch, trained if ENGINES[engine].trains else None)
+        key, values = ENGINES[engine].compared or ("", ())
+        if getattr(campaign.settings(engine), key, None) == "auto":
+            rates = {value: _ess_per_second(campaign, engine, batch, {key: value}) for value in values}
             rates["auto"] = _rate(*last)
-            compared = ", ".join(f"{algorithm} {rate:.3g}" for algorithm, rate in rates.items())
-            say(f"pilot: nuts, effective draws a second by algorithm: {compared}")
+            compared = ", ".join(f"{value} {rate:.3g}" for value, rate in rates.items())
+            say(f"pilot: {engine}, effective draws a second by {key}: {compared}")
             note = "; ".join(filter(None, (timings[engine].note, f"effective draws a second: {compared}")))
             timings[engine] = replace(timings[engine], note=note)
     return timings
@@ -187,7 +189,7 @@ def _is_untrained(campaign: Campaign) -> bool:
 
 
 def _time_engine(campaign: Campaign, engine: str, batch: Batch, trained: object) -> tuple[Timing, Ran]:
-    """Time one engine, and its last run; SNPE works with ``trained``, by default the campaign's own network."""
+    """Time one engine, and its last run; one that trains works with ``trained``, or else the campaign's own network."""
     import jax
 
     _run_once(campaign, engine, batch, trained)
@@ -225,14 +227,14 @@ def _run_once(campaign: Campaign, engine: str, batch: Batch, trained: object) ->
     return took, dict(content.summary)
 
 
-def _ess_per_second(campaign: Campaign, batch: Batch, algorithm: str) -> float:
-    """Return the ESS per second of NUTS with ``algorithm``, timed in a second run, in which nothing is compiled."""
+def _ess_per_second(campaign: Campaign, engine: str, batch: Batch, changed: Mapping[str, str]) -> float:
+    """Return the ESS per second with ``changed`` settings, timed in a second run, in which nothing is compiled."""
     engines = campaign.config.engines
-    nuts = engines.nuts.model_copy(update={"algorithm": algorithm})
+    own = campaign.settings(engine).model_copy(update=changed)
     other = copy(campaign)
-    other.config = campaign.config.model_copy(update={"engines": engines.model_copy(update={"nuts": nuts})})
-    _run_once(other, "nuts", batch, None)
-    return _rate(*_run_once(other, "nuts", batch, None))
+    other.config = campaign.config.model_copy(update={"engines": engines.model_copy(update={engine: own})})
+    _run_once(other, engine, batch, None)
+    return _rate(*_run_once(other, engine, batch, None))
 
 
 def _rate(seconds: float, summary: Mapping[str, Any]) -> float:
@@ -261,44 +263,44 @@ class _Ticks:
 
 def _time_simulating(campaign: Campaign) -> tuple[Timing, list[Arrays]]:
     """Time chunks of a black box's simulations; also return them as a small bank, for the pilot of the training."""
-    from chainsweep.engines.snpe.bank import BANK_CHUNK, simulate
-    from chainsweep.stages.train import designs_of, train_seed
+    from chainsweep.stages.train import designs_of, own_settings, train_seed, trainer_of
 
+    bank = ENGINES[trainer_of(campaign)].part("bank")
+    chunk = bank.BANK_CHUNK
     ticks = _Ticks(BANK_CHUNKS)
     began = time.perf_counter()
-    bank = simulate(
+    made = bank.simulate(
         campaign.problem,
         designs_of(campaign),
-        campaign.config.engines.snpe,
+        own_settings(campaign),
         train_seed(campaign),
-        simulations=(0, BANK_CHUNKS * BANK_CHUNK),
+        simulations=(0, BANK_CHUNKS * chunk),
         sink=ProgressSink(lambda done, total, note: None),
         resume=None,
         deadline=ticks,
     )
     took = np.diff([*ticks.times, time.perf_counter()])
-    setup = _start_seconds("chainsweep.engines.snpe.bank") + ticks.times[0] - began
+    setup = _start_seconds(bank.__name__) + ticks.times[0] - began
     setup += max(float(took[0] - took[1:].mean()), 0.0)
-    each = took[1:] / BANK_CHUNK
-    assert bank is not None  # the deadline was not reached
-    return Timing(setup, tuple(each.tolist()), each.size * BANK_CHUNK, describe_device()), [bank]
+    each = took[1:] / chunk
+    assert made is not None  # the deadline was not reached
+    return Timing(setup, tuple(each.tolist()), each.size * chunk, describe_device()), [made]
 
 
 def _time_training(campaign: Campaign, made: list[Arrays] | None) -> tuple[Timing, object]:
     """Time the steps of training; also return a network of a few steps, for the pilot of the inference."""
-    from chainsweep.engines.snpe.simulator import ROWS_PER_BLOCK
-    from chainsweep.stages.train import train_network
+    from chainsweep.stages.train import own_settings, train_network, trainer_of
 
-    own = campaign.config.engines.snpe
+    entry, own = ENGINES[trainer_of(campaign)], own_settings(campaign)
     few = own.model_copy(update={"train_steps": TRAIN_STEPS, "train_minutes": None})
     sink = ProgressSink(lambda done, total, note: None)
     trained = train_network(campaign, sink, None, lambda: False, few, made)
-    per_block = max(1, ROWS_PER_BLOCK // own.tuning.batch)
+    per_block = entry.load().steps_per_block(own)
     ticks = _Ticks(TIMED_BLOCKS * per_block)
     began = time.perf_counter()
     more = few.model_copy(update={"train_steps": max(own.train_steps, ticks.limit)})
     train_network(campaign, sink, None, ticks, more, made)
     edges = ticks.times[::per_block]
     steps = np.diff(edges[1:]) / per_block
-    setup = edges[0] - began + _start_seconds("chainsweep.stages.infer", *ENGINES["snpe"].needs)
+    setup = edges[0] - began + _start_seconds("chainsweep.stages.infer", *entry.needs)
     return Timing(setup, tuple(steps.tolist()), steps.size * per_block, describe_device()), trained

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
 
+from chainsweep.engines.entry import Library
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import UnavailableError
 from chainsweep.packages import versions
 
@@ -19,7 +21,7 @@ JAX_FAULT_WORDS = ("RESOURCE_EXHAUSTED", "CUDA", "cuBLAS", "cuDNN", "cuSolver")
 MEMORY_FULL = (
     "the memory of the GPU does not suffice",
     "see with nvidia-smi whether another process holds it; "
-    "else take fewer [engines.nuts.tuning] lanes, or smaller [shards]",
+    "else take fewer lanes in the [engines.*.tuning] that has them, or smaller [shards]",
 )
 DEVICE_FAILED = ("the GPU failed", "see its health with nvidia-smi, and run this again, elsewhere if it happens twice")
 NVIDIA_LIST = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
@@ -46,7 +48,7 @@ def gpus_here() -> Gpus:
     count, chosen = len(gpu_names()), os.environ.get("CUDA_VISIBLE_DEVICES")
     words = map(str, range(count)) if chosen is None else (word.strip() for word in chosen.split(","))
     names = tuple(word for word in words if word and word != "-1") if count else ()
-    engines = tuple(engine for engine, has_cuda in CUDA_BUILDS.items() if has_cuda())
+    engines = tuple(name for name, each in ENGINES.items() if each.uses_gpu and CUDA_BUILDS[each.library]())
     return Gpus(names, engines) if names and engines else Gpus()
 
 
@@ -72,8 +74,8 @@ def _torch_has_cuda() -> bool:
 
 
 CUDA_VERSIONS = (12, 13)
-CUDA_BUILDS = {"nuts": _jax_has_cuda, "snpe": _torch_has_cuda}
-"""The functions, by engine, that return True if the engine's library is a build for GPUs, without importing it."""
+CUDA_BUILDS = {Library.JAX: _jax_has_cuda, Library.TORCH: _torch_has_cuda}
+"""The functions that return True if the library is a build for GPUs, without importing it."""
 
 
 def use_device(device: str | None, engine: str | None) -> None:
@@ -86,11 +88,11 @@ def use_device(device: str | None, engine: str | None) -> None:
     """
     if device == "cpu":
         hold_to(None)
-    if device != "gpu":
+    if device != "gpu" or engine is None:
         return
-    seen = torch_device() if engine == "snpe" else _jax_platform()
+    library = ENGINES[engine].library
+    seen = torch_device() if library is Library.TORCH else _jax_platform()
     if seen not in ("cuda", "gpu"):
-        library = "torch" if engine == "snpe" else "JAX"
         raise UnavailableError(
             f"expected a GPU for {engine}, {library} sees only {seen}; check the job's GPU request, the driver "
             '(--nv of an image) and the CUDA build of the package, or set device = "cpu" in the site file'

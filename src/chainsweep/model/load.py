@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
 
-from chainsweep.config.campaign import CampaignConfig
+from chainsweep.config.sections import ModelConfig
 from chainsweep.errors import ModelError
 from chainsweep.model.handlers import unusable
 from chainsweep.model.mistakes import explained, told
@@ -34,7 +34,7 @@ from chainsweep.model.trial import (
 
 def load_problem(
     path: Path,
-    config: CampaignConfig,
+    config: ModelConfig,
     example: Observation,
     structure: Structure | None = None,
     module: ModuleType | None = None,
@@ -144,7 +144,7 @@ def _check_curve(problem: Problem, path: Path, example: Observation) -> None:
 
 
 def _black_box(
-    module: ModuleType, path: Path, config: CampaignConfig, example: Observation, structure: Structure | None
+    module: ModuleType, path: Path, config: ModelConfig, example: Observation, structure: Structure | None
 ) -> Problem:
     prior = getattr(module, "prior", None)
     if prior is None:

@@ -98,6 +98,12 @@ class Problem:
         return tuple(p.name for p in self.parameters for _ in range(p.unconstrained_size))
 
     @property
+    def unconstrained_columns(self) -> tuple[str, ...]:
+        """The name of each unconstrained scalar: its constrained one where both spaces have as many, else a number."""
+        count = self.ndim_unconstrained
+        return self.names if self.ndim == count else tuple(f"unconstrained[{i}]" for i in range(count))
+
+    @property
     def varying(self) -> tuple[int, ...]:
         """The flat columns for which diagnostics are computed: all but those that are the same in every draw."""
         return tuple(column for column in range(self.ndim) if column not in self.structure.still)
@@ -116,36 +122,6 @@ class Problem:
     def has_simulator(self) -> bool:
         """True where observations can be simulated."""
         return self.host_simulate is not None if self.black_box else not self.structure.no_simulator
-
-    def require(self, engine: str) -> None:
-        """Raise ModelError, naming the missing function, when ``engine`` cannot serve this model."""
-        if engine == "nuts" and not self.has_jax_likelihood:
-            raise ModelError(
-                "engine 'nuts' needs gradients: the model file must define a NumPyro model function; "
-                "it gives only black-box functions (prior, log_likelihood and / or simulate). "
-                "Remove 'nuts' from [policy] engines or write the model in NumPyro"
-            )
-        if engine == "emcee" and not self.has_likelihood:
-            raise ModelError(
-                "engine 'emcee' needs a log density: the model file defines no function "
-                "'log_likelihood(params, **fields)'. Add it, or remove 'emcee' from [policy] engines"
-            )
-        if engine == "emcee" and self.black_box and self.ndim != self.ndim_unconstrained:
-            raise ModelError(
-                "engine 'emcee' moves walkers in the space that a black box is called in, and a parameter of this "
-                "model lives on a surface in it (a simplex or a correlation matrix). Give its free parameters in "
-                "'prior', and make the simplex or matrix of them in 'log_likelihood'"
-            )
-        if engine == "snpe" and self.structure.no_simulator:
-            raise ModelError(
-                f"engine 'snpe' needs simulations: {self.structure.no_simulator}. "
-                "Or remove 'snpe' from [policy] engines"
-            )
-        if engine == "snpe" and not self.has_simulator:
-            raise ModelError(
-                "engine 'snpe' needs simulations: the model file defines no function "
-                "'simulate(params, rng, **design)'. Add it, or remove 'snpe' from [policy] engines"
-            )
 
     def flatten(self, params: Mapping[str, Array]) -> Array:
         """Flatten a dict of ``(..., *shape)`` by parameter to ``(..., ndim)``."""

@@ -6,17 +6,19 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
-from chainsweep.config.campaign import CampaignConfig
+from chainsweep.config.sections import ModelConfig
 from chainsweep.errors import ConfigError, ModelError
 from chainsweep.model.handlers import written
 
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 BLACK_BOX = {"log_likelihood": 1, "simulate": 2}
 """The functions of a black-box model, and the number of arguments before the fields: params; params, rng."""
 
 
-def with_own_names(config: CampaignConfig, module: ModuleType, path: Path) -> CampaignConfig:
+def with_own_names(config: ConfigT, module: ModuleType, path: Path) -> ConfigT:
     """Return ``config`` where each argument of the model that ``[data]`` does not name is a field of its own name.
 
     An argument that has a default and is not observed keeps its default, where ``[data] fields`` is given.
@@ -53,7 +55,7 @@ def with_own_names(config: CampaignConfig, module: ModuleType, path: Path) -> Ca
     return config
 
 
-def _functions_of(module: ModuleType, config: CampaignConfig) -> list[tuple[Callable, int]]:
+def _functions_of(module: ModuleType, config: ModelConfig) -> list[tuple[Callable, int]]:
     """The functions that take fields, each with the number of arguments before them."""
     if callable(model := getattr(module, config.model.function, None)):
         return [(model, 0)]
@@ -72,7 +74,7 @@ def _takes_any(function: Callable) -> bool:
     )
 
 
-def _check_arguments(function: Callable, path: Path, config: CampaignConfig) -> None:
+def _check_arguments(function: Callable, path: Path, config: ModelConfig) -> None:
     """Compare a NumPyro model's arguments with the names in ``[data]`` and the observed ones in ``[model]``."""
     arguments, observed = (*config.data.fields, *config.data.constants), config.model.observed
     named = _named(function)
@@ -88,7 +90,7 @@ def _check_arguments(function: Callable, path: Path, config: CampaignConfig) -> 
             raise ModelError(f"{where}: observed argument '{name}' must default to None, so that it can be simulated")
 
 
-def _check_names(path: Path, config: CampaignConfig) -> None:
+def _check_names(path: Path, config: ModelConfig) -> None:
     """Raise ``ModelError`` unless all fields that ``[model]`` names exist."""
     fields = ", ".join(config.data.fields)
     for name in config.model.observed:

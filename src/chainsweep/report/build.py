@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import CampaignConfig
+from chainsweep.campaign.config import CampaignConfig
 from chainsweep.packages import VERSION
 from chainsweep.report.collect import (
     Arrays,

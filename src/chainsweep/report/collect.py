@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import CampaignConfig
+from chainsweep.campaign.config import CampaignConfig
 from chainsweep.diagnostics.convergence import convergence
 from chainsweep.errors import ChainsweepError
 from chainsweep.report.views import DataView, Floats

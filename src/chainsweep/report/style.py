@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from chainsweep.engines.registry import ENGINES
 from chainsweep.report.layout import GridLayout
 
 Arguments = ParamSpec("Arguments")
@@ -26,10 +27,8 @@ MUTED = "#66727f"
 GRID = "#e6eaee"
 THRESHOLD = "#9b2c4a"
 
-ENGINE_COLOURS = {"emcee": "#0072B2", "nuts": "#D55E00", "snpe": "#009E73", "smc": "#AA4499"}
-"""Okabe and Ito's colour-blind safe set (smc: Tol's purple)."""
-ENGINE_TEXT_COLOURS = {"emcee": "#005c91", "nuts": "#ab4a00", "snpe": "#00704f", "smc": "#8a3579"}
-"""The same hues, dark enough for text on white (contrast above 4.5)."""
+ENGINE_COLOURS = {name: engine.colour for name, engine in ENGINES.items()}
+ENGINE_TEXT_COLOURS = {name: engine.text_colour for name, engine in ENGINES.items()}
 
 VERDICTS = ("converged", "not_converged", "failed", "bad_data", "pending")
 VERDICT_COLOURS = {

@@ -92,11 +92,10 @@ class LocalRun:
         self.workers: list[_Worker] = []
         self.deaths: dict[Task, int] = {}
         tasks = tasks_of(campaign)
-        simulate, train = (tasks[stage] if "snpe" in engines else [] for stage in ("simulate", "train"))
-        infer = [task for task in tasks["infer"] if task.engine in engines]
+        simulate, train, infer = ([task for task in tasks[stage] if task.engine in engines] for stage in WORK)
         self.work = [*simulate, *train, *infer]
         self.before = {"train": set(simulate), "infer": set(train)}
-        """The tasks that each stage of snpe waits for: training for its simulations, inference for its training."""
+        """The tasks of the same engine that a stage waits for: training for simulations, inference for training."""
         self.final = [*tasks["merge"], *tasks["report"]]
 
     def run(self) -> RunOutcome:
@@ -191,7 +190,7 @@ class LocalRun:
 
     def _can_start(self, task: Task) -> bool:
         """Return True if all tasks that this one depends on have ended; where one failed, this one will fail too."""
-        return task.engine != "snpe" or not self.before.get(task.stage)
+        return all(earlier.engine != task.engine for earlier in self.before.get(task.stage, ()))
 
     def _takes_gpu(self, task: Task) -> bool:
         return task.stage in ("train", "infer") and task.engine in self.gpus.engines

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.config.site import Site
 from chainsweep.forecast.pilot import Timing, read_pilot
 from chainsweep.slurm.job import Job
+from chainsweep.slurm.site import Site
+from chainsweep.stages.train import own_settings
 from chainsweep.store.shard import ShardError, read_summary
 
 MAX_SHARDS_READ = 64
@@ -77,12 +78,12 @@ class _Work:
         return sum(len(job.tasks) for job in self.jobs)
 
     def _sizes(self, tasks: Sequence[int]) -> int:
-        snpe = self.campaign.config.engines.snpe
         if self.kind == "train":
-            return len(tasks) * snpe.train_steps
+            return len(tasks) * own_settings(self.campaign).train_steps
         if self.kind == "simulate":
-            whole = snpe.tuning.simulations_per_task
-            return sum(min(whole, snpe.bank_simulations - task * whole) for task in tasks)
+            own = own_settings(self.campaign)
+            whole = own.tuning.simulations_per_task
+            return sum(min(whole, own.bank_simulations - task * whole) for task in tasks)
         count = len(self.campaign.shards)
         return sum(int(self.campaign.shards[task % count].positions.size) for task in tasks)
 
@@ -118,8 +119,8 @@ class _Work:
         return (setup_s * processes + self.units * unit_s) / 3600
 
     def _training_hours(self, setup_s: float, step_s: float) -> float:
-        minutes = self.campaign.config.engines.snpe.train_minutes
-        steps = self.campaign.config.engines.snpe.train_steps * step_s / 3600
+        own = own_settings(self.campaign)
+        minutes, steps = own.train_minutes, own.train_steps * step_s / 3600
         return setup_s / 3600 + (steps if minutes is None else min(steps, minutes / 60))
 
     def _element_hours(self, job: Job, setup_s: float, unit_s: float, whole: bool = False) -> float:

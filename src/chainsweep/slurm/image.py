@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
-from chainsweep.config.site import Site
 from chainsweep.errors import ConfigError, UnavailableError
 from chainsweep.machine.programs import CACHE_VARIABLE
 from chainsweep.publish import publish_text
+from chainsweep.slurm.site import Site
 from chainsweep.tasks.provenance import IMAGE_VARIABLE
 
 VERIFY_TIMEOUT_S = 600

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chainsweep.engines.registry import ENGINES
 from chainsweep.stages.graph import WORK
 
 _OWN = ("simulate", "train", "merge", "report")
-STAGE_OF = dict.fromkeys(("emcee", "nuts", "snpe"), "infer") | {kind: kind for kind in _OWN}
+STAGE_OF = dict.fromkeys(ENGINES, "infer") | {kind: kind for kind in _OWN}
 """The stage that a job of each kind runs."""
 ARRAYS = ("simulate", "infer")
 """The stages whose jobs are arrays; training is an array only for an ensemble."""
@@ -26,8 +27,8 @@ class Job:
     """A job of ``kind``: element ``i`` of its array handles ``per_element`` tasks from ``tasks[i * per_element]`` on.
 
     ``name`` is unique in the cluster's queue: campaign, the folder's token, submission, kind and part. ``after`` names
-    the jobs of the same submission that must have ended before it starts. ``form`` says what the ranks of an emcee job
-    share out, and ``why``, for its log.
+    the jobs of the same submission that must have ended before it starts. ``form`` says what the ranks of a job share
+    out, and ``why``, for its log; both are empty unless the engine has ranks.
     """
 
     name: str

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.config.site import Site
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ConfigError, UnavailableError
 from chainsweep.forecast.pilot import Spread
 from chainsweep.publish import write_below
 from chainsweep.slurm.job import STAGE_OF, Job, is_array
+from chainsweep.slurm.site import Site
 from chainsweep.stages.graph import WORK, Task
 
-BEFORE = {"train": "simulate", "snpe": "train"}
+BEFORE = {"train": "simulate", **{name: "train" for name, engine in ENGINES.items() if engine.trains}}
 """The kinds of jobs that wait for another kind."""
 SINGLE_JOBS = 3
 """The number of places in the queue that are kept for training, merge and report."""
@@ -45,7 +46,7 @@ class Order:
     """The token of the folder, which the names of its jobs hold."""
     missing: Mapping[str, Sequence[Task]]
     spread: Spread
-    """The work that the ranks of emcee share."""
+    """The work that MPI ranks share."""
     queued: int = 0
     finish: bool = True
     """True where merge and report follow."""
@@ -94,7 +95,7 @@ class _Maker:
                 f"{settings.walltime_min} min no time to work; lower it, or raise walltime_min"
             )
         ranks, form, why = 1, "", ""
-        if kind == "emcee":
+        if shares_ranks(kind):
             form, why = self.order.spread
             ranks = settings.ranks if form == "walkers" else min(settings.ranks, per_element, len(tasks))
         return Job(
@@ -113,12 +114,17 @@ class _Maker:
         )
 
 
-def tasks_per_element(site: Site, kind: str, emcee_form: str) -> int:
+def shares_ranks(kind: str) -> bool:
+    """Return True if the MPI ranks of a job of this kind share its work."""
+    return kind in ENGINES and ENGINES[kind].shares_ranks
+
+
+def tasks_per_element(site: Site, kind: str, form: str) -> int:
     """Return the tasks of one array element if the queue has room: as the site says, else one, or one per rank."""
     settings = site.job_settings(kind)
     if settings.tasks_per_element is not None:
         return settings.tasks_per_element
-    return settings.ranks if kind == "emcee" and emcee_form == "datasets" else 1
+    return settings.ranks if shares_ranks(kind) and form == "datasets" else 1
 
 
 def _packed(site: Site, limits: Limits, order: Order, arrays: Mapping[str, Sequence[Task]]) -> dict[str, int]:

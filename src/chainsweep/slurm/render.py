@@ -12,12 +12,14 @@ from pathlib import Path
 import jinja2
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.config.site import Site
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import UsageError
 from chainsweep.machine.programs import CACHE_VARIABLE
 from chainsweep.packages import versions
 from chainsweep.slurm.image import Image, inside, mount
-from chainsweep.slurm.job import Job, as_ranges
+from chainsweep.slurm.job import STAGE_OF, Job, as_ranges
+from chainsweep.slurm.plan import shares_ranks
+from chainsweep.slurm.site import Site
 from chainsweep.tasks.provenance import IMAGE_VARIABLE
 
 _PACKAGED = Path(__file__).parents[1] / "slurm_templates"
@@ -37,21 +39,32 @@ def render(job: Job, campaign: Campaign, site: Site, image: Image | None = None)
         A path holds a character that no ``#SBATCH`` line can hold.
     """
     cache = Path(site.cache or campaign.paths.cache)
-    template = _environment().get_template(f"{job.kind}.sbatch.j2")
-    return template.render(
-        job=job,
-        site=site,
-        want=site.job_settings(job.kind).model_dump(),
-        campaign={"name": campaign.name, "hash": campaign.hash, "folder": str(campaign.paths.root)},
-        version=versions("chainsweep")["chainsweep"],
-        python=interpreter(site, job.kind),
-        image=image,
-        image_variable=IMAGE_VARIABLE,
-        cache={"variable": CACHE_VARIABLE, "folder": str(cache), "mount": mount(cache)},
-        inside=[] if image is None else inside(site, image.path, job.gpu, campaign.paths.root, campaign.paths.frozen),
-        mpi_launch=_mpi_launch(site, job),
-        requeue_limit=site.requeue_limit * math.ceil(job.per_element / job.ranks),
+    return (
+        _environment()
+        .get_template(template_of(job.kind))
+        .render(
+            title=ENGINES[job.kind].title if job.kind in ENGINES else "",
+            job=job,
+            site=site,
+            want=site.job_settings(job.kind).model_dump(),
+            campaign={"name": campaign.name, "hash": campaign.hash, "folder": str(campaign.paths.root)},
+            version=versions("chainsweep")["chainsweep"],
+            python=interpreter(site, job.kind),
+            image=image,
+            image_variable=IMAGE_VARIABLE,
+            cache={"variable": CACHE_VARIABLE, "folder": str(cache), "mount": mount(cache)},
+            inside=[]
+            if image is None
+            else inside(site, image.path, job.gpu, campaign.paths.root, campaign.paths.frozen),
+            mpi_launch=_mpi_launch(site, job),
+            requeue_limit=site.requeue_limit * math.ceil(job.per_element / job.ranks),
+        )
     )
+
+
+def template_of(kind: str) -> str:
+    """Return the name of a kind's template: that of its stage, or of jobs whose MPI ranks share the work."""
+    return f"{'ranks' if shares_ranks(kind) else STAGE_OF[kind]}.sbatch.j2"
 
 
 def interpreter(site: Site, kind: str) -> str:

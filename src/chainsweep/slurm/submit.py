@@ -14,17 +14,17 @@ from typing import Any
 
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.folder import identity_of, keep
-from chainsweep.config.site import Site
 from chainsweep.errors import CampaignError, UnavailableError, UsageError
-from chainsweep.forecast.pilot import Spread, emcee_spread
+from chainsweep.forecast.pilot import Spread, spread_of
 from chainsweep.publish import check_below, write_below
 from chainsweep.run.requeue import forgive
 from chainsweep.slurm import client
 from chainsweep.slurm.image import ABSENT, Image, images_of, read_remembered, remember
 from chainsweep.slurm.job import STAGE_OF, Job
-from chainsweep.slurm.plan import BEFORE, Limits, Order, command, plan_jobs, write_scripts
+from chainsweep.slurm.plan import BEFORE, Limits, Order, command, plan_jobs, shares_ranks, write_scripts
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
 from chainsweep.slurm.render import render
+from chainsweep.slurm.site import Site
 from chainsweep.slurm.watch import Queue, adopt, look_or_raise, told_unrecorded
 from chainsweep.stages.graph import WORK, Task, is_done, target_of, tasks_of, work_of
 from chainsweep.tasks.failures import read_failure
@@ -150,8 +150,8 @@ def _prepare(
     campaign: Campaign, site: Site, chosen: Selection, limits: Limits, queued: Queued, absent_too: bool = False
 ) -> Submission:
     missing = missing_tasks(campaign, chosen, queued)
-    several = missing.get("emcee") and site.job_settings("emcee").ranks > 1
-    spread = emcee_spread(campaign) if several else Spread("datasets", "")
+    several = [kind for kind in missing if shares_ranks(kind) and missing[kind] and site.job_settings(kind).ranks > 1]
+    spread = spread_of(campaign, several[0]) if several else Spread("datasets", "")
     number = next_submission(sent_jobs(campaign.paths.jobs), campaign.paths.submissions)
     finish = any(missing[kind] for kind in missing if STAGE_OF[kind] in WORK) or (
         not any(job.kind in ("merge", "report") for job in queued.jobs.values()) and not _is_finished(campaign)

@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from chainsweep.config.site import JOB_KINDS, Site
+from chainsweep.engines.entry import Library
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import UnavailableError
 from chainsweep.machine.doctor import JAX_PROGRAM, RANK_PROGRAM, TORCH_PROGRAM, Finding, tried
 from chainsweep.packages import versions
 from chainsweep.slurm import client
 from chainsweep.slurm.image import examine, host_variables, inside
+from chainsweep.slurm.plan import shares_ranks
 from chainsweep.slurm.render import interpreter
+from chainsweep.slurm.site import JOB_KINDS, Site
 
 WAIT_S = 60
 """The seconds that a step waits for its allocation before it gives up and leaves the queue."""
@@ -30,6 +33,8 @@ with tempfile.TemporaryFile() as file:
     file.write(b"chainsweep")
 print(json.dumps([platform.node(), versions("chainsweep"), tempfile.gettempdir(), time.time()]))
 """
+GPU_PROGRAMS = {Library.JAX: (JAX_PROGRAM, ("gpu", "cuda")), Library.TORCH: (TORCH_PROGRAM, ("cuda True",))}
+"""The program that says what a library sees, and the words of which its answer has one if it sees a GPU."""
 WITH_MODULES = 'count=$1; shift; for ((; count > 0; count--)); do module load "$1" || exit; shift; done; exec "$@"'
 """A bash program that loads modules and runs a command; its arguments are the number of modules, the modules, and the
 command."""
@@ -48,10 +53,11 @@ def examine_site(site: Site) -> list[Finding]:
         *((what, partial(_mpi_launch, what, one)) for what, one in _mpi_ways(site)),
     ]
     if site.device == "gpu":
-        trials += [
-            ("GPU by JAX", lambda: _gpu(site, "GPU by JAX", "nuts", JAX_PROGRAM, ("gpu", "cuda"))),
-            ("GPU by torch", lambda: _gpu(site, "GPU by torch", "snpe", TORCH_PROGRAM, ("cuda True",))),
-        ]
+        for library, (program, signs) in GPU_PROGRAMS.items():
+            kind = next((name for name, each in ENGINES.items() if each.uses_gpu and each.library is library), None)
+            if kind is not None:
+                what = f"GPU by {library}"
+                trials.append((what, partial(_gpu, site, what, kind, program, signs)))
     return [controller, *(tried(what, trial) for what, trial in trials)]
 
 
@@ -107,23 +113,29 @@ def _image(path: Path) -> Finding:
 
 def _mpi_ways(site: Site) -> list[tuple[str, Site]]:
     """Return the MPI set-ups to try for this site: one, or two if the site names the host's MPI."""
-    if site.image_of("emcee") is None:
+    if site.image_of(_ranked()) is None:
         return [("MPI launch", site)]
     own = ("MPI of the image", site.model_copy(update={"mpi_library": None}))
     return [own] if site.mpi_library is None else [own, ("MPI of the host in the image", site)]
 
 
+def _ranked() -> str:
+    """Return the kind of job whose MPI ranks share its work."""
+    return next(kind for kind in JOB_KINDS if shares_ranks(kind))
+
+
 def _mpi_launch(what: str, site: Site) -> Finding:
-    ranks = max(2, min(site.job_settings("emcee").ranks, MOST_RANKS))
+    kind = _ranked()
+    ranks = max(2, min(site.job_settings(kind).ranks, MOST_RANKS))
     launch = [part.replace("{ranks}", str(ranks)) for part in site.mpi_launch]
     line = " ".join(launch)
-    options = _options(site, "emcee", ranks)
+    options = _options(site, kind, ranks)
     by_srun = Path(launch[0]).name == "srun"
     if by_srun:
         launch += [*options, "--kill-on-bad-exit=1"]
     else:
         launch = ["salloc", "--quiet", *options, *launch]
-    done = _step(launch, site, "emcee", ["-m", "mpi4py", "-c", RANK_PROGRAM])
+    done = _step(launch, site, kind, ["-m", "mpi4py", "-c", RANK_PROGRAM])
     sizes = [int(size) for size in re.findall(r"size (\d+)", done.stdout)]
     if done.returncode == 0 and sizes == [ranks] * ranks:
         return Finding(what, "ok", f"{ranks} ranks through {line}")

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.diagnostics.calibration import calibration_record
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import InputError, UsageError
 from chainsweep.machine.devices import torch_device
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.publish import publish_text
 from chainsweep.stages.train import (
+    Trained,
     designs_of,
+    has_network,
     is_trained,
     load_trained,
+    own_settings,
     publish_calibration,
+    trainer_of,
     weights_path,
 )
 from chainsweep.store.network import CALIBRATION
-
-if TYPE_CHECKING:
-    from chainsweep.engines.snpe.network import Trained
 
 ALLOWED = "uncalibrated.txt"
 """The file next to the weights by which the user allows the network in spite of its failed calibration."""
@@ -38,18 +40,21 @@ def calibrate(campaign: Campaign) -> dict[str, Any]:
         It is not trained yet.
     """
     from chainsweep.black_box.host import guarded_calls
-    from chainsweep.engines.snpe import engine as snpe
 
-    trained = load_trained(campaign) if "snpe" in campaign.engines else None
+    trained = load_trained(campaign) if campaign.trainer is not None else None
     if trained is None:
+        training = " or ".join(f"'{name}'" for name, engine in ENGINES.items() if engine.trains)
         raise UsageError(
-            f"{campaign.paths.root}: no amortised network to calibrate; it takes engine 'snpe' in mode 'amortised'"
+            f"{campaign.paths.root}: no amortised network to calibrate; it takes engine {training} in mode 'amortised'"
         )
-    seed = Seeds(campaign.config.campaign.seed, "snpe").entropy("", "calibrate") % 2**31
-    settings = campaign.config.engines.snpe
+    engine = ENGINES[trainer_of(campaign)].load()
+    seed = Seeds(campaign.config.campaign.seed, trainer_of(campaign)).entropy("", "calibrate") % 2**31
+    settings = own_settings(campaign)
     with guarded_calls(campaign):
-        levels = snpe.calibrate(campaign.problem, designs_of(campaign), trained, settings, seed, device=torch_device())
-    found = snpe.findings_of(campaign.problem, levels)
+        levels = engine.calibrate(
+            campaign.problem, designs_of(campaign), trained, settings, seed, device=torch_device()
+        )
+    found = engine.findings_of(campaign.problem, levels)
     return publish_calibration(campaign, found, trained, weights_path(campaign).parent)
 
 
@@ -61,7 +66,7 @@ def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> No
     InputError
         The network is overconfident, and the user has not allowed its use.
     """
-    if "snpe" not in campaign.engines or campaign.config.engines.snpe.mode != "amortised" or not is_trained(campaign):
+    if not has_network(campaign) or not is_trained(campaign):
         return
     weights, limits = weights_path(campaign), campaign.config.verdict
     if weights.with_name(ALLOWED).exists():

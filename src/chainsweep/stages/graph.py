@@ -68,8 +68,9 @@ def tasks_of(campaign: Campaign) -> dict[str, list[Task]]:
         for shard in range(shards)
     ]
     networks = members_of(campaign) if needs_training(campaign) else 0
-    train = [Task("train", member, "snpe") for member in range(networks)]
-    simulate = [Task("simulate", part, "snpe") for part in range(parts_of(campaign))] if simulates(campaign) else []
+    train = [Task("train", member, campaign.trainer) for member in range(networks)]
+    parts = parts_of(campaign) if simulates(campaign) else 0
+    simulate = [Task("simulate", part, campaign.trainer) for part in range(parts)]
     return {
         "simulate": simulate,
         "train": train,

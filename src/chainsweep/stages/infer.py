@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,8 @@ from chainsweep.black_box.suspects import forget_suspects
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.thinning import even_indices, optimal_resample
-from chainsweep.engines.base import Chains, Deadline, DrawKind, Outcome, Sink, Status
+from chainsweep.engines.base import Chains, Deadline, DrawKind, Inputs, Outcome, Sink, Status
+from chainsweep.engines.entry import Library
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
 from chainsweep.machine.compiling import watch
@@ -98,19 +98,14 @@ def sample(
     trained: object = None,
 ) -> Outcome:
     """Run ``engine`` on ``batch``; ``trained`` takes the place of the campaign's own trained network."""
-    keywords: dict[str, Any] = {}
-    if engine == "snpe":
-        keywords = _trained(campaign) if trained is None else {"trained": trained, "device": torch_device()}
-    if engine == "nuts" and campaign.config.engines.nuts.starts_from is not None:
-        keywords = {"elsewhere": partial(_draws_elsewhere, campaign)}
     run = partial(
         ENGINES[engine].load().run,
         campaign.problem,
-        settings=getattr(campaign.config.engines, engine),
+        settings=campaign.settings(engine),
         seeds=Seeds(campaign.config.campaign.seed, engine),
         limits=campaign.config.verdict,
         deadline=deadline,
-        **keywords,
+        inputs=_inputs(campaign, engine, trained),
     )
     return sample_by_halves(run, batch, sink, resume, partial(_no_draws, campaign, engine))
 
@@ -185,13 +180,20 @@ def _none_alone(run: Callable[..., Outcome], batch: Batch, sink: Sink) -> bool:
     return all(isinstance(_tried(run, batch.take(one), sink, None), Exception) for one in probes(len(batch))[:, None])
 
 
-def _trained(campaign: Campaign) -> dict[str, Any]:
-    from chainsweep.stages.calibrate import require_calibrated
-    from chainsweep.stages.train import load_trained
+def _inputs(campaign: Campaign, engine: str, trained: object) -> Inputs:
+    """Return the inputs of an engine: its network, by default the campaign's own, draws to start from, the device."""
+    if ENGINES[engine].trains and trained is None:
+        from chainsweep.stages.calibrate import require_calibrated
+        from chainsweep.stages.train import load_trained
 
-    trained = load_trained(campaign)
-    require_calibrated(campaign, trained)
-    return {"trained": trained, "device": torch_device()}
+        trained = load_trained(campaign)
+        require_calibrated(campaign, trained)
+    starts = getattr(campaign.settings(engine), "starts_from", None)
+    return Inputs(
+        trained=trained,
+        draws_elsewhere=None if starts is None else partial(_draws_elsewhere, campaign),
+        device=torch_device() if ENGINES[engine].library is Library.TORCH else "cpu",
+    )
 
 
 def _draws_elsewhere(campaign: Campaign, ids: tuple[str, ...]) -> Floats:
@@ -248,7 +250,7 @@ def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, atte
     batched = BatchedProblem(campaign.problem, batch)
     seeds = Seeds(campaign.config.campaign.seed, engine)
     began = time.perf_counter()
-    chains, columns = judge_each(chains, batched, campaign.config, seeds)
+    chains, columns = judge_each(chains, batched, campaign.config.verdict, seeds)
     checking = (time.perf_counter() - began) / len(batch)
     columns["seconds"] = columns["seconds"] + checking
     columns["attempt"] = np.full(len(batch), attempt)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.errors import CampaignError
-from chainsweep.stages.train import weights_path
+from chainsweep.stages.train import has_network, weights_path
 from chainsweep.store.draws import equal_weights, read_draws
 from chainsweep.store.network import CALIBRATION
 
@@ -62,7 +62,7 @@ class ReportSource(Campaign):
 
     def calibration(self) -> dict[str, Any] | None:
         """Return the calibration record next to the network, or None if there is none."""
-        if "snpe" not in self.engines or self.config.engines.snpe.mode != "amortised":
+        if not has_network(self):
             return None
         path = weights_path(self).with_name(CALIBRATION)
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -7,16 +7,17 @@ from pathlib import Path
 from chainsweep.black_box.suspects import forget_suspects
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.engines.base import Deadline
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import StoppedEarly
 from chainsweep.numerics.arrays import Arrays
-from chainsweep.stages.train import designs_of, network_key, train_seed, weights_path
+from chainsweep.stages.train import designs_of, network_key, own_settings, train_seed, trainer_of, weights_path
 from chainsweep.store.bank import is_bank, publish_bank, read_bank
 from chainsweep.tasks.attempt import FileSink, Report, claim, load_state
 
 
 def parts_of(campaign: Campaign) -> int:
     """Return the number of parts of the bank."""
-    settings = campaign.config.engines.snpe
+    settings = own_settings(campaign)
     return -(-settings.bank_simulations // settings.tuning.simulations_per_task)
 
 
@@ -33,22 +34,25 @@ def is_simulated(campaign: Campaign, part: int) -> bool:
 def simulate(campaign: Campaign, part: int, report: Report, deadline: Deadline) -> bool:
     """Make one part of the bank and publish it; return False if the deadline came first (state is saved)."""
     from chainsweep.black_box.host import guarded_calls
-    from chainsweep.engines.snpe.bank import simulate as make
 
     attempt = claim(bank_path(campaign, part))
     sink = FileSink(attempt, campaign.hash, report)
-    settings = campaign.config.engines.snpe
+    settings = own_settings(campaign)
     first = part * settings.tuning.simulations_per_task
     with guarded_calls(campaign, attempt):
-        arrays = make(
-            campaign.problem,
-            designs_of(campaign),
-            settings,
-            train_seed(campaign),
-            simulations=(first, min(first + settings.tuning.simulations_per_task, settings.bank_simulations)),
-            sink=sink,
-            resume=load_state(attempt, campaign.hash),
-            deadline=deadline,
+        arrays = (
+            ENGINES[trainer_of(campaign)]
+            .part("bank")
+            .simulate(
+                campaign.problem,
+                designs_of(campaign),
+                settings,
+                train_seed(campaign),
+                simulations=(first, min(first + settings.tuning.simulations_per_task, settings.bank_simulations)),
+                sink=sink,
+                resume=load_state(attempt, campaign.hash),
+                deadline=deadline,
+            )
         )
     if arrays is None:
         sink.flush()

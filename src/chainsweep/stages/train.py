@@ -1,4 +1,7 @@
-"""The ``train`` stage: one amortised network for a campaign, kept under the hash of all it depends on."""
+"""The ``train`` stage: one amortised network for a campaign, kept under the hash of all it depends on.
+
+The functions are for a campaign with an engine that trains (``Campaign.trainer``), unless they say otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.config.campaign import SnpeSettings
 from chainsweep.diagnostics.calibration import Finding, calibration_record
 from chainsweep.engines.base import Deadline, Sink
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.machine.devices import torch_device
 from chainsweep.numerics.arrays import Arrays
@@ -23,11 +26,22 @@ from chainsweep.publish import LostOwnership, publish, publish_text
 from chainsweep.store.network import CALIBRATION, MODEL, NETWORK, model_key, read_metadata
 from chainsweep.tasks.attempt import Attempt, FileSink, Report, claim, load_state
 
-if TYPE_CHECKING:
-    from chainsweep.engines.snpe.network import Trained
-
+Trained = Any
+"""A trained network, of the type that its engine names."""
 MAX_DESIGNS = 4096
 """The largest number of data sets whose designs are trained on; a larger campaign gives an evenly spaced sample."""
+
+
+def trainer_of(campaign: Campaign) -> str:
+    """Return the name of the engine that trains a network."""
+    if campaign.trainer is None:
+        raise ChainsweepError(f"{campaign.paths.root}: no engine of this campaign trains a network")
+    return campaign.trainer
+
+
+def own_settings(campaign: Campaign) -> Any:
+    """Return the settings of the engine that trains a network."""
+    return campaign.settings(trainer_of(campaign))
 
 
 def network_key(campaign: Campaign) -> str:
@@ -37,16 +51,16 @@ def network_key(campaign: Campaign) -> str:
         "function": campaign.config.model.function,
         "data": campaign.resolved["data_hash"],
         "seed": campaign.config.campaign.seed,
-        "settings": campaign.resolved["config"]["engines"]["snpe"],
+        "settings": campaign.resolved["config"]["engines"][trainer_of(campaign)],
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def weights_path(campaign: Campaign) -> Path:
     """Return the path of the published network, or of the one that ``init`` froze."""
-    if campaign.config.engines.snpe.model is not None:
+    if own_settings(campaign).model is not None:
         return campaign.paths.network
-    return campaign.paths.model_folder("snpe", network_key(campaign)) / NETWORK
+    return campaign.paths.model_folder(trainer_of(campaign), network_key(campaign)) / NETWORK
 
 
 def is_trained(campaign: Campaign) -> bool:
@@ -68,7 +82,7 @@ def member_path(campaign: Campaign, member: int) -> Path:
 
 def members_of(campaign: Campaign) -> int:
     """Return the number of networks that are trained."""
-    return campaign.config.engines.snpe.ensemble
+    return own_settings(campaign).ensemble
 
 
 def is_member(campaign: Campaign, member: int) -> bool:
@@ -109,7 +123,7 @@ def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -
     if members_of(campaign) == 1 or not _all_published(campaign):
         return True
     attempt = claim(weights_path(campaign))
-    members = [_read(path) for path in _member_paths(campaign)]
+    members = [_read(trainer_of(campaign), path) for path in _member_paths(campaign)]
     joined = _join(campaign, members, FileSink(attempt, campaign.hash, report), deadline, made)
     if joined is None:
         return False
@@ -122,27 +136,27 @@ def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -
 def _join(
     campaign: Campaign, members: Sequence[Trained], sink: Sink, deadline: Deadline, made: list[Arrays] | None
 ) -> Trained | None:
-    from chainsweep.engines.snpe import engine as snpe
-
-    return snpe.join(
-        campaign.problem,
-        designs_of(campaign),
-        members,
-        campaign.config.engines.snpe,
-        train_seed(campaign),
-        sink=sink,
-        deadline=deadline,
-        device=torch_device(),
-        made=made,
+    return (
+        ENGINES[trainer_of(campaign)]
+        .load()
+        .join(
+            campaign.problem,
+            designs_of(campaign),
+            members,
+            own_settings(campaign),
+            train_seed(campaign),
+            sink=sink,
+            deadline=deadline,
+            device=torch_device(),
+            made=made,
+        )
     )
 
 
-def _read(path: Path) -> Trained:
+def _read(engine: str, path: Path) -> Trained:
     from safetensors.numpy import load_file
 
-    from chainsweep.engines.snpe.network import Trained
-
-    return Trained.from_arrays(load_file(path))
+    return ENGINES[engine].load().Trained.from_arrays(load_file(path))
 
 
 def _finish(campaign: Campaign, trained: Trained, attempt: Attempt) -> None:
@@ -162,31 +176,33 @@ def train_network(
     sink: Sink,
     resume: Arrays | None,
     deadline: Deadline,
-    settings: SnpeSettings | None = None,
+    settings: Any = None,
     made: list[Arrays] | None = None,
     member: int = 0,
 ) -> Trained | None:
     """Return a trained network, or None if the deadline came first. ``settings`` replaces the campaign's settings,
     ``made`` are the parts of a bank of simulations, ``member`` is the number of the network in an ensemble."""
-    from chainsweep.engines.snpe import engine as snpe
-
-    return snpe.train(
-        campaign.problem,
-        designs_of(campaign),
-        settings if settings is not None else campaign.config.engines.snpe,
-        train_seed(campaign),
-        sink=sink,
-        resume=resume,
-        deadline=deadline,
-        device=torch_device(),
-        made=made,
-        member=member,
+    return (
+        ENGINES[trainer_of(campaign)]
+        .load()
+        .train(
+            campaign.problem,
+            designs_of(campaign),
+            settings if settings is not None else own_settings(campaign),
+            train_seed(campaign),
+            sink=sink,
+            resume=resume,
+            deadline=deadline,
+            device=torch_device(),
+            made=made,
+            member=member,
+        )
     )
 
 
 def train_seed(campaign: Campaign) -> int:
     """Return the seed of simulations and initial weights."""
-    return Seeds(campaign.config.campaign.seed, "snpe").entropy("", "train") % 2**31
+    return Seeds(campaign.config.campaign.seed, trainer_of(campaign)).entropy("", "train") % 2**31
 
 
 def simulates(campaign: Campaign) -> bool:
@@ -195,9 +211,16 @@ def simulates(campaign: Campaign) -> bool:
 
 
 def needs_training(campaign: Campaign) -> bool:
-    """Return True if the campaign trains its own amortised network."""
-    own = campaign.config.engines.snpe
-    return "snpe" in campaign.engines and own.mode == "amortised" and own.model is None
+    """Return True if the campaign trains its own amortised network; every campaign may be asked."""
+    if campaign.trainer is None:
+        return False
+    own = campaign.settings(campaign.trainer)
+    return own.mode == "amortised" and own.model is None
+
+
+def has_network(campaign: Campaign) -> bool:
+    """Return True if the campaign has one network for all data sets; every campaign may be asked."""
+    return campaign.trainer is not None and own_settings(campaign).mode == "amortised"
 
 
 def load_trained(campaign: Campaign) -> Trained | None:
@@ -208,11 +231,11 @@ def load_trained(campaign: Campaign) -> Trained | None:
     StoppedEarly
         It is not trained yet.
     """
-    if campaign.config.engines.snpe.mode == "sequential":
+    if own_settings(campaign).mode == "sequential":
         return None
     if not is_trained(campaign):
         raise StoppedEarly(f"{weights_path(campaign)}: not trained yet; run the 'train' stage first")
-    return _read(weights_path(campaign))
+    return _read(trainer_of(campaign), weights_path(campaign))
 
 
 def designs_of(campaign: Campaign) -> list[Any]:
@@ -234,7 +257,7 @@ def publish_calibration(campaign: Campaign, found: Sequence[Finding], trained: T
     """
     dropping = trained.dropped(campaign.problem)
     if dropping.dropped:
-        print(f"snpe: {dropping.sentence()}", flush=True)
+        print(f"{trainer_of(campaign)}: {dropping.sentence()}", flush=True)
     content = calibration_record(found, campaign.config.verdict, dropping)
     publish_text(folder / CALIBRATION, json.dumps(content, indent=1) + "\n")
     return content

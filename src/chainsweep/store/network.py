@@ -44,11 +44,12 @@ def read_metadata(path: Path) -> dict[str, str] | None:
     return metadata if 8 + length + max(ends, default=0) == size else None
 
 
-def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path) -> None:
+def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path, engine: str) -> None:
     """Copy the network in ``source``, a campaign's folder or that of one network, to ``path``.
 
     ``needed`` are the figures that it must have been trained for; ``model`` is the ``model_key`` that it must come
-    from, or None if exact weights reveal a network of another model.
+    from, or None if exact weights reveal a network of another model; ``engine`` is the name of the engine that it
+    belongs to.
 
     Raises
     ------
@@ -57,10 +58,10 @@ def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path
     UnavailableError
         Networks cannot be read here.
     """
-    require("safetensors", extra="snpe")
+    require("safetensors", extra=engine)
     from safetensors import SafetensorError, safe_open
 
-    found = _found(source)
+    found = _found(source, engine)
     try:
         with safe_open(found, framework="numpy") as content:
             entries: list[str] = list(content.keys())
@@ -75,27 +76,27 @@ def freeze_network(source: Path, needed: Set[str], model: str | None, path: Path
         lacks, more = (", ".join(sorted(group)) or "nothing" for group in (needed - known, known - needed))
         raise ConfigError(
             f"{found}: trained for another kind of data sets or another model: this campaign also has {lacks}; "
-            f"the network also expects {more}. Train one for this campaign: leave out [engines.snpe] model"
+            f"the network also expects {more}. Train one for this campaign: leave out [engines.{engine}] model"
         )
     if model is not None and made_of != model:
         raise ConfigError(
             f"{found}: simulated with another model file or function, and this model has no likelihood whose weights "
-            "could correct that; leave out [engines.snpe] model, or use the file that it was trained with"
+            f"could correct that; leave out [engines.{engine}] model, or use the file that it was trained with"
         )
     shutil.copyfile(found, path)
     if found.with_name(CALIBRATION).is_file():
         shutil.copyfile(found.with_name(CALIBRATION), path.with_name(CALIBRATION))
 
 
-def _found(source: Path) -> Path:
+def _found(source: Path, engine: str) -> Path:
     """Return the one network in ``source``."""
     if (source / NETWORK).is_file():
         return source / NETWORK
-    networks = sorted(source.glob(f"models/snpe-*/{NETWORK}"))
+    networks = sorted(source.glob(f"models/{engine}-*/{NETWORK}"))
     if len(networks) != 1:
         several = ", ".join(str(path.parent) for path in networks)
         raise ConfigError(
-            f"{source}: expected one trained network in models/, found {len(networks)}; [engines.snpe] model names "
+            f"{source}: expected one trained network in models/, found {len(networks)}; [engines.{engine}] model names "
             + (f"one of {several}" if several else "a campaign whose 'train' stage is done")
         )
     return networks[0]

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from chainsweep.engines.registry import PACKAGES
 from chainsweep.errors import CampaignError
 from chainsweep.packages import versions
 from chainsweep.publish import publish_text
@@ -30,7 +31,7 @@ def provenance() -> dict[str, str | int | float | bool]:
 
     device = jax.devices()[0]
     precision = str(jax.numpy.zeros(()).dtype)
-    packages = versions("chainsweep", "numpy", "jax", "numpyro", "emcee", "sbi", "torch")
+    packages = versions(*PACKAGES)
     made_by: dict[str, str | int | float | bool] = {f"version_{name}": version for name, version in packages.items()}
     return made_by | {
         "device": f"{device.platform} {device.device_kind}",

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import CampaignConfig
+from chainsweep.config.sections import VerdictSection
+from chainsweep.diagnostics.dropping import BY_DESIGN, culprit
 from chainsweep.diagnostics.predictive import predictive_pvalue
 from chainsweep.diagnostics.summary import convergence_summary, posterior_summary
 from chainsweep.engines.base import Chains, DrawKind
-from chainsweep.engines.snpe.dropped import BY_DESIGN, culprit
 from chainsweep.errors import ChainsweepError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
@@ -45,7 +45,7 @@ it, the data are not the cause."""
 
 
 def judge_each(
-    chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds
+    chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds: Seeds
 ) -> tuple[Chains, dict[str, Any]]:
     """Judge a block of data sets as ``judge`` does; a data set on which a check raises fails, without the others.
 
@@ -53,22 +53,22 @@ def judge_each(
     every one of several data sets fails, because the data are not the cause then.
     """
     try:
-        return chains, judge(chains, batched, config, seeds)
+        return chains, judge(chains, batched, limits, seeds)
     except (ChainsweepError, MemoryError):
         raise
     except Exception:
         traceback.print_exc()
         count = len(batched.batch)
         first = probes(count)
-        reasons = _raised_each(chains, batched, first, config, seeds)
+        reasons = _raised_each(chains, batched, first, limits, seeds)
         if len(reasons) == PROBES < count:
             raise
-        reasons |= _raised_each(chains, batched, np.setdiff1d(np.arange(count), first), config, seeds)
+        reasons |= _raised_each(chains, batched, np.setdiff1d(np.arange(count), first), limits, seeds)
         if not reasons or 1 < count == len(reasons):
             raise
     n_draws = np.where(np.isin(np.arange(len(chains.n_draws)), list(reasons)), 0, chains.n_draws)
     left = replace(chains, n_draws=n_draws, failures={**chains.failures, **reasons})
-    return left, judge(left, batched, config, seeds)
+    return left, judge(left, batched, limits, seeds)
 
 
 def probes(count: int) -> NDArray[np.int64]:
@@ -77,20 +77,20 @@ def probes(count: int) -> NDArray[np.int64]:
 
 
 def _raised_each(
-    chains: Chains, batched: BatchedProblem, rows: NDArray[np.int64], config: CampaignConfig, seeds: Seeds
+    chains: Chains, batched: BatchedProblem, rows: NDArray[np.int64], limits: VerdictSection, seeds: Seeds
 ) -> dict[int, str]:
     """Return the errors that a check raises on data sets by themselves, by row."""
-    raised = {row: _raised_alone(chains, batched, row, config, seeds) for row in rows.tolist()}
+    raised = {row: _raised_alone(chains, batched, row, limits, seeds) for row in rows.tolist()}
     return {row: reason for row, reason in raised.items() if reason is not None}
 
 
 def _raised_alone(
-    chains: Chains, batched: BatchedProblem, row: int, config: CampaignConfig, seeds: Seeds
+    chains: Chains, batched: BatchedProblem, row: int, limits: VerdictSection, seeds: Seeds
 ) -> str | None:
     """Return the error that a check raises on one data set by itself; None if there is no error."""
     alone = np.array([row])
     try:
-        judge(chains.take(alone), batched.take(alone), config, seeds)
+        judge(chains.take(alone), batched.take(alone), limits, seeds)
     except (ChainsweepError, MemoryError):
         raise
     except Exception as error:
@@ -98,7 +98,7 @@ def _raised_alone(
     return None
 
 
-def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds: Seeds) -> dict[str, Any]:
+def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds: Seeds) -> dict[str, Any]:
     """Return the catalogue columns of a block of data sets, each ``(dataset,)``, NaN for null.
 
     Weighted draws get the mode check too: weights are exact, but neither k-hat nor R-hat shows a mode without draws.
@@ -107,10 +107,10 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
     weights = chains.sample_stats.get("log_weight")
     figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
-    measured, held = _KINDS[chains.kind](chains, theta, problem, config)
+    measured, held = _KINDS[chains.kind](chains, theta, problem, limits)
     figures |= measured
     if not problem.has_likelihood:
-        held = checks_of(likelihood_free_rules(config.verdict), [figures["miscalibration"], figures["ood_pvalue"]])
+        held = checks_of(likelihood_free_rules(limits), [figures["miscalibration"], figures["ood_pvalue"]])
     checks: list[Check | Caused] = [*held]
     conclusive = np.ones(len(batched.batch), bool)
     dropped_by = _info(chains, "dropped_by")
@@ -121,8 +121,8 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
         checks = [Caused(causes, len(batched.batch)), *checks]
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
         # If the mode check is inconclusive, all of these pass.
-        checks += checks_of(mode_rules(config.verdict), [outside.sure_shift, outside.sure_mass, outside.sure_spread])
-        if config.verdict.inconclusive == "not_converged":
+        checks += checks_of(mode_rules(limits), [outside.sure_shift, outside.sure_mass, outside.sure_spread])
+        if limits.inconclusive == "not_converged":
             checks.append(Caused(outside.unproven(), len(batched.batch)))
         conclusive = outside.conclusive
         unknown &= ~conclusive
@@ -131,8 +131,8 @@ def judge(chains: Chains, batched: BatchedProblem, config: CampaignConfig, seeds
     checks = [Caused(dropped, len(batched.batch)), *checks]
     figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
-    misfit = figures["ppc_pvalue"] < config.verdict.min_ppc_pvalue
-    strange = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < config.verdict.min_ood_pvalue
+    misfit = figures["ppc_pvalue"] < limits.min_ppc_pvalue
+    strange = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < limits.min_ood_pvalue
     flags = {"misfit": misfit, "unlike_simulations": strange, "mode_check_inconclusive": ~conclusive}
     flags["simulations_dropped"] = np.isfinite(dropped_by)
     figures["flags"] = [" ".join(name for name in flags if flags[name][i]) for i in range(len(misfit))]
@@ -189,7 +189,7 @@ def _names(names: Sequence[str], columns: NDArray[np.int64]) -> list[str]:
     return [names[column] for column in columns.tolist()]
 
 
-def _markov(chains: Chains, theta: Floats, problem: Problem, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+def _markov(chains: Chains, theta: Floats, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
     convergence = convergence_summary(theta[..., problem.varying], chains.n_draws)
     varying = [problem.names[column] for column in problem.varying]
     rhat, rhat_of = _worst(convergence["rhat"], largest=True)
@@ -212,10 +212,10 @@ def _markov(chains: Chains, theta: Floats, problem: Problem, config: CampaignCon
         "precision_bits": _info(chains, "precision_bits"),
     }
     worst = {figure: _names(varying, columns) for figure, columns in of.items()}
-    return figures, checks_of(markov_rules(config.verdict), [rhat, bulk, tail, divergences], worst)
+    return figures, checks_of(markov_rules(limits), [rhat, bulk, tail, divergences], worst)
 
 
-def _ensemble(chains: Chains, theta: Floats, problem: Problem, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+def _ensemble(chains: Chains, theta: Floats, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
     figures = {
         "rhat_max": _info(chains, "rhat_max"),
         "ess_bulk_min": _info(chains, "ess_min"),
@@ -228,18 +228,18 @@ def _ensemble(chains: Chains, theta: Floats, problem: Problem, config: CampaignC
     # The space in which walkers moved may differ from that of the named parameters.
     slowest = _names(problem.names, _worst(tau, largest=True)[1]) if tau.shape[1] == problem.ndim else []
     lengths = [_info(chains, "kept_over_tau"), figures["ess_bulk_min"]]
-    rules = ensemble_rules(config.verdict)
+    rules = ensemble_rules(limits)
     worst = {"autocorrelation times": slowest, "ESS": slowest}
     return figures, checks_of(rules, [figures["rhat_max"], *lengths], worst)
 
 
-def _weighted(chains: Chains, theta: Floats, problem: Problem, config: CampaignConfig) -> tuple[Arrays, list[Check]]:
+def _weighted(chains: Chains, theta: Floats, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
     weighing = ("khat", "is_efficiency", "log_evidence", "log_evidence_se", "proposal_efficiency")
     names = (*weighing, "ood_distance", "ood_pvalue", "miscalibration")
     figures = {name: _info(chains, name) for name in names}
     figures["ess_weighted"] = _info(chains, "ess")
     figures["rounds"] = _info(chains, "rounds")
-    return figures, checks_of(weighted_rules(config.verdict), [figures["khat"], figures["ess_weighted"]])
+    return figures, checks_of(weighted_rules(limits), [figures["khat"], figures["ess_weighted"]])
 
 
 _KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGHTED: _weighted}
@@ -251,7 +251,8 @@ def _dropped(batched: BatchedProblem, by: int, share: float) -> str:
     if by == BY_DESIGN:
         return f"{told}, all of those of this data set's design among them"
     left = "and no likelihood tells" if not batched.problem.has_likelihood else "and the mode check cannot tell"
-    return f"{told}, which ones depends on {culprit(batched.problem, by)}, {left} what mass lies there"
+    by_what = culprit(batched.problem.unconstrained_columns, by)
+    return f"{told}, which ones depends on {by_what}, {left} what mass lies there"
 
 
 def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: Seeds) -> Floats:

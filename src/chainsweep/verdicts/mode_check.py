@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import MASS_OUTSIDE, MODE_SHIFT, MODE_SPREAD
+from chainsweep.config.sections import MASS_OUTSIDE, MODE_SHIFT, MODE_SPREAD
 from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt
 from chainsweep.importance.mixture import combine, log_density

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import (
     Place,
     Ragged,

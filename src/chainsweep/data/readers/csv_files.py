@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Failure, Place, Ragged, RawData, missing
 from chainsweep.data.readers.csv_parse import is_number, line_of_point, parse_csv
 from chainsweep.data.truth import join_elements, truth_columns

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Ragged, RawData, as_floats, as_ids, holds_integers
 from chainsweep.data.readers.tables import Cells, Table, table_to_raw
 from chainsweep.errors import DataError, UnavailableError

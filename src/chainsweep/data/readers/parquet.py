@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Ragged, RawData
 from chainsweep.data.readers.tables import Cells, Table, table_to_raw
 from chainsweep.errors import DataError

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import RawData
 from chainsweep.data.readers.arrays import read_hdf5, read_npz
 from chainsweep.data.readers.csv_files import read_csv_files, read_manifest_folder

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import DataSection
+from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Failure, Place, Ragged, RawData, default_ids, missing, trim_padding
 from chainsweep.data.truth import TRUTH, TRUTH_PREFIX, join_elements, split_matrix, truth_columns
 from chainsweep.errors import DataError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.autocorrelation import integrated_time
 from chainsweep.diagnostics.convergence import rhat_rank
 from chainsweep.engines.base import Chains, DrawKind

@@ -20,12 +20,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import EmceeSettings as Settings
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Deadline, Outcome, Sink, Status
+from chainsweep.engines.base import NO_INPUTS, Deadline, Inputs, Outcome, Sink, Status
 from chainsweep.engines.emcee.chain import LEAST_STEPS, MOST_DRAWS, Assessment, Info, Results, assess
+from chainsweep.engines.emcee.entry import EMCEE
 from chainsweep.engines.emcee.initial_walkers import islands, rescue, start_walkers
+from chainsweep.engines.emcee.settings import EmceeSettings as Settings
 from chainsweep.engines.emcee.stack import JUMP, Stack, State, Sweep
 from chainsweep.importance.guide import DESCENTS, Guide, deepened, joined, relearned, search
 from chainsweep.importance.modes import prior_pool
@@ -68,6 +69,7 @@ def run(
     sink: Sink,
     resume: Arrays | None,
     deadline: Deadline,
+    inputs: Inputs = NO_INPUTS,
 ) -> Outcome:
     """Sample the posterior of every data set of ``batch``.
 
@@ -79,7 +81,7 @@ def run(
     ModelError
         The model has no likelihood, or the settings give too few walkers for its parameters.
     """
-    problem.require("emcee")
+    EMCEE.require(problem)
     sweep = Sweep(without_surfaces(problem), batch, settings, seeds, limits)
     most_draws = max(MOST_DRAWS, sweep.walkers)
     results = Results(len(batch), settings.ensembles, sweep.problem.ndim, most_draws)

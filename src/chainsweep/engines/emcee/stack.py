@@ -17,12 +17,13 @@ import numpy as np
 from emcee.moves import Move
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import EmceeSettings, VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.engines.emcee.chain import Thinned, packed_chains, unpacked_chains
 from chainsweep.engines.emcee.density import StackDensity, padded_to_chunks
 from chainsweep.engines.emcee.independence_move import JumpMove
 from chainsweep.engines.emcee.moves import GroupStreams, ScheduledMove
+from chainsweep.engines.emcee.settings import EmceeSettings
 from chainsweep.errors import ModelError
 from chainsweep.importance.guide import MOST_DIMENSIONS, Guide
 from chainsweep.model.batched import BatchedProblem

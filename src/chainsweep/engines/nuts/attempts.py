@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import NutsSettings as Settings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.nuts.kernels import Algorithm, Bits
+from chainsweep.engines.nuts.settings import NutsSettings as Settings
 from chainsweep.importance.guide import DEEP_FIT
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.loops import one_by_one_here

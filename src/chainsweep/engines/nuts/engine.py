@@ -12,7 +12,6 @@ Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,11 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import NutsSettings as Settings
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
-from chainsweep.engines.base import Chains, Deadline, DrawKind, Outcome, Sink, Status
+from chainsweep.engines.base import NO_INPUTS, Chains, Deadline, DrawKind, Inputs, Outcome, Sink, Status
 from chainsweep.engines.nuts.attempts import (
     ENERGY_ERROR,
     Round,
@@ -33,8 +31,10 @@ from chainsweep.engines.nuts.attempts import (
     lanes_of,
     rounds_of,
 )
+from chainsweep.engines.nuts.entry import NUTS
 from chainsweep.engines.nuts.kernels import Bits, Program, kernels_of
 from chainsweep.engines.nuts.lanes import STATS, Batching, Sampled, Starts, lowered, packed, unpacked, whitening
+from chainsweep.engines.nuts.settings import NutsSettings as Settings
 from chainsweep.importance.guide import DEEP_FIT, MOST_DIMENSIONS, Guide, deepened, learned, search
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import CHAIN_COMPONENTS
@@ -62,17 +62,16 @@ def run(
     sink: Sink,
     resume: Arrays | None,
     deadline: Deadline,
-    elsewhere: Callable[[tuple[str, ...]], Floats] | None = None,
+    inputs: Inputs = NO_INPUTS,
 ) -> Outcome:
     """Sample every data set of ``batch``; see ``chainsweep.engines.base`` for the contract.
 
-    ``elsewhere(ids)`` gives constrained draws ``(dataset, draw, ndim)`` of another engine, such as a trained network,
-    NaN where there are none: chains and the search start there too. They are trusted no more than prior draws.
+    Chains and the search for modes start at ``inputs.draws_elsewhere`` too. Those are trusted no more than prior draws.
     """
-    problem.require("nuts")
+    NUTS.require(problem)
     run = _Run(problem, batch, settings, limits, seeds, sink, deadline)
-    if elsewhere is not None and resume is None:
-        run.elsewhere = elsewhere(batch.ids)
+    if inputs.draws_elsewhere is not None and resume is None:
+        run.elsewhere = inputs.draws_elsewhere(batch.ids)
     return run.execute(resume)
 
 

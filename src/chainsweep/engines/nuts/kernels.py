@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
-from chainsweep.config.campaign import NutsSettings
+from chainsweep.engines.nuts.settings import NutsSettings
 from chainsweep.importance.mixture_density import Prepared, picked, random_numbers
 from chainsweep.model.problem import Observation, Problem
 from chainsweep.numerics.loops import apart, of_lanes, traced_once, zeros_like_result

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.base import Deadline, Sink
 from chainsweep.engines.snpe.designs import jittered, usable_designs
+from chainsweep.engines.snpe.entry import SNPE
 from chainsweep.engines.snpe.job import Job
+from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.engines.snpe.simulator import (
     VALIDATION_BLOCK,
     Bank,
@@ -51,7 +52,7 @@ def simulate(
     Return None if ``deadline`` came first. Any split into ranges gives the same simulations. Arguments and errors are
     those of ``snpe.train``.
     """
-    problem.require("snpe")
+    SNPE.require(problem)
     job = Job(problem, settings, seed, sink, deadline, "cpu")
     batches, _ = usable_designs(problem, jittered(problem, designs, settings.tuning.jitter, seed))
     first, last = (-(-number // BANK_CHUNK) for number in simulations)

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.diagnostics.calibration import Finding, density_levels, findings, rank_levels, tarp_levels
-from chainsweep.engines.snpe.dropped import parameter_names
 from chainsweep.engines.snpe.estimator import Ensemble, Sampler
 from chainsweep.engines.snpe.simulator import Pairs
 from chainsweep.model.problem import Problem
@@ -34,7 +33,7 @@ STREAM = 0xCA11B
 
 def findings_of(problem: Problem, levels: Mapping[str, Floats]) -> list[Finding]:
     """The findings from ``levels``; parameters have their own names where the unconstrained space has as many."""
-    names = parameter_names(problem)
+    names = problem.unconstrained_columns
     return findings(names, levels["rank"], levels["density"], levels["tarp"], levels["information"])
 
 

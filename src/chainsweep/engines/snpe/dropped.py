@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
-from chainsweep.diagnostics.dropping import Dropping, dependence, subjects
+from chainsweep.diagnostics.dropping import Dropping, dependence
 from chainsweep.engines.snpe.simulator import FreshSimulations, Pairs, Rows, usable_rows
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
@@ -27,25 +27,12 @@ UNEVEN = 5.0
 """The number of standard errors by which the shares dropped must differ between designs more than by chance."""
 STREAM = 0xD20
 """The second word of the key of the random numbers."""
-BY_DESIGN = -1
-"""The value in place of the entry of a p-value where every simulation of the data set's design was dropped."""
 
 
 def dropping_of(problem: Problem, record: Mapping[str, NDArray]) -> Dropping:
     """Return the content of ``record`` as a ``Dropping`` with the names of the parameters."""
     causes = {told: int(record[name]) for name, told in CAUSES.items()}
-    return Dropping(parameter_names(problem), int(record["simulated"]), causes, record["pvalues"])
-
-
-def parameter_names(problem: Problem) -> tuple[str, ...]:
-    """The names of the unconstrained parameters: those of the constrained ones where both spaces have as many."""
-    count = problem.ndim_unconstrained
-    return problem.names if len(problem.names) == count else tuple(f"unconstrained[{i}]" for i in range(count))
-
-
-def culprit(problem: Problem, by: int) -> str:
-    """The name of what decides which simulations are dropped, by the entry of its p-value."""
-    return "the design" if by == BY_DESIGN else subjects(parameter_names(problem))[by]
+    return Dropping(problem.unconstrained_columns, int(record["simulated"]), causes, record["pvalues"])
 
 
 def unseen_designs(ids: Sequence[str], record: Mapping[str, NDArray]) -> NDArray[np.bool_]:

@@ -23,19 +23,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import SnpeSettings as Settings
-from chainsweep.config.campaign import VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Deadline, Outcome, Sink, Status
+from chainsweep.engines.base import NO_INPUTS, Deadline, Inputs, Outcome, Sink, Status
 from chainsweep.engines.snpe.amortised import join_ensemble, train_amortised
 from chainsweep.engines.snpe.bank import simulate
 from chainsweep.engines.snpe.calibration import MOST_SIMULATIONS, findings_of, levels_of
 from chainsweep.engines.snpe.designs import usable_designs
+from chainsweep.engines.snpe.entry import SNPE
 from chainsweep.engines.snpe.inference import Info, State, Weighted, chains_of, thorough_of, weigh
 from chainsweep.engines.snpe.job import Job
 from chainsweep.engines.snpe.network import Network, Trained
 from chainsweep.engines.snpe.sequential import train_sequential
+from chainsweep.engines.snpe.settings import SnpeSettings as Settings
 from chainsweep.engines.snpe.simulator import VALIDATION_BLOCK, FreshSimulations, simulators_of, usable_pairs
+from chainsweep.engines.snpe.trainer import steps_per_block
 from chainsweep.engines.snpe.training_range import outside
 from chainsweep.errors import InputError, UnavailableError
 from chainsweep.model.batched import BatchedProblem
@@ -43,7 +45,19 @@ from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays, prefixed, under
 from chainsweep.numerics.seeds import Seeds
 
-__all__ = ["Info", "Settings", "State", "Trained", "calibrate", "findings_of", "join", "run", "simulate", "train"]
+__all__ = [
+    "Info",
+    "Settings",
+    "State",
+    "Trained",
+    "calibrate",
+    "findings_of",
+    "join",
+    "run",
+    "simulate",
+    "steps_per_block",
+    "train",
+]
 
 GROUP = 64
 """The number of data sets that are drawn, weighed and adapted together."""
@@ -93,7 +107,7 @@ def train(
     UnavailableError
         ``device`` does not exist here.
     """
-    problem.require("snpe")
+    SNPE.require(problem)
     batches = [designs] if isinstance(designs, Batch) else list(designs)
     with _torch(device):
         job = Job(problem, settings, seed, sink, deadline, device, member)
@@ -137,7 +151,7 @@ def calibrate(
 
     Data sets that the network was not trained for are left out. Arguments and errors are those of `train`.
     """
-    problem.require("snpe")
+    SNPE.require(problem)
     with _torch(device):
         inside = []
         for batch in designs:
@@ -163,8 +177,7 @@ def run(
     sink: Sink,
     resume: Mapping[str, NDArray] | None,
     deadline: Deadline,
-    trained: Trained | None = None,
-    device: str = "cpu",
+    inputs: Inputs = NO_INPUTS,
 ) -> Outcome:
     """Draw weighted samples of the posterior of every data set of ``batch``.
 
@@ -172,18 +185,19 @@ def run(
     the figures.
     Without a likelihood all weights are equal and k-hat is NaN.
 
-    With ``mode = "sequential"`` and no ``trained`` the network of the batch's one data set is trained first.
+    With ``mode = "sequential"`` and no ``inputs.trained`` the network of the batch's one data set is trained first.
 
     Raises
     ------
     InputError
-        ``trained`` is missing, does not fit the model or the batch, or serves a single data set and the
+        ``inputs.trained`` is missing, does not fit the model or the batch, or serves a single data set and the
         batch has more.
     """
     resume = resume or {}
     own: Arrays = {}
-    with _torch(device):
-        job = Job(problem, settings, seeds.entropy(batch.ids[0], "train") % 2**31, sink, deadline, device)
+    trained: Trained | None = inputs.trained
+    with _torch(inputs.device):
+        job = Job(problem, settings, seeds.entropy(batch.ids[0], "train") % 2**31, sink, deadline, inputs.device)
         if trained is None:
             trained = _trained_here(job, batch, resume)
             if trained is None:

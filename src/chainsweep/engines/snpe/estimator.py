@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from chainsweep.config.campaign import Estimator
+from chainsweep.engines.snpe.settings import Estimator
 from chainsweep.numerics.arrays import under
 
 Floats = NDArray[np.float64]

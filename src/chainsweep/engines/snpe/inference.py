@@ -10,11 +10,12 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import SnpeSettings, VerdictSection
+from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.weights import efficiency, log_evidence, psis_khat, sure_sample_size
 from chainsweep.engines.base import Chains, DrawKind
 from chainsweep.engines.snpe.network import Network
 from chainsweep.engines.snpe.proposal import EVERY, FREEDOM, Proposal
+from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.importance import adaptive as importance
 from chainsweep.importance import guide
 from chainsweep.importance.mixture_density import Mixture
@@ -68,7 +69,7 @@ class Info:
     dropped_share: Floats
     """Share of the network's simulations that were not finite."""
     dropped_by: Floats
-    """Entry of the p-value of what decides which simulations were dropped, see `dropped.culprit`; NaN where nothing
+    """Entry of the p-value of what decides which simulations were dropped, see `dropping.culprit`; NaN where nothing
     does."""
     seconds: Floats
     """Wall time, shared equally among data sets that were handled together."""

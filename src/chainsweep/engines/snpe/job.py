@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import SnpeSettings
 from chainsweep.engines.base import Deadline, Sink
+from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
 

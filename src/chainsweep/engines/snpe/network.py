@@ -9,16 +9,16 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.calibration import Finding, worst
-from chainsweep.diagnostics.dropping import Dropping
+from chainsweep.diagnostics.dropping import BY_DESIGN, Dropping
 from chainsweep.engines.snpe.calibration import findings_of, levels_of, strangeness, usual_summaries
-from chainsweep.engines.snpe.dropped import BY_DESIGN, dropped_in, dropping_of, unseen_designs
+from chainsweep.engines.snpe.dropped import dropped_in, dropping_of, unseen_designs
 from chainsweep.engines.snpe.encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe.estimator import ATTENTION_LAYERS, ESTIMATORS, Architecture, Ensemble, Sampler, sampler_of
 from chainsweep.engines.snpe.features import fit_scales, layout_of
 from chainsweep.engines.snpe.job import HISTORY
+from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.engines.snpe.simulator import (
     ROWS_PER_BLOCK,
     VALIDATION_BLOCK,

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from chainsweep.config.campaign import SnpeSettings
 from chainsweep.data.collection import Batch
 from chainsweep.engines.snpe.bank import BANK_CHUNK, bank_arrays, bank_from_arrays, bank_of, join
 from chainsweep.engines.snpe.designs import usable_designs
@@ -34,6 +33,7 @@ from chainsweep.engines.snpe.network import (
     finish,
     fit_encoder,
 )
+from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.engines.snpe.simulator import Rows, encode_rows
 from chainsweep.engines.snpe.standardisation import fixed_space
 from chainsweep.engines.snpe.trainer import Trainer, fit

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chainsweep.config.campaign import SnpeSettings
 from chainsweep.engines.snpe.estimator import Architecture, build_estimator
 from chainsweep.engines.snpe.job import HISTORY, Job, Progress
+from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.engines.snpe.simulator import (
     ROWS_PER_BLOCK,
     VALIDATION_BLOCK,
@@ -49,6 +49,11 @@ FEWEST_HELD_OUT = 1024
 FIRST_BLOCK = VALIDATION_BLOCK + 1
 BLOCKS_OF_A_MEMBER = 1 << 24
 """The block numbers reserved for each network of an ensemble, so that each learns from simulations of its own."""
+
+
+def steps_per_block(settings: SnpeSettings) -> int:
+    """Return the number of training steps that share one block of simulations."""
+    return max(1, ROWS_PER_BLOCK // settings.tuning.batch)
 
 
 class Trainer:
@@ -107,7 +112,7 @@ class Trainer:
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows of the current step."""
         batch = self.settings.tuning.batch
-        steps = max(1, ROWS_PER_BLOCK // batch)
+        steps = steps_per_block(self.settings)
         number, offset = divmod(self.progress.step, steps)
         if self.block_number != number:
             self.block = self._tensors(self._made(self.first_block + number, steps * batch))

@@ -7,15 +7,16 @@ directive. An unknown key is an error that names the file, the key and the valid
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from chainsweep.config.toml import Section, read_toml, validated
+from chainsweep.engines.registry import ENGINES
 
-JobKind = Literal["simulate", "train", "emcee", "nuts", "snpe", "merge", "report"]
-JOB_KINDS: tuple[str, ...] = get_args(JobKind)
-GPU_KINDS = ("nuts", "train", "snpe")
+JOB_KINDS = ("simulate", "train", *ENGINES, "merge", "report")
+"""The kinds of jobs: an engine's kind is its name, and samples; the others are named after their stage."""
+GPU_KINDS = ("train", *(name for name, engine in ENGINES.items() if engine.uses_gpu))
 """The kinds of jobs that use a GPU where the site has one; each task has one GPU."""
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@/+-]*$")]
@@ -41,26 +42,25 @@ class JobSettings(Section):
     cpus: Annotated[int, Field(ge=1, le=4096)] = 1
     """The CPUs of one rank. Each task computes on one CPU; JAX's compiler and data loading use the others."""
     ranks: Annotated[int, Field(ge=1, le=65536)] = 1
-    """The MPI ranks of one array element; only emcee uses more than one."""
+    """The MPI ranks of one array element; only an engine that shares its work out (emcee) uses more than one."""
     nodes: Annotated[int, Field(ge=1, le=65536)] | None = None
     """The nodes that the ranks are spread over; by default Slurm chooses."""
     tasks_per_element: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """The shards that one array element handles, one after another (emcee: one per rank at a time). Default 1."""
+    """The shards that one array element handles, one after another, or one per rank at a time. Default 1."""
     exclusive: bool = False
     image: OneLine | None = None
     """The Apptainer image of this kind of job, instead of the site's."""
 
 
-class JobsSection(JobSettings):
-    """``[job]`` with a table for each kind of job."""
-
-    emcee: JobSettings = JobSettings()
-    nuts: JobSettings = JobSettings()
-    simulate: JobSettings = JobSettings()
-    train: JobSettings = JobSettings()
-    snpe: JobSettings = JobSettings()
-    merge: JobSettings = JobSettings()
-    report: JobSettings = JobSettings()
+if TYPE_CHECKING:
+    JobsSection = JobSettings
+else:
+    JobsSection = create_model(
+        "JobsSection",
+        __base__=JobSettings,
+        __doc__="``[job]`` with a table for each kind of job.",
+        **{kind: (JobSettings, JobSettings()) for kind in JOB_KINDS},
+    )
 
 
 class Site(Section):
@@ -68,7 +68,7 @@ class Site(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     device: Literal["gpu", "cpu"] = "gpu"
-    """The device of NUTS and SNPE; with ``gpu`` they stop (exit 69) if they find no GPU."""
+    """The device of engines that can use a GPU, NUTS and SNPE; with ``gpu`` they stop (exit 69) if they find none."""
     gpu_request: Literal["gres", "gpus-per-task"] = "gres"
     gpu_type: Word | None = None
     python: OneLine | None = None
@@ -89,7 +89,7 @@ class Site(Section):
     modules: tuple[Word, ...] = ()
     environment: dict[Variable, OneLine] = Field(default_factory=dict)
     mpi_launch: Annotated[tuple[OneLine, ...], Field(min_length=1)] = ("srun", "--mpi=pmi2")
-    """The command that starts the ranks of an emcee job; ``--kill-on-bad-exit`` and sizes are added to ``srun``."""
+    """The command that starts the ranks of a job; ``--kill-on-bad-exit`` and sizes are added to ``srun``."""
     array_cap: Annotated[int, Field(ge=1)] | None = None
     """The elements of one array that may run at the same time (``%`` of ``--array``)."""
     max_array_size: Annotated[int, Field(ge=2)] | None = None
