@@ -345,7 +345,7 @@ def engine(problem: Any, batch: Any, shard: int, more: Mapping[str, Any]) -> Jud
         sampled = time.perf_counter()
         columns.append(judge(outcome.chains, BatchedProblem(problem, part), config.verdict, seeds))
         first, verdicts = first + times[min(1, len(times) - 1)] - times[0], verdicts + time.perf_counter() - sampled
-        theta = np.asarray(problem.flatten(outcome.chains.posterior))
+        theta = outcome.chains.theta
         means.append(np.nanmean(theta, axis=(1, 2)))
         sds.append(np.nanstd(theta, axis=(1, 2)))
         busy.append(busy_share(notes))

@@ -294,7 +294,7 @@ def single(options: argparse.Namespace) -> dict[str, Any]:
     }
     chains = snpe.run(problem, first, precise, Seeds(1, "snpe"), **arguments).chains
     own = slice(int(chains.n_draws[0]))
-    flat = np.asarray(problem.flatten(chains.posterior))[0, 0, own]
+    flat = chains.theta[0, 0, own]
     log_weight = chains.sample_stats["log_weight"][0, :, own]
     ours = [
         np.array([figure(flat[None, :, i], log_weight)[0] for i in range(5)]) for figure in (weighted_mean, weighted_sd)

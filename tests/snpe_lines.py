@@ -13,7 +13,8 @@ from chainsweep.campaign.config import parse_config
 from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import weighted_mean, weighted_sd
-from chainsweep.engines.base import Chains, Inputs
+from chainsweep.engines.base import Inputs
+from chainsweep.engines.chains import Chains
 from chainsweep.engines.snpe import engine as snpe
 from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.model.load import example_observation, load_problem
@@ -185,8 +186,8 @@ def errors(chains: Chains, batch: Batch) -> np.ndarray:
     ess = chains.info["ess"] if np.isfinite(chains.info["ess"]).all() else log_weight.shape[1]
     log_weight = np.where(np.isnan(log_weight), -np.inf, log_weight)  # behind a data set's own draws
     rows = []
-    for column, name in enumerate(("a", "b")):
-        values = np.nan_to_num(chains.posterior[name][:, 0])
+    for column in range(2):
+        values = np.nan_to_num(chains.theta[:, 0, :, column])
         mean = np.array([m[column] for m, _, _ in exact])
         sd = np.array([np.sqrt(c[column, column]) for _, c, _ in exact])
         rows.append((weighted_mean(values, log_weight) - mean) / (sd / np.sqrt(ess)))

@@ -179,7 +179,7 @@ def test_trained_network_survives_safetensors(problem, straight):
     again = Trained.from_arrays(load(save(arrays)))
     assert not differing(arrays, again.arrays())
     first, second = (weighted(problem, trained) for trained in (straight[0], again))
-    np.testing.assert_array_equal(first.posterior["a"], second.posterior["a"])
+    np.testing.assert_array_equal(first.theta, second.theta)
     del arrays["architecture/hidden"]
     with pytest.raises(InputError, match="history"):
         Trained.from_arrays({name: v for name, v in arrays.items() if not name.startswith("history")})
@@ -206,7 +206,7 @@ def test_stopped_inference_continues_to_the_same_draws(problem, straight, monkey
     assert stopped.status is Status.STOPPED
     assert int(sink.states[-1]["done"]) == 2
     continued = weighted(problem, straight[0], resume=sink.states[-1])
-    np.testing.assert_array_equal(whole.posterior["b"], continued.posterior["b"])
+    np.testing.assert_array_equal(whole.theta, continued.theta)
     np.testing.assert_array_equal(whole.sample_stats["log_weight"], continued.sample_stats["log_weight"])
 
 
@@ -231,7 +231,7 @@ def test_nan_in_one_data_set_fails_it_alone(problem, straight):
     assert "not finite" in chains.failures[2]
     np.testing.assert_array_equal(chains.n_draws, np.where(np.arange(4) == 2, 0, good.n_draws))
     assert np.isnan(chains.info["khat"][2])
-    np.testing.assert_allclose(chains.posterior["a"][3], good.posterior["a"][3], rtol=1e-6)
+    np.testing.assert_allclose(chains.theta[3], good.theta[3], rtol=1e-6)
 
 
 def test_a_simulator_without_likelihood_gives_unweighted_draws_and_says_so(tmp_path):
@@ -243,7 +243,7 @@ def test_a_simulator_without_likelihood_gives_unweighted_draws_and_says_so(tmp_p
     assert (chains.sample_stats["log_weight"] == 0).all()
     assert np.isnan(chains.info["khat"]).all()
     assert (chains.info["exact_weights"] == 0).all()
-    assert np.isfinite(chains.posterior["a"]).all()
+    assert np.isfinite(chains.theta).all()
 
 
 def test_any_split_of_the_simulations_gives_the_same_ones_killed_or_not(tmp_path):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Chains
+from chainsweep.engines.chains import Chains
 from chainsweep.model.load import example_observation
 from chainsweep.model.problem import Problem
 from chainsweep.model.trace import trace_structure
@@ -33,28 +33,26 @@ def problem_of(model, points: int = POINTS, kind: type[Problem] = Problem) -> Pr
     return kind(model, trace_structure(model, Path("model.py"), example, ("y",)), ("y",))
 
 
-def simulated(datasets: int) -> tuple[Batch, dict[str, NDArray[np.float64]]]:
-    """Data sets of ``scale_and_place``, and the truth of each parameter ``(dataset,)``."""
+def simulated(datasets: int) -> tuple[Batch, NDArray[np.float64]]:
+    """Data sets of ``scale_and_place``, and the truth ``(dataset, parameter)``."""
     rng = np.random.default_rng(11)
     place, scale = rng.uniform(-1, 1, (datasets, 1)), rng.exponential(1.0, (datasets, 1))
     y = place + (scale + 0.1) * rng.standard_normal((datasets, POINTS))
     ids = tuple(f"sbc-{k}" for k in range(datasets))
     batch = Batch(ids, {"x": np.zeros_like(y), "y": y}, {}, np.ones(y.shape, bool))
-    return batch, {"place": place[:, 0], "scale": scale[:, 0]}
+    return batch, np.concatenate([place, scale], axis=1)
 
 
-def rank_pvalues(
-    chains: Chains, truth: dict[str, NDArray[np.float64]], thinned: int = 99, bins: int = 10
-) -> NDArray[np.float64]:
+def rank_pvalues(chains: Chains, truth: NDArray[np.float64], thinned: int = 99, bins: int = 10) -> NDArray[np.float64]:
     """P-value of each parameter that the ranks of the truth among ``thinned`` posterior draws are uniform."""
     assert not chains.failures
     result = []
-    for name, values in truth.items():
+    for column in range(truth.shape[1]):
         ranks = []
         for row, length in enumerate(chains.n_draws):
-            draws = chains.posterior[name][row, :, :length].ravel()
+            draws = chains.theta[row, :, :length, column].ravel()
             draws = draws[np.linspace(0, draws.size - 1, thinned).astype(int)]
-            ranks.append(int((draws < values[row]).sum()))
+            ranks.append(int((draws < truth[row, column]).sum()))
         counts = np.histogram(ranks, bins=np.arange(0, thinned + 2, bins))[0]
         result.append(stats.chisquare(counts).pvalue)
     return np.array(result)

@@ -13,7 +13,8 @@ from chainsweep.campaign.config import parse_config
 from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.weights import effective_sample_size
-from chainsweep.engines.base import Chains, DrawKind, Outcome, Status
+from chainsweep.engines.base import Outcome, Status
+from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.engines.emcee import engine
 from chainsweep.engines.emcee.moves import StretchMove
 from chainsweep.engines.emcee.settings import EmceeSettings
@@ -133,10 +134,10 @@ def complete(problem: Problem, batch: Batch, settings: EmceeSettings, limits: Ve
 
 def assert_same(one: Chains, two: Chains, rows: slice = slice(None)) -> None:
     """Bit for bit, wall time aside."""
-    for mine, theirs in ((one.posterior, two.posterior), (one.sample_stats, two.sample_stats)):
-        assert mine.keys() == theirs.keys()
-        for name in mine:
-            np.testing.assert_array_equal(mine[name][rows], theirs[name][rows], err_msg=name)
+    np.testing.assert_array_equal(one.theta[rows], two.theta[rows])
+    assert one.sample_stats.keys() == two.sample_stats.keys()
+    for name, values in one.sample_stats.items():
+        np.testing.assert_array_equal(values[rows], two.sample_stats[name][rows], err_msg=name)
     np.testing.assert_array_equal(one.n_draws[rows], two.n_draws[rows])
     for name in one.info:
         if name != "seconds":
@@ -153,7 +154,7 @@ def worst_z(chains: Chains, batch: Batch, shift: float = 0.0) -> float:
     """Largest error of means and standard deviations in Monte-Carlo errors."""
     worst = 0.0
     for i in range(len(batch)):
-        draws = np.stack([chains.posterior[name][i, :, : chains.n_draws[i]].ravel() for name in "ab"], axis=-1)
+        draws = chains.theta[i, :, : chains.n_draws[i]].reshape(-1, 2)
         mean, covariance = exact_line(batch, i)
         sd, ess = np.sqrt(np.diag(covariance)), min(chains.info["ess_min"][i], len(draws))
         worst = max(worst, np.max(np.abs(draws.mean(axis=0) - mean - shift * sd) / sd) * np.sqrt(ess))
@@ -170,7 +171,7 @@ def test_the_posterior_of_lines_is_exact_and_passes_its_checks(converged):
     info = converged.info
     assert converged.kind is DrawKind.ENSEMBLE
     assert not converged.failures
-    assert converged.posterior["a"].shape == (6, 2, converged.n_draws.max())
+    assert converged.theta.shape == (6, 2, converged.n_draws.max(), 2)
     assert (converged.n_draws <= 2000).all()
     assert (converged.n_draws % 32 == 0).all()
     assert (info["kept_over_tau"] > 50).all()
@@ -192,7 +193,7 @@ def test_lp_is_the_log_density_of_its_draw(problem):
     chains = complete(problem, batch, SHORT)
     for i, row in ((0, 7), (2, int(chains.n_draws[2]) - 1)):
         obs = example_observation({name: values[i] for name, values in batch.fields.items()}, {})
-        theta = np.array([chains.posterior[name][i, 1, row] for name in "ab"])
+        theta = chains.theta[i, 1, row]
         np.testing.assert_allclose(chains.sample_stats["lp"][i, 1, row], problem.log_density(theta, obs), rtol=1e-10)
 
 
@@ -204,7 +205,7 @@ def test_data_sets_do_not_see_each_other(problem):
     one, two = complete(problem, batch, SHORT), complete(problem, changed, SHORT)
     assert_same(one, two, slice(0, 1))
     assert_same(one, two, slice(2, 3))
-    assert not np.array_equal(one.posterior["a"][1], two.posterior["a"][1])
+    assert not np.array_equal(one.theta[1], two.theta[1])
 
 
 def test_another_shard_changes_nothing_but_rounding(problem):
@@ -212,7 +213,7 @@ def test_another_shard_changes_nothing_but_rounding(problem):
     settings = changed(SHORT, max_steps=120)
     together, alone = complete(problem, batch, settings), complete(problem, batch.take([2]), settings)
     np.testing.assert_array_equal(together.n_draws[2:], alone.n_draws)
-    np.testing.assert_allclose(together.posterior["a"][2], alone.posterior["a"][0], rtol=1e-6)
+    np.testing.assert_allclose(together.theta[2], alone.theta[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("check_every", [20, 60])
@@ -238,7 +239,7 @@ def test_data_sets_that_wait_change_no_draw(problem, monkeypatch, check_every):
 
 def test_ensembles_are_not_copies_of_each_other(problem):
     chains = complete(problem, lines(3), SHORT)
-    assert not np.intersect1d(chains.posterior["a"][0, 0], chains.posterior["a"][0, 1]).size
+    assert not np.intersect1d(chains.theta[0, 0, :, 0], chains.theta[0, 1, :, 0]).size
 
 
 def test_stopped_at_every_block_it_resumes_bit_for_bit(problem):
@@ -290,7 +291,7 @@ def test_a_data_set_without_a_start_fails_alone(problem):
     assert list(chains.failures) == [1]
     assert "finite at 0 of 64 prior draws" in chains.failures[1]
     assert chains.n_draws[1] == 0
-    assert np.isnan(chains.posterior["a"][1]).all()
+    assert np.isnan(chains.theta[1]).all()
     assert np.isnan(chains.info["tau_max"][1])
     assert (chains.n_draws[[0, 2]] > 0).all()
 
@@ -314,7 +315,7 @@ def test_a_black_box_that_raises_fails_alone(black_box, problem):
     assert chains.n_draws[1] > 0
     # the same streams and, but for a constant, the same log density
     same = complete(problem, batch, settings)
-    np.testing.assert_allclose(chains.posterior["a"][1], same.posterior["a"][1, :, : chains.n_draws[1]], rtol=1e-6)
+    np.testing.assert_allclose(chains.theta[1], same.theta[1, :, : chains.n_draws[1]], rtol=1e-6)
 
 
 def test_a_failure_within_a_block_survives_resuming(black_box, monkeypatch):
@@ -356,7 +357,7 @@ def test_shares_of_a_whole_have_their_exact_posterior(tmp_path):
     batch = Batch(("s0", "s1"), {"y": y}, {}, np.ones(y.shape, bool))
     chains = complete(problem, batch, EmceeSettings(max_steps=2000))
     for row, counts in enumerate(([5, 12, 3], [0, 0, 20])):
-        draws = chains.posterior["p"][row, :, : chains.n_draws[row]].reshape(-1, 3)
+        draws = chains.theta[row, :, : chains.n_draws[row]].reshape(-1, 3)
         alpha = np.array([1.5, 2.5, 1.0]) + counts
         mean = alpha / alpha.sum()
         sd = np.sqrt(mean * (1 - mean) / (alpha.sum() + 1))
@@ -467,7 +468,7 @@ def test_modes_that_lie_apart_are_both_met(tmp_path, moves, mixes):
     assert ((chains.info["kept_over_tau"] > 50) & (chains.info["rhat_max"] < 1.01)).all() == mixes
     if mixes:
         for i in range(4):
-            left = chains.posterior["a"][i, :, : chains.n_draws[i]] < 0
+            left = chains.theta[i, :, : chains.n_draws[i], 0] < 0
             assert abs(left.mean() - 0.5) < 4 * 0.5 / np.sqrt(chains.info["ess_min"][i])
 
 

@@ -96,7 +96,7 @@ def test_means_and_covariances_of_lines_are_exact(precision):
     assert not chains.failures
     assert set(chains.info["precision_bits"]) == {int(precision[-2:])}
     for row in range(len(batch)):
-        draws = np.stack([chains.posterior[n][row, :, : chains.n_draws[row]].ravel() for n in ("a", "b")])
+        draws = chains.theta[row, :, : chains.n_draws[row]].reshape(-1, 2).T
         mean, covariance = exact(batch, row)
         sd = np.sqrt(np.diag(covariance))
         assert np.all(np.abs(draws.mean(axis=1) - mean) < 5 * sd / np.sqrt(400))
@@ -108,7 +108,7 @@ def test_chains_visit_both_modes():
     """Chains start in all modes found; one mode alone would have a mean of 3, not 0."""
     rng = np.random.default_rng(0)
     batch = Batch(("twins",), {"x": np.zeros((1, 8)), "y": rng.normal(9, 0.5, (1, 8))}, {}, np.ones((1, 8), bool))
-    draws = sample(two_modes, batch).chains.posterior["a"][0]
+    draws = sample(two_modes, batch).chains.theta[0, ..., 0]
     assert {1.0, -1.0} == set(np.sign(draws[:, 0]))
     assert np.nanstd(draws) > 2.5
 
@@ -128,7 +128,7 @@ def test_what_single_precision_is_too_coarse_for_is_sampled_in_double():
     assert list(chains.info["precision_bits"]) == [64, 64]
     error = 1e-3 / np.sqrt(12)
     for row in range(2):
-        draws = chains.posterior["level"][row, :, : chains.n_draws[row]]
+        draws = chains.theta[row, :, : chains.n_draws[row], 0]
         assert abs(draws.mean() - fields["y"][row].mean()) < 0.3 * error
         assert draws.std() == pytest.approx(error, rel=0.2)
 
@@ -139,7 +139,7 @@ def test_coarse_energies_along_the_chains_are_seen(monkeypatch):
     monkeypatch.setattr(nuts._Run, "_check_precision", lambda run: None)
     chains = sample(line, lines(2), changed(SETTINGS, precision="float32")).chains
     assert list(chains.info["precision_bits"]) == [64, 64]
-    np.testing.assert_array_equal(chains.posterior["a"], sample(line, lines(2)).chains.posterior["a"])
+    np.testing.assert_array_equal(chains.theta[..., 0], sample(line, lines(2)).chains.theta[..., 0])
 
 
 def spike(x, y=None):
@@ -165,7 +165,7 @@ def test_chains_go_where_given_draws_are():
         deadline=lambda: False,
         inputs=Inputs(draws_elsewhere=lambda ids: given),
     ).chains
-    found, lost = (chains.posterior["a"][row, :, : chains.n_draws[row]] for row in range(2))
+    found, lost = (chains.theta[row, :, : chains.n_draws[row], 0] for row in range(2))
     assert np.abs(found - 0.7).max() < 1e-7
     assert np.abs(lost - 0.7).min() > 1e-7
 
@@ -187,8 +187,7 @@ def test_a_stopped_run_continues_with_the_same_bits(stop_after, precision):
     assert stopped.status is Status.STOPPED
     assert len(sink.states) == stop_after + 1
     resumed = sample(line, batch, settings, resume=sink.states[-1]).chains
-    for name, values in whole.posterior.items():
-        np.testing.assert_array_equal(values, resumed.posterior[name])
+    np.testing.assert_array_equal(whole.theta, resumed.theta)
     for name, values in whole.sample_stats.items():
         np.testing.assert_array_equal(values, resumed.sample_stats[name])
 
@@ -201,7 +200,7 @@ def test_a_resumed_run_from_a_changed_state_differs():
     state = sink.states[2]
     moved = {**state, "lanes/kernel/1": state["lanes/kernel/1"] + 0.1}
     resumed = sample(line, batch, settings, resume=moved).chains
-    assert not np.array_equal(whole.posterior["a"], resumed.posterior["a"])
+    assert not np.array_equal(whole.theta, resumed.theta)
 
 
 @pytest.mark.parametrize("algorithm", ["nuts", "hmc"])
@@ -225,11 +224,10 @@ def test_waiting_data_sets_take_the_lanes_of_those_that_are_done(algorithm):
     assert np.ptp(few.chains.n_draws) > 0, "all left at once: nothing was shown"
     resumed = sample(line, batch, settings, resume=middle, ess=1500)
     all_at_once = sample(line, batch, changed(settings, lanes=None), ess=1500)
-    for name, values in few.chains.posterior.items():
-        np.testing.assert_array_equal(values, resumed.chains.posterior[name])
-        np.testing.assert_allclose(values, all_at_once.chains.posterior[name], rtol=1e-6)
+    np.testing.assert_array_equal(few.chains.theta, resumed.chains.theta)
+    np.testing.assert_allclose(few.chains.theta, all_at_once.chains.theta, rtol=1e-6)
     for row in range(7):
-        draws = np.stack([few.chains.posterior[n][row, :, : few.chains.n_draws[row]].ravel() for n in ("a", "b")])
+        draws = few.chains.theta[row, :, : few.chains.n_draws[row]].reshape(-1, 2).T
         mean, covariance = exact(batch, row)
         assert np.all(np.abs(draws.mean(axis=1) - mean) < 5 * np.sqrt(np.diag(covariance) / 150))
 
@@ -247,8 +245,7 @@ def test_lanes_that_go_together_draw_what_each_draws_alone(monkeypatch):
     together = sample(line, batch, settings, sink=sink, ess=800).chains
     kernels.kernels_of.cache_clear()
     np.testing.assert_array_equal(together.n_draws, alone.n_draws)
-    for name, values in together.posterior.items():
-        np.testing.assert_allclose(values, alone.posterior[name], rtol=1e-6)
+    np.testing.assert_allclose(together.theta, alone.theta, rtol=1e-6)
     assert "75% busy" in notes[0], "of three lanes two groups of two are computed"
 
 
@@ -279,8 +276,7 @@ def test_a_run_stopped_in_a_later_attempt_continues_with_the_same_bits():
     assert len(later) > 3
     assert len(later[1]["done/members"]) == len(batch)
     resumed = sample(line, batch, settings, resume=later[1], ess=2500).chains
-    for name, values in whole.posterior.items():
-        np.testing.assert_array_equal(values, resumed.posterior[name])
+    np.testing.assert_array_equal(whole.theta, resumed.theta)
 
 
 def test_what_an_attempt_cannot_reach_is_given_up_at_once():

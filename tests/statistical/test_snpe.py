@@ -42,7 +42,7 @@ def test_a_good_network_needs_a_part_of_the_draws(chains):
     assert chains.n_draws.max() <= 2000
     assert (chains.info["ess"] > 400).all()
     for row, count in enumerate(chains.n_draws):
-        for name, values in (*chains.posterior.items(), *chains.sample_stats.items()):
+        for name, values in {"theta": chains.theta, **chains.sample_stats}.items():
             assert np.isfinite(values[row, 0, :count]).all(), name
             assert np.isnan(values[row, 0, count:]).all(), name
 
@@ -54,7 +54,7 @@ def test_evidence_is_exact(chains):
 
 
 def test_lp_is_the_constrained_log_density(problem, chains):
-    theta = np.stack([chains.posterior[name][0, 0] for name in ("a", "b")], axis=-1)
+    theta = chains.theta[0, 0]
     real = BATCH.mask[0]
     x, y, sigma = (BATCH.fields[name][0][real] for name in ("x", "y", "y_err"))
     residual = (y - theta[:, :1] - theta[:, 1:] * x) / sigma
@@ -99,6 +99,5 @@ def test_twin_trained_under_another_prior_is_found_out_by_calibration_and_by_wei
 def test_twin_without_its_weights_is_not_the_posterior(problem, trained):
     """A shifted network whose weights are thrown away: the comparison above must notice."""
     shifted = draws(problem, trained, BATCH)
-    for values in shifted.posterior.values():
-        values += 0.2
+    shifted.theta[:] += 0.2
     assert errors(shifted, BATCH).max() > 4

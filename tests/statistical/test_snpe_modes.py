@@ -33,7 +33,7 @@ def test_a_simulator_alone_gives_a_posterior_that_is_close(tmp_path):
     chains = draws(problem, train(problem, BATCH, bank_simulations=4000), BATCH)
     in_sd = errors(chains, BATCH) / np.sqrt(LEARNING.draws)
     assert np.median(in_sd) < 0.3
-    chains.posterior["a"][:] = chains.posterior["a"][::-1].copy()
+    chains.theta[..., 0] = chains.theta[::-1, ..., 0].copy()
     assert np.median(errors(chains, BATCH)[0]) / np.sqrt(LEARNING.draws) > 1
 
 
@@ -62,6 +62,6 @@ def test_run_trains_a_sequential_network_itself_and_keeps_it_when_stopped(proble
     assert any(name.startswith("trained/") for name in sink.states[-1])
     arguments["resume"] = sink.states[-1]
     continued = snpe.run(problem, one, settings, Seeds(2, "snpe"), sink=sink, deadline=never, **arguments).chains
-    np.testing.assert_array_equal(whole.posterior["a"], continued.posterior["a"])
+    np.testing.assert_array_equal(whole.theta, continued.theta)
     own = slice(int(whole.n_draws[0]))
-    assert np.isfinite(weighted_mean(whole.posterior["a"][..., own], whole.sample_stats["log_weight"][..., own])).all()
+    assert np.isfinite(weighted_mean(whole.theta[..., own, 0], whole.sample_stats["log_weight"][..., own])).all()

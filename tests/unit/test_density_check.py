@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chainsweep.engines.base import Chains, DrawKind
+from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.density_check import density_causes
@@ -44,9 +44,9 @@ def causes_of(
     problem = line_problem(folder, text)
     batch = line_batch(len(centres))
     draws = 0.2 * np.random.default_rng(1).standard_normal((len(centres), 2, 300, 2))
-    posterior = {"a": draws[..., 0] + np.array(centres)[:, None, None], "b": draws[..., 1]}
+    draws[..., 0] += np.array(centres)[:, None, None]
     stats = {"diverging": np.full(draws.shape[:3], float(diverging))}
-    chains = Chains(DrawKind.MARKOV, posterior, stats, np.full(len(centres), 300))
+    chains = Chains(DrawKind.MARKOV, draws, stats, np.full(len(centres), 300))
     return density_causes(BatchedProblem(problem, batch), chains, Seeds(1, "nuts"))
 
 
@@ -152,9 +152,7 @@ def stored_causes(folder: Path, text: str, stored_change: float = 0.0) -> dict[i
     lp = batched.log_density(draws.reshape(3, 600, 2)).reshape(3, 2, 300) + stored_change
     if problem.black_box:
         problem.host_log_likelihood.__globals__["shift"][0] = 1.0
-    chains = Chains(
-        DrawKind.MARKOV, {"a": draws[..., 0], "b": draws[..., 1]}, {"lp": lp}, np.full(3, 300), {"seconds": np.ones(3)}
-    )
+    chains = Chains(DrawKind.MARKOV, draws, {"lp": lp}, np.full(3, 300), {"seconds": np.ones(3)})
     return density_causes(batched, chains, Seeds(1, "nuts"))
 
 

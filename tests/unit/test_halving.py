@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from chainsweep.data.collection import Batch
-from chainsweep.engines.base import Chains, DrawKind, Outcome, Status
+from chainsweep.engines.base import Outcome, Status
+from chainsweep.engines.chains import Chains, DrawKind, without_draws
 from chainsweep.errors import ModelError
 from chainsweep.stages.infer import sample_by_halves
 
@@ -41,19 +44,16 @@ def engine(culprits, status=Status.COMPLETE, error=ValueError):
             return Outcome(Status.STOPPED)
         draws = np.array([IDS.index(name) for name in batch.ids], float)
         count = len(batch)
-        posterior = {"a": np.broadcast_to(draws[:, None, None], (count, 1, 5)).copy()}
+        theta = np.broadcast_to(draws[:, None, None, None], (count, 1, 5, 1)).copy()
         return Outcome(
             Status.COMPLETE,
-            Chains(DrawKind.MARKOV, posterior, {}, np.full(count, 5), {"seconds": np.ones(count)}),
+            Chains(DrawKind.MARKOV, theta, {}, np.full(count, 5), {"seconds": np.ones(count)}),
         )
 
     return run
 
 
-def no_draws(reason):
-    return Chains(
-        DrawKind.MARKOV, {"a": np.empty((1, 1, 0))}, {}, np.zeros(1, int), {"seconds": np.zeros(1)}, {0: reason}
-    )
+no_draws = partial(without_draws, DrawKind.MARKOV, 1)
 
 
 @pytest.mark.parametrize("culprits", [{"c"}, {"a", "b"}, set("abcd"), {"d", "e"}, set("bcdefgh")])
@@ -63,7 +63,7 @@ def test_only_the_culprits_fail(culprits):
     for row, name in enumerate(IDS):
         assert chains.n_draws[row] == (0 if name in culprits else 5)
         if name not in culprits:
-            assert np.all(chains.posterior["a"][row] == row)
+            assert np.all(chains.theta[row] == row)
 
 
 def test_an_error_of_every_data_set_is_the_tasks_own():
@@ -109,8 +109,8 @@ def many(culprits):
         if culprits & set(batch.ids):
             raise RuntimeError(f"bad operand of shape ({len(batch)}, 3)")
         count = len(batch)
-        draws = np.broadcast_to(np.array(batch.ids, float)[:, None, None], (count, 1, 5)).copy()
-        chains = Chains(DrawKind.MARKOV, {"a": draws}, {}, np.full(count, 5), {"seconds": np.ones(count)})
+        theta = np.broadcast_to(np.array(batch.ids, float)[:, None, None, None], (count, 1, 5, 1)).copy()
+        chains = Chains(DrawKind.MARKOV, theta, {}, np.full(count, 5), {"seconds": np.ones(count)})
         return Outcome(Status.COMPLETE, chains)
 
     return run
@@ -129,5 +129,5 @@ def test_culprits_in_both_halves_are_found_and_the_others_saved(culprits):
     run, sizes = counted(many(named))
     chains = sample_by_halves(run, batch_of(MANY), Sink(), None, no_draws).chains
     assert set(chains.failures) == set(culprits)
-    assert all(np.all(chains.posterior["a"][i] == i) for i in range(256) if i not in culprits)
+    assert all(np.all(chains.theta[i] == i) for i in range(256) if i not in culprits)
     assert len(sizes) <= 8 + min(2 * 256 - 1, 1 + 2 * 8 * len(culprits))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chainsweep.campaign.config import parse_config
-from chainsweep.engines.base import Chains, DrawKind
+from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts import judge as judging
@@ -25,7 +25,7 @@ def judged(tmp_path, monkeypatch):
     limits = parse_config({"model": {"file": "model.py"}, "data": {"source": "data.npz"}}, origin="test").verdict
     draws = np.random.default_rng(1).standard_normal((3, 4, DRAWS, 2))
     info = {"seconds": np.arange(3.0), "acceptance": np.ones((3, 4))}
-    chains = Chains(DrawKind.MARKOV, {"a": draws[..., 0], "b": draws[..., 1]}, {}, np.full(3, DRAWS), info, {})
+    chains = Chains(DrawKind.MARKOV, draws, {}, np.full(3, DRAWS), info, {})
     batched, seeds, real = BatchedProblem(problem, batch), Seeds(1, "nuts"), judging.density_causes
     plain = judge(chains, batched, limits, seeds)
 
@@ -77,7 +77,7 @@ def test_a_mode_check_that_proves_nothing_does_not_pass_unless_told(tmp_path, mo
         draws.append(mean + noise @ np.linalg.cholesky(covariance).T)
     theta = np.reshape(draws, (2, 4, DRAWS, 2))
     info = {"seconds": np.ones(2), "acceptance": np.ones((2, 4))}
-    chains = Chains(DrawKind.MARKOV, {"a": theta[..., 0], "b": theta[..., 1]}, {}, np.full(2, DRAWS), info, {})
+    chains = Chains(DrawKind.MARKOV, theta, {}, np.full(2, DRAWS), info, {})
     real = judging.check_chains
 
     def unsure(*arguments):
@@ -105,7 +105,7 @@ def test_a_check_that_always_raises_ends_after_some_data_sets(tmp_path, monkeypa
 
     batch = line_batch(20)
     names = {batch.ids[i] for i in sick}
-    chains = Chains(DrawKind.MARKOV, {"a": np.zeros((20, 4, 5))}, {}, np.full(20, 5), {}, {})
+    chains = Chains(DrawKind.MARKOV, np.zeros((20, 4, 5, 1)), {}, np.full(20, 5), {}, {})
     monkeypatch.setattr(judging, "judge", judge_fake)
     if len(names) == 20:
         with pytest.raises(RuntimeError, match="no device"):

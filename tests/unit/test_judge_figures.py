@@ -12,7 +12,7 @@ import pytest
 from chainsweep.campaign.config import parse_config
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
-from chainsweep.engines.base import Chains, DrawKind
+from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts import judge as judging
 from chainsweep.verdicts.judge import judge
@@ -58,16 +58,12 @@ def fine() -> ModeCheck:
 def problem(has_likelihood: bool) -> Any:
     """A stand-in for a problem with the parameters a and b, with all that a judge asks of it."""
 
-    def flatten(posterior):
-        return np.stack([posterior["a"], posterior["b"]], axis=-1)
-
     return SimpleNamespace(
         names=("a", "b"),
         ndim=2,
         unconstrained_columns=("a", "b"),
         varying=np.arange(2),
         has_likelihood=has_likelihood,
-        flatten=flatten,
     )
 
 
@@ -104,9 +100,8 @@ class Judged:
         info = {name: np.full(SETS, value) for name, value in GOOD.items()} | {"seconds": np.ones(SETS)}
         info |= {"tau": np.tile([3.0, 7.0], (SETS, 1))} | (changed or {})
         stats = {"log_weight": np.zeros(theta.shape[:3])} if kind == "weighted" else stats or {}
-        posterior = {"a": theta[..., 0], "b": theta[..., 1]}
         n_draws = np.full(SETS, theta.shape[2]) if n_draws is None else n_draws
-        made = Chains(KINDS[kind], posterior, stats, n_draws, info, failures or {})
+        made = Chains(KINDS[kind], theta, stats, n_draws, info, failures or {})
         raw = {"model": {"file": "model.py"}, "data": {"source": "data.npz"}, "verdict": limits or {}}
         bound: Any = Bound(problem(kind != "likelihood-free"), line_batch(SETS))
         return judge(made, bound, parse_config(raw, "test").verdict, Seeds(1, "any"))

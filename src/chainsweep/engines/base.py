@@ -8,53 +8,15 @@ An engine knows neither paths nor Slurm nor MPI ranks. It imports no file format
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.engines.chains import Chains
 from chainsweep.numerics.arrays import Arrays
-
-
-class DrawKind(enum.StrEnum):
-    """The dependence between the draws of an engine, which decides which diagnostics apply."""
-
-    ENSEMBLE = "ensemble"
-    """Chains of interacting walkers: the chain axis holds independent ensembles; tau applies."""
-    MARKOV = "markov"
-    """Independent Markov chains: rank-normalised R-hat, bulk and tail ESS, divergences."""
-    WEIGHTED = "weighted"
-    """Independent draws with importance weights: Pareto k-hat, efficiency."""
-
-
-@dataclass(frozen=True)
-class Chains:
-    """Draws of every data set of a batch.
-
-    ``posterior[name]`` has shape ``(dataset, chain, draw, *parameter shape)`` in the constrained space,
-    ``sample_stats[name]`` has shape ``(dataset, chain, draw)``. Data set ``i`` has ``n_draws[i]`` draws in
-    each chain, all at the front; NaN behind them. ``info[name]`` has shape ``(dataset,)`` or
-    ``(dataset, chain)``: figures that diagnostics need, but no later step. ``failures`` maps the position of a
-    data set in the batch to the reason why it has no draws (its ``n_draws`` is 0).
-    """
-
-    kind: DrawKind
-    posterior: Arrays
-    sample_stats: Arrays
-    n_draws: NDArray[np.int64]
-    info: Arrays = field(default_factory=dict)
-    failures: Mapping[int, str] = field(default_factory=dict)
-
-    def take(self, rows: NDArray[np.int64]) -> Chains:
-        """The draws of the data sets at positions ``rows``."""
-        posterior, stats, info = (
-            {name: values[rows] for name, values in arrays.items()}
-            for arrays in (self.posterior, self.sample_stats, self.info)
-        )
-        failures = {k: self.failures[int(row)] for k, row in enumerate(rows) if int(row) in self.failures}
-        return Chains(self.kind, posterior, stats, self.n_draws[rows], info, failures)
 
 
 class Status(enum.Enum):

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from chainsweep.config.toml import Section
-from chainsweep.engines.base import DrawKind
+from chainsweep.engines.chains import DrawKind
 from chainsweep.errors import ModelError
 
 if TYPE_CHECKING:

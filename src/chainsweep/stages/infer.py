@@ -16,8 +16,8 @@ from chainsweep.black_box.host import guarded_calls
 from chainsweep.black_box.suspects import forget_suspects
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.data.collection import Batch
-from chainsweep.diagnostics.thinning import even_indices, optimal_resample
-from chainsweep.engines.base import Chains, Deadline, DrawKind, Inputs, Outcome, Sink, Status
+from chainsweep.engines.base import Deadline, Inputs, Outcome, Sink, Status
+from chainsweep.engines.chains import Chains, joined, without_draws
 from chainsweep.engines.entry import Library
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
@@ -107,7 +107,8 @@ def sample(
         deadline=deadline,
         inputs=_inputs(campaign, engine, trained),
     )
-    return sample_by_halves(run, batch, sink, resume, partial(_no_draws, campaign, engine))
+    no_draws = partial(without_draws, ENGINES[engine].kind, campaign.problem.ndim)
+    return sample_by_halves(run, batch, sink, resume, no_draws)
 
 
 def sample_by_halves(
@@ -202,49 +203,6 @@ def _draws_elsewhere(campaign: Campaign, ids: tuple[str, ...]) -> Floats:
     return read_starts(campaign.paths.starts, positions)
 
 
-def _no_draws(campaign: Campaign, engine: str, reason: str) -> Chains:
-    """Return the chains of one data set on which the engine itself failed."""
-    shape = (1, 1, 0)
-    posterior = {p.name: np.empty((*shape, *p.shape)) for p in campaign.problem.parameters}
-    kind = ENGINES[engine].kind
-    return Chains(kind, posterior, {}, np.zeros(1, np.int64), {"seconds": np.zeros(1)}, {0: reason})
-
-
-def joined(parts: list[Chains]) -> Chains:
-    """Join the chains of consecutive blocks of data sets, padded with NaN to the longest; info gets one dtype."""
-    counts = [len(part.n_draws) for part in parts]
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return Chains(
-        parts[0].kind,
-        _stacked([part.posterior for part in parts], counts),
-        _stacked([part.sample_stats for part in parts], counts),
-        np.concatenate([part.n_draws for part in parts]),
-        _stacked([part.info for part in parts], counts),
-        {
-            int(start) + i: reason
-            for start, part in zip(starts, parts, strict=True)
-            for i, reason in part.failures.items()
-        },
-    )
-
-
-def _stacked(parts: list[Arrays], counts: list[int]) -> Arrays:
-    """Concatenate along data sets; where a part lacks an array, or has a shorter one, the result is NaN."""
-    result = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
-        known = [np.asarray(part[name], float) for part in parts if name in part]
-        longest = tuple(np.max([array.shape[1:] for array in known], axis=0).astype(int)) if known[0].ndim > 1 else ()
-        rows = np.full((sum(counts), *longest), np.nan)
-        start = 0
-        for part, count in zip(parts, counts, strict=True):
-            if name in part:
-                array = np.asarray(part[name], float)
-                rows[(slice(start, start + count), *(slice(0, size) for size in array.shape[1:]))] = array
-            start += count
-        result[name] = rows
-    return result
-
-
 def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, attempt: int, chains: Chains) -> Shard:
     """Return the shard to publish of ``chains``: figures and verdicts of all draws, and the thinned draws."""
     batched = BatchedProblem(campaign.problem, batch)
@@ -256,36 +214,7 @@ def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, atte
     columns["attempt"] = np.full(len(batch), attempt)
     columns["reason"] = [one_line(reason) for reason in columns["reason"]]
     store = campaign.config.store
-    kept = chains if store.keep_raw else thinned(chains, batch.ids, store.max_draws, seeds)
+    kept = chains if store.keep_raw else chains.thinned(batch.ids, store.max_draws, seeds)
     header = ShardHeader(engine, str(chains.kind), shard, campaign.hash, attempt, provenance())
-    return Shard(header, batch.ids, kept.posterior, kept.sample_stats, kept.n_draws, columns)
-
-
-def thinned(chains: Chains, ids: tuple[str, ...], max_draws: int, seeds: Seeds) -> Chains:
-    """Thin to at most ``max_draws`` draws per data set, over all its chains; weighted sums stay unbiased."""
-    names = [
-        *(("posterior", name) for name in chains.posterior),
-        *(("stats", name) for name in chains.sample_stats),
-    ]
-    arrays = {("posterior", n): a for n, a in chains.posterior.items()}
-    arrays |= {("stats", n): a for n, a in chains.sample_stats.items()}
-    n_chains = next(iter(chains.posterior.values())).shape[1]
-    keep = max(1, max_draws // n_chains)
-    longest = min(keep, int(chains.n_draws.max(initial=0)))
-    result = {key: np.full((len(ids), n_chains, longest, *arrays[key].shape[3:]), np.nan) for key in names}
-    n_draws = np.zeros(len(ids), np.int64)
-    for i, name in enumerate(ids):
-        length = int(chains.n_draws[i])
-        if chains.kind is DrawKind.WEIGHTED and length > keep:
-            uniform = float(seeds.generator(name, "thin").uniform())
-            index, log_weight = optimal_resample(chains.sample_stats["log_weight"][i, 0, :length], keep, uniform)
-        else:
-            index, log_weight = even_indices(length, keep), None
-        n_draws[i] = len(index)
-        for key in names:
-            result[key][i, :, : len(index)] = arrays[key][i][:, index]
-        if log_weight is not None:
-            result["stats", "log_weight"][i, 0, : len(index)] = log_weight
-    posterior = {n: result["posterior", n] for n in chains.posterior}
-    stats = {n: result["stats", n] for n in chains.sample_stats}
-    return Chains(chains.kind, posterior, stats, n_draws, chains.info, chains.failures)
+    posterior = campaign.problem.unflatten(kept.theta)
+    return Shard(header, batch.ids, posterior, kept.sample_stats, kept.n_draws, columns)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.engines.base import Chains
+from chainsweep.engines.chains import Chains
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import LARGEST_LOG_DENSITY
 from chainsweep.numerics.cut_off import MAX_ROUNDS
@@ -42,9 +42,8 @@ TOLD = 4
 
 def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dict[int, str]:
     """Return the reasons why draws have no proper density, by position; data sets without a problem are absent."""
-    theta = np.asarray(batched.problem.flatten(chains.posterior), float)
-    stored = np.asarray(chains.sample_stats.get("lp", np.full(theta.shape[:-1], np.nan)), float)
-    both = np.concatenate([theta, stored[..., None]], axis=-1)
+    stored = np.asarray(chains.sample_stats.get("lp", np.full(chains.theta.shape[:-1], np.nan)), float)
+    both = np.concatenate([chains.theta, stored[..., None]], axis=-1)
     drawn = equal_draws(chains, both, batched.batch.ids, NEAR, seeds, "density-draws")
     draws, stored = drawn[..., :-1], drawn[..., -1]
     z = batched.unconstrain_padded(draws)

@@ -14,7 +14,7 @@ from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.dropping import BY_DESIGN, culprit
 from chainsweep.diagnostics.predictive import predictive_pvalue
 from chainsweep.diagnostics.summary import convergence_summary, posterior_summary
-from chainsweep.engines.base import Chains, DrawKind
+from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.errors import ChainsweepError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
@@ -104,10 +104,9 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
     Weighted draws get the mode check too: weights are exact, but neither k-hat nor R-hat shows a mode without draws.
     """
     problem = batched.problem
-    theta = np.asarray(problem.flatten(chains.posterior), dtype=float)
     weights = chains.sample_stats.get("log_weight")
-    figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(theta, chains.n_draws, weights))
-    measured, held = _KINDS[chains.kind](chains, theta, problem, limits)
+    figures: dict[str, Any] = _summary_columns(problem.names, posterior_summary(chains.theta, chains.n_draws, weights))
+    measured, held = _KINDS[chains.kind](chains, problem, limits)
     figures |= measured
     if not problem.has_likelihood:
         held = checks_of(likelihood_free_rules(limits), [figures["miscalibration"], figures["ood_pvalue"]])
@@ -129,14 +128,14 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
     share = _info(chains, "dropped_share")
     dropped = {i: _dropped(batched, int(dropped_by[i]), share[i]) for i in np.flatnonzero(unknown).tolist()}
     checks = [Caused(dropped, len(batched.batch)), *checks]
-    figures["ppc_pvalue"] = _predictive(chains, theta, batched, seeds)
+    figures["ppc_pvalue"] = _predictive(chains, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
     misfit = figures["ppc_pvalue"] < limits.min_ppc_pvalue
     strange = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < limits.min_ood_pvalue
     flags = {"misfit": misfit, "unlike_simulations": strange, "mode_check_inconclusive": ~conclusive}
     flags["simulations_dropped"] = np.isfinite(dropped_by)
     figures["flags"] = [" ".join(name for name in flags if flags[name][i]) for i in range(len(misfit))]
-    figures["draws"] = chains.n_draws * next(iter(chains.posterior.values())).shape[1]
+    figures["draws"] = chains.n_draws * chains.theta.shape[1]
     figures["seconds"] = _info(chains, "seconds")
     return {
         "dataset_id": list(batched.batch.ids),
@@ -189,14 +188,14 @@ def _names(names: Sequence[str], columns: NDArray[np.int64]) -> list[str]:
     return [names[column] for column in columns.tolist()]
 
 
-def _markov(chains: Chains, theta: Floats, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
-    convergence = convergence_summary(theta[..., problem.varying], chains.n_draws)
+def _markov(chains: Chains, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
+    convergence = convergence_summary(chains.theta[..., problem.varying], chains.n_draws)
     varying = [problem.names[column] for column in problem.varying]
     rhat, rhat_of = _worst(convergence["rhat"], largest=True)
     bulk, bulk_of = _worst(convergence["ess_bulk"], largest=False)
     tail, tail_of = _worst(convergence["ess_tail"], largest=False)
     of = {"R-hat": rhat_of, "bulk ESS": bulk_of, "tail ESS": tail_of}
-    diverging = chains.sample_stats.get("diverging", np.zeros((len(theta), 1, 1)))
+    diverging = chains.sample_stats.get("diverging", np.zeros((len(chains.theta), 1, 1)))
     divergences = np.where(chains.n_draws > 0, np.nansum(diverging, axis=(1, 2)), np.nan)
     figures = {
         "rhat_max": rhat,
@@ -215,7 +214,7 @@ def _markov(chains: Chains, theta: Floats, problem: Problem, limits: VerdictSect
     return figures, checks_of(markov_rules(limits), [rhat, bulk, tail, divergences], worst)
 
 
-def _ensemble(chains: Chains, theta: Floats, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
+def _ensemble(chains: Chains, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
     figures = {
         "rhat_max": _info(chains, "rhat_max"),
         "ess_bulk_min": _info(chains, "ess_min"),
@@ -233,7 +232,7 @@ def _ensemble(chains: Chains, theta: Floats, problem: Problem, limits: VerdictSe
     return figures, checks_of(rules, [figures["rhat_max"], *lengths], worst)
 
 
-def _weighted(chains: Chains, theta: Floats, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
+def _weighted(chains: Chains, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
     weighing = ("khat", "is_efficiency", "log_evidence", "log_evidence_se", "proposal_efficiency")
     names = (*weighing, "ood_distance", "ood_pvalue", "miscalibration")
     figures = {name: _info(chains, name) for name in names}
@@ -255,12 +254,12 @@ def _dropped(batched: BatchedProblem, by: int, share: float) -> str:
     return f"{told}, which ones depends on {by_what}, {left} what mass lies there"
 
 
-def _predictive(chains: Chains, theta: Floats, batched: BatchedProblem, seeds: Seeds) -> Floats:
+def _predictive(chains: Chains, batched: BatchedProblem, seeds: Seeds) -> Floats:
     """Return posterior predictive p-values ``(dataset,)``; NaN where the model cannot simulate or has no likelihood."""
     problem = batched.problem
     if not (problem.has_simulator and problem.has_likelihood):
         return np.full(len(batched.batch), np.nan)
-    points = equal_draws(chains, theta, batched.batch.ids, PREDICTIVE_DRAWS, seeds, "predictive")
+    points = equal_draws(chains, chains.theta, batched.batch.ids, PREDICTIVE_DRAWS, seeds, "predictive")
     usable = np.isfinite(points).all(axis=2)
     keys = seeds.jax_keys(batched.batch.ids, "predictive", 1)[:, 0]
     fallback = np.nan_to_num(points)

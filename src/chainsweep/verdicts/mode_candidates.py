@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.diagnostics.weights import resample
-from chainsweep.engines.base import Chains
+from chainsweep.engines.chains import Chains
 from chainsweep.importance.guide import DESCENTS
 from chainsweep.importance.modes import find_modes, prior_pool
 from chainsweep.importance.target import from_modes, from_prior, target_of
@@ -39,8 +39,7 @@ def check_chains(batched: BatchedProblem, chains: Chains, ess: NDArray[np.float6
 
 def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> NDArray[np.float64]:
     """Return unconstrained draws ``(dataset, CHAIN_DRAWS, n)`` of all chains; NaN rows are padding."""
-    theta = np.asarray(batched.problem.flatten(chains.posterior), float)
-    points = equal_draws(chains, theta, batched.batch.ids, CHAIN_DRAWS, seeds, "check-draws")
+    points = equal_draws(chains, chains.theta, batched.batch.ids, CHAIN_DRAWS, seeds, "check-draws")
     return batched.unconstrain_padded(points)
 
 

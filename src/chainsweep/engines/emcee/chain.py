@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.autocorrelation import integrated_time
 from chainsweep.diagnostics.convergence import rhat_rank
-from chainsweep.engines.base import Chains, DrawKind
+from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.engines.emcee.initial_walkers import low_walkers
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
@@ -245,5 +245,4 @@ class Results:
             log_prob = np.where(np.isnan(log_prob), np.nan, batched.log_density(theta).reshape(log_prob.shape))
             theta = theta.reshape(datasets, ensembles, longest, -1)
             info = {**info, "trace": batched.constrain(info["trace"])}
-        posterior = batched.problem.unflatten(theta)
-        return Chains(DrawKind.ENSEMBLE, posterior, {"lp": log_prob}, self.n_draws, info, self.failures)
+        return Chains(DrawKind.ENSEMBLE, theta, {"lp": log_prob}, self.n_draws, info, self.failures)

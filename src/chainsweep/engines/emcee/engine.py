@@ -73,7 +73,7 @@ def run(
 ) -> Outcome:
     """Sample the posterior of every data set of ``batch``.
 
-    ``Chains.posterior`` has shape ``(dataset, ensemble, draw, *shape)``; the draw axis runs over kept steps
+    ``Chains.theta`` has shape ``(dataset, ensemble, draw, ndim)``; the draw axis runs over kept steps
     and, within a step, over walkers. ``Chains.info`` has the columns of ``Info``; ``sample_stats``: ``lp``.
 
     Raises

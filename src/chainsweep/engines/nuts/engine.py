@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
-from chainsweep.engines.base import NO_INPUTS, Chains, Deadline, DrawKind, Inputs, Outcome, Sink, Status
+from chainsweep.engines.base import NO_INPUTS, Deadline, Inputs, Outcome, Sink, Status
+from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.engines.nuts.attempts import (
     ENERGY_ERROR,
     Round,
@@ -341,7 +342,7 @@ class _Run:
         kept = np.arange(longest) < n_draws[:, None, None]
         return Chains(
             DrawKind.MARKOV,
-            self.problem.unflatten(np.where(kept[..., None], theta, np.nan)),
+            np.where(kept[..., None], theta, np.nan),
             {
                 "lp": np.where(kept, lp, np.nan),
                 "diverging": stats["diverging"],

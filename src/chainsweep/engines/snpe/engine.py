@@ -212,7 +212,7 @@ def run(
         weighed = partial(weigh, thorough=thorough_of(settings, limits), seeds=seeds)
         if not _weigh_all(job, batch, weighed, trained, state, own):
             return Outcome(Status.STOPPED)
-    return Outcome(Status.COMPLETE, chains_of(problem, state))
+    return Outcome(Status.COMPLETE, chains_of(state))
 
 
 def _weigh_all(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chainsweep.engines.base import DrawKind
+from chainsweep.engines.chains import DrawKind
 from chainsweep.engines.entry import Engine, Library
 from chainsweep.engines.snpe.settings import SnpeSettings
 

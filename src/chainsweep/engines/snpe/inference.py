@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.weights import efficiency, log_evidence, psis_khat, sure_sample_size
-from chainsweep.engines.base import Chains, DrawKind
+from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.engines.snpe.network import Network
 from chainsweep.engines.snpe.proposal import EVERY, FREEDOM, Proposal
 from chainsweep.engines.snpe.settings import SnpeSettings
@@ -21,7 +21,6 @@ from chainsweep.importance import guide
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import PRIOR_INFLATION, Start, broad_of, target_of
 from chainsweep.model.batched import BatchedProblem, blocks_of
-from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
 from chainsweep.numerics.seeds import Seeds
 
@@ -360,13 +359,12 @@ def _blank(failed: list[int], theta: Floats, lp: Floats, log_weight: Floats, inf
         values[failed] = np.nan
 
 
-def chains_of(problem: Problem, state: State) -> Chains:
+def chains_of(state: State) -> Chains:
     """The result of a whole batch, one chain of weighted draws for each data set."""
     failures = state.failures()
-    posterior = problem.unflatten(state.draws["theta"][:, None])
     return Chains(
         kind=DrawKind.WEIGHTED,
-        posterior=posterior,
+        theta=state.draws["theta"][:, None],
         sample_stats={name: state.draws[name][:, None] for name in ("lp", "log_weight")},
         n_draws=state.count,
         info={field.name: getattr(state.info, field.name) for field in fields(Info)},
