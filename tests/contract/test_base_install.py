@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.freeze import init_campaign
-from chainsweep.stages.train import is_trained, network_key, weights_path
+from chainsweep.stages.networks import is_trained, network_key, weights_path
 from chainsweep.store.network import read_metadata
 from tests.conftest import LINE_CONFIG, ROOT
 

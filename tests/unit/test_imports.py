@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Collection
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,36 @@ def test_imports_go_one_way():
         assert room in ALLOWED, f"{relative}: a new room needs a line in this test"
         wrong += [f"{relative} imports {name}" for name in imports_of(path) - {room} - ALLOWED[room]]
     assert not wrong
+
+
+def modules() -> dict[str, Path]:
+    """The files of the package by the names of their modules."""
+    names = {path: (SOURCE.name, *path.relative_to(SOURCE).with_suffix("").parts) for path in SOURCE.rglob("*.py")}
+    return {".".join(parts[:-1] if parts[-1] == "__init__" else parts): path for path, parts in names.items()}
+
+
+def modules_imported(text: str, known: Collection[str]) -> set[str]:
+    """The modules of the package that a program imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {full if (full := f"{node.module}.{each.name}") in known else node.module for each in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+    return found & set(known)
+
+
+def test_modules_import_one_another_in_no_circle():
+    """Imports within functions, and for types only, count too."""
+    files = modules()
+    TopologicalSorter({name: modules_imported(path.read_text(), files) for name, path in files.items()}).prepare()
+
+
+def test_a_circle_is_seen():
+    """The twin."""
+    texts = {"a.b": "def late():\n    from a import c", "a.c": "import a.b"}
+    with pytest.raises(CycleError):
+        TopologicalSorter({name: modules_imported(text, texts) for name, text in texts.items()}).prepare()
 
 
 def test_a_backward_import_is_seen(tmp_path):

@@ -19,8 +19,7 @@ import numpy as np
 from chainsweep.black_box.guard import Guard, GuardDied, GuardOverran
 from chainsweep.black_box.suspects import Note, Notes
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.model.host import HostAnswer, HostCall, answer, unanswered
-from chainsweep.model.problem import Problem
+from chainsweep.model.host import BlackBox, HostAnswer, HostCall, answer, unanswered
 from chainsweep.tasks.attempt import Attempt
 
 LOST_SIMULATIONS = 8
@@ -39,7 +38,7 @@ class HostCalls:
     root: Path
     limit_s: float | None = None
     rank: int = 0
-    elsewhere: Callable[[HostCalls, Problem, Sequence[HostCall]], Iterable[HostAnswer]] | None = None
+    elsewhere: Callable[[HostCalls, BlackBox, Sequence[HostCall]], Iterable[HostAnswer]] | None = None
     notes: Notes | None = None
     suspects: frozenset[str] = frozenset()
     dead: dict[str, str] = field(default_factory=dict)
@@ -47,13 +46,13 @@ class HostCalls:
     _note: Note | None = None
     _guard: Guard | None = None
 
-    def __call__(self, problem: Problem, calls: Sequence[HostCall]) -> Iterable[HostAnswer]:
+    def __call__(self, problem: BlackBox, calls: Sequence[HostCall]) -> Iterable[HostAnswer]:
         """Answer ``calls`` in order."""
         if self.elsewhere is not None and all(call.simulation is None for call in calls):
             return self.elsewhere(self, problem, calls)
         return (self.answer(problem, call) for call in calls)
 
-    def answer(self, problem: Problem, call: HostCall) -> HostAnswer:
+    def answer(self, problem: BlackBox, call: HostCall) -> HostAnswer:
         """Answer one call here, or in the guard where calls have a time limit or the data set is a suspect."""
         name = call.dataset_id
         if name in self.dead:
@@ -64,7 +63,7 @@ class HostCalls:
             return self._guarded(problem, call)
         return answer(problem, call)
 
-    def _guarded(self, problem: Problem, call: HostCall) -> HostAnswer:
+    def _guarded(self, problem: BlackBox, call: HostCall) -> HostAnswer:
         self._guard = self._guard or Guard(self.root)
         try:
             return self._guard.answer(call, self.limit_s)

@@ -183,7 +183,7 @@ def _pilot_batch(campaign: Campaign, count: int) -> Batch:
 
 
 def _is_untrained(campaign: Campaign) -> bool:
-    from chainsweep.stages.train import is_trained, needs_training
+    from chainsweep.stages.networks import is_trained, needs_training
 
     return needs_training(campaign) and not is_trained(campaign)
 
@@ -263,7 +263,7 @@ class _Ticks:
 
 def _time_simulating(campaign: Campaign) -> tuple[Timing, list[Arrays]]:
     """Time chunks of a black box's simulations; also return them as a small bank, for the pilot of the training."""
-    from chainsweep.stages.train import designs_of, own_settings, train_seed, trainer_of
+    from chainsweep.stages.networks import designs_of, own_settings, train_seed, trainer_of
 
     bank = ENGINES[trainer_of(campaign)].part("bank")
     chunk = bank.BANK_CHUNK
@@ -289,7 +289,8 @@ def _time_simulating(campaign: Campaign) -> tuple[Timing, list[Arrays]]:
 
 def _time_training(campaign: Campaign, made: list[Arrays] | None) -> tuple[Timing, object]:
     """Time the steps of training; also return a network of a few steps, for the pilot of the inference."""
-    from chainsweep.stages.train import own_settings, train_network, trainer_of
+    from chainsweep.stages.networks import own_settings, trainer_of
+    from chainsweep.stages.train import train_network
 
     entry, own = ENGINES[trainer_of(campaign)], own_settings(campaign)
     few = own.model_copy(update={"train_steps": TRAIN_STEPS, "train_minutes": None})

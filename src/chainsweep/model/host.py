@@ -8,15 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from chainsweep.model.problem import Problem
-
 Floats = NDArray[np.float64]
+HostLikelihood = Callable[..., float]
+HostSimulator = Callable[..., Any]
+
+
+class BlackBox(Protocol):
+    """The part of a problem that calls of the user's functions need."""
+
+    @property
+    def host_log_likelihood(self) -> HostLikelihood | None:
+        """The function ``log_likelihood(params, **fields)`` of one data set and point."""
+
+    @property
+    def host_simulate(self) -> HostSimulator | None:
+        """The function ``simulate(params, rng, **design)`` of one data set and point."""
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The names of the fields that ``simulate`` gives."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Flat column names of the parameters."""
+
+    def unflatten(self, theta: Any) -> dict[str, Any]:
+        """Split ``(..., ndim)`` into arrays ``(..., *shape)`` by parameter."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +82,7 @@ class HostAnswer:
     simulated: Mapping[str, Floats] = field(default_factory=dict)
 
 
-HostMap = Callable[["Problem", Sequence[HostCall]], Iterable[HostAnswer]]
+HostMap = Callable[[BlackBox, Sequence[HostCall]], Iterable[HostAnswer]]
 """The function that gives one answer for each call, in the order of the calls, which are all of one function."""
 
 
@@ -73,7 +95,7 @@ def unanswered(call: HostCall, failure: str = "") -> HostAnswer:
     return HostAnswer(np.empty(0), failure, empty)
 
 
-def answer(problem: Problem, call: HostCall, begins: Callable[[], None] = lambda: None) -> HostAnswer:
+def answer(problem: BlackBox, call: HostCall, begins: Callable[[], None] = lambda: None) -> HostAnswer:
     """Call the user's function at each point, until one call raises; ``begins`` is called before each.
 
     ``sys.exit`` in the function is a failure like any other; only Ctrl-C is raised again.
@@ -92,7 +114,7 @@ def answer(problem: Problem, call: HostCall, begins: Callable[[], None] = lambda
     return result
 
 
-def _likelihood(problem: Problem, call: HostCall, result: HostAnswer) -> Callable[[int, dict[str, Any]], None]:
+def _likelihood(problem: BlackBox, call: HostCall, result: HostAnswer) -> Callable[[int, dict[str, Any]], None]:
     function = problem.host_log_likelihood
     assert function is not None
 
@@ -102,7 +124,7 @@ def _likelihood(problem: Problem, call: HostCall, result: HostAnswer) -> Callabl
     return evaluate
 
 
-def _simulator(problem: Problem, call: HostCall, result: HostAnswer) -> Callable[[int, dict[str, Any]], None]:
+def _simulator(problem: BlackBox, call: HostCall, result: HostAnswer) -> Callable[[int, dict[str, Any]], None]:
     function, simulation, observed = problem.host_simulate, call.simulation, problem.observed
     assert function is not None
     assert simulation is not None
@@ -120,7 +142,7 @@ def _simulator(problem: Problem, call: HostCall, result: HostAnswer) -> Callable
     return evaluate
 
 
-def answer_in_turn(problem: Problem, calls: Sequence[HostCall]) -> Iterable[HostAnswer]:
+def answer_in_turn(problem: BlackBox, calls: Sequence[HostCall]) -> Iterable[HostAnswer]:
     """The ``HostMap`` that answers all calls in this process, one after the other."""
     return (answer(problem, call) for call in calls)
 

@@ -27,7 +27,7 @@ from numpyro.distributions.util import sum_rightmost
 from chainsweep.errors import ModelError
 from chainsweep.model.derivatives import WAYS
 from chainsweep.model.handlers import ExpandObserved, MaskObserved
-from chainsweep.model.host import HostMap, answer_in_turn
+from chainsweep.model.host import HostLikelihood, HostMap, HostSimulator, answer_in_turn
 from chainsweep.model.structure import Parameter, Structure
 from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
 from chainsweep.numerics.cut_off import cut_off
@@ -48,10 +48,6 @@ class Observation(NamedTuple):
     """Constant name to scalar, or to a vector ``(k,)``."""
     mask: Array
     """Shape ``(point,)``: True where the point is real."""
-
-
-HostLikelihood = Callable[..., float]
-HostSimulator = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)

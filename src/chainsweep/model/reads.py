@@ -15,8 +15,6 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-import chainsweep
-
 _OPENED: list[set[str]] = []
 """The files that each watch has seen so far; the hook, which Python cannot take back, fills them."""
 _HOOKED: list[bool] = []
@@ -95,7 +93,7 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 def _installed() -> tuple[str, ...]:
     """Folders of Python, of its packages, of this package, and of the system, each with a separator behind it."""
     python = {str(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix) if place}
-    folders = python | {str(Path(chainsweep.__file__).parent), "/proc", "/sys", "/dev", "/etc", "/usr/share/zoneinfo"}
+    folders = python | {str(Path(__file__).parents[1]), "/proc", "/sys", "/dev", "/etc", "/usr/share/zoneinfo"}
     return tuple(folder.rstrip(os.sep) + os.sep for folder in folders)
 
 

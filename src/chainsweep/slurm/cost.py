@@ -15,7 +15,7 @@ from chainsweep.campaign.campaign import Campaign
 from chainsweep.forecast.pilot import Timing, read_pilot
 from chainsweep.slurm.job import Job
 from chainsweep.slurm.site import Site
-from chainsweep.stages.train import own_settings
+from chainsweep.stages.networks import own_settings
 from chainsweep.store.shard import ShardError, read_summary
 
 MAX_SHARDS_READ = 64

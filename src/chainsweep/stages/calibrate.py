@@ -12,17 +12,17 @@ from chainsweep.errors import InputError, UsageError
 from chainsweep.machine.devices import torch_device
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.publish import publish_text
-from chainsweep.stages.train import (
+from chainsweep.stages.networks import (
     Trained,
     designs_of,
     has_network,
     is_trained,
     load_trained,
     own_settings,
-    publish_calibration,
     trainer_of,
     weights_path,
 )
+from chainsweep.stages.train import publish_calibration
 from chainsweep.store.network import CALIBRATION
 
 ALLOWED = "uncalibrated.txt"

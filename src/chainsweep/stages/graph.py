@@ -16,8 +16,9 @@ from chainsweep.engines.base import Deadline
 from chainsweep.errors import ChainsweepError, UsageError
 from chainsweep.machine.devices import device_faults
 from chainsweep.stages.fingerprint import check_density
+from chainsweep.stages.networks import is_member, member_path, members_of, needs_training, simulates
 from chainsweep.stages.simulate import bank_path, is_simulated, parts_of, simulate
-from chainsweep.stages.train import is_member, member_path, members_of, needs_training, simulates, train
+from chainsweep.stages.train import train
 from chainsweep.store.shard import ShardError, validate_shard
 from chainsweep.tasks.attempt import Report, note_stopped
 from chainsweep.tasks.failures import forget_failure

@@ -185,7 +185,7 @@ def _inputs(campaign: Campaign, engine: str, trained: object) -> Inputs:
     """Return the inputs of an engine: its network, by default the campaign's own, draws to start from, the device."""
     if ENGINES[engine].trains and trained is None:
         from chainsweep.stages.calibrate import require_calibrated
-        from chainsweep.stages.train import load_trained
+        from chainsweep.stages.networks import load_trained
 
         trained = load_trained(campaign)
         require_calibrated(campaign, trained)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.errors import CampaignError
-from chainsweep.stages.train import has_network, weights_path
+from chainsweep.stages.networks import has_network, weights_path
 from chainsweep.store.draws import equal_weights, read_draws
 from chainsweep.store.network import CALIBRATION
 

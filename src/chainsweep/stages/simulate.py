@@ -10,7 +10,7 @@ from chainsweep.engines.base import Deadline
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import StoppedEarly
 from chainsweep.numerics.arrays import Arrays
-from chainsweep.stages.train import designs_of, network_key, own_settings, train_seed, trainer_of, weights_path
+from chainsweep.stages.networks import designs_of, network_key, own_settings, train_seed, trainer_of, weights_path
 from chainsweep.store.bank import is_bank, publish_bank, read_bank
 from chainsweep.tasks.attempt import FileSink, Report, claim, load_state
 

@@ -1,14 +1,10 @@
-"""The ``train`` stage: one amortised network for a campaign, kept under the hash of all it depends on.
-
-The functions are for a campaign with an engine that trains (``Campaign.trainer``), unless they say otherwise.
-"""
+"""The ``train`` stage: one amortised network for a campaign, kept under the hash of all it depends on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,86 +14,29 @@ from chainsweep.campaign.campaign import Campaign
 from chainsweep.diagnostics.calibration import Finding, calibration_record
 from chainsweep.engines.base import Deadline, Sink
 from chainsweep.engines.registry import ENGINES
-from chainsweep.errors import ChainsweepError, StoppedEarly
+from chainsweep.errors import ChainsweepError
 from chainsweep.machine.devices import torch_device
 from chainsweep.numerics.arrays import Arrays
-from chainsweep.numerics.seeds import Seeds
 from chainsweep.publish import LostOwnership, publish, publish_text
-from chainsweep.store.network import CALIBRATION, MODEL, NETWORK, model_key, read_metadata
+from chainsweep.stages.networks import (
+    Trained,
+    all_published,
+    designs_of,
+    is_published,
+    member_path,
+    member_paths,
+    members_of,
+    network_key,
+    own_settings,
+    read_network,
+    simulates,
+    train_seed,
+    trainer_of,
+    weights_path,
+)
+from chainsweep.stages.simulate import read_simulations
+from chainsweep.store.network import CALIBRATION, MODEL, model_key
 from chainsweep.tasks.attempt import Attempt, FileSink, Report, claim, load_state
-
-Trained = Any
-"""A trained network, of the type that its engine names."""
-MAX_DESIGNS = 4096
-"""The largest number of data sets whose designs are trained on; a larger campaign gives an evenly spaced sample."""
-
-
-def trainer_of(campaign: Campaign) -> str:
-    """Return the name of the engine that trains a network."""
-    if campaign.trainer is None:
-        raise ChainsweepError(f"{campaign.paths.root}: no engine of this campaign trains a network")
-    return campaign.trainer
-
-
-def own_settings(campaign: Campaign) -> Any:
-    """Return the settings of the engine that trains a network."""
-    return campaign.settings(trainer_of(campaign))
-
-
-def network_key(campaign: Campaign) -> str:
-    """Return the hash of model, data, seed and settings, which decide the network that the campaign trains."""
-    parts = {
-        "model": campaign.resolved["files"][campaign.paths.model.name],
-        "function": campaign.config.model.function,
-        "data": campaign.resolved["data_hash"],
-        "seed": campaign.config.campaign.seed,
-        "settings": campaign.resolved["config"]["engines"][trainer_of(campaign)],
-    }
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def weights_path(campaign: Campaign) -> Path:
-    """Return the path of the published network, or of the one that ``init`` froze."""
-    if own_settings(campaign).model is not None:
-        return campaign.paths.network
-    return campaign.paths.model_folder(trainer_of(campaign), network_key(campaign)) / NETWORK
-
-
-def is_trained(campaign: Campaign) -> bool:
-    """Return True if the published network is there and readable."""
-    path = weights_path(campaign)
-    return path.exists() if path == campaign.paths.network else _is_published(campaign, path)
-
-
-def _is_published(campaign: Campaign, path: Path) -> bool:
-    metadata = read_metadata(path)
-    return metadata is not None and metadata.get("key") == network_key(campaign)
-
-
-def member_path(campaign: Campaign, member: int) -> Path:
-    """Return the file that task number ``member`` publishes: the network, or one network of an ensemble."""
-    path = weights_path(campaign)
-    return path if members_of(campaign) == 1 else path.with_name(f"member-{member:02d}.safetensors")
-
-
-def members_of(campaign: Campaign) -> int:
-    """Return the number of networks that are trained."""
-    return own_settings(campaign).ensemble
-
-
-def is_member(campaign: Campaign, member: int) -> bool:
-    """Return True if task number ``member`` is done; once all members are there, that includes their ensemble."""
-    if is_trained(campaign):
-        return True
-    return _is_published(campaign, member_path(campaign, member)) and not _all_published(campaign)
-
-
-def _member_paths(campaign: Campaign) -> list[Path]:
-    return [member_path(campaign, each) for each in range(members_of(campaign))]
-
-
-def _all_published(campaign: Campaign) -> bool:
-    return all(_is_published(campaign, path) for path in _member_paths(campaign))
 
 
 def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -> bool:
@@ -108,10 +47,8 @@ def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -
     target = member_path(campaign, member)
     made = None
     if simulates(campaign):
-        from chainsweep.stages.simulate import read_simulations
-
         made = read_simulations(campaign)
-    if not _is_published(campaign, target):
+    if not is_published(campaign, target):
         attempt = claim(target)
         sink = FileSink(attempt, campaign.hash, report)
         resume = load_state(attempt, campaign.hash)
@@ -120,10 +57,10 @@ def train(campaign: Campaign, member: int, report: Report, deadline: Deadline) -
             sink.flush()
             return False
         _finish(campaign, trained, attempt)
-    if members_of(campaign) == 1 or not _all_published(campaign):
+    if members_of(campaign) == 1 or not all_published(campaign):
         return True
     attempt = claim(weights_path(campaign))
-    members = [_read(trainer_of(campaign), path) for path in _member_paths(campaign)]
+    members = [read_network(trainer_of(campaign), path) for path in member_paths(campaign)]
     joined = _join(campaign, members, FileSink(attempt, campaign.hash, report), deadline, made)
     if joined is None:
         return False
@@ -151,12 +88,6 @@ def _join(
             made=made,
         )
     )
-
-
-def _read(engine: str, path: Path) -> Trained:
-    from safetensors.numpy import load_file
-
-    return ENGINES[engine].load().Trained.from_arrays(load_file(path))
 
 
 def _finish(campaign: Campaign, trained: Trained, attempt: Attempt) -> None:
@@ -198,56 +129,6 @@ def train_network(
             member=member,
         )
     )
-
-
-def train_seed(campaign: Campaign) -> int:
-    """Return the seed of simulations and initial weights."""
-    return Seeds(campaign.config.campaign.seed, trainer_of(campaign)).entropy("", "train") % 2**31
-
-
-def simulates(campaign: Campaign) -> bool:
-    """Return True if a separate stage makes a bank of simulations before training."""
-    return needs_training(campaign) and bool(campaign.resolved["black_box"])
-
-
-def needs_training(campaign: Campaign) -> bool:
-    """Return True if the campaign trains its own amortised network; every campaign may be asked."""
-    if campaign.trainer is None:
-        return False
-    own = campaign.settings(campaign.trainer)
-    return own.mode == "amortised" and own.model is None
-
-
-def has_network(campaign: Campaign) -> bool:
-    """Return True if the campaign has one network for all data sets; every campaign may be asked."""
-    return campaign.trainer is not None and own_settings(campaign).mode == "amortised"
-
-
-def load_trained(campaign: Campaign) -> Trained | None:
-    """Return the published network, or None if the campaign trains a network for each data set (sequential).
-
-    Raises
-    ------
-    StoppedEarly
-        It is not trained yet.
-    """
-    if own_settings(campaign).mode == "sequential":
-        return None
-    if not is_trained(campaign):
-        raise StoppedEarly(f"{weights_path(campaign)}: not trained yet; run the 'train' stage first")
-    return _read(trainer_of(campaign), weights_path(campaign))
-
-
-def designs_of(campaign: Campaign) -> list[Any]:
-    """Return the data sets to take designs from, one Batch per padded width."""
-    total = len(campaign.collection.ids)
-    chosen = np.unique(np.linspace(0, total - 1, min(total, MAX_DESIGNS)).round().astype(np.int64))
-    widths = sorted({plan.width for plan in campaign.shards})
-    positions = {
-        width: np.concatenate([plan.positions for plan in campaign.shards if plan.width == width]) for width in widths
-    }
-    kept = {width: np.intersect1d(members, chosen) for width, members in positions.items()}
-    return [campaign.collection.batch(members, width) for width, members in kept.items() if members.size]
 
 
 def publish_calibration(campaign: Campaign, found: Sequence[Finding], trained: Trained, folder: Path) -> dict[str, Any]:

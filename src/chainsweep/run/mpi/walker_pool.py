@@ -24,8 +24,7 @@ from chainsweep.black_box.suspects import Notes
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.engines.base import Deadline
 from chainsweep.errors import ChainsweepError, UsageError
-from chainsweep.model.host import Floats, HostAnswer, HostCall, combined
-from chainsweep.model.problem import Problem
+from chainsweep.model.host import BlackBox, Floats, HostAnswer, HostCall, combined
 from chainsweep.run.logged import Finished, Run, output_to, run_logged
 from chainsweep.run.mpi.ranks import Link
 from chainsweep.stages.graph import Result, Task
@@ -136,7 +135,7 @@ class PoolMap:
         self.ranks: int = pool.size + 1
         self.seconds_per_row: float | None = None
 
-    def __call__(self, host: HostCalls, problem: Problem, calls: Sequence[HostCall]) -> list[HostAnswer]:
+    def __call__(self, host: HostCalls, problem: BlackBox, calls: Sequence[HostCall]) -> list[HostAnswer]:
         """Answer ``calls`` in order, for the attempt that ``host`` is open for.
 
         Raises
@@ -188,7 +187,7 @@ def quick_switches() -> Iterator[None]:
 
 
 def own_reply(
-    host: HostCalls, problem: Problem, calls: Sequence[HostCall], owners: Sequence[int], messages: Sequence[tuple]
+    host: HostCalls, problem: BlackBox, calls: Sequence[HostCall], owners: Sequence[int], messages: Sequence[tuple]
 ) -> Reply:
     """Answer the first messages on this rank; ``owners`` says which call each of their parts belongs to."""
     began = time.perf_counter()
