@@ -362,9 +362,9 @@ def wait_until_half(folder: Path, process: subprocess.Popen, patience_s: float) 
     import re
 
     from chainsweep.campaign.campaign import Campaign
-    from chainsweep.tasks.attempt import state_path
+    from chainsweep.campaign.paths import TaskFiles
 
-    log, state, saved = Campaign(folder).paths.log("infer", 0), state_path(shard_path(folder)), 0.0
+    log, state, saved = Campaign(folder).paths.log("infer", 0), TaskFiles(shard_path(folder)).state, 0.0
     while process.poll() is None:
         told = re.findall(r"^(\d+) of (\d+) ", log.read_text(), re.MULTILINE) if log.exists() else []
         done, total = map(int, told[-1]) if told else (0, 1)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chainsweep.campaign.campaign import Paths
+from chainsweep.campaign.paths import Paths
 from chainsweep.errors import ConfigError, UsageError
 from chainsweep.packages import versions
 from chainsweep.slurm.image import Image

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from chainsweep.campaign.paths import TaskFiles
 from chainsweep.errors import DataError, StoppedEarly
 from chainsweep.publish import LostOwnership
 from chainsweep.run.requeue import GivenUp, JobAttempt, LastEnd, forgive, run_bounded
 from chainsweep.stages.graph import Result, Task
-from chainsweep.tasks.attempt import state_path
 from chainsweep.tasks.failures import Kind, read_failure
 
 TASK = Task("infer", 3, "nuts", 3)
@@ -24,7 +24,7 @@ class Killed(BaseException):
 def stops(target: Path, state: str | None):
     def run() -> Result:
         if state is not None:
-            state_path(target).write_text(state)
+            TaskFiles(target).state.write_text(state)
         return Result.STOPPED
 
     return run
@@ -33,7 +33,7 @@ def stops(target: Path, state: str | None):
 def dies(target: Path, state: str | None):
     def run() -> Result:
         if state is not None:
-            state_path(target).write_text(state)
+            TaskFiles(target).state.write_text(state)
         raise Killed
 
     return run
@@ -53,7 +53,7 @@ def test_stopping_with_progress_may_go_on_for_ever(target):
 @pytest.mark.parametrize("state", [None, "the same"])
 def test_stopping_twice_without_progress_is_a_failure(target, state):
     if state is not None:
-        state_path(target).write_text(state)
+        TaskFiles(target).state.write_text(state)
     assert run_bounded(target, TASK, stops(target, state), MANY) is Result.STOPPED
     with pytest.raises(GivenUp, match="walltime is too short"):
         run_bounded(target, TASK, stops(target, state), MANY)
@@ -80,7 +80,7 @@ def test_dying_without_progress_ends_at_the_next_start(target, last_end, times, 
             run_bounded(target, TASK, dies(target, None), job)
     with pytest.raises(GivenUp, match=match):
         run_bounded(target, TASK, dies(target, "never reached"), job)
-    assert not state_path(target).exists()
+    assert not TaskFiles(target).state.exists()
     assert read_failure(target).kind is kind
 
 
@@ -152,7 +152,7 @@ def test_losing_a_task_to_a_later_attempt_is_no_failure_of_the_task(target):
 def test_done_forgets_everything(target):
     run_bounded(target, TASK, stops(target, None), MANY)
     assert run_bounded(target, TASK, lambda: Result.DONE, MANY) is Result.DONE
-    state_path(target).unlink(missing_ok=True)
+    TaskFiles(target).state.unlink(missing_ok=True)
     assert list(target.parent.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from chainsweep.campaign.paths import TaskFiles
 from chainsweep.publish import open_below, publish_text
 
 
@@ -23,16 +24,16 @@ class Notes:
 
     def path(self, rank: int) -> Path:
         """The path of the note of one rank."""
-        return self.target.with_name(f".suspect-{self.target.stem}-{self.attempt}-{rank}")
+        return TaskFiles(self.target).suspect(self.attempt, rank)
 
     @property
     def known_path(self) -> Path:
         """The path of the file that lists the suspects of all attempts until now."""
-        return _known_path(self.target)
+        return TaskFiles(self.target).suspects
 
     def collect(self) -> frozenset[str]:
         """Return the suspects that dead attempts left; one file keeps them until the shard is published."""
-        notes = list(self.target.parent.glob(f".suspect-{self.target.stem}-*"))
+        notes = list(TaskFiles(self.target).suspect_notes())
         known = _read_known(self.known_path)
         suspects = known | {name for path in notes for name in _read_note(path)}
         if suspects - known:
@@ -43,23 +44,19 @@ class Notes:
 
     def clear(self) -> None:
         """Remove this attempt's notes, because it ended without a crash."""
-        for path in self.target.parent.glob(f".suspect-{self.target.stem}-{self.attempt}-*"):
+        for path in TaskFiles(self.target).suspect_notes(self.attempt):
             path.unlink(missing_ok=True)
 
 
 def forget_suspects(target: Path) -> None:
     """Remove all records of suspects, because the shard is published."""
-    _known_path(target).unlink(missing_ok=True)
+    TaskFiles(target).suspects.unlink(missing_ok=True)
 
 
 def in_call(target: Path) -> list[str]:
     """Return the data sets whose function the attempt at ``target`` is calling, or called last."""
-    notes = sorted(target.parent.glob(f".suspect-{target.stem}-*"))
+    notes = sorted(TaskFiles(target).suspect_notes())
     return list(dict.fromkeys(name for path in notes for name in _read_note(path)))
-
-
-def _known_path(target: Path) -> Path:
-    return target.with_name(f".suspects-{target.stem}.json")
 
 
 def _read_known(path: Path) -> set[str]:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from chainsweep.campaign.config import CampaignConfig, parse_config
 from chainsweep.campaign.folder import require_writable
+from chainsweep.campaign.paths import Paths
 from chainsweep.data.collection import Batch, Collection, constant_of
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import CampaignError
 from chainsweep.model.reads import changed_reads, file_hash_once
-from chainsweep.store.network import NETWORK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,124 +35,6 @@ SCHEMA = "chainsweep-campaign/2"
 
 Known = tuple[dict[str, NDArray], dict[str, Any]]
 """The unpadded fields and the constants of one data set."""
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Every path of a campaign folder."""
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """``campaign.toml`` as the user gave it."""
-        return self.root / "campaign.toml"
-
-    @property
-    def model(self) -> Path:
-        """The model file as the user gave it."""
-        return self.root / "model.py"
-
-    @property
-    def resolved(self) -> Path:
-        """``resolved.json``: the configuration with every default, the shards and every hash."""
-        return self.root / "resolved.json"
-
-    @property
-    def data(self) -> Path:
-        """The frozen data sets."""
-        return self.root / "data.h5"
-
-    @property
-    def quarantine(self) -> Path:
-        """The data sets that ``init`` left out, and the reason for each."""
-        return self.root / "quarantine.csv"
-
-    @property
-    def starts(self) -> Path:
-        """Draws of another campaign that chains start from; present only if the configuration names one."""
-        return self.root / "starts.h5"
-
-    @property
-    def network(self) -> Path:
-        """A trained network of another campaign; present only if the configuration names one."""
-        return self.root / NETWORK
-
-    @property
-    def frozen(self) -> tuple[Path, ...]:
-        """The files that ``init`` writes and that no later step changes."""
-        always = self.config, self.model, self.resolved, self.data, self.quarantine
-        return (*always, *(path for path in (self.starts, self.network) if path.exists()))
-
-    @property
-    def posterior(self) -> Path:
-        """The merged draws."""
-        return self.root / "posterior.h5"
-
-    @property
-    def catalogue(self) -> Path:
-        """One row per data set and engine."""
-        return self.root / "catalogue.parquet"
-
-    @property
-    def report(self) -> Path:
-        """Folder of the HTML report and its figures."""
-        return self.root / "report"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of one log file a task."""
-        return self.root / "logs"
-
-    @property
-    def ranks(self) -> Path:
-        """``ranks.json``: the last submission's choice, with its reason, of what the MPI ranks of emcee share out."""
-        return self.root / "ranks.json"
-
-    @property
-    def pilot(self) -> Path:
-        """``pilot.json``: run times of a few data sets, used only to predict costs."""
-        return self.root / "pilot.json"
-
-    @property
-    def jobs(self) -> Path:
-        """``jobs.jsonl``: every job that was sent to Slurm."""
-        return self.root / "jobs.jsonl"
-
-    @property
-    def submissions(self) -> Path:
-        """Folder of the scripts of each submission."""
-        return self.root / "submit"
-
-    @property
-    def images(self) -> Path:
-        """``images.json``: the images that submissions used."""
-        return self.submissions / "images.json"
-
-    def submission(self, number: int) -> Path:
-        """Folder of the scripts of submission ``number``, counted from 1."""
-        return self.submissions / str(number)
-
-    @property
-    def cache(self) -> Path:
-        """The default cache of compiled programs of this campaign's jobs, next to its folder and kept without it."""
-        return self.root.parent / "chainsweep-cache"
-
-    def log(self, stage: str, index: int) -> Path:
-        """The log of one task, to which every attempt appends."""
-        return self.logs / f"{stage}-{index:05d}.log"
-
-    def shard(self, engine: str, shard: int) -> Path:
-        """The published draws of one shard."""
-        return self.root / "shards" / engine / f"{shard:05d}.h5"
-
-    def trace(self, engine: str, shard: int) -> Path:
-        """The thinned traces of one shard with burn-in, used only for plots, never for results."""
-        return self.root / "shards" / engine / f"{shard:05d}.trace.npz"
-
-    def model_folder(self, engine: str, key: str) -> Path:
-        """The folder of the trained model of ``engine``, named by the hash of all that the model depends on."""
-        return self.root / "models" / f"{engine}-{key[:16]}"
 
 
 @dataclass(frozen=True)

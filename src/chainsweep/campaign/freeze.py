@@ -18,13 +18,13 @@ from chainsweep.campaign.campaign import (
     SCHEMA,
     Campaign,
     Known,
-    Paths,
     campaign_hash,
     load_model,
     with_own_names,
 )
 from chainsweep.campaign.config import CampaignConfig, load_config
 from chainsweep.campaign.folder import give_token
+from chainsweep.campaign.paths import Paths
 from chainsweep.data.collection import Collection, constant_of, padded_widths, plan_buckets
 from chainsweep.data.ingest import Ingested, freeze, ingest, with_named_truth, write_quarantine
 from chainsweep.engines.registry import ENGINES, PACKAGES

@@ -106,7 +106,7 @@ def run(
     for failure in outcome.failed:
         log = campaign.paths.log(failure.task.stage, failure.task.index)
         err.print(f"[red]{failure.task.label} failed[/red] (log: {escape(str(log))}): {escape(failure.error)}")
-    page = campaign.paths.report / "index.html"
+    page = campaign.paths.report_page
     if page.exists():
         out.print(f"Report: {escape(str(page))}", soft_wrap=True)
     if outcome.failed:

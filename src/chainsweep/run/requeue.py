@@ -17,10 +17,10 @@ from hashlib import file_digest
 from pathlib import Path
 
 from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.paths import TaskFiles
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.publish import publish_text
 from chainsweep.stages.graph import WORK, Result, Task, target_of
-from chainsweep.tasks.attempt import state_path
 from chainsweep.tasks.failures import Kind, forget_failure, record_failure, recorded
 
 MAX_IDLE = 2
@@ -117,7 +117,7 @@ def run_afresh(campaign: Campaign, task: Task, run: Callable[[], Result]) -> Res
 def forgive(target: Path) -> None:
     """Forget failures and idle attempts, because the task is done or is handed out again."""
     forget_failure(target)
-    _path(target).unlink(missing_ok=True)
+    TaskFiles(target).progress.unlink(missing_ok=True)
 
 
 def _begin(target: Path, last_end: LastEnd) -> _Record:
@@ -144,23 +144,19 @@ def _give_up(target: Path, task: Task, kind: Kind, reason: str) -> None:
 
 def _digest(target: Path) -> str:
     """Return the sha256 of the saved state, which tells states apart; empty if none is saved."""
-    path = state_path(target)
+    path = TaskFiles(target).state
     if not path.exists():
         return ""
     with path.open("rb") as handle:
         return file_digest(handle, "sha256").hexdigest()
 
 
-def _path(target: Path) -> Path:
-    return target.with_name(f".progress-{target.stem}.json")
-
-
 def _read(target: Path) -> _Record | None:
     try:
-        return _Record(**json.loads(_path(target).read_text(encoding="utf-8")))
+        return _Record(**json.loads(TaskFiles(target).progress.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 
 
 def _write(target: Path, record: _Record) -> None:
-    publish_text(_path(target), json.dumps(vars(record)))
+    publish_text(TaskFiles(target).progress, json.dumps(vars(record)))

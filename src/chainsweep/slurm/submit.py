@@ -185,7 +185,7 @@ def missing_tasks(campaign: Campaign, chosen: Selection, queued: Queued) -> dict
 
 def _is_finished(campaign: Campaign) -> bool:
     """Return True if catalogue and report are newer than every published shard."""
-    page = campaign.paths.report / "index.html"
+    page = campaign.paths.report_page
     if not (campaign.paths.catalogue.exists() and page.exists()):
         return False
     shards = [campaign.paths.shard(*task.block()) for task in tasks_of(campaign)["infer"]]
@@ -261,7 +261,7 @@ def submission_lock(campaign: Campaign) -> Iterator[None]:
     UsageError
         Another submit is running.
     """
-    path = campaign.paths.submissions / ".lock"
+    path = campaign.paths.submit_lock
     for each in (path, campaign.paths.images, campaign.paths.jobs):
         check_below(campaign.paths.root, each)
     path.parent.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.paths import NetworkFiles
 from chainsweep.diagnostics.calibration import calibration_record
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import InputError, UsageError
@@ -23,10 +24,6 @@ from chainsweep.stages.networks import (
     weights_path,
 )
 from chainsweep.stages.train import publish_calibration
-from chainsweep.store.network import CALIBRATION
-
-ALLOWED = "uncalibrated.txt"
-"""The file next to the weights by which the user allows the network in spite of its failed calibration."""
 
 
 def calibrate(campaign: Campaign) -> dict[str, Any]:
@@ -55,7 +52,7 @@ def calibrate(campaign: Campaign) -> dict[str, Any]:
             campaign.problem, designs_of(campaign), trained, settings, seed, device=torch_device()
         )
     found = engine.findings_of(campaign.problem, levels)
-    return publish_calibration(campaign, found, trained, weights_path(campaign).parent)
+    return publish_calibration(campaign, found, trained)
 
 
 def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> None:
@@ -69,10 +66,10 @@ def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> No
     if not has_network(campaign) or not is_trained(campaign):
         return
     weights, limits = weights_path(campaign), campaign.config.verdict
-    if weights.with_name(ALLOWED).exists():
+    if NetworkFiles(weights).allowed.exists():
         return
     try:
-        record = json.loads(weights.with_name(CALIBRATION).read_text(encoding="utf-8"))
+        record = json.loads(NetworkFiles(weights).calibration.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if trained is None:
             return
@@ -86,6 +83,6 @@ def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> No
 
 def allow_uncalibrated(campaign: Campaign) -> None:
     """Record that the network is to be used whatever its calibration says."""
-    folder = weights_path(campaign).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    publish_text(folder / ALLOWED, "--uncalibrated\n")
+    allowed = NetworkFiles(weights_path(campaign)).allowed
+    allowed.parent.mkdir(parents=True, exist_ok=True)
+    publish_text(allowed, "--uncalibrated\n")

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.paths import NetworkFiles
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError, StoppedEarly
 from chainsweep.numerics.seeds import Seeds
-from chainsweep.store.network import NETWORK, read_metadata
+from chainsweep.store.network import read_metadata
 
 Trained = Any
 """A trained network, of the type that its engine names."""
@@ -87,13 +88,13 @@ def weights_path(campaign: Campaign) -> Path:
     """Return the path of the published network, or of the one that ``init`` froze."""
     if own_settings(campaign).model is not None:
         return campaign.paths.network
-    return campaign.paths.model_folder(trainer_of(campaign), network_key(campaign)) / NETWORK
+    return campaign.paths.trained(trainer_of(campaign), network_key(campaign))
 
 
 def member_path(campaign: Campaign, member: int) -> Path:
     """Return the file that task number ``member`` publishes: the network, or one network of an ensemble."""
     path = weights_path(campaign)
-    return path if members_of(campaign) == 1 else path.with_name(f"member-{member:02d}.safetensors")
+    return path if members_of(campaign) == 1 else NetworkFiles(path).member(member)
 
 
 def member_paths(campaign: Campaign) -> list[Path]:

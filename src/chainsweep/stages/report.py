@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.paths import NetworkFiles
 from chainsweep.errors import CampaignError
 from chainsweep.stages.networks import has_network, weights_path
 from chainsweep.store.draws import equal_weights, read_draws
-from chainsweep.store.network import CALIBRATION
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ class ReportSource(Campaign):
         """Return the calibration record next to the network, or None if there is none."""
         if not has_network(self):
             return None
-        path = weights_path(self).with_name(CALIBRATION)
+        path = NetworkFiles(weights_path(self)).calibration
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 

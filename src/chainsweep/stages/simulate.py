@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chainsweep.black_box.suspects import forget_suspects
 from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.paths import NetworkFiles
 from chainsweep.engines.base import Deadline
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import StoppedEarly
@@ -23,7 +24,7 @@ def parts_of(campaign: Campaign) -> int:
 
 def bank_path(campaign: Campaign, part: int) -> Path:
     """Return the path of one part of the bank."""
-    return weights_path(campaign).parent / "simulations" / f"{part:05d}.h5"
+    return NetworkFiles(weights_path(campaign)).simulations(part)
 
 
 def is_simulated(campaign: Campaign, part: int) -> bool:

@@ -67,7 +67,7 @@ class Progress:
     def stages(self) -> dict[str, dict[str, int]]:
         """Return for each stage the numbers of all tasks, of done tasks and of failed tasks."""
         paths = self.campaign.paths
-        finished = {"merge": paths.catalogue.exists(), "report": (paths.report / "index.html").exists()}
+        finished = {"merge": paths.catalogue.exists(), "report": paths.report_page.exists()}
         return {
             stage: {
                 "total": len(listed),

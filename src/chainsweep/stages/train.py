@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from chainsweep.campaign.campaign import Campaign
+from chainsweep.campaign.paths import NetworkFiles
 from chainsweep.diagnostics.calibration import Finding, calibration_record
 from chainsweep.engines.base import Deadline, Sink
 from chainsweep.engines.registry import ENGINES
@@ -35,7 +36,7 @@ from chainsweep.stages.networks import (
     weights_path,
 )
 from chainsweep.stages.simulate import read_simulations
-from chainsweep.store.network import CALIBRATION, MODEL, model_key
+from chainsweep.store.network import MODEL, model_key
 from chainsweep.tasks.attempt import Attempt, FileSink, Report, claim, load_state
 
 
@@ -94,11 +95,10 @@ def _finish(campaign: Campaign, trained: Trained, attempt: Attempt) -> None:
     """Publish a network, the record of its calibration, and the history of its training."""
     target = attempt.target
     if target == weights_path(campaign):
-        publish_calibration(campaign, trained.findings(campaign.problem), trained, target.parent)
+        publish_calibration(campaign, trained.findings(campaign.problem), trained)
     simulated = model_key(campaign.resolved["files"][campaign.paths.model.name], campaign.config.model.function)
     _publish(target, trained, {"key": network_key(campaign), MODEL: simulated}, attempt.still_owner)
-    name = "history" if target == weights_path(campaign) else f"history-{target.stem}"
-    _publish_history(target.with_name(f"{name}.csv"), trained)
+    _publish_history(NetworkFiles(weights_path(campaign)).history(target), trained)
     attempt.finish()
 
 
@@ -131,8 +131,8 @@ def train_network(
     )
 
 
-def publish_calibration(campaign: Campaign, found: Sequence[Finding], trained: Trained, folder: Path) -> dict[str, Any]:
-    """Publish ``calibration.json`` of a network in ``folder``, print a note on dropped simulations, return the content.
+def publish_calibration(campaign: Campaign, found: Sequence[Finding], trained: Trained) -> dict[str, Any]:
+    """Publish the calibration of the network, print a note on dropped simulations, and return the content.
 
     The note is printed only if simulations were dropped.
     """
@@ -140,7 +140,7 @@ def publish_calibration(campaign: Campaign, found: Sequence[Finding], trained: T
     if dropping.dropped:
         print(f"{trainer_of(campaign)}: {dropping.sentence()}", flush=True)
     content = calibration_record(found, campaign.config.verdict, dropping)
-    publish_text(folder / CALIBRATION, json.dumps(content, indent=1) + "\n")
+    publish_text(NetworkFiles(weights_path(campaign)).calibration, json.dumps(content, indent=1) + "\n")
     return content
 
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from chainsweep.campaign.paths import TaskFiles
 from chainsweep.numerics.arrays import Arrays
 from chainsweep.publish import publish, publish_text
 
@@ -69,22 +70,22 @@ class Attempt:
     @property
     def state_path(self) -> Path:
         """The path of the resumable state."""
-        return state_path(self.target)
+        return TaskFiles(self.target).state
 
     def still_owner(self) -> bool:
         """Return True if no later attempt has claimed the task."""
-        return _read_claim(_claim_path(self.target)) == (self.number, self.token)
+        return _read_claim(TaskFiles(self.target).attempt) == (self.number, self.token)
 
     def finish(self) -> None:
         """Remove claim and state of a task whose file is published."""
         self.state_path.unlink(missing_ok=True)
-        _claim_path(self.target).unlink(missing_ok=True)
+        TaskFiles(self.target).attempt.unlink(missing_ok=True)
 
 
 def claim(target: Path) -> Attempt:
     """Become the owner of the task that publishes ``target``."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = _claim_path(target)
+    path = TaskFiles(target).attempt
     attempt = Attempt(target, _read_claim(path)[0] + 1, secrets.token_hex(8))
     content = {"number": attempt.number, "token": attempt.token, "process": asdict(this_process())}
     publish_text(path, json.dumps(content))
@@ -93,13 +94,13 @@ def claim(target: Path) -> Attempt:
 
 def was_started(target: Path) -> bool:
     """Return True if an attempt at the task that publishes ``target`` began, and has not published."""
-    return _claim_path(target).exists()
+    return TaskFiles(target).attempt.exists()
 
 
 def owner_of(target: Path) -> Process | None:
     """Return the process that last began the task that publishes ``target``; None if none did or it is published."""
     try:
-        content = json.loads(_claim_path(target).read_text(encoding="utf-8"))
+        content = json.loads(TaskFiles(target).attempt.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return Process(**content["process"]) if "process" in content else None
@@ -108,25 +109,16 @@ def owner_of(target: Path) -> Process | None:
 def note_stopped(target: Path) -> None:
     """Record that the task was stopped in order, not killed, if this process owns it."""
     if owner_of(target) == this_process():
-        path = _claim_path(target)
+        path = TaskFiles(target).attempt
         publish_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"stopped": True}))
 
 
 def was_stopped(target: Path) -> bool:
     """Return True if the last attempt at the task that publishes ``target`` stopped in order and saved its state."""
     try:
-        return bool(json.loads(_claim_path(target).read_text(encoding="utf-8")).get("stopped"))
+        return bool(json.loads(TaskFiles(target).attempt.read_text(encoding="utf-8")).get("stopped"))
     except FileNotFoundError:
         return False
-
-
-def state_path(target: Path) -> Path:
-    """Return the path of the resumable state of the task that publishes ``target``."""
-    return target.with_name(f".state-{target.stem}.npz")
-
-
-def _claim_path(target: Path) -> Path:
-    return target.with_name(f".attempt-{target.stem}.json")
 
 
 def _read_claim(path: Path) -> tuple[int, str]:

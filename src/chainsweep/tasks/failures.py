@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from chainsweep.campaign.paths import TaskFiles
 from chainsweep.errors import CampaignError, ChainsweepError, InputError, StoppedEarly, UnavailableError
 from chainsweep.publish import LostOwnership, publish_text
 from chainsweep.verdicts.rules import one_line
@@ -78,13 +79,13 @@ def recorded(target: Path | None) -> Iterator[None]:
 def record_failure(target: Path, kind: Kind, reason: str, exit_code: int) -> None:
     """Record that the task that should publish ``target`` failed."""
     content = {"kind": str(kind), "reason": one_line(reason), "exit_code": exit_code, "at": _now()}
-    publish_text(_path(target), json.dumps(content) + "\n")
+    publish_text(TaskFiles(target).failure, json.dumps(content) + "\n")
 
 
 def read_failure(target: Path) -> Failure | None:
     """Return the failure of the task that should publish ``target``; None if none is recorded."""
     try:
-        content = json.loads(_path(target).read_text(encoding="utf-8"))
+        content = json.loads(TaskFiles(target).failure.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return Failure(Kind(content["kind"]), content["reason"], int(content["exit_code"]), content["at"])
@@ -92,11 +93,7 @@ def read_failure(target: Path) -> Failure | None:
 
 def forget_failure(target: Path) -> None:
     """Remove the record of a failure, because the task is done or is tried again."""
-    _path(target).unlink(missing_ok=True)
-
-
-def _path(target: Path) -> Path:
-    return target.with_name(f".failed-{target.stem}.json")
+    TaskFiles(target).failure.unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from chainsweep.campaign.paths import TaskFiles
 from chainsweep.engines.registry import PACKAGES
 from chainsweep.errors import CampaignError
 from chainsweep.packages import versions
@@ -55,7 +56,7 @@ def check_image(target: Path, image: str | None = None) -> None:
     CampaignError
         It is another image, and the user has not allowed this.
     """
-    noted, mine = _read(image_file(target)), image or this_image()
+    noted, mine = _read(TaskFiles(target).image), image or this_image()
     if noted not in (None, MIXED, mine):
         raise CampaignError(f"{target.parent}: begun in {_named(str(noted))}, and this is {_named(mine)}. {ADVICE}")
 
@@ -63,13 +64,13 @@ def check_image(target: Path, image: str | None = None) -> None:
 def note_image(target: Path) -> None:
     """Call ``check_image``, and record the image if none is recorded yet."""
     check_image(target)
-    if not image_file(target).exists():
-        publish_text(image_file(target), this_image())
+    if not TaskFiles(target).image.exists():
+        publish_text(TaskFiles(target).image, this_image())
 
 
 def allow_mixed_images(targets: Iterable[Path]) -> None:
     """Record that the files in the folders of ``targets`` may come from different images."""
-    for path in sorted({image_file(target) for target in targets}):
+    for path in sorted({TaskFiles(target).image for target in targets}):
         publish_text(path, MIXED)
 
 
@@ -82,15 +83,10 @@ def check_same_image(shards: Mapping[Path, str]) -> None:
         They were not, and the user has not allowed this.
     """
     by_image = {image: path for path, image in sorted(shards.items(), reverse=True)}
-    if len(by_image) > 1 and any(_read(image_file(path)) != MIXED for path in by_image.values()):
+    if len(by_image) > 1 and any(_read(TaskFiles(path).image) != MIXED for path in by_image.values()):
         made = "; ".join(f"{path.name} in {_named(image)}" for image, path in by_image.items())
         folder = next(iter(by_image.values())).parent
         raise CampaignError(f"{folder}: shards that were made in different images: {made}. {ADVICE}")
-
-
-def image_file(target: Path) -> Path:
-    """Return the file that records the image of the files in the folder of ``target``."""
-    return target.with_name("image.txt")
 
 
 def _named(image: str) -> str:
