@@ -232,6 +232,14 @@ def claimed(campaign: Campaign, index: int, process: attempt.Process, monkeypatc
     attempt.claim(target_of(campaign, tasks_of(campaign)["infer"][index]))
 
 
+def shown(content: dict) -> str:
+    """What ``status`` prints."""
+    console = Console(width=200)
+    with console.capture() as caught:
+        console.print(_status_view(content))
+    return caught.get()
+
+
 def test_tasks_of_a_run_that_goes_on_are_running_and_of_a_killed_or_stopped_one_are_not(campaign, monkeypatch):
     processes = [HERE, ENDED, replace(HERE, pid=2**22 + 1), replace(HERE, host="elsewhere")]
     for index, process in enumerate(processes):
@@ -244,13 +252,11 @@ def test_tasks_of_a_run_that_goes_on_are_running_and_of_a_killed_or_stopped_one_
     ended = [(entry["index"], entry["kind"]) for entry in content["interrupted_tasks"]]
     assert ended == [(1, "killed"), (2, "killed"), (4, "stopped, its state is saved")]
     assert 0 not in [task.index for task in watch.tasks_with_logs(campaign, None)]
-    shown = Console(width=200)
-    with shown.capture() as caught:
-        shown.print(_status_view(content))
-    assert "running here: infer emcee 0\n" in caught.get()
-    assert "running on elsewhere, as far as can be seen from here: infer emcee 3" in caught.get()
-    assert "infer emcee 1: broke off, killed" in caught.get()
-    assert "infer emcee 4: stopped, its state is saved; run or submit again to continue" in caught.get()
+    text = shown(content)
+    assert "running here: infer emcee 0\n" in text
+    assert "running on elsewhere, as far as can be seen from here: infer emcee 3" in text
+    assert "infer emcee 1: broke off, killed" in text
+    assert "infer emcee 4: stopped, its state is saved; run or submit again to continue" in text
 
 
 def test_a_process_that_nobody_waits_for_has_ended():
@@ -410,8 +416,10 @@ def test_jobs_that_the_record_lost_are_named_and_never_sent_twice(twins, slurm, 
         with pytest.raises(CampaignError, match=rf"scancel {numbers}; nothing was submitted"):
             command(second, SITE, ALL)
     assert calls(slurm) == before
-    queue = watch.full_status(second, watch.Progress(second))["queue"]
-    assert queue["unrecorded"] == gone
+    content = watch.full_status(second, watch.Progress(second))
+    assert content["queue"]["unrecorded"] == gone
+    assert f"jobs.jsonl does not record: {', '.join(map(str, gone))}" in shown(content)
+    assert ("pending" in shown(content)) == (content["queue"]["elements"] > 0)
     with pytest.raises(CampaignError, match=rf"scancel {numbers}; "):
         watch.cancel_jobs(second)
     assert cancelled(slurm) == sorted(set(ids.values()) - set(gone))

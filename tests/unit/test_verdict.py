@@ -35,7 +35,7 @@ EVERY_RULE = [(kind, number) for kind, (rules, _) in GOOD.items() for number in 
 
 def judged(kind: str, changed: dict[int, float]) -> tuple[list[str], list[str]]:
     rules, figures = GOOD[kind]
-    return verdicts(checks_of(rules, [[changed.get(k, value)] for k, value in enumerate(figures)]), {}, {})
+    return verdicts(checks_of(rules, [[changed.get(k, value)] for k, value in enumerate(figures)]), {})
 
 
 PROMISED = {
@@ -108,7 +108,7 @@ def test_each_figure_alone_condemns_on_the_wrong_side_of_its_limit_and_nowhere_e
 def test_a_reason_names_figure_parameter_value_and_limit_in_one_unit(kind, changed, of, text):
     rules, figures = GOOD[kind]
     checks = checks_of(rules, [[changed.get(k, value)] for k, value in enumerate(figures)], of)
-    assert verdicts(checks, {}, {}) == (["not_converged"], [text])
+    assert verdicts(checks, {}) == (["not_converged"], [text])
 
 
 def test_a_cause_condemns_its_data_set_alone():
@@ -116,17 +116,17 @@ def test_a_cause_condemns_its_data_set_alone():
         Caused({1: "the density is not a function"}, 2),
         *checks_of([Rule("ESS", 400.0, "above")], [[500.0, 500]]),
     ]
-    assert verdicts(checks, {}, {}) == (
+    assert verdicts(checks, {}) == (
         ["converged", "not_converged"],
         ["ESS 500", "the density is not a function"],
     )
 
 
-def test_failures_and_bad_data_come_before_figures():
-    checks = checks_of(weighted_rules(LIMITS), [[0.1, 0.1, 0.1], [1000.0, 1000.0, 1000.0]])
-    labels, reasons = verdicts(checks, {1: "likelihood raised\nValueError"}, {2: "constant data"})
-    assert labels == ["converged", "failed", "bad_data"]
-    assert reasons[1:] == ["likelihood raised ValueError", "constant data"]
+def test_a_failure_comes_before_figures():
+    checks = checks_of(weighted_rules(LIMITS), [[0.1, 0.1], [1000.0, 1000.0]])
+    labels, reasons = verdicts(checks, {1: "likelihood raised\nValueError"})
+    assert labels == ["converged", "failed"]
+    assert reasons[1] == "likelihood raised ValueError"
 
 
 def test_reasons_are_one_bounded_line():

@@ -217,14 +217,14 @@ def _queue_line(queue: dict[str, Any]) -> Text:
         return Text(f"queue: not known ({queue['problem']}); the counts are from the files", style="yellow")
     if not queue["asked"]:
         return Text("queue: nothing was submitted", style="dim")
-    if queue["unrecorded"]:
-        numbers = ", ".join(map(str, queue["unrecorded"]))
-        return Text(f"queue: jobs of this folder that jobs.jsonl does not record: {numbers}", style="yellow")
+    numbers = ", ".join(map(str, queue["unrecorded"]))
+    unrecorded = f"jobs of this folder that jobs.jsonl does not record: {numbers}" if numbers else ""
     if not queue["elements"]:
-        return Text("queue: nothing waits or runs", style="dim")
+        return Text(f"queue: {unrecorded or 'nothing waits or runs'}", style="yellow" if unrecorded else "dim")
     parts = [
         f"{kind} " + ", ".join(f"{count} {state.lower()}" for state, count in states.items())
         for kind, states in queue["states"].items()
     ]
     reasons = ", ".join(f"{reason} {count}" for reason, count in queue["reasons"].items())
-    return Text("queue: " + "; ".join(parts) + (f" (waiting for: {reasons})" if reasons else ""))
+    waiting = "; ".join(parts) + (f" (waiting for: {reasons})" if reasons else "")
+    return Text(f"queue: {waiting}{f'; {unrecorded}' if unrecorded else ''}", style="yellow" if unrecorded else "")

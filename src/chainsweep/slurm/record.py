@@ -125,8 +125,10 @@ def _take(event: dict[str, Any], jobs: dict[str, SentJob]) -> None:
         jobs.pop(name, None)
 
 
-def own_jobs(campaign: Campaign) -> list[SentJob]:
-    """Return the recorded jobs that this folder sent, by their names; in a copy, not those of the original folder.
+def own_jobs(campaign: Campaign) -> tuple[tuple[SentJob, ...], str]:
+    """Return the recorded jobs that this folder sent, by their names, and the folder's token.
+
+    In a copy of a folder, the jobs of the original are not its own.
 
     Raises
     ------
@@ -136,7 +138,7 @@ def own_jobs(campaign: Campaign) -> list[SentJob]:
     jobs = sent_jobs(campaign.paths.jobs)
     submissions = max((job.submission for job in jobs), default=0)
     identity = identity_of(campaign.paths.root, submissions, [job.name for job in jobs])
-    return [job for job in jobs if identity.owns(job.name)]
+    return tuple(job for job in jobs if identity.owns(job.name)), identity.token
 
 
 def next_submission(jobs: Iterable[SentJob], folder: Path) -> int:

@@ -132,7 +132,7 @@ def queued_jobs(campaign: Campaign, found: Queue) -> Queued:
     """
     if found.unrecorded:
         raise CampaignError(f"{told_unrecorded(campaign, found)}; nothing was submitted, for no task may run twice")
-    elements, sent = found.elements, adopt(campaign, found.elements)
+    elements, sent = found.elements, adopt(campaign, found)
     live: dict[str, SentJob] = {}
     tasks: set[tuple[str, int]] = set()
     count = 0

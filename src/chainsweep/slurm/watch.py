@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chainsweep.campaign.campaign import Campaign
-from chainsweep.campaign.folder import identity_of, token_in
+from chainsweep.campaign.folder import token_in
 from chainsweep.errors import CampaignError, UnavailableError
 from chainsweep.slurm import client
 from chainsweep.slurm.record import SentJob, next_submission, note_sent, own_jobs, sent_jobs
@@ -53,6 +53,8 @@ class Queue:
     elements: tuple[client.Element, ...] = ()
     problem: str | None = None
     unrecorded: tuple[int, ...] = ()
+    jobs: tuple[SentJob, ...] = ()
+    """The recorded jobs of this folder, whether or not they are still in the queue."""
 
     def state_of(self, job: SentJob, task: int) -> client.Element | None:
         """Return the queue's line of the element that handles ``task``."""
@@ -65,24 +67,24 @@ def look(campaign: Campaign) -> Queue:
 
     A job belongs to this folder if it has the recorded name and id, or the recorded name while no id is known.
     """
-    sent = {job.name: job.job_id for job in own_jobs(campaign)}
+    jobs, token = own_jobs(campaign)
+    sent = {job.name: job.job_id for job in jobs}
     if next_submission([], campaign.paths.submissions) == 1 and not sent:
         return Queue()
     try:
         found = client.queue()
     except UnavailableError as error:
-        return Queue(problem=str(error))
+        return Queue(problem=str(error), jobs=jobs)
     own = tuple(e for e in found if e.name in sent and sent[e.name] in (None, e.job_id))
-    token = identity_of(campaign.paths.root, 0, sent).token
     strays = {e.job_id for e in found if e.live and token_in(e.name) == token and e.name not in sent}
-    return Queue(own, unrecorded=tuple(sorted(strays)))
+    return Queue(own, unrecorded=tuple(sorted(strays)), jobs=jobs)
 
 
 def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
     """Return ``campaign_status`` with the queue's state, tasks that run outside it, and tasks that broke off."""
     found = look(campaign)
     content = campaign_status(campaign, progress)
-    sent = own_jobs(campaign)
+    sent = found.jobs
     for entry in content["failed_tasks"]:
         job = _last_job(sent, entry["stage"], entry["index"])
         entry |= _from_slurm(job, found, entry["index"], Kind(entry["kind"]))
@@ -105,7 +107,7 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
 
 
 def _unfinished(
-    campaign: Campaign, progress: Progress, sent: list[SentJob], found: Queue
+    campaign: Campaign, progress: Progress, sent: Sequence[SentJob], found: Queue
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the tasks outside the queue that began and are not done: those that run, and those that broke off.
 
@@ -163,7 +165,7 @@ def _from_slurm(job: SentJob | None, found: Queue, index: int, kind: Kind) -> di
     return known | ({"kind": str(sign)} if sign is not None else {})
 
 
-def _last_job(sent: list[SentJob], stage: str, index: int) -> SentJob | None:
+def _last_job(sent: Sequence[SentJob], stage: str, index: int) -> SentJob | None:
     """Return the last job that was to do a task."""
     return next((job for job in reversed(sent) if job.stage == stage and index in job.tasks), None)
 
@@ -230,7 +232,7 @@ def cancel_jobs(campaign: Campaign) -> list[int]:
         The queue cannot be asked.
     """
     found = look_or_raise(campaign)
-    recorded = adopt(campaign, found.elements)
+    recorded = adopt(campaign, found)
     ids = sorted({e.job_id for e in found.elements if e.live and recorded[e.name].job_id == e.job_id})
     if ids:
         client.cancel(ids)
@@ -249,13 +251,13 @@ def told_unrecorded(campaign: Campaign, found: Queue) -> str:
     )
 
 
-def adopt(campaign: Campaign, elements: Sequence[client.Element]) -> dict[str, SentJob]:
+def adopt(campaign: Campaign, found: Queue) -> dict[str, SentJob]:
     """Return this folder's jobs by name, and record the id of a queued job that was sent without an answer.
 
     The id of a job whose name holds no token is not recorded, because another folder may have sent it.
     """
-    jobs = {job.name: job for job in own_jobs(campaign)}
-    for element in elements:
+    jobs = {job.name: job for job in found.jobs}
+    for element in found.elements:
         if element.live and jobs[element.name].job_id is None and token_in(element.name) is not None:
             note_sent(campaign.paths.jobs, element.name, element.job_id)
             jobs[element.name] = replace(jobs[element.name], job_id=element.job_id)

@@ -129,7 +129,7 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
     dropped = {i: _dropped(batched, int(dropped_by[i]), share[i]) for i in np.flatnonzero(unknown).tolist()}
     checks = [Caused(dropped, len(batched.batch)), *checks]
     figures["ppc_pvalue"] = _predictive(chains, batched, seeds)
-    labels, reasons = verdicts(checks, {**batched.failures, **chains.failures}, {})
+    labels, reasons = verdicts(checks, {**batched.failures, **chains.failures})
     misfit = figures["ppc_pvalue"] < limits.min_ppc_pvalue
     strange = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < limits.min_ood_pvalue
     flags = {"misfit": misfit, "unlike_simulations": strange, "mode_check_inconclusive": ~conclusive}

@@ -146,17 +146,18 @@ def mode_rules(limits: VerdictSection) -> list[Rule]:
     ]
 
 
-def verdicts(
-    checks: Sequence[Check | Caused], failures: Mapping[int, str], bad_data: Mapping[int, str]
-) -> tuple[list[str], list[str]]:
-    """Return verdict and reason of each data set; the reason names failed figures first, then those that pass."""
+def verdicts(checks: Sequence[Check | Caused], failures: Mapping[int, str]) -> tuple[list[str], list[str]]:
+    """Return verdict and reason of each data set; the reason names failed figures first, then those that pass.
+
+    The position of a data set without draws is in ``failures``, with the reason.
+    """
     passed = [check.passed for check in checks]
     count = len(passed[0])
     labels, reasons = [], []
     for i in range(count):
-        if i in bad_data or i in failures:
-            labels.append(Verdict.BAD_DATA if i in bad_data else Verdict.FAILED)
-            reasons.append(one_line(bad_data.get(i) or failures[i]))
+        if i in failures:
+            labels.append(Verdict.FAILED)
+            reasons.append(one_line(failures[i]))
             continue
         told = [(holds[i], check.sentence(i)) for check, holds in zip(checks, passed, strict=True)]
         failing = [sentence for holds, sentence in told if not holds]
