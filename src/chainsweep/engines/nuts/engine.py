@@ -144,8 +144,8 @@ class _Run:
         now = 0
         if resume is not None:
             now, self.seconds = int(resume["round"]), resume["seconds"].copy()
-            self.sampled = unpacked(_under("done/", resume))
-            self.guide = Guide(**_under("guide/", resume))
+            self.sampled = unpacked(_strip_prefix("done/", resume))
+            self.guide = Guide(**_strip_prefix("guide/", resume))
             self.failures = {i: str(reason) for i, reason in enumerate(resume["failures"]) if reason}
             self.begun, self.bits = 32 if resume["single"] else 64, resume["bits"].copy()
         else:
@@ -224,7 +224,7 @@ class _Run:
         width = self.lanes if resume is None else resume["lanes/member"].size
         batching = Batching(program, self._starts(open_sets, this.attempt), width, self._judge, this.attempt)
         if resume is not None:
-            batching.restore(_under("lanes/", resume))
+            batching.restore(_strip_prefix("lanes/", resume))
         rates = Rates(time.perf_counter(), len(batching.sampled), batching.spent)
         while not batching.finished:
             if batching.blocks and self.deadline():
@@ -375,5 +375,5 @@ class _Run:
         return {"trace": self.batched.constrain(z), "trace_burn_in": burn_in, "trace_thin": thin}
 
 
-def _under(prefix: str, state: Arrays) -> Arrays:
+def _strip_prefix(prefix: str, state: Arrays) -> Arrays:
     return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}

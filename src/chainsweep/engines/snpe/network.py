@@ -32,7 +32,7 @@ from chainsweep.engines.snpe.trainer import Trainer
 from chainsweep.engines.snpe.training_range import coverage_of
 from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem, observation
-from chainsweep.numerics.arrays import Arrays, prefixed, under
+from chainsweep.numerics.arrays import Arrays, strip_prefix, with_prefix
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -64,15 +64,15 @@ class Trained:
     def arrays(self) -> Arrays:
         """All arrays in one flat dictionary, as safetensors takes them."""
         return {
-            **prefixed("weights", self.weights),
-            **prefixed("encoder", self.encoder),
-            **prefixed("architecture", self.architecture),
-            **prefixed("space", self.space),
-            **prefixed("coverage", self.coverage),
-            **prefixed("calibration", self.calibration),
-            **prefixed("usual", self.usual),
-            **prefixed("dropping", self.dropping),
-            **prefixed("history", self.history),
+            **with_prefix("weights", self.weights),
+            **with_prefix("encoder", self.encoder),
+            **with_prefix("architecture", self.architecture),
+            **with_prefix("space", self.space),
+            **with_prefix("coverage", self.coverage),
+            **with_prefix("calibration", self.calibration),
+            **with_prefix("usual", self.usual),
+            **with_prefix("dropping", self.dropping),
+            **with_prefix("history", self.history),
         }
 
     @classmethod
@@ -84,7 +84,7 @@ class Trained:
         InputError
             An array group is missing: the file is not a trained network.
         """
-        groups = {name: under(name, arrays) for name in cls.__dataclass_fields__}
+        groups = {name: strip_prefix(name, arrays) for name in cls.__dataclass_fields__}
         missing = [name for name, group in groups.items() if not group]
         if missing:
             raise InputError(
@@ -228,7 +228,7 @@ def joined(members: Sequence[Trained], provider: Provider, seed: int, device: st
     sizes = replace(Architecture.from_arrays(first.architecture), members=len(members))
     weights: Arrays = {}
     for number, member in enumerate(members):
-        weights |= prefixed(str(number), member.weights)
+        weights |= with_prefix(str(number), member.weights)
     sampler = sampler_of(sizes, weights, device)
     held_out = usable_pairs(*provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
     return replace(
