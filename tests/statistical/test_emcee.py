@@ -418,7 +418,7 @@ def test_jumps_that_leave_out_the_proposal_density_are_caught_by_calibration(mon
 def test_jumps_fitted_anew_to_chains_are_calibrated(monkeypatch):
     """At every look at every chain, of which there are some more than usual."""
     monkeypatch.setattr("tests.statistical.test_emcee.ROUGH", ROUGH.model_copy(update={"tau": 300.0}))
-    monkeypatch.setattr(engine, "SLOW", np.inf)
+    monkeypatch.setattr(engine, "REFIT_BELOW", np.inf)
     monkeypatch.setattr(engine, "SLOW_AT", 0.0)
     refits = watch(monkeypatch, "relearned")
     assert pvalues(500, {"jump": 0.5, "de": 0.5}).min() > 0.005
@@ -484,7 +484,7 @@ def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack, stride
     """A deep search and refits in between, stops at every second of its blocks, and data sets that wait."""
     monkeypatch.setattr(engine, "DEEPEN_AT", 0.1 * stride)
     monkeypatch.setattr(engine, "FAR_FROM_DONE", np.inf)
-    monkeypatch.setattr(engine, "SLOW", np.inf)
+    monkeypatch.setattr(engine, "REFIT_BELOW", np.inf)
     monkeypatch.setattr(engine, "SLOW_AT", 0.1)
     deep, refits = watch(monkeypatch, "deepened"), watch(monkeypatch, "relearned")
     batch, settings = lines(3), changed(WAITING, moves=None, stack=stack)
@@ -511,7 +511,7 @@ def test_a_black_box_jumps_when_told(black_box):
     assert worst_z(chains, batch) < 4.5
 
 
-def test_a_hopeless_data_set_gives_up_early(problem):
+def test_a_data_set_that_cannot_finish_gives_up_early(problem):
     batch = lines(3)
     settings = changed(EmceeSettings(), walkers=8, moves={"stretch": 1.0}, max_steps=8000)
     chains = complete(problem, batch, settings, VerdictSection(tau=5000.0))

@@ -108,9 +108,9 @@ def test_an_accelerators_programs_give_what_a_processors_give(nz, monkeypatch):
         fitted = fit(keys(2), z, np.zeros((2, 300)), kernels, precision, 200)
         return [np.asarray(a) for a in (log_density(parts, z), draw(parts, keys(2), 400), *fitted)]
 
-    one_by_one = results()
+    sequential = results()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for ours, theirs in zip(one_by_one, results(), strict=True):
+    for ours, theirs in zip(sequential, results(), strict=True):
         assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
     jax.clear_caches()
 

@@ -32,7 +32,7 @@ from chainsweep.importance.target import Target, from_chains, from_modes, from_p
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.numerics.arrays import Arrays
 from chainsweep.numerics.factors import cholesky_factors
-from chainsweep.numerics.loops import one_by_one_here
+from chainsweep.numerics.loops import on_cpu
 from chainsweep.numerics.seeds import Seeds
 
 Floats = NDArray[np.float64]
@@ -112,7 +112,7 @@ class Guide:
         without weight cost nothing there. With ``wide`` True it is all components, with False as many as a quick search
         fits.
         """
-        all_of_them = (one_by_one_here() or self.wide[rows].any()) if wide is None else wide
+        all_of_them = (on_cpu() or self.wide[rows].any()) if wide is None else wide
         used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
@@ -324,7 +324,7 @@ def _padded(mixture: Mixture) -> Mixture:
 
 def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
     """The mixtures that ``function`` gives for the rows below ``count``, ``lanes`` of them at a time."""
-    parts = [function(np.unique(rows) if one_by_one_here() else rows) for rows in blocks_of(count, lanes)]
+    parts = [function(np.unique(rows) if on_cpu() else rows) for rows in blocks_of(count, lanes)]
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 

@@ -67,17 +67,17 @@ class ModeCheck:
         return ModeCheck(**{item.name: getattr(self, item.name)[positions] for item in fields(self)})
 
     @property
-    def sure_shift(self) -> Floats:
+    def significant_shift(self) -> Floats:
         """The value of ``shift`` minus ``ERRORS`` of its errors, at least 0; 0 where the check is inconclusive."""
         return np.where(self.conclusive, np.maximum(self.shift - ERRORS * self.shift_se, 0.0), 0.0)
 
     @property
-    def sure_mass(self) -> Floats:
+    def significant_mass(self) -> Floats:
         """The value of ``mass_outside`` minus ``ERRORS`` of its errors, at least 0; 0 where inconclusive."""
         return np.where(self.conclusive, np.maximum(self.mass_outside - ERRORS * self.mass_outside_se, 0.0), 0.0)
 
     @property
-    def sure_spread(self) -> Floats:
+    def significant_spread(self) -> Floats:
         """The absolute log of ``sd_ratio`` minus ``ERRORS`` of its errors, at least 0; 0 where inconclusive or NaN."""
         with np.errstate(divide="ignore", invalid="ignore"):
             excess = np.abs(np.log(self.sd_ratio)) - ERRORS * self.sd_se
@@ -95,7 +95,7 @@ class ModeCheck:
         self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = MODE_SPREAD
     ) -> NDArray[np.bool_]:
         """True where the chains conclusively lack posterior mass."""
-        return (self.sure_shift > shift) | (self.sure_mass > mass) | (self.sure_spread > spread)
+        return (self.significant_shift > shift) | (self.significant_mass > mass) | (self.significant_spread > spread)
 
 
 def mode_check(
@@ -137,7 +137,7 @@ class _Chain:
     """The chains of every data set: density, its lowest value at a draw, moments, and True where there are draws."""
 
     kernels: Mixture
-    loneliest: Floats
+    min_log_density: Floats
     moments: _Moments
     usable: NDArray[np.bool_]
 
@@ -172,7 +172,7 @@ def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, sett
     weights = normalised_weights(np.where(usable[:, None], weighted.log_weight, np.nan))
     exact = _moments(_parameters(batched, z), weights)
     shift, shift_se, sd_ratio, sd_se = _compare(chain.moments, exact)
-    outside = np.asarray(log_density(chain.kernels, z)) < chain.loneliest[:, None] - OUTSIDE_SLACK
+    outside = np.asarray(log_density(chain.kernels, z)) < chain.min_log_density[:, None] - OUTSIDE_SLACK
     mass = (weights * outside).sum(axis=1)
     return ModeCheck(
         shift=np.where(usable, shift, np.nan),

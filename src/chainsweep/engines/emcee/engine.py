@@ -3,7 +3,7 @@
 Every data set has at least two independent ensembles. Where importance sampling guides them (``importance/guide.py``)
 they start at draws chosen with tempered weights, and half their steps are jumps (``independence_move.py``);
 elsewhere they start from prior draws chosen by likelihood. Blocks of steps alternate with reviews of the chains:
-during burn-in, stranded walkers are moved to good places of their own ensemble; after it a data set is done when its
+during burn-in, stuck walkers are moved to good places of their own ensemble; after it a data set is done when its
 kept steps, in autocorrelation times, R-hat between its ensembles and its effective sample size meet ``[verdict]``, or
 at ``max_steps``; then it leaves the stack, and a waiting data set takes its place. The jumps of a slow data set are
 fitted again to the draws of its chains, and its burn-in begins again.
@@ -25,7 +25,7 @@ from chainsweep.data.collection import Batch
 from chainsweep.engines.base import NO_INPUTS, Deadline, Inputs, Outcome, Sink, Status
 from chainsweep.engines.emcee.chain import LEAST_STEPS, MOST_DRAWS, Assessment, Info, Results, assess
 from chainsweep.engines.emcee.entry import EMCEE
-from chainsweep.engines.emcee.initial_walkers import islands, rescue, start_walkers
+from chainsweep.engines.emcee.initial_walkers import reposition_stuck, start_walkers, stuck_walkers
 from chainsweep.engines.emcee.settings import EmceeSettings as Settings
 from chainsweep.engines.emcee.stack import JUMP, Stack, State, Sweep
 from chainsweep.importance.guide import DESCENTS, Guide, deepened, joined, relearned, search
@@ -45,14 +45,15 @@ DEEPEN_AT = 0.05
 FAR_FROM_DONE = 0.2
 """A data set is far from done while it has less than this part of the autocorrelation times that it needs."""
 
-SLOW_AT, SLOW, REFITS = 0.03, 0.4, 3
-"""A data set is slow if, ``SLOW_AT`` of its budget after its burn-in, it has less than ``SLOW`` of the autocorrelation
-times that it needs. Its jumps are then fitted again to the draws of its chains, at most ``REFITS`` times."""
+REFIT_AT, REFIT_BELOW, REFITS = 0.03, 0.4, 3
+"""A data set is slow if, ``REFIT_AT`` of its budget after its burn-in, it has less than ``REFIT_BELOW`` of the
+autocorrelation times that it needs. Its jumps are then fitted again to the draws of its chains, at most ``REFITS``
+times."""
 
-HOPELESS_STEPS, HOPELESS_AT = 1000, 0.15
-HOPELESS = 0.8
-"""A data set ends early if, at its present pace, it would have less than ``HOPELESS`` of the autocorrelation times that
-it needs at the end of its budget. This is judged after ``HOPELESS_STEPS`` steps and after ``HOPELESS_AT`` of the
+FINISH_STEPS, FINISH_AT = 1000, 0.15
+CANNOT_FINISH = 0.8
+"""A data set ends early if, at its present pace, it would have less than ``CANNOT_FINISH`` of the autocorrelation times
+that it needs at the end of its budget. This is judged after ``FINISH_STEPS`` steps and after ``FINISH_AT`` of the
 budget, whichever is later."""
 
 CHECKPOINT_SHARE = 0.05
@@ -192,12 +193,12 @@ def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Flo
 
 
 def _review(state: State, results: Results, sweep: Sweep) -> bool:
-    """Move stranded walkers after a block, and remove the data sets that are done or have failed.
+    """Move stuck walkers after a block, and remove the data sets that are done or have failed.
 
     Returns True if data sets that stay got other jumps, because they are slow or far from done.
     """
     settings, limits = sweep.settings, sweep.limits
-    stays, lags, slow = (np.full(len(state.positions), value) for value in (True, False, False))
+    stays, needs_deep_search, needs_refit = (np.full(len(state.positions), value) for value in (True, False, False))
     inside = state.inside
     for row, step in zip(inside.tolist(), state.steps(inside).tolist(), strict=True):
         last = step >= settings.max_steps
@@ -208,7 +209,7 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
             continue
         if not state.settled[row]:
             # In the second half of the budget no walker is moved.
-            moved = 0 if step > settings.max_steps // 2 else _rescue(state, row, step, sweep)
+            moved = 0 if step > settings.max_steps // 2 else _reposition_stuck(state, row, step, sweep)
             state.moved[row] += moved
             state.settled[row] = moved == 0
             if moved:
@@ -216,24 +217,27 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
         if state.settled[row] or last:
             theta, log_prob = state.chains[row].after(int(state.burn_in[row]))
             assessment = assess(theta, log_prob, limits, final=last)
-            if not last and _hopeless(assessment, step, int(state.burn_in[row]), sweep):
+            if not last and _cannot_finish(assessment, step, int(state.burn_in[row]), sweep):
                 last, assessment = True, assess(theta, log_prob, limits, final=True)
             if assessment.passed or last:
                 _finish(state, results, sweep, row, step, assessment)
                 stays[row] = False
             elif state.guide is not None and sweep.problem.has_jax_likelihood:
                 # ``not >`` holds where the ratio is NaN too.
-                far, behind = (not assessment.kept_over_tau > x * limits.tau for x in (FAR_FROM_DONE, SLOW))
-                lags[row] = far and not state.guide.deep[row] and step >= DEEPEN_AT * settings.max_steps
+                far, behind = (not assessment.kept_over_tau > x * limits.tau for x in (FAR_FROM_DONE, REFIT_BELOW))
+                needs_deep_search[row] = far and not state.guide.deep[row] and step >= DEEPEN_AT * settings.max_steps
                 since = step - int(state.burn_in[row])
-                slow[row] = behind and state.guide.refits[row] < REFITS and since >= SLOW_AT * settings.max_steps
+                needs_refit[row] = (
+                    behind and state.guide.refits[row] < REFITS and since >= REFIT_AT * settings.max_steps
+                )
     state.keep(stays)
-    lagging, refitting = np.flatnonzero(lags[stays]), np.flatnonzero((slow & ~lags)[stays])
-    if lagging.size:
-        _deepen(state, lagging, sweep)
+    deepening = np.flatnonzero(needs_deep_search[stays])
+    refitting = np.flatnonzero((needs_refit & ~needs_deep_search)[stays])
+    if deepening.size:
+        _deepen(state, deepening, sweep)
     if refitting.size:
         _relearn(state, refitting, sweep)
-    return bool(lagging.size + refitting.size)
+    return bool(deepening.size + refitting.size)
 
 
 def _relearn(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
@@ -257,16 +261,16 @@ def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
     state.burn_in[rows] = state.steps(rows)
 
 
-def _hopeless(assessment: Assessment, step: int, burn_in: int, sweep: Sweep) -> bool:
+def _cannot_finish(assessment: Assessment, step: int, burn_in: int, sweep: Sweep) -> bool:
     """Return True if the rest of the budget will not give enough autocorrelation times at the present pace.
 
     Autocorrelation times of short chains are estimated too short, so this rather lets a data set go on.
     """
     budget = sweep.settings.max_steps
-    if step < max(HOPELESS_STEPS, HOPELESS_AT * budget) or not np.isfinite(assessment.kept_over_tau):
+    if step < max(FINISH_STEPS, FINISH_AT * budget) or not np.isfinite(assessment.kept_over_tau):
         return False
     in_the_end = assessment.kept_over_tau * (budget - burn_in) / (step - burn_in)
-    return bool(in_the_end < HOPELESS * sweep.limits.tau)
+    return bool(in_the_end < CANNOT_FINISH * sweep.limits.tau)
 
 
 def is_due(step: int, block: int) -> bool:
@@ -275,21 +279,21 @@ def is_due(step: int, block: int) -> bool:
     return rest == 0 and blocks > 1 and blocks % (1 << max(0, blocks.bit_length() - 4)) == 0
 
 
-def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:
-    """Move the stranded walkers of one data set, each within its ensemble; return their number."""
+def _reposition_stuck(state: State, row: int, step: int, sweep: Sweep) -> int:
+    """Move the stuck walkers of one data set, each within its ensemble; return their number."""
     since = max(int(state.burn_in[row]), step - max(sweep.settings.tuning.check_every // 2, 1))
     theta, log_prob = state.chains[row].after(since)
     if len(theta) == 0:
         return 0
     dataset_id, moved = sweep.batch.ids[state.positions[row]], 0
     for ensemble in range(theta.shape[1]):
-        stranded = islands(theta[:, ensemble], log_prob[:, ensemble])
-        if stranded.any():
+        stuck = stuck_walkers(theta[:, ensemble], log_prob[:, ensemble])
+        if stuck.any():
             rng = sweep.seeds.generator(dataset_id, f"rescue {step}", ensemble)
-            points, densities = rescue(theta[:, ensemble], log_prob[:, ensemble], stranded, rng)
-            state.coords[row, ensemble, stranded] = points
-            state.log_prob[row, ensemble, stranded] = densities
-            moved += int(stranded.sum())
+            points, densities = reposition_stuck(theta[:, ensemble], log_prob[:, ensemble], stuck, rng)
+            state.coords[row, ensemble, stuck] = points
+            state.log_prob[row, ensemble, stuck] = densities
+            moved += int(stuck.sum())
     return moved
 
 

@@ -25,7 +25,7 @@ from chainsweep.engines.emcee.moves import GroupStreams
 from chainsweep.importance.guide import Guide
 from chainsweep.importance.mixture_density import Prepared, prepared, random_numbers
 from chainsweep.model.problem import Observation, Problem
-from chainsweep.numerics.loops import apart, one_by_one, one_by_one_here
+from chainsweep.numerics.loops import isolated, on_cpu, scan_rows
 from chainsweep.numerics.random_numbers import uniforms
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ class JumpMove(Move):
         every = np.pad(np.arange(self.count), (0, filling), mode="edge")
         # The other data sets may not change a sum, so each one has the number of components of its own kind of mixture.
         self.kinds = [
-            (rows, JUMPS[wide], _prepared(guide.jumps(every, wide or one_by_one_here())))
+            (rows, JUMPS[wide], _prepared(guide.jumps(every, wide or on_cpu())))
             for wide in (False, True)
             if (rows := np.flatnonzero(guide.wide == wide)).size
         ]
@@ -132,10 +132,10 @@ def _jump(
     def one(step: Any, theta: Any, here: Any, mixture: Prepared, obs: Observation, key: Any) -> Any:
         proposed = _proposals(problem, jumps, step, theta, mixture, obs, key)
         points = proposed.points.reshape(-1, theta.shape[1])
-        density = apart(partial(log_density_one, problem), points, obs)
+        density = isolated(partial(log_density_one, problem), points, obs)
         return _accepted(theta, here, proposed, density.reshape(proposed.log_q.shape))
 
-    return one_by_one(one, at.rows, at.count, (at.steps, *walkers), (mixture, observations, keys))
+    return scan_rows(one, at.rows, at.count, (at.steps, *walkers), (mixture, observations, keys))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -144,7 +144,7 @@ def _propose(
 ) -> Proposals:
     """Return ``Proposals`` for each data set of ``at``; zeros in the other rows."""
     datasets = mixture, observations, keys
-    return one_by_one(partial(_proposals, problem, jumps), at.rows, at.count, (at.steps, theta), datasets)
+    return scan_rows(partial(_proposals, problem, jumps), at.rows, at.count, (at.steps, theta), datasets)
 
 
 def _proposals(
@@ -161,10 +161,10 @@ def _proposals(
         return jax.vmap(problem.constrain_with_jacobian, in_axes=(0, None))(z, obs)
 
     for_draws, for_choices = jax.random.split(jax.random.fold_in(key, step))
-    drawn = apart(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
-    z = jnp.concatenate([drawn, apart(unconstrained, theta)])
-    points, log_jacobian = apart(constrained, z)
-    log_q = apart(mixture.log_density, z) - log_jacobian
+    drawn = isolated(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
+    z = jnp.concatenate([drawn, isolated(unconstrained, theta)])
+    points, log_jacobian = isolated(constrained, z)
+    log_q = isolated(mixture.log_density, z) - log_jacobian
     log_uniform = jnp.log(uniforms(for_choices, count)).reshape(shape)
     return Proposals(points[:count].reshape(*shape, ndim), log_q[:count].reshape(shape), log_uniform, log_q[count:])
 

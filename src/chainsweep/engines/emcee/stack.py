@@ -58,7 +58,7 @@ class State:
     ``now`` counts the steps of the whole stack. ``positions`` ``(dataset,)`` are those in the batch; ``coords``
     ``(dataset, ensemble, walker, ndim)`` are the walkers and ``log_prob`` their log densities; ``entered``
     ``(dataset,)`` is the step of the stack at which a data set came in, ``WAITING`` before; ``burn_in`` ``(dataset,)``
-    is its own step at which stranded walkers were last moved, or jumps fitted again; ``settled`` ``(dataset,)`` is True
+    is its own step at which stuck walkers were last moved, or jumps fitted again; ``settled`` ``(dataset,)`` is True
     once no walkers will be moved any more; ``accepted`` ``(dataset, ensemble)`` counts moves and ``moved``
     ``(dataset,)`` moved walkers; ``chains`` has one entry for each data set; ``guide`` is that of all of them, None
     where there are no jumps.

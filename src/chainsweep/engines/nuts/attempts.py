@@ -13,7 +13,7 @@ from chainsweep.engines.nuts.kernels import Algorithm, Bits
 from chainsweep.engines.nuts.settings import NutsSettings as Settings
 from chainsweep.importance.guide import DEEP_FIT
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.loops import one_by_one_here
+from chainsweep.numerics.loops import on_cpu
 
 Floats = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ def lanes_of(problem: Problem, batch: Batch, settings: Settings) -> int:
     lanes as data sets in ``batch``.
     """
     lanes = settings.tuning.lanes or lanes_that_fit(device_memory(), lane_bytes(problem, batch, settings))
-    return lanes if one_by_one_here() else min(len(batch), lanes)
+    return lanes if on_cpu() else min(len(batch), lanes)
 
 
 def lane_bytes(problem: Problem, batch: Batch, settings: Settings) -> int:

@@ -41,7 +41,7 @@ from chainsweep.importance.target import CHAIN_COMPONENTS
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 from chainsweep.numerics.arrays import Arrays
-from chainsweep.numerics.loops import one_by_one_here
+from chainsweep.numerics.loops import on_cpu
 from chainsweep.numerics.seeds import Seeds
 
 Floats = NDArray[np.float64]
@@ -121,7 +121,7 @@ class _Run:
         self.bits = np.full(len(batch), self.begun, np.int64)
 
     def execute(self, resume: Arrays | None) -> Outcome:
-        if not one_by_one_here() or self.begun == 32:
+        if not on_cpu() or self.begun == 32:
             return self._execute(resume)
         # While XLA compiles the largest programs on another core, the search runs here. Only this thread traces models,
         # because all threads share NumPyro's stack of handlers.

@@ -24,7 +24,7 @@ from numpyro.infer.hmc_util import euclidean_kinetic_energy
 from chainsweep.engines.nuts.settings import NutsSettings
 from chainsweep.importance.mixture_density import Prepared, picked, random_numbers
 from chainsweep.model.problem import Observation, Problem
-from chainsweep.numerics.loops import apart, of_lanes, traced_once, zeros_like_result
+from chainsweep.numerics.loops import isolated, traced_once, vmap_active, zeros_like_result
 
 Floats = NDArray[np.float64]
 Algorithm = Literal["hmc", "nuts"]
@@ -138,7 +138,7 @@ class Kernels:
 
     def _initialise_lanes(self, state: Any, w: Any, keys: Any, lanes: Lanes, rows: Any, count: Any) -> Any:
         """Return ``state`` with new chains at ``w`` ``(lane, chain, n)`` in the first ``count`` lanes of ``rows``."""
-        return of_lanes(self._initialise, (w, keys, lanes), rows, count, state)
+        return vmap_active(self._initialise, (w, keys, lanes), rows, count, state)
 
     def _advance_lanes(self, state: Any, lanes: Lanes, rows: Any, count: Any) -> tuple[Any, Any]:
         """Advance the first ``count`` of the lanes ``rows`` by a block of iterations.
@@ -147,7 +147,7 @@ class Kernels:
         """
         advance = traced_once(self._advance_lane)
         _, met = zeros_like_result(jax.vmap(advance), state, lanes)
-        return of_lanes(advance, (state, lanes), rows, count, (state, met))
+        return vmap_active(advance, (state, lanes), rows, count, (state, met))
 
     def _advance_lane(self, state: Any, lane: Lanes) -> tuple[Any, Any]:
         proposals = self._proposals(state.rng_key, lane) if self.jumps else None
@@ -223,8 +223,8 @@ def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int,
     """Proposals of jumps, an array of them of shape ``shape``."""
     for_draws, for_choices = jax.random.split(key)
     count = int(np.prod(shape))
-    w = apart(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
-    log_proposal = apart(mixture.log_density, w)
+    w = isolated(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
+    log_proposal = isolated(mixture.log_density, w)
     log_weight = -jax.vmap(potential)(w) - log_proposal
     # A proposal at which the mixture's density underflows is never accepted.
     log_weight = jnp.where(jnp.isnan(log_weight) | jnp.isneginf(log_proposal), -jnp.inf, log_weight)

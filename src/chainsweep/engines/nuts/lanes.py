@@ -35,7 +35,7 @@ FIRST_LOOK = 200
 """The draws of each chain after which a data set is first judged, and leaves if it needs far more than there can be."""
 LEAST_DRAWS = 1000
 """The draws of each chain before a data set may pass: shorter chains may all have missed the same tail so far."""
-HOPELESS = 3.0
+CANNOT_FINISH = 3.0
 """A data set that needs more than this factor times the most draws leaves at once: another attempt is cheaper."""
 EMPTY = -1
 
@@ -225,7 +225,11 @@ class Batching:
             factor, good = self.judge(self.z[lanes, :, :length], self.stats["diverging"][lanes, :, :length])
             least = min(LEAST_DRAWS, self.program.draws)
             for lane, longer, passed in zip(lanes, np.where(good, least / length, factor), good, strict=True):
-                if longer <= 1.0 or length >= self.program.draws or longer * length > HOPELESS * self.program.draws:
+                if (
+                    longer <= 1.0
+                    or length >= self.program.draws
+                    or longer * length > CANNOT_FINISH * self.program.draws
+                ):
                     self.sampled[int(self.member[lane])] = self._taken(int(lane), int(length), bool(passed))
                     self.member[lane] = EMPTY
                 else:

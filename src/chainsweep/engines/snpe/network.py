@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.calibration import Finding, worst
 from chainsweep.diagnostics.dropping import BY_DESIGN, Dropping
-from chainsweep.engines.snpe.calibration import findings_of, levels_of, strangeness, usual_summaries
+from chainsweep.engines.snpe.calibration import findings_of, levels_of, ood_test, reference_summaries
 from chainsweep.engines.snpe.dropped import dropped_in, dropping_of, unseen_designs
 from chainsweep.engines.snpe.encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe.estimator import ATTENTION_LAYERS, ESTIMATORS, Architecture, Ensemble, Sampler, sampler_of
@@ -55,7 +55,7 @@ class Trained:
     calibration: Arrays
     """The levels of the truths of held-out simulations, see `calibration.levels_of`."""
     usual: Arrays
-    """The distribution of the summaries of held-out simulations, see `calibration.usual_summaries`."""
+    """The distribution of the summaries of held-out simulations, see `calibration.reference_summaries`."""
     dropping: Arrays
     """The record of simulations that it could not learn from, see `dropped.record_of_bank`."""
     history: Arrays
@@ -178,9 +178,9 @@ class Network:
         w, log_scale = self.space.take(rows).to_working(z)
         return self.sampler.log_prob(self._filled()[rows], w) + log_scale
 
-    def strangeness(self) -> tuple[Floats, Floats]:
+    def ood_test(self) -> tuple[Floats, Floats]:
         """The distance of the learned summary from those of simulations, and the share farther out, ``(dataset,)``."""
-        return strangeness(self.sampler, self._filled(), self.usual)
+        return ood_test(self.sampler, self._filled(), self.usual)
 
     def _filled(self) -> NDArray[np.float32]:
         return np.where(self.usable[:, None], self.packed, 1.0).astype(np.float32)
@@ -216,7 +216,7 @@ def finish(
         space=space,
         coverage=coverage_of(problem, batches) | {GRID: np.array(encoder.features.layout.grid)},
         calibration=levels_of(sampler, trainer.held_out, trainer.seed),
-        usual=usual_summaries(sampler, trainer.provider.typical()),
+        usual=reference_summaries(sampler, trainer.provider.typical()),
         dropping=dropping,
         history=history | {"skipped": np.array(trainer.progress.skipped), "dropped": np.array(dropped_in(dropping))},
     )
@@ -236,7 +236,7 @@ def joined(members: Sequence[Trained], provider: Provider, seed: int, device: st
         weights=weights,
         architecture=sizes.arrays(),
         calibration=levels_of(sampler, held_out, seed),
-        usual=usual_summaries(sampler, provider.typical()),
+        usual=reference_summaries(sampler, provider.typical()),
     )
 
 
