@@ -2,9 +2,9 @@ r"""Adaptive importance sampling of many data sets at once, with weights that ar
 
 Each round fits a Student-t mixture to everything found so far, draws from::
 
-    q(z) = fit share * fit(z) + broad share * broad(z) + known share * known(z)
+    q(z) = fit share * fit(z) + defensive share * defensive(z) + mode share * modes(z)
 
-(``broad`` has the size of the prior, ``known`` holds modes that must never be lost) and weighs the draws with the
+(``defensive`` has the size of the prior, ``modes`` holds modes that must never be lost) and weighs the draws with the
 target's exact density, :math:`w = p(z) / q(z)`. The result is the *last round alone*: given the rounds before it
 its draws are independent and its proposal is a known density, so the mean weight is an unbiased evidence and
 Pareto's k-hat is valid. Weights over all rounds (the balance heuristic) would carry more effective draws
@@ -38,8 +38,8 @@ Positions = NDArray[np.int64]
 
 WIDER = 1.5
 """The scale of a kernel around all draws, relative to that of the draws."""
-FIRST_BROAD_SHARE = 0.2
-"""The broad share of a first round that draws from the known mixture before one is fitted."""
+FIRST_DEFENSIVE_SHARE = 0.2
+"""The defensive share of a first round that draws from the modes before one is fitted."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Settings:
     """The number of resampled points that a mixture is fitted to."""
     effective: float = 300.0
     """Weights are tempered to this many effective points while they are degenerate."""
-    broad_share: float = 0.15
-    known_share: float = 0.05
+    defensive_share: float = 0.15
+    mode_share: float = 0.05
     wide_share: float = 0.0
     """The share of the fit that is one kernel around all its points, `WIDER` times as wide as they are, so that the
     weights have no heavy tail there."""
@@ -186,14 +186,14 @@ def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.b
 
 def _standing(start: Start, positions: Positions, settings: Settings, first: bool) -> tuple[Mixture, float]:
     """The part of the proposal that is not fitted, and its share."""
-    broad = Mixture(*(np.asarray(array)[positions] for array in start.broad))
-    if start.known is None:
-        return broad, settings.broad_share
-    known = Mixture(*(np.asarray(array)[positions] for array in start.known))
+    defensive = Mixture(*(np.asarray(array)[positions] for array in start.defensive))
+    if start.mode_components is None:
+        return defensive, settings.defensive_share
+    modes = Mixture(*(np.asarray(array)[positions] for array in start.mode_components))
     if first:
-        return combine((FIRST_BROAD_SHARE, broad), (1.0 - FIRST_BROAD_SHARE, known)), 1.0
-    total = settings.broad_share + settings.known_share
-    return combine((settings.broad_share, broad), (settings.known_share, known)), total
+        return combine((FIRST_DEFENSIVE_SHARE, defensive), (1.0 - FIRST_DEFENSIVE_SHARE, modes)), 1.0
+    total = settings.defensive_share + settings.mode_share
+    return combine((settings.defensive_share, defensive), (settings.mode_share, modes)), total
 
 
 def _fitted(target: Target, pool: _Pool, keys: NDArray[np.uint32], positions: Positions, settings: Settings) -> Mixture:

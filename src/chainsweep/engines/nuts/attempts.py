@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chainsweep.data.collection import Batch
 from chainsweep.engines.nuts.kernels import Algorithm, Bits
 from chainsweep.engines.nuts.settings import NutsSettings as Settings
-from chainsweep.importance.guide import DEEP_FIT
+from chainsweep.importance.global_proposal import DEEP_FIT
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.loops import on_cpu
 
@@ -41,9 +41,9 @@ class Round(NamedTuple):
 def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
     """The rounds of a run in their order, where data sets begin with the precision ``bits``.
 
-    ``auto`` takes HMC where weighted draws guide the chains, and NUTS, which finds its own trajectory lengths, where
-    none do. Double precision follows single, for the data sets for which single is too coarse. After the first attempt
-    all data sets have a deep search.
+    ``auto`` takes HMC where weighted draws give the chains a global proposal, and NUTS, which finds its own trajectory
+    lengths, where none do. Double precision follows single, for the data sets for which single is too coarse. After the
+    first attempt all data sets have a deep search.
     """
     algorithms: tuple[Algorithm, ...] = ("hmc", "nuts") if settings.algorithm == "auto" else (settings.algorithm,)
     widths: tuple[Bits, ...] = (32, 64) if bits == 32 else (64,)

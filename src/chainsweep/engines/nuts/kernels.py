@@ -1,7 +1,7 @@
 r"""The compiled programs of one attempt: NumPyro's kernels over chains and data sets, in whitened coordinates.
 
-After each transition of NumPyro's kernel a chain tries to *jump*: independence Metropolis steps whose proposals come
-from a mixture :math:`q` that follows the posterior (``importance/guide.py``), accepted with probability
+After each transition of NumPyro's kernel a chain makes independence Metropolis steps, whose proposals come
+from a mixture :math:`q` that follows the posterior (``importance/global_proposal.py``), accepted with probability
 :math:`\min(1, p(w') q(w) / p(w) q(w'))`. Either step leaves the exact density as it is; together they cross ridges and
 gaps where trajectories alone would need thousands of gradients.
 
@@ -36,7 +36,7 @@ HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
 JITTER = 0.3
 """Step sizes of HMC vary by this share, evenly, so that no trajectory closes on itself."""
 
-JITTER_STREAM, JUMP_STREAM, LOCAL_STREAM = 1 << 20, 1 << 21, 1 << 22
+JITTER_STREAM, INDEPENDENCE_STREAM, LOCAL_STREAM = 1 << 20, 1 << 21, 1 << 22
 """Numbers folded into a chain's key, far from the small ones that the kernel's own ``split`` uses: folding in 1 gives
 the second part of a split."""
 LOCAL_SCALE = (np.log(0.2), np.log(2.4))
@@ -45,16 +45,16 @@ the dimension."""
 
 
 class Lanes(NamedTuple):
-    """The inputs of the lanes of one compiled call: a data set for each, its whitening, and its jumps.
+    """The inputs of the lanes of one compiled call: a data set for each, its whitening, and its global proposal.
 
-    ``center`` ``(lane, n)`` and ``factor`` ``(lane, n, n)``: unconstrained ``z = center + factor @ w``. ``jumps`` is a
-    mixture in ``w``.
+    ``center`` ``(lane, n)`` and ``factor`` ``(lane, n, n)``: unconstrained ``z = center + factor @ w``. ``proposal`` is
+    a mixture in ``w``.
     """
 
     observations: Observation
     center: Any
     factor: Any
-    jumps: Prepared
+    proposal: Prepared
 
 
 class Program:
@@ -86,7 +86,7 @@ class Kernels:
     def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, bits: Bits) -> None:
         self.problem, self.bits = problem, bits
         self.fixed = algorithm == "hmc"
-        self.jumps = settings.tuning.jumps
+        self.independence_steps = settings.tuning.jumps
         self.block = self.adapt = min(settings.tuning.block, settings.warmup // 4)
         self.depth = settings.tuning.max_tree_depth
         self.steps = settings.tuning.hmc_steps if self.fixed else None
@@ -150,18 +150,18 @@ class Kernels:
         return vmap_active(advance, (state, lanes), rows, count, (state, met))
 
     def _advance_lane(self, state: Any, lane: Lanes) -> tuple[Any, Any]:
-        proposals = self._proposals(state.rng_key, lane) if self.jumps else None
+        proposals = self._proposals(state.rng_key, lane) if self.independence_steps else None
         return jax.vmap(self._advance, in_axes=(0, None, 0))(state, lane, proposals)
 
     def _proposals(self, keys: Any, lane: Lanes) -> Proposals:
-        """All proposals of a block, ``(chain, iteration, jump)``, at once, because none depends on where a chain is."""
+        """All proposals of a block, ``(chain, iteration, step)``, at once, because none depends on where a chain is."""
 
         def of_chain(key: Any) -> Proposals:
             return proposed(
                 lambda w: self._potential(w, lane),
-                lane.jumps,
-                jax.random.fold_in(key, JUMP_STREAM),
-                (self.block, self.jumps),
+                lane.proposal,
+                jax.random.fold_in(key, INDEPENDENCE_STREAM),
+                (self.block, self.independence_steps),
             )
 
         return jax.vmap(of_chain)(keys)
@@ -171,28 +171,28 @@ class Kernels:
         # made again inside the trace; the compiler removes the unused initial state.
         _, sample = self._kernel(state.z, state.rng_key, lane)
 
-        def step(old: Any, jumps: Proposals | None) -> tuple[Any, tuple]:
+        def step(old: Any, proposals: Proposals | None) -> tuple[Any, tuple]:
             new = sample(_jittered(old) if self.fixed else old, (), {})
             if self.fixed:
                 adapting = old.i < self.adapt
                 size = jnp.where(adapting, new.adapt_state.step_size, old.adapt_state.step_size)
                 new = new._replace(adapt_state=new.adapt_state._replace(step_size=size))
-            if jumps is not None:
-                new = self._jump(new, lane, jumps)
+            if proposals is not None:
+                new = self._independence_steps(new, lane, proposals)
             return new, (new.z, new.potential_energy, new.diverging, new.accept_prob, new.num_steps)
 
         return jax.lax.scan(step, state, proposals, length=self.block)
 
-    def _jump(self, state: Any, lane: Lanes, jumps: Proposals) -> Any:
-        """Make a step within a component, then the jumps of one iteration; return the new state."""
+    def _independence_steps(self, state: Any, lane: Lanes, proposals: Proposals) -> Any:
+        """Make a step within a component, then the independence steps of one iteration; return the new state."""
 
         def potential(w: Any) -> Any:
             return self._potential(w, lane)
 
         key = jax.random.fold_in(state.rng_key, LOCAL_STREAM)
-        here = Standing(state.z, state.potential_energy, lane.jumps.parts(state.z))
-        here = stepped_within(potential, lane.jumps, here, key)
-        w = jumped(here, jumps)
+        here = Place(state.z, state.potential_energy, lane.proposal.parts(state.z))
+        here = stepped_within(potential, lane.proposal, here, key)
+        w = after_independence_steps(here, proposals)
         moved = jnp.any(w != state.z)
         energy, gradient = jax.value_and_grad(potential)(w)
         end = {"z": w, "potential_energy": energy, "z_grad": gradient}
@@ -211,7 +211,7 @@ class Proposals(NamedTuple):
     log_uniform: Any
 
 
-class Standing(NamedTuple):
+class Place(NamedTuple):
     """The place of a chain: ``w``, its potential, and the density of each component of the mixture there."""
 
     w: Any
@@ -220,7 +220,7 @@ class Standing(NamedTuple):
 
 
 def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int, ...]) -> Proposals:
-    """Proposals of jumps, an array of them of shape ``shape``."""
+    """Independent draws of the mixture and their weights, an array of them of shape ``shape``."""
     for_draws, for_choices = jax.random.split(key)
     count = int(np.prod(shape))
     w = isolated(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
@@ -232,21 +232,21 @@ def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int,
     return Proposals(w.reshape(*shape, -1), log_weight.reshape(shape), log_uniform.reshape(shape))
 
 
-def jumped(here: Standing, jumps: Proposals) -> Any:
-    """The ``w`` of a chain after independence Metropolis steps to ``jumps`` ``(jump,)``, one after the other."""
+def after_independence_steps(here: Place, proposals: Proposals) -> Any:
+    """The ``w`` of a chain after independence Metropolis steps to ``proposals`` ``(step,)``, one after the other."""
 
-    def step(best: tuple[Any, Any], jump: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], None]:
-        number, log_weight, log_uniform = jump
+    def step(best: tuple[Any, Any], proposal: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], None]:
+        number, log_weight, log_uniform = proposal
         taken = log_uniform < log_weight - best[1]
         return (jnp.where(taken, number, best[0]), jnp.where(taken, log_weight, best[1])), None
 
-    numbers = jnp.arange(jumps.log_weight.shape[0])
+    numbers = jnp.arange(proposals.log_weight.shape[0])
     start = -1, -here.potential - jnp.log(here.parts.sum())
-    (last, _), _ = jax.lax.scan(step, start, (numbers, jumps.log_weight, jumps.log_uniform))
-    return jnp.where(last < 0, here.w, jumps.w[last])
+    (last, _), _ = jax.lax.scan(step, start, (numbers, proposals.log_weight, proposals.log_uniform))
+    return jnp.where(last < 0, here.w, proposals.w[last])
 
 
-def stepped_within(potential: Callable, mixture: Prepared, here: Standing, key: Any) -> Standing:
+def stepped_within(potential: Callable, mixture: Prepared, here: Place, key: Any) -> Place:
     """Make a random-walk Metropolis step in the scale of a component of the mixture; return the new place.
 
     The component ``k`` is drawn with the probability ``r_k(w)``, its share of the mixture's density at the chain, so
@@ -258,7 +258,7 @@ def stepped_within(potential: Callable, mixture: Prepared, here: Standing, key: 
     k = picked(cumulated, choices[0])
     size = jnp.exp(LOCAL_SCALE[0] + (LOCAL_SCALE[1] - LOCAL_SCALE[0]) * choices[1]) / np.sqrt(here.w.size)
     w = here.w + mixture.chol[k] @ jax.random.normal(for_noise, here.w.shape) * size
-    there = Standing(w, potential(w), mixture.parts(w))
+    there = Place(w, potential(w), mixture.parts(w))
     share_here, share_there = (jnp.log(s.parts[k]) - jnp.log(s.parts.sum()) for s in (here, there))
     ratio = here.potential - there.potential + share_there - share_here
     taken = jnp.log(choices[2]) < jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.engines.nuts.kernels import Kernels, Lanes, Program, with_pooled_steps
-from chainsweep.importance.guide import whitened
+from chainsweep.importance.global_proposal import whitened
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.model.problem import Observation
 from chainsweep.numerics.arrays import Arrays
@@ -45,8 +45,8 @@ class Starts:
     """The data sets of an attempt: the function ``observations``, and arrays whose first axis is the data set.
 
     ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``z`` ``(chain, n)`` are the unconstrained starts; ``keys``
-    are ``(phase, chain, 2)``; ``jumps`` is the mixture of the jumps, unconstrained. A data set with ``scouted`` has its
-    metric, and needs no scouts. ``step_share`` is the factor on the adapted step size.
+    are ``(phase, chain, 2)``; ``proposal`` is the mixture of the independence steps, unconstrained. A data set with
+    ``scouted`` has its metric, and needs no scouts. ``step_share`` is the factor on the adapted step size.
     """
 
     observations: Callable[[Counts], Observation]
@@ -54,7 +54,7 @@ class Starts:
     factor: Floats
     z: Floats
     keys: NDArray[np.uint32]
-    jumps: Mixture
+    proposal: Mixture
     scouted: NDArray[np.bool_]
     step_share: Floats
 
@@ -171,15 +171,15 @@ class Batching:
         return np.pad(lanes, (0, len(self.member) - lanes.size)), np.asarray(lanes.size)
 
     def _bind(self) -> Counts:
-        """Set the observations, metrics and jumps of the lanes for the program; return the data set of each lane.
+        """Set the observations, metrics and proposals of the lanes for the program; return the data set of each lane.
 
         Idle lanes repeat a data set: every call has one shape, and their results are dropped.
         """
         members = np.where(self.member == EMPTY, self.member.max(), self.member).clip(0)
-        jumps = Mixture(*(part[members] for part in self.starts.jumps))
-        jumps = whitened(jumps, self.center, np.linalg.inv(self.factor))
+        proposal = Mixture(*(part[members] for part in self.starts.proposal))
+        proposal = whitened(proposal, self.center, np.linalg.inv(self.factor))
         center, factor = jax.device_put((self.center.copy(), self.factor.copy()))
-        self._lanes = Lanes(self.starts.observations(members), center, factor, jumps)
+        self._lanes = Lanes(self.starts.observations(members), center, factor, proposal)
         return members
 
     def _keep(self, lane: int, z: Floats, stats: list[Floats]) -> None:
@@ -190,7 +190,7 @@ class Batching:
         rows = iteration[due] // self.thin - 1
         self.trace[lane, rows[rows < self.trace.shape[1]]] = z[0, due][rows < self.trace.shape[1]]
         steps = stats[STATS.index("num_steps")].sum(axis=1).astype(np.int64)
-        self.gradients[lane] += steps + (block if self.program.kernels.jumps else 0)
+        self.gradients[lane] += steps + (block if self.program.kernels.independence_steps else 0)
         self.spent += int(steps.sum())
         start = self.done[lane] - self.program.scout - self.program.adapt
         self.done[lane] += block
@@ -297,8 +297,8 @@ def lowered(kernels: Kernels, observations: Observation, shape: tuple[int, int, 
         np.zeros((width, components)), np.zeros((width, components, n)), np.zeros((width, components, n, n))
     )
     shapes = jax.eval_shape(whitened, mixture, center, factor)
-    jumps = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    lanes = Lanes(observations, center, factor, jumps)
+    proposal = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    lanes = Lanes(observations, center, factor, proposal)
     w, keys, rows = np.zeros(shape), np.zeros((*shape[:2], 2), np.uint32), (np.zeros(width, np.int64), np.asarray(0))
     state = kernels.blank(w, keys, lanes)
     return [kernels.initialise.lower(state, w, keys, lanes, *rows), kernels.advance.lower(state, lanes, *rows)]

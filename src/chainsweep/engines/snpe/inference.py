@@ -17,9 +17,9 @@ from chainsweep.engines.snpe.network import Network
 from chainsweep.engines.snpe.proposal import EVERY, FREEDOM, Proposal
 from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.importance import adaptive as importance
-from chainsweep.importance import guide
+from chainsweep.importance import global_proposal
 from chainsweep.importance.mixture_density import Mixture
-from chainsweep.importance.target import PRIOR_INFLATION, Start, broad_of, target_of
+from chainsweep.importance.target import PRIOR_INFLATION, Start, defensive_mixture, target_of
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 PRIOR_DRAWS = 1024
-"""The number of prior draws that define the broad component of the adaptation."""
+"""The number of prior draws that define the defensive component of the adaptation."""
 LEAST_DRAWS, LEAST_STEP = 200, 100
 INFINITE_VARIANCE_KHAT = 0.5
 """The k-hat from which on the variance of the weights is infinite, so that more draws of the network do not help."""
@@ -292,9 +292,9 @@ def _adapt(
     A quick adaptation comes first, then a thorough one for the data sets where the quick one is not good enough.
     """
     quick = replace(
-        guide.QUICK,
-        draws=min(guide.QUICK.draws, thorough.draws),
-        rounds=min(guide.QUICK.rounds, thorough.rounds),
+        global_proposal.QUICK,
+        draws=min(global_proposal.QUICK.draws, thorough.draws),
+        rounds=min(global_proposal.QUICK.rounds, thorough.rounds),
         ess=thorough.ess,
         khat=thorough.khat,
         early=False,
@@ -302,21 +302,23 @@ def _adapt(
         ess_lower_bound=True,
     )
     prior_keys, keys = (seeds.jax_keys(batched.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
-    broad = None
+    defensive = None
     for limits in (quick, thorough):
         enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
         found_some = np.isfinite(drawn.log_weight).any(axis=1)
         poor = np.flatnonzero(network.usable & ~enough & found_some)
         if not poor.size or not limits.rounds:
             return
-        if broad is None:
+        if defensive is None:
             # The prior draws are those of the whole batch, whose shape is compiled already.
-            broad = broad_of(batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION)
+            defensive = defensive_mixture(
+                batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION
+            )
         part = batched.take(poor)
         log_density = np.where(np.isfinite(drawn.log_weight[poor]), drawn.log_density[poor], -np.inf)
         log_q = np.where(np.isfinite(log_density), drawn.log_q[poor], 0.0)
         log_denominator = log_q + np.log(drawn.count[poor])[:, None]
-        wide = Mixture(*(array[poor] for array in broad))
+        wide = Mixture(*(array[poor] for array in defensive))
         found = importance.adapt(
             target_of(part), Start(drawn.z[poor], log_density, log_denominator, wide), keys[poor], limits
         )
