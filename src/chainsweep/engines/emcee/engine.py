@@ -106,12 +106,12 @@ def run(
     stack: Stack | None = None
     while len(state.positions):
         state.admit(sweep.most, sweep.period)
-        inside = state.inside
-        if stack is None or not np.array_equal(stack.positions, state.positions[inside]):
-            proposal = None if state.proposal is None else state.proposal.take(inside)
-            stack = Stack(sweep, state.positions[inside], results.failures, proposal)
+        active = state.active
+        if stack is None or not np.array_equal(stack.positions, state.positions[active]):
+            proposal = None if state.proposal is None else state.proposal.take(active)
+            stack = Stack(sweep, state.positions[active], results.failures, proposal)
         block_end = (state.now // settings.tuning.check_every + 1) * settings.tuning.check_every
-        budget_end = int(state.entered[inside].min()) + settings.max_steps
+        budget_end = int(state.entered[active].min()) + settings.max_steps
         ended = stack.advance(state, min(block_end, budget_end), lambda: saver.pause(deadline))
         results.failures.update(stack.failures())
         if ended:
@@ -127,9 +127,9 @@ def run(
 
 
 def _how_far(state: State) -> str:
-    inside = state.inside
-    running = f"{inside.size} running, step {state.steps(inside).max(initial=0)}"
-    waiting = len(state.positions) - inside.size
+    active = state.active
+    running = f"{active.size} running, step {state.steps(active).max(initial=0)}"
+    waiting = len(state.positions) - active.size
     return f"{running}, {waiting} waiting" if waiting else running
 
 
@@ -206,12 +206,12 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
     Returns True if data sets that stay got another proposal, because they are slow or far from done.
     """
     settings, limits = sweep.settings, sweep.limits
-    stays, needs_deep_search, needs_refit = (np.full(len(state.positions), value) for value in (True, False, False))
-    inside = state.inside
-    for row, step in zip(inside.tolist(), state.steps(inside).tolist(), strict=True):
+    kept, needs_deep_search, needs_refit = (np.full(len(state.positions), value) for value in (True, False, False))
+    active = state.active
+    for row, step in zip(active.tolist(), state.steps(active).tolist(), strict=True):
         last = step >= settings.max_steps
         if int(state.positions[row]) in results.failures:
-            stays[row] = False
+            kept[row] = False
             continue
         if not (last or is_due(step, settings.tuning.check_every)):
             continue
@@ -229,7 +229,7 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
                 last, assessment = True, assess(theta, log_prob, limits, final=True)
             if assessment.passed or last:
                 _finish(state, results, sweep, row, step, assessment)
-                stays[row] = False
+                kept[row] = False
             elif state.proposal is not None and sweep.problem.has_jax_likelihood:
                 # ``not >`` holds where the ratio is NaN too.
                 far, behind = (not assessment.kept_over_tau > x * limits.tau for x in (FAR_FROM_DONE, REFIT_BELOW))
@@ -238,9 +238,9 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
                 needs_refit[row] = (
                     behind and state.proposal.refits[row] < REFITS and since >= REFIT_AT * settings.max_steps
                 )
-    state.keep(stays)
-    deepening = np.flatnonzero(needs_deep_search[stays])
-    refitting = np.flatnonzero((needs_refit & ~needs_deep_search)[stays])
+    state.keep(kept)
+    deepening = np.flatnonzero(needs_deep_search[kept])
+    refitting = np.flatnonzero((needs_refit & ~needs_deep_search)[kept])
     if deepening.size:
         _search_deeply(state, deepening, sweep)
     if refitting.size:

@@ -100,7 +100,7 @@ class State:
         )
 
     @property
-    def inside(self) -> Ints:
+    def active(self) -> Ints:
         """The rows of the data sets in the stack."""
         return np.flatnonzero(self.entered != WAITING)
 
@@ -110,21 +110,21 @@ class State:
 
     def admit(self, most: int, period: int) -> None:
         """Let waiting data sets into the stack, at most ``most`` in all, where the schedule of moves begins again."""
-        inside, waiting = self.inside, np.flatnonzero(self.entered == WAITING)
-        if not inside.size:
+        active, waiting = self.active, np.flatnonzero(self.entered == WAITING)
+        if not active.size:
             self.now += -self.now % period
         if self.now % period == 0:
-            self.entered[waiting[: max(0, most - inside.size)]] = self.now
+            self.entered[waiting[: max(0, most - active.size)]] = self.now
 
-    def keep(self, stays: Bools) -> None:
-        """Remove the data sets for which ``stays`` is False."""
-        if stays.all():
+    def keep(self, kept: Bools) -> None:
+        """Remove the data sets for which ``kept`` is False."""
+        if kept.all():
             return
         for name in self._columns():
-            setattr(self, name, getattr(self, name)[stays])
-        self.chains = [chain for chain, stay in zip(self.chains, stays, strict=True) if stay]
+            setattr(self, name, getattr(self, name)[kept])
+        self.chains = [chain for chain, remains in zip(self.chains, kept, strict=True) if remains]
         if self.proposal is not None:
-            self.proposal = self.proposal.take(np.flatnonzero(stays))
+            self.proposal = self.proposal.take(np.flatnonzero(kept))
 
     def arrays(self) -> Arrays:
         """The state as flat arrays by name; ``from_arrays`` is the inverse."""
@@ -269,7 +269,7 @@ class Stack:
 
         ``pause`` is called about once every ``SECONDS_BETWEEN_LOOKS``.
         """
-        rows = state.inside
+        rows = state.active
         shape, ensembles = state.coords[rows].shape, state.coords.shape[1]
         chains = [state.chains[row] for row in rows]
         self.move.steps, self.move.accepted = np.repeat(state.steps(rows), ensembles), state.accepted[rows].ravel()

@@ -238,10 +238,10 @@ class _Run:
             if batching.blocks and self.deadline():
                 return False
             began = time.perf_counter()
-            inside = open_sets[batching.member[batching.member >= 0]]
+            in_lanes = open_sets[batching.member[batching.member >= 0]]
             batching.advance()
             members = open_sets[batching.member[batching.member >= 0]]
-            shared = np.union1d(inside, members) if inside.size else members
+            shared = np.union1d(in_lanes, members) if in_lanes.size else members
             self.seconds[shared if shared.size else open_sets] += (time.perf_counter() - began) / max(1, shared.size)
             self._tell(now, str(this), open_sets, batching, rates)
         found = {int(open_sets[k]): sampled for k, sampled in batching.sampled.items()}
@@ -270,9 +270,9 @@ class _Run:
         """Whitening and overdispersed chain starts of each open data set."""
         proposal = self.proposal
         center, factor = proposal.center[open_sets], proposal.factor[open_sets]
-        scouted = proposal.trusted[open_sets]
+        has_metric = proposal.trusted[open_sets]
         for row, i in enumerate(open_sets):
-            if int(i) in self.sampled and not scouted[row]:
+            if int(i) in self.sampled and not has_metric[row]:
                 draws = self.sampled[int(i)].z.reshape(-1, center.shape[1])
                 center[row], factor[row] = whitening(draws, factor[row])
         if not self.settings.tuning.dense_mass:
@@ -297,7 +297,7 @@ class _Run:
                 mixture, refit(sampled, before, drawn, self.seeds, f"learned-{attempt}"), strict=True
             ):
                 whole[known] = np.asarray(new)
-        return Starts(observations, center, factor, z, keys, mixture, scouted, self._step_share(open_sets))
+        return Starts(observations, center, factor, z, keys, mixture, has_metric, self._step_share(open_sets))
 
     def _step_share(self, open_sets: NDArray[np.int64]) -> Floats:
         """The factor ``(dataset,)`` on step sizes: ``SHRINK`` to the power of the attempts with divergences.

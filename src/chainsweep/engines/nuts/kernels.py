@@ -31,8 +31,9 @@ Algorithm = Literal["hmc", "nuts"]
 Bits = Literal[32, 64]
 """The width in bits of the numbers that chains are computed with."""
 
-HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
-"""The share of ``warmup`` that scouts take where there is no metric yet; the block after them adapts the step size."""
+HMC_METRIC_SHARE, NUTS_METRIC_SHARE = 0.3, 0.9
+"""The share of ``warmup`` that the metric warm-up takes where there is no metric yet; the block after it adapts the
+step size."""
 JITTER = 0.3
 """Step sizes of HMC vary by this share, evenly, so that no trajectory closes on itself."""
 
@@ -60,8 +61,8 @@ class Lanes(NamedTuple):
 class Program:
     """The compiled programs of one attempt: initialise lanes, advance them by a block of iterations.
 
-    ``scout`` iterations are for the metric, ``adapt`` for the step size, then come at most ``draws`` draws. ``block``
-    divides all three. Attempts differ in these numbers alone, and share the compiled programs.
+    ``metric_warmup`` iterations are for the metric, ``adapt`` for the step size, then come at most ``draws`` draws.
+    ``block`` divides all three. Attempts differ in these numbers alone, and share the compiled programs.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class Program:
         self.kernels = kernels_of(problem, settings, algorithm, bits)
         longer = 2 ** (attempt if algorithm == "hmc" else max(0, attempt - 1))
         self.block = self.adapt = self.kernels.block
-        share = HMC_SCOUTS if algorithm == "hmc" else NUTS_SCOUTS
-        self.scout = max(1, round(share * settings.warmup * longer / self.block)) * self.block
+        share = HMC_METRIC_SHARE if algorithm == "hmc" else NUTS_METRIC_SHARE
+        self.metric_warmup = max(1, round(share * settings.warmup * longer / self.block)) * self.block
         self.draws = -(-settings.draws * longer // self.block) * self.block
 
     @property
     def iterations(self) -> int:
         """The largest number of iterations of one data set."""
-        return self.scout + self.adapt + self.draws
+        return self.metric_warmup + self.adapt + self.draws
 
 
 class Kernels:

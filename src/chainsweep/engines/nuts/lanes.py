@@ -1,10 +1,10 @@
 r"""One attempt at many data sets: waiting ones take the lanes of those that are done.
 
 Between two blocks of iterations a data set whose draws suffice, or whose budget is spent, leaves its lane, and the next
-one enters with its own start, metric and warm-up. A data set without a metric begins with *scouts*, chains that adapt
-the step size and find a metric: after ``Program.scout`` iterations the covariance of their later draws, all chains
-together, becomes its metric, and its chains go on from the last places of the scouts. The assignment of data sets to
-lanes depends on draws alone, never on time.
+one enters with its own start, metric and warm-up. A data set without a metric begins with a *metric warm-up*, in which
+its chains adapt the step size and find a metric: after ``Program.metric_warmup`` iterations the covariance of their
+later draws, all chains together, becomes its metric, and the chains go on from their last places. The assignment of
+data sets to lanes depends on draws alone, never on time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Starts:
 
     ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``z`` ``(chain, n)`` are the unconstrained starts; ``keys``
     are ``(phase, chain, 2)``; ``proposal`` is the mixture of the independence steps, unconstrained. A data set with
-    ``scouted`` has its metric, and needs no scouts. ``step_share`` is the factor on the adapted step size.
+    ``has_metric`` has its metric, and needs no metric warm-up. ``step_share`` is the factor on the adapted step size.
     """
 
     observations: Callable[[Counts], Observation]
@@ -55,7 +55,7 @@ class Starts:
     z: Floats
     keys: NDArray[np.uint32]
     proposal: Mixture
-    scouted: NDArray[np.bool_]
+    has_metric: NDArray[np.bool_]
     step_share: Floats
 
 
@@ -133,12 +133,12 @@ class Batching:
         z = self.center[:, None, None] + np.einsum("lij,lctj->lcti", self.factor, w)
         for lane in running:
             self._keep(int(lane), z[lane], [values[lane] for values in stats])
-        adapted = (self.done == self.program.adapt) | (self.done == self.program.scout + self.program.adapt)
+        adapted = (self.done == self.program.adapt) | (self.done == self.program.metric_warmup + self.program.adapt)
         adapted &= self.member != EMPTY
         if adapted.any():
             self.kernel = with_pooled_steps(self.kernel, adapted, self.starts.step_share[self.member])
-        self._scouts_return(running)
-        self._let_go(running)
+        self._end_metric_warmup(running)
+        self._evict(running)
 
     def _fill(self) -> None:
         free = np.flatnonzero(self.member == EMPTY)
@@ -146,7 +146,7 @@ class Batching:
         lanes = free[: entering.size]
         self.next += entering.size
         self.member[lanes], self.done[lanes], self.look[lanes] = entering, 0, min(FIRST_LOOK, self.program.draws)
-        self.done[lanes[self.starts.scouted[entering]]] = self.program.scout
+        self.done[lanes[self.starts.has_metric[entering]]] = self.program.metric_warmup
         self.gradients[lanes], self.trace[lanes] = 0, np.nan
         self.center[lanes], self.factor[lanes] = self.starts.center[entering], self.starts.factor[entering]
         if lanes.size:
@@ -192,30 +192,30 @@ class Batching:
         steps = stats[STATS.index("num_steps")].sum(axis=1).astype(np.int64)
         self.gradients[lane] += steps + (block if self.program.kernels.independence_steps else 0)
         self.spent += int(steps.sum())
-        start = self.done[lane] - self.program.scout - self.program.adapt
+        start = self.done[lane] - self.program.metric_warmup - self.program.adapt
         self.done[lane] += block
         if start < 0:
-            # Before the first draw the rows hold the iterations of the scouts after their step size was adapted.
-            start = max(0, start + self.program.scout)
+            # Before the first draw the rows hold the iterations of the metric warm-up after the step size was adapted.
+            start = max(0, start + self.program.metric_warmup)
         if start + block <= self.program.draws:
             self.z[lane, :, start : start + block] = z
             for name, values in zip(STATS, stats, strict=True):
                 self.stats[name][lane, :, start : start + block] = values
 
-    def _scouts_return(self, running: Counts) -> None:
-        """Take the covariance of finished scouts as the metric of their lanes, and start again at their last places."""
-        back = (self.done[running] == self.program.scout) & ~self.starts.scouted[self.member[running]]
+    def _end_metric_warmup(self, running: Counts) -> None:
+        """Make the covariance of a finished metric warm-up the metric of its lane; start again at the last places."""
+        back = (self.done[running] == self.program.metric_warmup) & ~self.starts.has_metric[self.member[running]]
         lanes = running[back]
         if not lanes.size:
             return
-        found = self.z[lanes, :, : self.program.scout - self.program.adapt]
+        found = self.z[lanes, :, : self.program.metric_warmup - self.program.adapt]
         cloud = found.reshape(lanes.size, -1, found.shape[-1])
         for lane, points in zip(lanes, cloud, strict=True):
             self.center[lane], self.factor[lane] = whitening(points, self.factor[lane])
         self._enter(lanes, found[:, :, -1], phase=1)
 
-    def _let_go(self, running: Counts) -> None:
-        kept = self.done - self.program.scout - self.program.adapt
+    def _evict(self, running: Counts) -> None:
+        kept = self.done - self.program.metric_warmup - self.program.adapt
         for length in np.unique(kept[running]):
             lanes = running[
                 (kept[running] == length) & ((length >= self.look[running]) | (length >= self.program.draws))
@@ -238,8 +238,8 @@ class Batching:
 
     def _taken(self, lane: int, length: int, good: bool) -> Sampled:
         stats = {name: values[lane, :, :length].copy() for name, values in self.stats.items()}
-        warmup = self.program.scout + self.program.adapt
-        first = self.program.scout // self.thin if self.starts.scouted[self.member[lane]] else 0
+        warmup = self.program.metric_warmup + self.program.adapt
+        first = self.program.metric_warmup // self.thin if self.starts.has_metric[self.member[lane]] else 0
         steps = self.done[lane] // self.thin
         limit = 2**self.program.kernels.depth - 1
         hits = (
