@@ -119,7 +119,7 @@ def weighted_sd(values: ArrayLike, log_weights: ArrayLike) -> Array:
 def weighted_quantile(values: ArrayLike, log_weights: ArrayLike, q: ArrayLike) -> Array:
     """Weighted quantiles along the last axis, for equal weights ``numpy.quantile`` (linear).
 
-    The ``k``-th smallest draw stands at ``(S_k - w_k / 2 - w_1 / 2) / (1 - w_1 / 2 - w_n / 2)``, ``S`` the
+    The ``k``-th smallest draw is at ``(S_k - w_k / 2 - w_1 / 2) / (1 - w_1 / 2 - w_n / 2)``, ``S`` the
     cumulated weight; between draws the quantile is linear.
 
     Parameters
