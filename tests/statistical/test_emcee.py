@@ -380,7 +380,7 @@ def pvalues(datasets: int, moves: dict[str, float]) -> np.ndarray:
 @pytest.mark.parametrize(
     "moves",
     [PLAIN_MOVES, MOVES_WITH_INDEPENDENCE, {"stretch": 1.0}],
-    ids=["plain", "guided", "stretch"],
+    ids=["plain", "independence", "stretch"],
 )
 def test_five_hundred_data_sets_are_calibrated(moves):
     assert pvalues(500, moves).min() > 0.005
