@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 STAMP := .venv/.installed
-# A file's tests stay together, for they share what they made; what each took stands in build/.
+# A file's tests stay together, for they share what they made; what each took is in build/.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -rs --durations=10 --junitxml=build/tests-$@.xml
 
 # Images: each is named after its lock file. jax-cpu and torch-cpu are the GPU images' definitions, built without CUDA.
@@ -64,12 +64,12 @@ test-all: $(STAMP)
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants --jobs $(JOBS) $(WORD)
 
-# Seconds to a first posterior and to the report, cold and warm, beside plain scripts; GAMMA=FOLDER adds measured photopeaks.
+# Seconds to a first posterior and to the report, cold and warm, compared with plain scripts; GAMMA=FOLDER adds measured photopeaks.
 GAMMA ?=
 bench-start: $(STAMP)
 	$(BIN)/python benchmarks/start.py $(if $(GAMMA),--gamma $(GAMMA))
 
-# NUTS over many data sets beside the usual ways; a table, and build/bench-nuts.json.
+# NUTS over many data sets compared with the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)
 	$(BIN)/python benchmarks/nuts.py
 
@@ -77,7 +77,7 @@ bench-nuts: $(STAMP)
 bench-nuts-growth: $(STAMP)
 	$(BIN)/python benchmarks/nuts_growth.py
 
-# emcee over many data sets beside the usual ways; over MPI ranks and costs of a likelihood; over numbers of data sets.
+# emcee over many data sets compared with the usual ways; over MPI ranks and costs of a likelihood; over numbers of data sets.
 bench-emcee: $(STAMP)
 	$(BIN)/python benchmarks/ensembles.py
 	$(BIN)/python benchmarks/ensembles.py --ranks 1 2 4 8

@@ -1,4 +1,4 @@
-"""emcee over many data sets: the usual ways beside this engine, on visible peaks under the broad prior.
+"""emcee over many data sets: the usual ways compared with this engine, on visible peaks under the broad prior.
 
     make bench-emcee                                  # all rows, some fifteen minutes; writes build/bench-emcee.json
     python benchmarks/ensembles.py --only a e2        # some rows

@@ -9,7 +9,7 @@
 
 Each part is a process of its own with its own time limit, and its line in ``gpu-check.jsonl`` is on disk before the
 next begins: whatever comes later, what was measured stays. A part that fails or overruns says so in its line, with the
-figures that it had by then. Parts of the processor run beside those of the device where there are cores to spare. What
+figures that it had by then. Parts of the processor run next to those of the device where there are cores to spare. What
 a part prints is in ``gpu-check.log``. The exit code is 1 when a part failed, and 0 else.
 """
 
@@ -46,7 +46,7 @@ LEAST_S = 10.0
 PATIENCE = {"gpu": 1.0, "processor": 8.0, "quick": 1.0}
 """Time limits of the parts are those of a GPU, times this."""
 SPARE_CORES = 2
-"""Cores from which on parts of the processor run beside those of the device."""
+"""Cores from which on parts of the processor run next to those of the device."""
 
 
 @dataclass(frozen=True)

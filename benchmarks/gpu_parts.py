@@ -192,7 +192,7 @@ size = {shard}
 
 
 def frozen(place: Place, name: str, kind: str, datasets: int, shard: int, settings: dict[str, dict[str, Any]]) -> Path:
-    """A campaign of peaks of a kind, made anew, through ``chainsweep init``."""
+    """A campaign of peaks of a kind, made again, through ``chainsweep init``."""
     import numpy as np
 
     from benchmarks import nuts as bench

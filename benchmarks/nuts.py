@@ -1,4 +1,4 @@
-"""NUTS over many data sets: the usual ways beside this engine, on the same data, in one process with one thread.
+"""NUTS over many data sets: the usual ways compared with this engine, on the same data, in one process with one thread.
 
     make bench-nuts                                      # all rows, some ten minutes; writes build/bench-nuts.json
     python benchmarks/nuts.py --only e --datasets 256    # one row, smaller

@@ -1,4 +1,4 @@
-"""SNPE beside sbi's own loop: one training for many designs, then exact weights.
+"""SNPE compared with sbi's own loop: one training for many designs, then exact weights.
 
     python benchmarks/snpe.py train --kind narrow --minutes 20   # this package; keeps the network in build/
     python benchmarks/snpe.py infer --kind narrow                # fresh data sets through it, with exact weights

@@ -1,4 +1,4 @@
-"""Seconds until there is something to look at: with an empty and with a filled cache, beside plain scripts.
+"""Seconds until there is something to look at: with an empty and with a filled cache, compared with plain scripts.
 
     make bench-start  # all rows but the gamma windows; writes build/bench-start.json
     python benchmarks/start.py --only nuts --datasets 1 8  # some rows
@@ -7,10 +7,11 @@
 Rows: each engine over 1, 8 and 64 data sets of the worked example, from `chainsweep run DIR --engine E` to the first
 published shard with a `converged` data set, and to the report; (plain) NumPyro and emcee in a loop over the same files
 (`start_plain.py`), to their first verified data set, and to their last; (ranks) 2 MPI ranks of emcee that sample next
-to nothing; (gamma) all windows by NUTS in one worker, to the last shard, beside a vmapped NumPyro (`nuts.py`, row c).
-`cold` begins with an empty cache of compiled programs, `warm` is a new campaign, or the same script, with what the cold
-one left there; plain scripts keep no cache. Programs, cache hits and seconds of XLA are those that the shards' headers
-tell of: of inference, all processes together. Every row runs in processes of its own; run it on an idle machine.
+to nothing; (gamma) all windows by NUTS in one worker, to the last shard, compared with a vmapped NumPyro (`nuts.py`,
+row c). `cold` begins with an empty cache of compiled programs, `warm` is a new campaign, or the same script, with what
+the cold one left there; plain scripts keep no cache. Programs, cache hits and seconds of XLA are those that the shards'
+headers tell of: of inference, all processes together. Every row runs in processes of its own; run it on an idle
+machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data set 0 of the worked example: three engines beside a brute-force reference, as a Markdown table.
+"""Data set 0 of the worked example: three engines compared with a brute-force reference, as a Markdown table.
 
     python benchmarks/worked_example.py CAMPAIGN
 

@@ -1,4 +1,4 @@
-"""Settings of an engine with some values changed, whichever table they stand in."""
+"""Settings of an engine with some values changed, whichever table they are in."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "contract/test_bad_input.py": (),
     "contract/test_base_install.py": (),
     "statistical/test_nuts_exact.py": (
-        "test_jumps_with_a_poor_mixture_leave_the_density_as_it_is",
+        "test_independence_steps_with_a_poor_mixture_leave_the_density_as_it_is",
         "test_steps_in_the_scale_of_a_component_leave_the_density_as_it_is",
         "test_a_mixture_whose_density_is_not_that_of_its_draws_is_seen",
     ),

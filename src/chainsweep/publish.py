@@ -55,7 +55,7 @@ def publish(
         if not still_owner():
             raise LostOwnership(
                 f"{path}: not published, expected this attempt (process {os.getpid()}) to own the task, but "
-                "another one took it over; its file stands, nothing needs to be done"
+                "another one took it over; its file is there, nothing needs to be done"
             )
         temporary.replace(path)
     except BaseException:

@@ -71,7 +71,7 @@ def test_ranks_over_nodes_and_a_launcher_of_mpi_itself(here: PrivateSlurm) -> No
     assert (spread.state, spread.found) == ("ok", "4 ranks through srun --mpi=pmi2")
     mpiexec = Path(sys.executable).with_name("mpiexec")
     if not mpiexec.exists():
-        pytest.skip("no mpiexec beside this Python")
+        pytest.skip("no mpiexec next to this Python")
     own = found(mpi_launch=(str(mpiexec), "-n", "{ranks}"))["MPI launch"]
     assert own.state == "ok", own.found
 

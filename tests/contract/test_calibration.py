@@ -1,4 +1,4 @@
-"""Networks that claim more than they know are refused; without a likelihood calibration and strangeness decide."""
+"""Networks that claim more than they know are refused; without a likelihood calibration and the OOD test decide."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_its_own_simulations_do_not_show_a_wrong_simulator_but_another_campaigns
     command("run", folder)
 
 
-def test_without_a_likelihood_calibration_and_strangeness_decide(make):
+def test_without_a_likelihood_calibration_and_the_ood_test_decide(make):
     data = line_data(6)
     data["y"][2, ::2] += 40
     folder = make(NETWORK, SIMULATOR, data)
@@ -160,7 +160,7 @@ def test_without_a_likelihood_calibration_and_strangeness_decide(make):
     catalogue = chainsweep.open(folder).catalogue().set_index("dataset_id")
     odd, others = catalogue.loc["000002"], catalogue.drop("000002")
     assert odd["verdict"] == "not_converged"
-    assert "as strange" in odd["reason"]
+    assert "out of distribution" in odd["reason"]
     assert (others["verdict"] == "converged").all(), others["reason"].tolist()
     assert others["reason"].str.contains("no likelihood").all()
     assert catalogue["khat"].isna().all()

@@ -19,7 +19,7 @@ from chainsweep.campaign.freeze import init_campaign
 from tests.conftest import LINE_CONFIG, line_data
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
-pytestmark = pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside this Python: pip install mpich mpi4py")
+pytestmark = pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec next to this Python: pip install mpich mpi4py")
 
 LIMIT_SECONDS = 180  # a busy machine starts slowly; what must end soon has DEATH_SECONDS
 DEATH_SECONDS = 30

@@ -1,7 +1,7 @@
 """Planted faults: single changes of the maths and of the judging, each of which some test must see.
 
 ``mutants.toml`` lists them, ``make mutants`` tries them. A change of the source may take the text of a mutant away;
-``tests/unit/test_mutants.py`` says so, and the mutant is then written anew or removed.
+``tests/unit/test_mutants.py`` says so, and the mutant is then written again or removed.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def load(path: Path = LIST) -> list[Mutant]:
 
 
 def stale(mutants: Sequence[Mutant], source: Path = SOURCE) -> list[str]:
-    """Return the names of the mutants whose text does not stand exactly once in its file, with the count."""
+    """Return the names of the mutants whose text is not exactly once in its file, with the count."""
     wrong = []
     for mutant in mutants:
         path = mutant.path(source)
         count = path.read_text(encoding="utf-8").count(mutant.old) if path.is_file() else 0
         if count != 1 or mutant.new == mutant.old:
-            wrong.append(f"{mutant.name} (its text stands {count} times in the file)")
+            wrong.append(f"{mutant.name} (its text is {count} times in the file)")
     return wrong

@@ -62,7 +62,7 @@ def main(words: Sequence[str], jobs: int) -> int:
         print(f"no file of the list has one of {' '.join(words)} in its name")
         return 1
     if wrong := stale(mutants):
-        print("not in the source, so write them anew or remove them:", *wrong, sep="\n  ")
+        print("not in the source, so write them again or remove them:", *wrong, sep="\n  ")
         return 1
     import_large()
     with tempfile.TemporaryDirectory() as folder:

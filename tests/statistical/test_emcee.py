@@ -18,9 +18,9 @@ from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.engines.emcee import engine
 from chainsweep.engines.emcee.moves import StretchMove
 from chainsweep.engines.emcee.settings import EmceeSettings
-from chainsweep.engines.emcee.stack import GUIDED_MOVES, PLAIN_MOVES
+from chainsweep.engines.emcee.stack import MOVES_WITH_INDEPENDENCE, PLAIN_MOVES
 from chainsweep.errors import ModelError
-from chainsweep.importance.guide import Guide, relearned, search
+from chainsweep.importance.global_proposal import GlobalProposal, refit_from_chains, search
 from chainsweep.importance.mixture import draw, log_density
 from chainsweep.importance.mixture_density import Mixture, Prepared
 from chainsweep.model.batched import BatchedProblem
@@ -380,8 +380,8 @@ def pvalues(datasets: int, moves: dict[str, float]) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "moves",
-    [PLAIN_MOVES, GUIDED_MOVES, {"stretch": 1.0}],
-    ids=["plain", "guided", "stretch"],
+    [PLAIN_MOVES, MOVES_WITH_INDEPENDENCE, {"stretch": 1.0}],
+    ids=["plain", "independence", "stretch"],
 )
 def test_five_hundred_data_sets_are_calibrated(moves):
     assert pvalues(500, moves).min() > 0.005
@@ -399,48 +399,48 @@ def test_a_wrong_stretch_exponent_is_caught_by_calibration(monkeypatch):
     assert pvalues(1000, {"stretch": 1.0}).min() < 1e-6
 
 
-def test_jumps_from_a_poor_mixture_are_exact(monkeypatch):
+def test_independence_steps_from_a_poor_mixture_are_exact(monkeypatch):
     """Shifted by a scale and twice as wide as what importance sampling found."""
-    right = Guide.jumps
+    right = GlobalProposal.mixture
 
-    def poor(guide, rows, wide=None):
-        mixture = right(guide, rows, wide)
+    def poor(proposal, rows, enlarged=None):
+        mixture = right(proposal, rows, enlarged)
         return Mixture(mixture.log_weight, mixture.mean + mixture.chol.sum(axis=-1), 2.0 * mixture.chol)
 
-    monkeypatch.setattr(Guide, "jumps", poor)
+    monkeypatch.setattr(GlobalProposal, "mixture", poor)
     assert pvalues(500, {"jump": 0.5, "de": 0.5}).min() > 0.005
 
 
-def test_jumps_that_leave_out_the_proposal_density_are_caught_by_calibration(monkeypatch):
+def test_independence_steps_that_leave_out_the_proposal_density_are_caught_by_calibration(monkeypatch):
     monkeypatch.setattr(Prepared, "log_density", lambda mixture, z: 0.0 * z[:, 0])
     assert pvalues(500, {"jump": 0.5, "de": 0.5}).min() < 1e-6
 
 
-def test_jumps_fitted_anew_to_chains_are_calibrated(monkeypatch):
+def test_proposals_refitted_to_chains_are_calibrated(monkeypatch):
     """At every look at every chain, of which there are some more than usual."""
     monkeypatch.setattr("tests.statistical.test_emcee.ROUGH", ROUGH.model_copy(update={"tau": 300.0}))
-    monkeypatch.setattr(engine, "SLOW", np.inf)
-    monkeypatch.setattr(engine, "SLOW_AT", 0.0)
-    refits = watch(monkeypatch, "relearned")
+    monkeypatch.setattr(engine, "REFIT_BELOW", np.inf)
+    monkeypatch.setattr(engine, "REFIT_AT", 0.0)
+    refits = watch(monkeypatch, "refit_from_chains")
     assert pvalues(500, {"jump": 0.5, "de": 0.5}).min() > 0.005
     assert sum(refits) > 500
 
 
-def test_a_mixture_fitted_anew_to_a_chain_follows_its_posterior(problem):
+def test_a_mixture_refitted_to_a_chain_follows_its_posterior(problem):
     batch, seeds, rng = lines(3), Seeds(1, "emcee"), np.random.default_rng(4)
     batched = BatchedProblem(problem, batch)
-    guide = search(batched, seeds, (32, 1), 512, 4)[2]
-    spoiled = replace(guide, mean=guide.mean + 3.0 * guide.chol.sum(axis=-1))
+    proposal = search(batched, seeds, (32, 1), 512, 4)[2]
+    spoiled = replace(proposal, mean=proposal.mean + 3.0 * proposal.chol.sum(axis=-1))
     moments = [exact_line(batch, i) for i in range(3)]
     drawn = [rng.multivariate_normal(mean, covariance, 5000) for mean, covariance in moments]
-    healed = relearned(spoiled, batched, drawn, seeds)
+    healed = refit_from_chains(spoiled, batched, drawn, seeds)
     assert healed.refits.tolist() == [1, 1, 1]
-    assert healed.wide.all()
+    assert healed.is_enlarged.all()
 
-    def efficiency(guide: Guide) -> np.ndarray:
-        jumps = guide.jumps(np.arange(3), wide=True)
-        z = np.asarray(draw(jumps, seeds.jax_keys(batch.ids, "test", 1)[:, 0], 2000))
-        log_weight = batched.log_density_unconstrained(z) - np.asarray(log_density(jumps, z))
+    def efficiency(proposal: GlobalProposal) -> np.ndarray:
+        mixture = proposal.mixture(np.arange(3), enlarged=True)
+        z = np.asarray(draw(mixture, seeds.jax_keys(batch.ids, "test", 1)[:, 0], 2000))
+        log_weight = batched.log_density_unconstrained(z) - np.asarray(log_density(mixture, z))
         return effective_sample_size(log_weight) / 2000
 
     assert (efficiency(spoiled) < 0.3).all()
@@ -485,9 +485,9 @@ def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack, stride
     """A deep search and refits in between, stops at every second of its blocks, and data sets that wait."""
     monkeypatch.setattr(engine, "DEEPEN_AT", 0.1 * stride)
     monkeypatch.setattr(engine, "FAR_FROM_DONE", np.inf)
-    monkeypatch.setattr(engine, "SLOW", np.inf)
-    monkeypatch.setattr(engine, "SLOW_AT", 0.1)
-    deep, refits = watch(monkeypatch, "deepened"), watch(monkeypatch, "relearned")
+    monkeypatch.setattr(engine, "REFIT_BELOW", np.inf)
+    monkeypatch.setattr(engine, "REFIT_AT", 0.1)
+    deep, refits = watch(monkeypatch, "with_deep_search"), watch(monkeypatch, "refit_from_chains")
     batch, settings = lines(3), changed(WAITING, moves=None, stack=stack)
     limits = VerdictSection(tau=300.0, ess=50.0)
     whole = complete(problem, batch, changed(settings, stack=256), limits)
@@ -502,17 +502,17 @@ def test_guided_ensembles_resume_bit_for_bit(problem, monkeypatch, stack, stride
     assert_same(outcome.chains, whole)
 
 
-def test_a_black_box_jumps_when_told(black_box):
+def test_a_black_box_makes_independence_steps_when_told(black_box):
     """Without gradients the search goes from prior draws alone."""
     batch = lines(3)
-    settings = changed(EmceeSettings(), walkers=16, moves=GUIDED_MOVES, max_steps=600, prior_draws=512)
+    settings = changed(EmceeSettings(), walkers=16, moves=MOVES_WITH_INDEPENDENCE, max_steps=600, prior_draws=512)
     chains = complete(black_box, batch, settings)
     assert (chains.info["kept_over_tau"] > 50).all()
     assert (chains.info["tau_max"] < 8).all()
     assert worst_z(chains, batch) < 4.5
 
 
-def test_a_hopeless_data_set_gives_up_early(problem):
+def test_a_data_set_that_cannot_finish_gives_up_early(problem):
     batch = lines(3)
     settings = changed(EmceeSettings(), walkers=8, moves={"stretch": 1.0}, max_steps=8000)
     chains = complete(problem, batch, settings, VerdictSection(tau=5000.0))

@@ -63,7 +63,7 @@ def outside(batched: BatchedProblem, with_modes: bool, draws: int = 2048) -> Sta
     if not with_modes:
         return start
     modes = find_modes(batched, pool, 8, [SEEDS.generator(dataset_id, "descents") for dataset_id in ids])
-    return start._replace(known=from_modes(modes))
+    return start._replace(mode_components=from_modes(modes))
 
 
 @pytest.mark.parametrize("with_modes", [True, False])

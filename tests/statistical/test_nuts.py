@@ -193,7 +193,7 @@ def test_a_stopped_run_continues_with_the_same_bits(stop_after, precision):
 
 
 def test_a_resumed_run_from_a_changed_state_differs():
-    """The twin: the saved state matters. Without jumps, which forget where a chain was."""
+    """The twin: the saved state matters. Without independence steps, which forget where a chain was."""
     batch, settings = lines(), changed(SETTINGS, jumps=0)
     sink = Recorder()
     whole = sample(line, batch, settings, sink=sink).chains
@@ -268,7 +268,7 @@ def test_what_fails_its_diagnostics_is_run_again_longer():
 
 
 def test_a_run_stopped_in_a_later_attempt_continues_with_the_same_bits():
-    """There the mixture of the jumps is learnt from what the attempt before drew, as it is anew on resuming."""
+    """There the proposal is refitted to what the attempt before drew, as it is again on resuming."""
     batch, settings = lines(), changed(SETTINGS, attempts=2)
     sink = Recorder()
     whole = sample(line, batch, settings, sink=sink, ess=2500).chains

@@ -1,4 +1,4 @@
-"""The NUTS engine against known answers: jumps with a bad mixture, a funnel, stored references, calibration."""
+"""The NUTS engine against known answers: a bad global proposal, a funnel, stored references, calibration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.convergence import ess_bulk
 from chainsweep.engines.nuts import engine as nuts
-from chainsweep.engines.nuts.kernels import Standing, jumped, proposed, stepped_within
+from chainsweep.engines.nuts.kernels import Place, after_independence_steps, proposed, stepped_within
 from chainsweep.engines.nuts.settings import NutsSettings
 from chainsweep.importance.mixture_density import Mixture, prepared
 from chainsweep.model.load import example_observation, load_problem
@@ -36,7 +36,7 @@ def run(problem, batch, settings):
     return nuts.run(problem, batch, settings, Seeds(3, "nuts"), **ends).chains
 
 
-# --- jumps alone
+# --- independence steps alone
 
 
 def skewed(w):
@@ -49,25 +49,25 @@ def exact_draws(rng, count):
     return np.stack([first, first**2 + 0.4 * rng.standard_normal(count)], axis=1)
 
 
-def after_jumps(mixture, rounds=60, chains=4000, only_local=False):
-    """Where chains that start at exact draws are after ``rounds`` of jumps: exact draws, if jumps are exact.
+def after_rounds(mixture, rounds=60, chains=4000, only_local=False):
+    """Where chains that start at exact draws are after ``rounds`` of steps: exact draws, if the steps are exact.
 
-    Each round is a step in the scale of a component and two jumps; with ``only_local`` the step alone.
+    Each round is a step in the scale of a component and two independence steps; with ``only_local`` the step alone.
     """
     start = exact_draws(np.random.default_rng(5), chains)
 
     def step(here, key):
-        for_step, for_jumps = jax.random.split(key)
+        for_step, for_proposals = jax.random.split(key)
         here = stepped_within(skewed, mixture, here, for_step)
         if only_local:
             return here, None
-        w = jumped(here, proposed(skewed, mixture, for_jumps, (2,)))
-        return Standing(w, skewed(w), mixture.parts(w)), None
+        w = after_independence_steps(here, proposed(skewed, mixture, for_proposals, (2,)))
+        return Place(w, skewed(w), mixture.parts(w)), None
 
     @jax.jit
     @jax.vmap
     def walk(w, key):
-        here = Standing(w, skewed(w), mixture.parts(w))
+        here = Place(w, skewed(w), mixture.parts(w))
         return jax.lax.scan(step, here, jax.random.split(key, rounds))[0].w
 
     return start, np.asarray(walk(start, jax.random.split(jax.random.key(1), chains)))
@@ -88,15 +88,15 @@ def shift(start, end):
     return np.abs((both[1].mean(axis=0) - both[0].mean(axis=0)) / error).max()
 
 
-def test_jumps_with_a_poor_mixture_leave_the_density_as_it_is():
-    start, end = after_jumps(poor_mixture())
+def test_independence_steps_with_a_poor_mixture_leave_the_density_as_it_is():
+    start, end = after_rounds(poor_mixture())
     assert (start != end).any(axis=1).mean() > 0.99
     assert shift(start, end) < 4
 
 
 def test_steps_in_the_scale_of_a_component_leave_the_density_as_it_is():
-    """The jumps do not follow here, which would hide a wrong acceptance ratio."""
-    start, end = after_jumps(poor_mixture(), only_local=True)
+    """The independence steps do not follow here, which would hide a wrong acceptance ratio."""
+    start, end = after_rounds(poor_mixture(), only_local=True)
     assert (start != end).any(axis=1).mean() > 0.99
     assert shift(start, end) < 4
 
@@ -104,7 +104,7 @@ def test_steps_in_the_scale_of_a_component_leave_the_density_as_it_is():
 def test_a_mixture_whose_density_is_not_that_of_its_draws_is_seen():
     """The twin: heights that do not fit the weights that components are drawn with."""
     mixture = poor_mixture()
-    start, end = after_jumps(mixture._replace(height=mixture.height * jnp.array([1.0, 3.0, 1.0])))
+    start, end = after_rounds(mixture._replace(height=mixture.height * jnp.array([1.0, 3.0, 1.0])))
     assert shift(start, end) > 6
 
 
@@ -182,7 +182,7 @@ def test_a_missing_jacobian_is_caught_by_calibration():
 
 
 @pytest.mark.parametrize("algorithm", ["nuts", "hmc"])
-def test_without_jumps_the_posterior_is_the_same(algorithm):
+def test_without_independence_steps_the_posterior_is_the_same(algorithm):
     """Plain NumPyro kernels, for those who want them."""
     rng = np.random.default_rng(2)
     y = 0.3 + 0.5 * rng.standard_normal((2, 20))

@@ -64,7 +64,7 @@ def test_lp_is_the_constrained_log_density(problem, chains):
 
 
 def assert_found_out_and_repaired(problem, misled, chains):
-    """Its weights show a misled network beside a good one's ``chains``, and adaptation repairs them."""
+    """Its weights show a misled network next to a good one's ``chains``, and adaptation repairs them."""
     twin = draws(problem, misled, BATCH)
     assert np.median(twin.info["proposal_efficiency"]) < 0.2 * np.median(chains.info["proposal_efficiency"])
     assert np.mean((twin.info["khat"] > 0.7) | (twin.info["ess"] < 400)) > 0.5

@@ -12,10 +12,10 @@ from chainsweep.diagnostics.pareto import EQUAL_LOG_WEIGHTS
 from chainsweep.diagnostics.weights import (
     effective_sample_size,
     efficiency,
+    ess_lower_bound,
     log_evidence,
     psis_khat,
     resample,
-    sure_sample_size,
     weighted_mean,
     weighted_quantile,
     weighted_sd,
@@ -272,35 +272,35 @@ def normal_log_weights(sd: float, dim: int, rows: int, draws: int) -> np.ndarray
     return -0.5 * squares.sum(axis=-1) * (1.0 - 1.0 / sd**2)
 
 
-def test_sure_sample_size_is_near_the_truth_where_weights_have_a_variance():
+def test_ess_lower_bound_is_near_the_truth_where_weights_have_a_variance():
     """The efficiency is ``(sqrt(2 s^2 - 1) / s^2)^d``."""
     for sd, dim in ((0.95, 1), (0.9, 1), (0.95, 5), (0.9, 5), (1.3, 5)):
         log_weights = normal_log_weights(sd, dim, 100, 4000)
         true = 4000 * (np.sqrt(2 * sd**2 - 1) / sd**2) ** dim
-        sure = sure_sample_size(log_weights, psis_khat(log_weights)[0])
-        assert 0.9 < np.median(sure[sure > 0]) / true < 1.02
-        assert (sure > 0).mean() > 0.85
+        bound = ess_lower_bound(log_weights, psis_khat(log_weights)[0])
+        assert 0.9 < np.median(bound[bound > 0]) / true < 1.02
+        assert (bound > 0).mean() > 0.85
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
-def test_sure_sample_size_is_none_where_weights_have_no_variance(dim):
+def test_ess_lower_bound_is_none_where_weights_have_no_variance(dim):
     """Kish's number claims more than 400 of 4,000 in most of these rows."""
     log_weights = normal_log_weights(0.65, dim, 200, 4000)
-    sure = sure_sample_size(log_weights, psis_khat(log_weights)[0])
-    assert (sure > 0).mean() < 0.05
+    bound = ess_lower_bound(log_weights, psis_khat(log_weights)[0])
+    assert (bound > 0).mean() < 0.05
 
 
-def test_sure_sample_size_never_exceeds_kish():
+def test_ess_lower_bound_never_exceeds_kish():
     log_weights = np.random.default_rng(0).normal(0.0, 0.7, (3, 4, 1000))
-    sure = sure_sample_size(log_weights, psis_khat(log_weights)[0])
-    assert sure.shape == (3, 4)
-    assert (sure <= effective_sample_size(log_weights) * (1 + 1e-12)).all()
+    bound = ess_lower_bound(log_weights, psis_khat(log_weights)[0])
+    assert bound.shape == (3, 4)
+    assert (bound <= effective_sample_size(log_weights) * (1 + 1e-12)).all()
 
 
-def test_sure_sample_size_of_equal_and_of_unusable_weights():
+def test_ess_lower_bound_of_equal_and_of_unusable_weights():
     log_weights = np.stack([np.zeros(100), np.full(100, -np.inf)])
-    sure = sure_sample_size(log_weights, psis_khat(log_weights)[0])
-    assert sure[0] == pytest.approx(100.0)
-    assert np.isnan(sure[1])
+    bound = ess_lower_bound(log_weights, psis_khat(log_weights)[0])
+    assert bound[0] == pytest.approx(100.0)
+    assert np.isnan(bound[1])
     few = np.array([[0.0, -1.0, -2.0]])
-    assert sure_sample_size(few, psis_khat(few)[0])[0] == 0.0
+    assert ess_lower_bound(few, psis_khat(few)[0])[0] == 0.0

@@ -1,4 +1,4 @@
-"""Where walkers start, which are stranded, and what is kept of their chains."""
+"""The starts of walkers, which are stuck, and what is kept of their chains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import pytest
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.engines.emcee.chain import CAPACITY, Thinned, assess, ensemble_tau, packed_chains, unpacked_chains
-from chainsweep.engines.emcee.initial_walkers import choose_distinct, islands, low_walkers, rescue, temper
+from chainsweep.engines.emcee.initial_walkers import (
+    choose_distinct,
+    low_walkers,
+    reposition_stuck,
+    stuck_walkers,
+    temper,
+)
 
 
 def effective(log_weights: np.ndarray) -> float:
@@ -60,13 +66,13 @@ def ensemble(rng: np.random.Generator, centre: float, sd: float, peak: float, wa
     return centre + sd * theta, peak - 0.5 * (theta**2).sum(axis=-1)
 
 
-def test_walkers_on_a_light_island_are_stranded_and_rescued():
+def test_walkers_where_there_is_little_mass_are_stuck_and_repositioned():
     rng = np.random.default_rng(3)
-    good, island = ensemble(rng, 0.0, 1.0, 0.0, 20), ensemble(rng, 9.0, 0.5, -40.0, 4)
-    theta, log_prob = (np.concatenate(pair, axis=1) for pair in zip(good, island, strict=True))
-    stranded = islands(theta, log_prob)
-    np.testing.assert_array_equal(stranded, np.arange(24) >= 20)
-    points, densities = rescue(theta, log_prob, stranded, rng)
+    good, away = ensemble(rng, 0.0, 1.0, 0.0, 20), ensemble(rng, 9.0, 0.5, -40.0, 4)
+    theta, log_prob = (np.concatenate(pair, axis=1) for pair in zip(good, away, strict=True))
+    stuck = stuck_walkers(theta, log_prob)
+    np.testing.assert_array_equal(stuck, np.arange(24) >= 20)
+    points, densities = reposition_stuck(theta, log_prob, stuck, rng)
     assert len(np.unique(points, axis=0)) == 4
     np.testing.assert_allclose(densities, -0.5 * (points**2).sum(axis=-1))
 
@@ -76,20 +82,20 @@ def test_a_narrow_tower_does_not_empty_the_region_that_holds_the_mass():
     tower, region = ensemble(rng, 0.0, 1e-5, 30.0, 12), ensemble(rng, 9.0, 1.0, 0.0, 12)
     theta, log_prob = (np.concatenate(pair, axis=1) for pair in zip(tower, region, strict=True))
     assert low_walkers(log_prob, 3).sum() == 12
-    assert not islands(theta, log_prob).any()
+    assert not stuck_walkers(theta, log_prob).any()
 
 
 def test_a_lone_good_walker_is_not_multiplied():
     rng = np.random.default_rng(5)
-    good, island = ensemble(rng, 0.0, 1.0, 0.0, 1), ensemble(rng, 9.0, 0.5, -90.0, 11)
+    good, away = ensemble(rng, 0.0, 1.0, 0.0, 1), ensemble(rng, 9.0, 0.5, -90.0, 11)
     good[0][:] = good[0][:1]
-    theta, log_prob = (np.concatenate(pair, axis=1) for pair in zip(good, island, strict=True))
-    assert not islands(theta, log_prob).any()
+    theta, log_prob = (np.concatenate(pair, axis=1) for pair in zip(good, away, strict=True))
+    assert not stuck_walkers(theta, log_prob).any()
 
 
-def test_an_ensemble_in_its_target_has_no_islands():
+def test_an_ensemble_in_its_target_has_no_stuck_walkers():
     rng = np.random.default_rng(6)
-    flagged = sum(islands(*ensemble(rng, 0.0, 1.0, 0.0, 32)).sum() for _ in range(200))
+    flagged = sum(stuck_walkers(*ensemble(rng, 0.0, 1.0, 0.0, 32)).sum() for _ in range(200))
     assert flagged == 0
 
 

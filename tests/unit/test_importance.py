@@ -22,7 +22,7 @@ from chainsweep.importance.modes import Modes, Pool
 from chainsweep.importance.target import (
     Start,
     Target,
-    broad_of,
+    defensive_mixture,
     from_chains,
     from_draws,
     from_modes,
@@ -108,9 +108,9 @@ def test_an_accelerators_programs_give_what_a_processors_give(nz, monkeypatch):
         fitted = fit(keys(2), z, np.zeros((2, 300)), kernels, precision, 200)
         return [np.asarray(a) for a in (log_density(parts, z), draw(parts, keys(2), 400), *fitted)]
 
-    one_by_one = results()
+    sequential = results()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for ours, theirs in zip(one_by_one, results(), strict=True):
+    for ours, theirs in zip(sequential, results(), strict=True):
         assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
     jax.clear_caches()
 
@@ -229,9 +229,9 @@ def test_a_start_keeps_the_likeliest_prior_draws_with_their_density():
 def test_starts_join_and_only_the_strongest_points_are_kept():
     target = gaussian_target(np.zeros((2, 2)))
     one, two = gaussian_start(target, 2, 2), gaussian_start(target, 2, 2)
-    both = join(one._replace(known=some_mixture(2)), two)
+    both = join(one._replace(mode_components=some_mixture(2)), two)
     assert both.z.shape == (2, 1200, 2)
-    assert both.known is not None
+    assert both.mode_components is not None
     z, log_target, log_denominator = strongest(both, 10)
     weights = both.log_target - both.log_denominator
     assert_allclose((log_target - log_denominator)[:, -1], np.sort(weights, axis=1)[:, -10])
@@ -244,7 +244,7 @@ def test_starts_join_and_only_the_strongest_points_are_kept():
 def test_a_broad_component_leaves_out_what_is_not_finite():
     z = np.random.default_rng(0).normal(0, 2, (1, 5000, 2))
     z[0, 0] = np.inf
-    part = broad_of(z, 4.0)
+    part = defensive_mixture(z, 4.0)
     assert_allclose(part.chol[0, 0] @ part.chol[0, 0].T, 16 * np.eye(2), atol=1.0)
 
 
@@ -260,7 +260,7 @@ def test_a_first_round_that_gives_the_evidence_of_the_start_is_the_last():
     """Only where it is told to; the twin's start claims another evidence."""
     target = gaussian_target(np.zeros((2, 2)), sd=1.0)
     known = Mixture(np.zeros((2, 1)), np.zeros((2, 1, 2)), np.tile(np.eye(2), (2, 1, 1, 1)))
-    start = gaussian_start(target, 2, 2)._replace(known=known)
+    start = gaussian_start(target, 2, 2)._replace(mode_components=known)
     early = replace(SMALL, early=True)
     result = adapt(target, start, keys(2), early)
     assert_array_equal(result.rounds, 1)

@@ -219,7 +219,7 @@ def test_an_inconclusive_check_proves_nothing_of_any_kind(judged, kind, choice):
     judged.check = replace(fine(), conclusive=conclusive, shift=np.where(conclusive, 0.0, 9.0))
     columns = judged(kind, limits={"ess": 300.0, "inconclusive": choice})
     assert columns["verdict"] == labels((conclusive | (choice == "flag")).tolist())
-    assert columns["flags"] == ["" if sure else "mode_check_inconclusive" for sure in conclusive]
+    assert columns["flags"] == ["" if proven else "mode_check_inconclusive" for proven in conclusive]
 
 
 @pytest.mark.parametrize(("kind", "own"), [("ensemble", "ess_min"), ("weighted", "ess")])

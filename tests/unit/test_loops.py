@@ -20,7 +20,7 @@ from chainsweep.model.load import example_observation
 from chainsweep.model.problem import Problem
 from chainsweep.model.trace import trace_structure
 from chainsweep.numerics.keys import fold_keys, split_keys, uniform_of
-from chainsweep.numerics.loops import apart, first_of, one_by_one
+from chainsweep.numerics.loops import first_of, isolated, scan_rows
 from chainsweep.numerics.random_numbers import normals, random_words, uniforms
 from tests.conftest import line_data
 
@@ -58,17 +58,17 @@ def test_what_is_computed_apart_is_the_same_also_for_many_and_for_derivatives():
 
     x, y = jnp.arange(5.0), jnp.arange(5.0) + 1.0
     for found in (
-        jax.jit(lambda x, y: apart(function, x, y))(x, y),
-        jax.vmap(lambda x, y: apart(function, x, y))(x, y),
+        jax.jit(lambda x, y: isolated(function, x, y))(x, y),
+        jax.vmap(lambda x, y: isolated(function, x, y))(x, y),
     ):
         assert_array_equal(found["sum"], x + y)
         assert_array_equal(found["product"], x * y)
-    assert jax.grad(lambda x: apart(lambda x: x**3, x))(2.0) == 12.0
+    assert jax.grad(lambda x: isolated(lambda x: x**3, x))(2.0) == 12.0
 
 
 def test_only_a_processors_program_has_branches(monkeypatch):
     def program():
-        return str(jax.make_jaxpr(lambda x: apart(lambda x: 2.0 * x, x))(1.0))
+        return str(jax.make_jaxpr(lambda x: isolated(lambda x: 2.0 * x, x))(1.0))
 
     assert "cond" in program()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -116,9 +116,9 @@ def test_a_batch_on_an_accelerator_gives_what_a_processor_gives(monkeypatch):
         return batched.log_density(theta), batched.sample_prior(keys, 300), batched.simulate(keys, theta)["y"]
 
     assert BatchedProblem(problem, batch).log_density(theta[:, :0]).shape == (3, 0)
-    one_by_one = results()
+    sequential = results()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for ours, theirs in zip(one_by_one, results(), strict=True):
+    for ours, theirs in zip(sequential, results(), strict=True):
         assert_allclose(ours, theirs, rtol=1e-11)
 
 
@@ -136,10 +136,10 @@ def test_the_python_of_a_function_is_gone_through_once():
         return first_of(function, (x,), 3)
 
     def named(function, x):
-        return one_by_one(function, jnp.array([3, 1, 0]), 2, (), (x,))
+        return scan_rows(function, jnp.array([3, 1, 0]), 2, (), (x,))
 
     def twice(function, x):
-        return jax.lax.fori_loop(0, 4, lambda _, x: apart(function, x), x)
+        return jax.lax.fori_loop(0, 4, lambda _, x: isolated(function, x), x)
 
     x = jnp.arange(4.0)
     for loop, right in ((of_rows, [0.0, 3.0, 6.0, 0.0]), (named, [9.0, 3.0, 0.0]), (twice, 81.0 * x)):

@@ -39,7 +39,9 @@ def made(**changed: object) -> ModeCheck:
 )
 def test_only_what_exceeds_three_errors_of_a_conclusive_check_counts(changed, shift, mass, spread):
     check = made(**changed)
-    np.testing.assert_allclose([check.sure_shift[0], check.sure_mass[0], check.sure_spread[0]], [shift, mass, spread])
+    np.testing.assert_allclose(
+        [check.significant_shift[0], check.significant_mass[0], check.significant_spread[0]], [shift, mass, spread]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The text whose hash was compared is the one that runs: no bytecode beside it, and no text that came after."""
+"""The text whose hash was compared is the one that runs: no bytecode next to it, and no text that came after."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def model(x, y_err, kind, y=None):
     b = numpyro.sample("b", dist.Normal(0, 1000))
     numpyro.sample("obs", dist.Poisson(jnp.exp(a + b * (x - x.mean()))), obs=y)
 """,
-    "hidden beside a huge term": """
+    "hidden by a huge term": """
 def model(x, y_err, kind, y=None):
     a = numpyro.sample("a", dist.Normal(0, 3))
     numpyro.factor("huge", -1e13 + 0.0 * a)

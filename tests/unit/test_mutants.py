@@ -1,4 +1,4 @@
-"""The list of planted faults fits the source: each text stands there once, and each named test exists."""
+"""The list of planted faults fits the source: each text is there once, and each named test exists."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def test_every_mutant_has_its_text_once_in_the_source_and_changes_the_program():
 
 @pytest.mark.parametrize(("file", "old"), [("verdicts/rules.py", "np.greater_than"), ("verdicts/rule.py", "np.less")])
 def test_a_text_that_is_gone_is_named(file, old):
-    assert stale([Mutant(file, old, "x", ())]) == [f"{file}: {old} -> x (its text stands 0 times in the file)"]
+    assert stale([Mutant(file, old, "x", ())]) == [f"{file}: {old} -> x (its text is 0 times in the file)"]
 
 
 def test_a_text_that_stands_twice_is_named(tmp_path):
     mutant = Mutant("a.py", "1", "2", ())
     mutant.path(tmp_path).parent.mkdir()
     mutant.path(tmp_path).write_text("x = 1\ny = 1\n")
-    assert stale([mutant], tmp_path) == ["a.py: 1 -> 2 (its text stands 2 times in the file)"]
+    assert stale([mutant], tmp_path) == ["a.py: 1 -> 2 (its text is 2 times in the file)"]
 
 
 def test_a_mutant_is_planted_in_its_file_alone(tmp_path):

@@ -120,7 +120,7 @@ publish(Path(sys.argv[1]), lambda temporary: temporary.write_text("new"), kill)
 
 @pytest.fixture
 def root(tmp_path):
-    """A campaign that is reached through a link, beside a folder that is not its own."""
+    """A campaign that is reached through a link, next to a folder that is not its own."""
     (tmp_path / "mnt" / "campaign").mkdir(parents=True)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "f").write_text("not ours")

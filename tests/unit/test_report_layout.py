@@ -1,4 +1,4 @@
-"""Where the panels of a figure stand: texts fit beside them, whatever their length."""
+"""The places of the panels of a figure: texts fit next to them, whatever their length."""
 
 from __future__ import annotations
 

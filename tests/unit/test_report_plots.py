@@ -1,4 +1,4 @@
-"""Figures of one data set: what stands in them, and what odd input does to them."""
+"""Figures of one data set: what is in them, and what odd input does to them."""
 
 from __future__ import annotations
 

@@ -390,7 +390,7 @@ def test_a_folder_that_lost_its_token_says_how_to_have_its_jobs_again(twins, slu
         with pytest.raises(CampaignError, match="is not there, and without it nothing says") as told:
             command(first)
         assert not path.exists()
-    path.write_text(re.search(r"anew: (\{.*?\})", str(told.value))[1])
+    path.write_text(re.search(r"again: (\{.*?\})", str(told.value))[1])
     assert waiting(first) == 18
     assert watch.cancel_jobs(first) == cancelled(slurm) == ids
 

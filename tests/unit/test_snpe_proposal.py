@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.diagnostics.weights import efficiency, psis_khat, sure_sample_size, weighted_sd
+from chainsweep.diagnostics.weights import efficiency, ess_lower_bound, psis_khat, weighted_sd
 from chainsweep.engines.snpe.proposal import EVERY, FREEDOM, Proposal
 from chainsweep.numerics.seeds import Seeds
 
@@ -43,7 +43,7 @@ def test_a_narrow_network_claims_the_effective_draws_that_it_has(sd, dim):
     true = weights.mean() ** 2 / (weights**2).mean()
     z, log_weight = weighted(sd, dim, 40, 1000)
     khat, _ = psis_khat(log_weight)
-    claimed = sure_sample_size(log_weight, khat) / 1000
+    claimed = ess_lower_bound(log_weight, khat) / 1000
     assert 0.8 < np.median(claimed) / true < 1.05
     assert (khat < 0.5).all()
     sds = weighted_sd(np.moveaxis(z, 2, 0), log_weight)

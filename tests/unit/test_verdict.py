@@ -53,7 +53,7 @@ PROMISED = {
     "weighted": [("k-hat", 0.7, "below"), ("weighted ESS", 400, "above")],
     "likelihood-free": [
         ("no likelihood; distance of the network's calibration from uniform", 0.05, "below"),
-        ("simulations that are as strange", 0.001, "above"),
+        ("simulations as far out of distribution", 0.001, "above"),
     ],
     "mode check": [
         ("mode check: shift of a mean", 0.2, "below"),
@@ -99,7 +99,7 @@ def test_each_figure_alone_condemns_on_the_wrong_side_of_its_limit_and_nowhere_e
         ("markov", {0: np.nan}, {}, "R-hat undefined, limit 1.01"),
         ("ensemble", {1: np.nan}, {}, "autocorrelation times undefined, limit 50"),
         ("weighted", {0: 0.81, 1: 12.0}, {}, "k-hat 0.81, limit 0.7; weighted ESS 12, limit 400"),
-        ("likelihood-free", {1: 0.0005}, {}, "simulations that are as strange 0.05 %, limit 0.1 %"),
+        ("likelihood-free", {1: 0.0005}, {}, "simulations as far out of distribution 0.05 %, limit 0.1 %"),
         ("mode check", {0: 0.31}, {}, "mode check: shift of a mean 0.31 sd, limit 0.2 sd"),
         ("mode check", {1: 0.02}, {}, "mass where no chain went 2.0 %, limit 1 %"),
         ("mode check", {2: 0.3}, {}, "log ratio of sds 0.30, limit 0.25"),

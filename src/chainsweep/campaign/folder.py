@@ -106,7 +106,7 @@ def identity_of(root: Path, submissions: int, recorded: Iterable[str] = ()) -> I
         raise CampaignError(
             f"{root / FILE}: is not there, and without it nothing says whether this folder sent the jobs that "
             "jobs.jsonl records, or the folder that it was copied from. Restore the file. If this folder sent them, "
-            f"you may write the file anew: {content}. If it is a copy, remove its jobs.jsonl"
+            f"you may write the file again: {content}. If it is a copy, remove its jobs.jsonl"
         )
     if known is not None and (known.path == str(root) or known.inode == inode):
         return known

@@ -1,6 +1,6 @@
 """The tables of ``campaign.toml`` as typed, frozen values, with their defaults.
 
-Those of engines stand in the engines' folders; ``chainsweep.campaign.config`` has the whole file.
+Those of engines are in the engines' folders; ``chainsweep.campaign.config`` has the whole file.
 """
 
 from __future__ import annotations

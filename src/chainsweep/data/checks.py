@@ -69,7 +69,7 @@ def _ids(raw: RawData, config: DataSection) -> Iterator[Finding]:
         elif first.setdefault(dataset_id, position) != position:
             earlier = raw.dataset_place(first[dataset_id])
             row = "" if earlier.row is None else f", row {earlier.row}"
-            detail = f"the id '{dataset_id}' stands already in {earlier.file}{row}"
+            detail = f"the id '{dataset_id}' is already in {earlier.file}{row}"
             yield position, None, "duplicate_id", detail
 
 

@@ -147,7 +147,7 @@ def _larger_rhat(split: Draws, scores: Rows) -> Rows:
     """The larger of the bulk R-hat (of ``scores``) and of the folded one, which sees scale and tails."""
     bulk = _rhat_rows(scores)
     folded = _rhat_rows(_normal_scores(np.abs(split - np.median(split, axis=(1, 2), keepdims=True))))
-    # Two-valued draws fold to a constant, whose R-hat is NaN: the bulk one then stands.
+    # Two-valued draws fold to a constant, whose R-hat is NaN: the bulk one is then taken.
     return np.where(folded > bulk, folded, bulk)
 
 

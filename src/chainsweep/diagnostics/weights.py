@@ -63,8 +63,8 @@ def effective_sample_size(log_weights: ArrayLike) -> Array:
     return map_rows(lambda rows: 1.0 / (normalised_weights(rows) ** 2).sum(axis=-1), _checked(log_weights), 1)
 
 
-def sure_sample_size(log_weights: ArrayLike, khat: ArrayLike) -> Array:
-    """The effective sample size, shape ``(...)``, that weights have with a confidence of 95 %; 0 where none is sure.
+def ess_lower_bound(log_weights: ArrayLike, khat: ArrayLike) -> Array:
+    """The effective sample size, shape ``(...)``, that weights have at 95 % confidence; 0 where there is none.
 
     Kish's number needs the mean of the squared weights, most of which the largest weight to come may hold. Here the
     tail's part is that of a generalised Pareto distribution with the tail's mean and the upper limit of its k-hat:
@@ -79,7 +79,7 @@ def sure_sample_size(log_weights: ArrayLike, khat: ArrayLike) -> Array:
     """
     values = _checked(log_weights)
     together = np.concatenate([np.asarray(khat, np.float64)[..., None], values], axis=-1)
-    return map_rows(lambda rows: _sure_rows(rows[:, 0], rows[:, 1:]), together, 1)
+    return map_rows(lambda rows: _ess_lower_bound_rows(rows[:, 0], rows[:, 1:]), together, 1)
 
 
 def efficiency(log_weights: ArrayLike) -> Array:
@@ -119,7 +119,7 @@ def weighted_sd(values: ArrayLike, log_weights: ArrayLike) -> Array:
 def weighted_quantile(values: ArrayLike, log_weights: ArrayLike, q: ArrayLike) -> Array:
     """Weighted quantiles along the last axis, for equal weights ``numpy.quantile`` (linear).
 
-    The ``k``-th smallest draw stands at ``(S_k - w_k / 2 - w_1 / 2) / (1 - w_1 / 2 - w_n / 2)``, ``S`` the
+    The ``k``-th smallest draw is at ``(S_k - w_k / 2 - w_1 / 2) / (1 - w_1 / 2 - w_n / 2)``, ``S`` the
     cumulated weight; between draws the quantile is linear.
 
     Parameters
@@ -230,7 +230,7 @@ def _log_evidence_rows(rows: Array) -> Array:
     return np.stack([log_sum - math.log(n_draws), error], axis=-1)
 
 
-def _sure_rows(khat: Array, rows: Array) -> Array:
+def _ess_lower_bound_rows(khat: Array, rows: Array) -> Array:
     weights = normalised_weights(rows)
     size = tail_length(rows.shape[-1])
     ordered = np.sort(weights, axis=-1)

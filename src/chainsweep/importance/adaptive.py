@@ -2,9 +2,9 @@ r"""Adaptive importance sampling of many data sets at once, with weights that ar
 
 Each round fits a Student-t mixture to everything found so far, draws from::
 
-    q(z) = fit share * fit(z) + broad share * broad(z) + known share * known(z)
+    q(z) = fit share * fit(z) + defensive share * defensive(z) + mode share * modes(z)
 
-(``broad`` has the size of the prior, ``known`` holds modes that must never be lost) and weighs the draws with the
+(``defensive`` has the size of the prior, ``modes`` holds modes that must never be lost) and weighs the draws with the
 target's exact density, :math:`w = p(z) / q(z)`. The result is the *last round alone*: given the rounds before it
 its draws are independent and its proposal is a known density, so the mean weight is an unbiased evidence and
 Pareto's k-hat is valid. Weights over all rounds (the balance heuristic) would carry more effective draws
@@ -25,21 +25,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.diagnostics.weights import effective_sample_size, log_evidence, psis_khat, sure_sample_size
+from chainsweep.diagnostics.weights import effective_sample_size, ess_lower_bound, log_evidence, psis_khat
 from chainsweep.importance.mixture import combine, draw, log_density, require_float64
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.mixture_fit import fit, place, without_broken
 from chainsweep.importance.target import Start, Target, strongest
 from chainsweep.numerics.keys import fold_keys, split_keys
-from chainsweep.numerics.loops import one_by_one_here
+from chainsweep.numerics.loops import on_cpu
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 WIDER = 1.5
 """The scale of a kernel around all draws, relative to that of the draws."""
-FIRST_BROAD_SHARE = 0.2
-"""The broad share of a first round that draws from the known mixture before one is fitted."""
+FIRST_DEFENSIVE_SHARE = 0.2
+"""The defensive share of a first round that draws from the modes before one is fitted."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Settings:
     """The number of resampled points that a mixture is fitted to."""
     effective: float = 300.0
     """Weights are tempered to this many effective points while they are degenerate."""
-    broad_share: float = 0.15
-    known_share: float = 0.05
+    defensive_share: float = 0.15
+    mode_share: float = 0.05
     wide_share: float = 0.0
     """The share of the fit that is one kernel around all its points, `WIDER` times as wide as they are, so that the
     weights have no heavy tail there."""
@@ -64,7 +64,7 @@ class Settings:
     khat: float = 0.7
     agreement: float = 4.0
     """Two rounds agree when their log evidences differ by less than this many standard errors."""
-    sure: bool = False
+    ess_lower_bound: bool = False
     """True where ``ess`` of a result is the number that it has with a confidence of 95 %, in place of Kish's."""
     early: bool = False
     """True where the first round may be the last, if its evidence agrees with that of the points of the start."""
@@ -125,7 +125,7 @@ def settings_for(nz: int, **changes: Any) -> Settings:
 
 def lanes_here(settings: Settings) -> int:
     """The number of data sets of one round on this device: fewer on a processor, which computes them one by one."""
-    return max(1, settings.lanes // 4) if one_by_one_here() else settings.lanes
+    return max(1, settings.lanes // 4) if on_cpu() else settings.lanes
 
 
 def adapt(
@@ -162,7 +162,7 @@ def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.b
     """Run one round of a few data sets; return True for those that are done."""
     count, settings = len(members), run.settings
     # On an accelerator idle lanes repeat the first data set, so that every call has one shape.
-    idle = 0 if one_by_one_here() else lanes - count
+    idle = 0 if on_cpu() else lanes - count
     positions = np.concatenate([members, np.full(idle, members[0])])
     part = _Pool(*(array[positions] for array in run.pool))
     standing, share = _standing(run.start, positions, settings, first=step == 0)
@@ -180,20 +180,20 @@ def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.b
         whole[members] = new[:count]
     log_weight = (log_target - log_proposal)[:count]
     good = _record(run, members, z[:count], log_weight, step)
-    hopeless = ~np.isfinite(run.pool.log_target[members]).any(axis=1) & (step > 0)
-    return good | hopeless | np.isposinf(log_weight).any(axis=1)
+    no_density = ~np.isfinite(run.pool.log_target[members]).any(axis=1) & (step > 0)
+    return good | no_density | np.isposinf(log_weight).any(axis=1)
 
 
 def _standing(start: Start, positions: Positions, settings: Settings, first: bool) -> tuple[Mixture, float]:
     """The part of the proposal that is not fitted, and its share."""
-    broad = Mixture(*(np.asarray(array)[positions] for array in start.broad))
-    if start.known is None:
-        return broad, settings.broad_share
-    known = Mixture(*(np.asarray(array)[positions] for array in start.known))
+    defensive = Mixture(*(np.asarray(array)[positions] for array in start.defensive))
+    if start.mode_components is None:
+        return defensive, settings.defensive_share
+    modes = Mixture(*(np.asarray(array)[positions] for array in start.mode_components))
     if first:
-        return combine((FIRST_BROAD_SHARE, broad), (1.0 - FIRST_BROAD_SHARE, known)), 1.0
-    total = settings.broad_share + settings.known_share
-    return combine((settings.broad_share, broad), (settings.known_share, known)), total
+        return combine((FIRST_DEFENSIVE_SHARE, defensive), (1.0 - FIRST_DEFENSIVE_SHARE, modes)), 1.0
+    total = settings.defensive_share + settings.mode_share
+    return combine((settings.defensive_share, defensive), (settings.mode_share, modes)), total
 
 
 def _fitted(target: Target, pool: _Pool, keys: NDArray[np.uint32], positions: Positions, settings: Settings) -> Mixture:
@@ -217,7 +217,7 @@ def _unfitted(pool: _Pool, settings: Settings) -> Mixture:
 def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: int) -> NDArray[np.bool_]:
     """Keep a round as the result so far; return True for the data sets for which it is good enough."""
     khat, _ = psis_khat(log_weight)
-    ess = sure_sample_size(log_weight, khat) if run.settings.sure else effective_sample_size(log_weight)
+    ess = ess_lower_bound(log_weight, khat) if run.settings.ess_lower_bound else effective_sample_size(log_weight)
     evidence, error = log_evidence(log_weight)
     before, error_before = run.result.log_evidence[members], run.result.log_evidence_se[members]
     agree = np.abs(evidence - before) < run.settings.agreement * np.hypot(error, error_before)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from chainsweep.errors import ChainsweepError
 from chainsweep.importance.mixture_density import Mixture, degrees, prepared
 from chainsweep.model.batched import blocks_of
-from chainsweep.numerics.loops import first_of, lanes_of, one_by_one_here
+from chainsweep.numerics.loops import first_of, lanes_of, on_cpu
 
 Array = Any
 Floats = NDArray[np.float64]
@@ -63,7 +63,7 @@ def log_density(mixture: Mixture, z: Array) -> Floats:
     z = np.asarray(z, float)
     datasets, draws, nz = z.shape
     block, whole, found = points_together(draws), widened(mixture), np.empty((datasets, draws))
-    most = block * FULL_BLOCKS if one_by_one_here() else draws
+    most = block * FULL_BLOCKS if on_cpu() else draws
     for rows in blocks_of(datasets, lanes_of(draws * whole.mean.shape[1])):
         some, own = Mixture(*(part[rows] for part in whole)), np.unique(rows)
         for first in range(0, draws, most):
@@ -114,12 +114,12 @@ def systematic(uniform: float, log_weight: Array, draws: int) -> NDArray[np.int6
 
 def points_together(draws: int) -> int:
     """The number of points of one data set that are computed together: a block, or all on an accelerator."""
-    return BLOCK if one_by_one_here() else draws
+    return BLOCK if on_cpu() else draws
 
 
 def padded_to(count: int, size: int) -> int:
     """The least multiple of ``size`` that is at least ``count``; on an accelerator ``count`` itself."""
-    return -(-count // size) * size if one_by_one_here() else count
+    return -(-count // size) * size if on_cpu() else count
 
 
 def filled(array: Array, axis: int, size: int) -> Array:

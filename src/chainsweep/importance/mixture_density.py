@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from chainsweep.numerics.loops import apart, one_by_one_here
+from chainsweep.numerics.loops import isolated, on_cpu
 from chainsweep.numerics.random_numbers import normals, uniforms
 
 Array = Any
@@ -66,7 +66,7 @@ def random_numbers(key: Array, count: int, nz: int) -> Numbers:
             square = square + noise[nz] ** 2
         return Numbers(uniform, noise[:nz], jnp.sqrt(degrees(nz) / square))
 
-    return apart(shaped, apart(lambda key: uniforms(key, (3 + nz + odd) * count), key))
+    return isolated(shaped, isolated(lambda key: uniforms(key, (3 + nz + odd) * count), key))
 
 
 class Prepared(NamedTuple):
@@ -100,7 +100,7 @@ class Prepared(NamedTuple):
         n, nz = z.shape
         if nz > UNROLLED_DIMENSIONS:
             return self._log_density_in_logs(z)
-        if not one_by_one_here():
+        if not on_cpu():
             return jnp.log(self.height @ (1.0 / power(self.bases(z), nz)))
 
         def add(k: Any, total: Array) -> Array:
@@ -121,7 +121,7 @@ class Prepared(NamedTuple):
         the step before, which then have height 0. An accelerator takes all components in one step.
         """
         size = self.height.shape[0]
-        if not one_by_one_here() or size <= COMPONENTS:
+        if not on_cpu() or size <= COMPONENTS:
             return add(self, start, 0)
 
         def step(k: Any, so_far: Any) -> Any:
@@ -164,7 +164,7 @@ class Prepared(NamedTuple):
 
         The distance is that of Mahalanobis, in units of the component's scale.
         """
-        if not one_by_one_here():
+        if not on_cpu():
             return _base(z.T[:, None], self.inverse[..., None], self.offset[..., None])
         return jax.lax.map(lambda part: _base(z.T, *part), (jnp.moveaxis(self.inverse, -1, 0), self.offset.T))
 

@@ -34,7 +34,7 @@ from chainsweep.importance.mixture_density import (
 from chainsweep.model.batched import blocks_of
 from chainsweep.numerics.factors import cholesky_factors
 from chainsweep.numerics.keys import uniform_of
-from chainsweep.numerics.loops import first_of, lanes_of, one_by_one_here
+from chainsweep.numerics.loops import first_of, lanes_of, on_cpu
 
 Array = Any
 Floats = NDArray[np.float64]
@@ -208,7 +208,7 @@ def _kernel_covariance(precision: Array, components: Any) -> Array:
         variance = 1.0 / (jnp.maximum(curvature, 0.0) + bandwidth**-2)
         return jnp.einsum("kij,kj,klj->kil", axes, variance, axes)
 
-    if not one_by_one_here():
+    if not on_cpu():
         return of_some(precision)
     some = precision.reshape(-1, COMPONENTS, nz, nz)
     found = first_of(of_some, (some,), -(-components // COMPONENTS)).reshape(precision.shape)
@@ -227,7 +227,7 @@ def _maximise(
         return _with_moments(moments, ready, y[b], number[b] < points)
 
     moments = jnp.zeros((len(center), 2 + nz + nz**2))
-    moments = jax.lax.fori_loop(0, -(-points // together), add, moments) if one_by_one_here() else add(0, moments)
+    moments = jax.lax.fori_loop(0, -(-points // together), add, moments) if on_cpu() else add(0, moments)
     count = moments[:, 0] * weight
     pull = moments[:, 1:] * ((1.0 + nz / degrees(nz)) * weight)
     norm, first, second = pull[:, 0], pull[:, 1 : 1 + nz], pull[:, 1 + nz :].reshape(-1, nz, nz)

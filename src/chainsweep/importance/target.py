@@ -20,9 +20,9 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 PRIOR_INFLATION = 1.5
-"""The covariance of the broad component, in units of that of the prior draws."""
+"""The covariance of the defensive component, in units of that of the prior draws."""
 DRAWS_INFLATION = 4.0
-"""The covariance of the broad component, in units of that of the draws of another proposal."""
+"""The covariance of the defensive component, in units of that of the draws of another proposal."""
 EVEN_SHARE = 0.5
 """The share of the known modes' weight that is the same for all of them; the rest follows their Laplace masses."""
 CHAIN_COMPONENTS = 32
@@ -50,17 +50,17 @@ class Target:
 class Start(NamedTuple):
     """The points and mixtures from which the adaptation starts.
 
-    ``z`` ``(dataset, point, nz)``; ``log_target`` and ``log_denominator`` ``(dataset, point)``, the latter the log
-    of the number of points times their proposal's density, so that ``exp(log_target - log_denominator)`` sums to an
-    evidence. There may be 0 points. ``broad`` is as wide as the prior; ``known`` holds modes, draws of chains, or other
-    places that must not be lost.
+    ``z`` ``(dataset, point, nz)``; ``log_target`` and ``log_denominator`` ``(dataset, point)``, the latter the log of
+    the number of points times their proposal's density, so that ``exp(log_target - log_denominator)`` sums to an
+    evidence. There may be 0 points. ``defensive`` is as wide as the prior; ``mode_components`` holds modes, draws of
+    chains, or other places that must not be lost.
     """
 
     z: Floats
     log_target: Floats
     log_denominator: Floats
-    broad: Mixture
-    known: Mixture | None = None
+    defensive: Mixture
+    mode_components: Mixture | None = None
 
 
 def target_of(batched: BatchedProblem) -> Target:
@@ -94,7 +94,7 @@ def target_of(batched: BatchedProblem) -> Target:
 
 
 def from_prior(target: Target, pool: Pool, keep: int = 4000) -> Start:
-    """Start from the ``keep`` likeliest prior draws; the broad component is fitted to all.
+    """Start from the ``keep`` likeliest prior draws; the defensive component is fitted to all.
 
     The more draws the pool has, the narrower are the modes that it can meet. Only the kept draws cost time later.
     """
@@ -108,24 +108,26 @@ def from_prior(target: Target, pool: Pool, keep: int = 4000) -> Start:
     usable = np.isfinite(log_target) & np.isfinite(log_likelihood)
     with np.errstate(invalid="ignore"):
         log_prior = np.where(usable, log_target - log_likelihood, 0.0)
-    return Start(z, np.where(usable, log_target, -np.inf), log_prior + np.log(draws), broad_of(pool.z, PRIOR_INFLATION))
+    return Start(
+        z, np.where(usable, log_target, -np.inf), log_prior + np.log(draws), defensive_mixture(pool.z, PRIOR_INFLATION)
+    )
 
 
 def from_draws(target: Target, z: Floats, log_proposal: Floats) -> Start:
     """Start from draws ``(dataset, draw, nz)`` of a normalised proposal, such as a trained network."""
     log_target = target.log_density(z, _all(z))
-    return Start(z, log_target, log_proposal + np.log(z.shape[1]), broad_of(z, DRAWS_INFLATION))
+    return Start(z, log_target, log_proposal + np.log(z.shape[1]), defensive_mixture(z, DRAWS_INFLATION))
 
 
 def join(start: Start, other: Start) -> Start:
-    """Join the points and the known mixtures of two starts; the broad mixture is that of the first."""
-    known = [part for part in (start.known, other.known) if part is not None]
+    """Join the points and the mode components of two starts; the defensive mixture is that of the first."""
+    parts = [part for part in (start.mode_components, other.mode_components) if part is not None]
     return Start(
         z=np.concatenate([start.z, other.z], axis=1),
         log_target=np.concatenate([start.log_target, other.log_target], axis=1),
         log_denominator=np.concatenate([start.log_denominator, other.log_denominator], axis=1),
-        broad=start.broad,
-        known=combine(*((1.0, part) for part in known)) if known else None,
+        defensive=start.defensive,
+        mode_components=combine(*((1.0, part) for part in parts)) if parts else None,
     )
 
 
@@ -147,7 +149,7 @@ def strongest(start: Start, size: int) -> tuple[Floats, Floats, Floats]:
     return np.pad(z, (*gap, (0, 0))), padded_target, np.pad(log_denominator, gap)
 
 
-def broad_of(z: Floats, inflation: float) -> Mixture:
+def defensive_mixture(z: Floats, inflation: float) -> Mixture:
     """One component with the mean and ``inflation`` times the covariance of points ``(dataset, point, nz)``.
 
     Points that are not finite are left out.

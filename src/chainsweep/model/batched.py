@@ -21,7 +21,7 @@ from chainsweep.errors import ModelError
 from chainsweep.model.host import HostCall, Simulation
 from chainsweep.model.problem import LARGEST_LOG_DENSITY, Observation, Problem, observation
 from chainsweep.numerics.keys import split_keys
-from chainsweep.numerics.loops import first_of, one_by_one_here
+from chainsweep.numerics.loops import first_of, on_cpu
 
 Floats = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ class Compiled:
         index = np.minimum(np.arange(per_dataset * points), draws - 1)
         # The last block is filled up with copies of the last draw.
         blocks = [np.asarray(a)[:, index].reshape(datasets * per_dataset, points, *a.shape[2:]) for a in arrays]
-        most = max(1, min(BLOCKS if one_by_one_here() else MANY_BLOCKS, MAX_NUMBERS // (points * max(1, batch.width))))
+        most = max(1, min(BLOCKS if on_cpu() else MANY_BLOCKS, MAX_NUMBERS // (points * max(1, batch.width))))
         parts = [
             self._blocks(name, [a[first : first + most] for a in blocks], batch, first, per_dataset, most)
             for first in range(0, datasets * per_dataset, most)

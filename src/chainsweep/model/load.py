@@ -168,7 +168,7 @@ def _black_box(
     log_likelihood = getattr(module, "log_likelihood", None)
     simulate = getattr(module, "simulate", None)
     if log_likelihood is None and simulate is None:
-        raise ModelError(f"{path}: a black-box model needs 'log_likelihood' and / or 'simulate' beside 'prior'")
+        raise ModelError(f"{path}: a black-box model needs 'log_likelihood' and / or 'simulate' in addition to 'prior'")
 
     def prior_model() -> None:
         import numpyro

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray]
 
 
-def prefixed(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
+def with_prefix(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
     """The same arrays under ``prefix/``."""
     return {f"{prefix}/{name}": value for name, value in arrays.items()}
 
 
-def under(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
+def strip_prefix(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
     """The arrays under ``prefix/``, without it."""
     start = prefix + "/"
     return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}

@@ -23,14 +23,14 @@ TOGETHER = 512
 """The most lanes that an accelerator advances together."""
 
 
-def one_by_one_here() -> bool:
+def on_cpu() -> bool:
     """Return True if programs that are compiled now run on a processor."""
     return jax.default_backend() == "cpu"
 
 
 def lanes_of(numbers: int) -> int:
     """The number of data sets of one compiled call, where the largest array of a data set has ``numbers`` numbers."""
-    return DATASETS if one_by_one_here() else max(1, min(TOGETHER, MAX_BLOCK // max(1, numbers)))
+    return DATASETS if on_cpu() else max(1, min(TOGETHER, MAX_BLOCK // max(1, numbers)))
 
 
 def first_of(function: Callable, arrays: tuple[Any, ...], count: Any) -> Any:
@@ -38,7 +38,7 @@ def first_of(function: Callable, arrays: tuple[Any, ...], count: Any) -> Any:
 
     An accelerator computes all rows at once.
     """
-    if not one_by_one_here():
+    if not on_cpu():
         return jax.vmap(function)(*arrays)
 
     of_row = traced_once(function)
@@ -54,7 +54,7 @@ def _row(arrays: Any, k: Any) -> Any:
     return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, k, keepdims=False), arrays)
 
 
-def one_by_one(function: Callable, rows: Any, count: Any, given: tuple[Any, ...], datasets: tuple[Any, ...]) -> Any:
+def scan_rows(function: Callable, rows: Any, count: Any, given: tuple[Any, ...], datasets: tuple[Any, ...]) -> Any:
     """Apply ``function`` to the arrays ``given`` ``(row, ...)`` and to ``datasets`` ``(dataset, ...)`` at ``rows``.
 
     The first ``count`` rows are computed one after the other; the result is zero elsewhere.
@@ -71,7 +71,7 @@ def one_by_one(function: Callable, rows: Any, count: Any, given: tuple[Any, ...]
     return jax.lax.fori_loop(0, count, add, zeros_like_result(of_row, *arguments(0), rows=rows.shape))
 
 
-def of_lanes(function: Callable, arrays: Any, rows: Any, count: Any, result: Any) -> Any:
+def vmap_active(function: Callable, arrays: Any, rows: Any, count: Any, result: Any) -> Any:
     """Return ``result``, in which ``function`` of the lane replaces the first ``count`` of the lanes ``rows``.
 
     The first axis of ``arrays`` and ``result`` is the lane. An accelerator computes ``TOGETHER`` lanes at once.
@@ -82,9 +82,9 @@ def of_lanes(function: Callable, arrays: Any, rows: Any, count: Any, result: Any
 
     def some(k: Any, result: Any) -> Any:
         places = k * together + jnp.arange(together)
-        inside = rows[jnp.minimum(places, count - 1)]
-        found = over_lanes(*jax.tree.map(lambda array: array[inside], arrays))
-        targets = jnp.where(places < count, inside, width)
+        active = rows[jnp.minimum(places, count - 1)]
+        found = over_lanes(*jax.tree.map(lambda array: array[active], arrays))
+        targets = jnp.where(places < count, active, width)
         return jax.tree.map(lambda whole, part: whole.at[targets].set(part, mode="drop"), result, found)
 
     return jax.lax.fori_loop(0, (count + together - 1) // together, some, result)
@@ -96,7 +96,7 @@ def lanes_computed(count: int, width: int) -> int:
     return -(-count // together) * together
 
 
-def apart(function: Callable, *arrays: Any) -> Any:
+def isolated(function: Callable, *arrays: Any) -> Any:
     """Apply ``function`` to ``arrays``, on a processor in a way that the compiler cannot fuse with what follows.
 
     A compiler fuses the computation of an array with the code that uses it; where there are several uses, or a use
@@ -104,7 +104,7 @@ def apart(function: Callable, *arrays: Any) -> Any:
     a branch whose condition it does not know, so the computation is put in one. (An accelerator would wait at each
     such branch.)
     """
-    if not one_by_one_here():
+    if not on_cpu():
         return function(*arrays)
     always, once = jax.lax.optimization_barrier(jnp.asarray(True)), traced_once(function)
     return jax.lax.cond(always, once, lambda *some: zeros_like_result(once, *some), *arrays)
@@ -117,7 +117,7 @@ def alone(function: Callable) -> Callable:
     differentiated once, by ``z`` and in reverse mode. An accelerator computes all points at once.
     """
     value, sloped = cut_off(function), cut_off(jax.value_and_grad(function))
-    if one_by_one_here():
+    if on_cpu():
         value, sloped = sequential_vmap(value), sequential_vmap(sloped)
     single = jax.custom_vjp(value)
 
@@ -142,4 +142,4 @@ def zeros_like_result(function: Callable, *arrays: Any, rows: tuple[int, ...] = 
 
 
 def _together(width: int) -> int:
-    return 1 if one_by_one_here() else min(width, TOGETHER)
+    return 1 if on_cpu() else min(width, TOGETHER)

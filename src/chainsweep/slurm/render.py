@@ -103,7 +103,7 @@ def directive(value: str) -> str:
     """Return ``value`` as one word of an ``#SBATCH`` line."""
     if any(character in value for character in _NOT_IN_DIRECTIVES):
         raise UsageError(
-            f"{value!r} cannot stand in an #SBATCH line: expected a path without backslash and line break; "
+            f"{value!r} cannot be in an #SBATCH line: expected a path without backslash and line break; "
             "move the campaign to another folder"
         )
     if all(character.isalnum() or character in "/_.-+=:,@%" for character in value):

@@ -24,7 +24,7 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@/+-]*$")]
 WordList = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,:@/+-]*$")]
 Constraint = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\[(][A-Za-z0-9_.&|*()\[\]-]*$")]
 OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""Printable text without line breaks; it is quoted wherever it stands."""
+"""Printable text without line breaks; it is quoted wherever it is used."""
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 

@@ -83,6 +83,6 @@ def make_report(campaign: Campaign) -> Path:
 
     if not campaign.paths.catalogue.exists():
         raise CampaignError(
-            f"{campaign.paths.catalogue}: not there; a report stands on a merge: chainsweep merge {campaign.paths.root}"
+            f"{campaign.paths.catalogue}: not there; a report needs a merge: chainsweep merge {campaign.paths.root}"
         )
     return build_report(ReportSource(campaign.paths.root))

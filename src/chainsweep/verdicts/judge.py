@@ -120,7 +120,9 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
         checks = [Caused(causes, len(batched.batch)), *checks]
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
         # If the mode check is inconclusive, all of these pass.
-        checks += checks_of(mode_rules(limits), [outside.sure_shift, outside.sure_mass, outside.sure_spread])
+        checks += checks_of(
+            mode_rules(limits), [outside.significant_shift, outside.significant_mass, outside.significant_spread]
+        )
         if limits.inconclusive == "not_converged":
             checks.append(Caused(outside.unproven(), len(batched.batch)))
         conclusive = outside.conclusive
@@ -131,8 +133,8 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
     figures["ppc_pvalue"] = _predictive(chains, batched, seeds)
     labels, reasons = verdicts(checks, {**batched.failures, **chains.failures})
     misfit = figures["ppc_pvalue"] < limits.min_ppc_pvalue
-    strange = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < limits.min_ood_pvalue
-    flags = {"misfit": misfit, "unlike_simulations": strange, "mode_check_inconclusive": ~conclusive}
+    ood = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < limits.min_ood_pvalue
+    flags = {"misfit": misfit, "unlike_simulations": ood, "mode_check_inconclusive": ~conclusive}
     flags["simulations_dropped"] = np.isfinite(dropped_by)
     figures["flags"] = [" ".join(name for name in flags if flags[name][i]) for i in range(len(misfit))]
     figures["draws"] = chains.n_draws * chains.theta.shape[1]

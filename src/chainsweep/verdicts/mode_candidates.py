@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.diagnostics.weights import resample
 from chainsweep.engines.chains import Chains
-from chainsweep.importance.guide import DESCENTS
+from chainsweep.importance.global_proposal import DESCENTS
 from chainsweep.importance.modes import find_modes, prior_pool
 from chainsweep.importance.target import from_modes, from_prior, target_of
 from chainsweep.model.batched import BatchedProblem
@@ -31,7 +31,7 @@ def check_chains(batched: BatchedProblem, chains: Chains, ess: NDArray[np.float6
     start = from_prior(target_of(batched), pool)
     if batched.problem.has_jax_likelihood:
         generators = [seeds.generator(name, "check-descents") for name in ids]
-        start = start._replace(known=from_modes(find_modes(batched, pool, DESCENTS, generators)))
+        start = start._replace(mode_components=from_modes(find_modes(batched, pool, DESCENTS, generators)))
     keys = seeds.jax_keys(ids, "check", 1)[:, 0]
     effective = np.where(np.isfinite(ess), np.maximum(ess, 1.0), 1.0)
     return mode_check(batched, _unconstrained(batched, chains, seeds), start, keys, chain_ess=effective)

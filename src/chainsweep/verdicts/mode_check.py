@@ -1,7 +1,7 @@
 """The check, by exact importance weights, that the chains cover all of the posterior, which R-hat cannot show.
 
 R-hat compares chains with each other and does not see a mode that none of them visits. Here a defensive mixture
-(kernels on the chains' draws, Laplace kernels on modes found elsewhere, a broad component of the prior's size) is
+(kernels on the chains' draws, Laplace kernels on modes found elsewhere, a defensive component of the prior's size) is
 adapted for a few rounds, also to likely prior draws, and its exactly weighted draws are compared with the
 chains' draws: means and sds of every parameter, and the mass that lies where the chains have no draws.
 """
@@ -32,8 +32,8 @@ LEAST_ESS = 100.0
 """The effective number of draws below which a check is inconclusive, whatever its k-hat."""
 
 PASSES = (
-    Settings(draws=1500, rounds=4, components=48, points=512, effective=100.0, known_share=0.35, ess=200.0),
-    Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, known_share=0.2, ess=200.0),
+    Settings(draws=1500, rounds=4, components=48, points=512, effective=100.0, mode_share=0.35, ess=200.0),
+    Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, mode_share=0.2, ess=200.0),
 )
 """The settings of a quick check of every data set, then of a thorough one where the quick one is inconclusive."""
 
@@ -67,17 +67,17 @@ class ModeCheck:
         return ModeCheck(**{item.name: getattr(self, item.name)[positions] for item in fields(self)})
 
     @property
-    def sure_shift(self) -> Floats:
+    def significant_shift(self) -> Floats:
         """The value of ``shift`` minus ``ERRORS`` of its errors, at least 0; 0 where the check is inconclusive."""
         return np.where(self.conclusive, np.maximum(self.shift - ERRORS * self.shift_se, 0.0), 0.0)
 
     @property
-    def sure_mass(self) -> Floats:
+    def significant_mass(self) -> Floats:
         """The value of ``mass_outside`` minus ``ERRORS`` of its errors, at least 0; 0 where inconclusive."""
         return np.where(self.conclusive, np.maximum(self.mass_outside - ERRORS * self.mass_outside_se, 0.0), 0.0)
 
     @property
-    def sure_spread(self) -> Floats:
+    def significant_spread(self) -> Floats:
         """The absolute log of ``sd_ratio`` minus ``ERRORS`` of its errors, at least 0; 0 where inconclusive or NaN."""
         with np.errstate(divide="ignore", invalid="ignore"):
             excess = np.abs(np.log(self.sd_ratio)) - ERRORS * self.sd_se
@@ -95,7 +95,7 @@ class ModeCheck:
         self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = MODE_SPREAD
     ) -> NDArray[np.bool_]:
         """True where the chains conclusively lack posterior mass."""
-        return (self.sure_shift > shift) | (self.sure_mass > mass) | (self.sure_spread > spread)
+        return (self.significant_shift > shift) | (self.significant_mass > mass) | (self.significant_spread > spread)
 
 
 def mode_check(
@@ -113,7 +113,7 @@ def mode_check(
     chain_z
         Unconstrained draws of all chains, thinned to a few hundred, ``(dataset, draw, nz)``; NaN rows are padding.
     start
-        The candidates for mass elsewhere: prior draws (``from_prior``) and, as its ``known`` part, modes
+        The candidates for mass elsewhere: prior draws (``from_prior``) and, as its ``mode_components``, modes
         (``from_modes``) or the kernels of another engine's draws (``from_chains``).
     keys
         Raw keys ``(dataset, 2)``, one per data set.
@@ -122,11 +122,11 @@ def mode_check(
     """
     target = target_of(batched)
     chain = _chain(batched, target, chain_z, keys, chain_ess)
-    known = chain.kernels if start.known is None else _halves(chain.kernels, start.known)
+    mode_components = chain.kernels if start.mode_components is None else _halves(chain.kernels, start.mode_components)
     check = unchecked(len(chain_z))
     for settings in passes:
         open_positions = np.flatnonzero(~check.conclusive & chain.usable)
-        weighted = adapt(target, start._replace(known=known), keys, settings, open_positions)
+        weighted = adapt(target, start._replace(mode_components=mode_components), keys, settings, open_positions)
         newer = _judge(batched, chain, weighted, settings)
         check = replaced(check, newer.take(open_positions), open_positions)
     return check
@@ -137,7 +137,7 @@ class _Chain:
     """The chains of every data set: density, its lowest value at a draw, moments, and True where there are draws."""
 
     kernels: Mixture
-    loneliest: Floats
+    min_log_density: Floats
     moments: _Moments
     usable: NDArray[np.bool_]
 
@@ -172,7 +172,7 @@ def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, sett
     weights = normalised_weights(np.where(usable[:, None], weighted.log_weight, np.nan))
     exact = _moments(_parameters(batched, z), weights)
     shift, shift_se, sd_ratio, sd_se = _compare(chain.moments, exact)
-    outside = np.asarray(log_density(chain.kernels, z)) < chain.loneliest[:, None] - OUTSIDE_SLACK
+    outside = np.asarray(log_density(chain.kernels, z)) < chain.min_log_density[:, None] - OUTSIDE_SLACK
     mass = (weights * outside).sum(axis=1)
     return ModeCheck(
         shift=np.where(usable, shift, np.nan),

@@ -133,7 +133,7 @@ def likelihood_free_rules(limits: VerdictSection) -> list[Rule]:
     """Return the rules of a network's unweighted draws: its calibration, and likeness of data set and training set."""
     return [
         Rule("no likelihood; distance of the network's calibration from uniform", limits.miscalibration, "below", 3),
-        Rule("simulations that are as strange", limits.min_ood_pvalue, "above", 2, "%"),
+        Rule("simulations as far out of distribution", limits.min_ood_pvalue, "above", 2, "%"),
     ]
 
 

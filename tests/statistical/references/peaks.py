@@ -1,6 +1,6 @@
 r"""Reference posteriors of 64 Gaussian peaks under the broad prior, and the script that makes them.
 
-    python -m tests.statistical.references.peaks    # some minutes; writes peaks.npz beside this file
+    python -m tests.statistical.references.peaks    # some minutes; writes peaks.npz next to this file
 
 Half of the data sets hold a visible peak, half are drawn from the broad prior itself: faint peaks, peaks outside the
 window, peaks as wide as it. The method shares no code with the package and cannot overlook a mode. Given place

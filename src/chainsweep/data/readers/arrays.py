@@ -182,7 +182,7 @@ def _rows(array: NDArray, name: str, path: Path) -> Ragged:
         return Ragged.of_lengths(np.concatenate([np.empty(0), *rows]), lengths)
     if array.ndim < 2:
         raise DataError(
-            f"{path}: '{name}' must have shape (data set, point), or be flat beside an array '{OFFSETS}'; "
+            f"{path}: '{name}' must have shape (data set, point), or be flat, with an array '{OFFSETS}'; "
             f"got shape {array.shape}"
         )
     return Ragged.of_rectangle(as_floats(array, name, path))

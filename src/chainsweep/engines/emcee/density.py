@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
-from chainsweep.numerics.loops import one_by_one
+from chainsweep.numerics.loops import scan_rows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -82,7 +82,7 @@ class StackDensity:
 @partial(jax.jit, static_argnums=0)
 def _log_density(problem: Problem, observations: Observation, theta: Any, rows: Any, count: int) -> Any:
     """Log density ``(row, draw)`` at ``theta`` ``(row, draw, ndim)`` of the first ``count`` data sets of ``rows``."""
-    return one_by_one(partial(log_density_one, problem), rows, count, (theta,), (observations,))
+    return scan_rows(partial(log_density_one, problem), rows, count, (theta,), (observations,))
 
 
 def log_density_one(problem: Problem, theta: Any, obs: Observation) -> Any:

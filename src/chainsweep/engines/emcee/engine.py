@@ -1,12 +1,13 @@
 """Affine-invariant ensembles: the walkers of all data sets of a batch in one vectorised ``emcee`` sampler.
 
-Every data set has at least two independent ensembles. Where importance sampling guides them (``importance/guide.py``)
-they start at draws chosen with tempered weights, and half their steps are jumps (``independence_move.py``);
-elsewhere they start from prior draws chosen by likelihood. Blocks of steps alternate with reviews of the chains:
-during burn-in, stranded walkers are moved to good places of their own ensemble; after it a data set is done when its
-kept steps, in autocorrelation times, R-hat between its ensembles and its effective sample size meet ``[verdict]``, or
-at ``max_steps``; then it leaves the stack, and a waiting data set takes its place. The jumps of a slow data set are
-fitted again to the draws of its chains, and its burn-in begins again.
+Every data set has at least two independent ensembles. Where importance sampling gives a global proposal
+(``importance/global_proposal.py``), they start at draws chosen with tempered weights, and half their steps are
+independence Metropolis steps (``independence_move.py``); elsewhere they start from prior draws chosen by likelihood.
+Blocks of steps alternate with reviews of the chains: during burn-in, stuck walkers are moved to good places of their
+own ensemble; after it a data set is done when its kept steps, in autocorrelation times, R-hat between its ensembles and
+its effective sample size meet ``[verdict]``, or at ``max_steps``; then it leaves the stack, and a waiting data set
+takes its place. The proposal of a slow data set is fitted again to the draws of its chains, and its burn-in begins
+again.
 
 A simplex or a correlation matrix is a surface on which no walker could move: the walkers of a model that has one move
 in the unconstrained space.
@@ -25,10 +26,17 @@ from chainsweep.data.collection import Batch
 from chainsweep.engines.base import NO_INPUTS, Deadline, Inputs, Outcome, Sink, Status
 from chainsweep.engines.emcee.chain import LEAST_STEPS, MOST_DRAWS, Assessment, Info, Results, assess
 from chainsweep.engines.emcee.entry import EMCEE
-from chainsweep.engines.emcee.initial_walkers import islands, rescue, start_walkers
+from chainsweep.engines.emcee.initial_walkers import reposition_stuck, start_walkers, stuck_walkers
 from chainsweep.engines.emcee.settings import EmceeSettings as Settings
-from chainsweep.engines.emcee.stack import JUMP, Stack, State, Sweep
-from chainsweep.importance.guide import DESCENTS, Guide, deepened, joined, relearned, search
+from chainsweep.engines.emcee.stack import INDEPENDENCE, Stack, State, Sweep
+from chainsweep.importance.global_proposal import (
+    DESCENTS,
+    GlobalProposal,
+    joined,
+    refit_from_chains,
+    search,
+    with_deep_search,
+)
 from chainsweep.importance.modes import prior_pool
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.free import without_surfaces
@@ -45,14 +53,15 @@ DEEPEN_AT = 0.05
 FAR_FROM_DONE = 0.2
 """A data set is far from done while it has less than this part of the autocorrelation times that it needs."""
 
-SLOW_AT, SLOW, REFITS = 0.03, 0.4, 3
-"""A data set is slow if, ``SLOW_AT`` of its budget after its burn-in, it has less than ``SLOW`` of the autocorrelation
-times that it needs. Its jumps are then fitted again to the draws of its chains, at most ``REFITS`` times."""
+REFIT_AT, REFIT_BELOW, REFITS = 0.03, 0.4, 3
+"""A data set is slow if, ``REFIT_AT`` of its budget after its burn-in, it has less than ``REFIT_BELOW`` of the
+autocorrelation times that it needs. Its proposal is then fitted again to the draws of its chains, at most ``REFITS``
+times."""
 
-HOPELESS_STEPS, HOPELESS_AT = 1000, 0.15
-HOPELESS = 0.8
-"""A data set ends early if, at its present pace, it would have less than ``HOPELESS`` of the autocorrelation times that
-it needs at the end of its budget. This is judged after ``HOPELESS_STEPS`` steps and after ``HOPELESS_AT`` of the
+FINISH_STEPS, FINISH_AT = 1000, 0.15
+CANNOT_FINISH = 0.8
+"""A data set ends early if, at its present pace, it would have less than ``CANNOT_FINISH`` of the autocorrelation times
+that it needs at the end of its budget. This is judged after ``FINISH_STEPS`` steps and after ``FINISH_AT`` of the
 budget, whichever is later."""
 
 CHECKPOINT_SHARE = 0.05
@@ -97,12 +106,12 @@ def run(
     stack: Stack | None = None
     while len(state.positions):
         state.admit(sweep.most, sweep.period)
-        inside = state.inside
-        if stack is None or not np.array_equal(stack.positions, state.positions[inside]):
-            guide = None if state.guide is None else state.guide.take(inside)
-            stack = Stack(sweep, state.positions[inside], results.failures, guide)
+        active = state.active
+        if stack is None or not np.array_equal(stack.positions, state.positions[active]):
+            proposal = None if state.proposal is None else state.proposal.take(active)
+            stack = Stack(sweep, state.positions[active], results.failures, proposal)
         block_end = (state.now // settings.tuning.check_every + 1) * settings.tuning.check_every
-        budget_end = int(state.entered[inside].min()) + settings.max_steps
+        budget_end = int(state.entered[active].min()) + settings.max_steps
         ended = stack.advance(state, min(block_end, budget_end), lambda: saver.pause(deadline))
         results.failures.update(stack.failures())
         if ended:
@@ -118,9 +127,9 @@ def run(
 
 
 def _how_far(state: State) -> str:
-    inside = state.inside
-    running = f"{inside.size} running, step {state.steps(inside).max(initial=0)}"
-    waiting = len(state.positions) - inside.size
+    active = state.active
+    running = f"{active.size} running, step {state.steps(active).max(initial=0)}"
+    waiting = len(state.positions) - active.size
     return f"{running}, {waiting} waiting" if waiting else running
 
 
@@ -157,21 +166,21 @@ def _start(sweep: Sweep, results: Results) -> State:
     size = -(-count // -(-count // sweep.most))
     parts = [_begin(sweep, group, results) for group in blocks_of(count, size)]
     theta, log_prob = (np.concatenate(part) for part in zip(*(part[:2] for part in parts), strict=True))
-    guide = joined([part[2] for part in parts])
+    proposal = joined([part[2] for part in parts])
     positions = np.setdiff1d(np.arange(len(sweep.batch)), list(results.failures)).astype(np.int64)
-    if guide is not None:
-        guide = guide.take(positions)
-    return State.at_start(positions, theta[positions], log_prob[positions], time.monotonic() - began, guide)
+    if proposal is not None:
+        proposal = proposal.take(positions)
+    return State.at_start(positions, theta[positions], log_prob[positions], time.monotonic() - began, proposal)
 
 
-def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Floats, Floats, Guide | None]:
-    """First walkers ``(dataset, ensemble, walker, ndim)`` of some data sets, their log densities and their guide."""
+def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Floats, Floats, GlobalProposal | None]:
+    """First walkers ``(dataset, ensemble, walker, ndim)`` of some data sets, their log densities and proposal."""
     batched = BatchedProblem(sweep.problem, sweep.batch.take(rows))
     shape = sweep.settings.ensembles, sweep.walkers
     ids, walkers = batched.batch.ids, shape[0] * shape[1]
-    draws, guide = max(sweep.settings.prior_draws, walkers), None
-    if JUMP in sweep.moves:
-        pool, _, guide = search(batched, sweep.seeds, (walkers, 1), draws, DESCENTS)
+    draws, proposal = max(sweep.settings.prior_draws, walkers), None
+    if INDEPENDENCE in sweep.moves:
+        pool, _, proposal = search(batched, sweep.seeds, (walkers, 1), draws, DESCENTS)
     else:
         pool = prior_pool(batched, sweep.seeds.jax_keys(ids, "prior", 1)[:, 0], draws)
     with np.errstate(invalid="ignore"):
@@ -179,36 +188,36 @@ def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Flo
     density = np.where(np.isfinite(density), density, -np.inf)
     start = start_walkers(pool, density, ids, sweep.seeds, shape)
     theta, log_prob, failures = start.theta, start.log_prob, start.failures
-    if guide is not None:
-        drawn = batched.constrain(guide.starts[:, 0])
+    if proposal is not None:
+        drawn = batched.constrain(proposal.starts[:, 0])
         found = batched.log_density(drawn)
-        good = guide.trusted & np.isfinite(found).all(axis=1)
+        good = proposal.trusted & np.isfinite(found).all(axis=1)
         theta[good] = drawn[good].reshape(-1, *shape, drawn.shape[-1])
         log_prob[good] = found[good].reshape(-1, *shape)
         failures = {row: why for row, why in failures.items() if not good[row]}
-        guide = replace(guide, starts=guide.starts[:, :0])
+        proposal = replace(proposal, starts=proposal.starts[:, :0])
     results.failures.update({int(rows[row]): why for row, why in (failures | batched.failures).items()})
-    return theta, log_prob, guide
+    return theta, log_prob, proposal
 
 
 def _review(state: State, results: Results, sweep: Sweep) -> bool:
-    """Move stranded walkers after a block, and remove the data sets that are done or have failed.
+    """Move stuck walkers after a block, and remove the data sets that are done or have failed.
 
-    Returns True if data sets that stay got other jumps, because they are slow or far from done.
+    Returns True if data sets that stay got another proposal, because they are slow or far from done.
     """
     settings, limits = sweep.settings, sweep.limits
-    stays, lags, slow = (np.full(len(state.positions), value) for value in (True, False, False))
-    inside = state.inside
-    for row, step in zip(inside.tolist(), state.steps(inside).tolist(), strict=True):
+    kept, needs_deep_search, needs_refit = (np.full(len(state.positions), value) for value in (True, False, False))
+    active = state.active
+    for row, step in zip(active.tolist(), state.steps(active).tolist(), strict=True):
         last = step >= settings.max_steps
         if int(state.positions[row]) in results.failures:
-            stays[row] = False
+            kept[row] = False
             continue
         if not (last or is_due(step, settings.tuning.check_every)):
             continue
         if not state.settled[row]:
             # In the second half of the budget no walker is moved.
-            moved = 0 if step > settings.max_steps // 2 else _rescue(state, row, step, sweep)
+            moved = 0 if step > settings.max_steps // 2 else _reposition_stuck(state, row, step, sweep)
             state.moved[row] += moved
             state.settled[row] = moved == 0
             if moved:
@@ -216,57 +225,60 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
         if state.settled[row] or last:
             theta, log_prob = state.chains[row].after(int(state.burn_in[row]))
             assessment = assess(theta, log_prob, limits, final=last)
-            if not last and _hopeless(assessment, step, int(state.burn_in[row]), sweep):
+            if not last and _cannot_finish(assessment, step, int(state.burn_in[row]), sweep):
                 last, assessment = True, assess(theta, log_prob, limits, final=True)
             if assessment.passed or last:
                 _finish(state, results, sweep, row, step, assessment)
-                stays[row] = False
-            elif state.guide is not None and sweep.problem.has_jax_likelihood:
+                kept[row] = False
+            elif state.proposal is not None and sweep.problem.has_jax_likelihood:
                 # ``not >`` holds where the ratio is NaN too.
-                far, behind = (not assessment.kept_over_tau > x * limits.tau for x in (FAR_FROM_DONE, SLOW))
-                lags[row] = far and not state.guide.deep[row] and step >= DEEPEN_AT * settings.max_steps
+                far, behind = (not assessment.kept_over_tau > x * limits.tau for x in (FAR_FROM_DONE, REFIT_BELOW))
+                needs_deep_search[row] = far and not state.proposal.deep[row] and step >= DEEPEN_AT * settings.max_steps
                 since = step - int(state.burn_in[row])
-                slow[row] = behind and state.guide.refits[row] < REFITS and since >= SLOW_AT * settings.max_steps
-    state.keep(stays)
-    lagging, refitting = np.flatnonzero(lags[stays]), np.flatnonzero((slow & ~lags)[stays])
-    if lagging.size:
-        _deepen(state, lagging, sweep)
+                needs_refit[row] = (
+                    behind and state.proposal.refits[row] < REFITS and since >= REFIT_AT * settings.max_steps
+                )
+    state.keep(kept)
+    deepening = np.flatnonzero(needs_deep_search[kept])
+    refitting = np.flatnonzero((needs_refit & ~needs_deep_search)[kept])
+    if deepening.size:
+        _search_deeply(state, deepening, sweep)
     if refitting.size:
-        _relearn(state, refitting, sweep)
-    return bool(lagging.size + refitting.size)
+        _refit(state, refitting, sweep)
+    return bool(deepening.size + refitting.size)
 
 
-def _relearn(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
+def _refit(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
     """Fit the mixtures of the data sets ``rows`` to the draws of their chains; their burn-in begins again.
 
-    The mixture then covers the places where chains stayed because it was thin there, so that jumps can leave them.
+    The mixture then covers the places where chains stayed because it was thin there, so that chains can leave them.
     """
-    assert state.guide is not None
+    assert state.proposal is not None
     batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))
     drawn = [state.chains[row].after(int(state.burn_in[row]))[0] for row in rows]
     flat = [theta.reshape(-1, theta.shape[-1]) for theta in drawn]
-    state.guide.put(rows, relearned(state.guide.take(rows), batched, flat, sweep.seeds))
+    state.proposal.put(rows, refit_from_chains(state.proposal.take(rows), batched, flat, sweep.seeds))
     state.burn_in[rows] = state.steps(rows)
 
 
-def _deepen(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
-    """Search deeply for the data sets ``rows``; their burn-in begins again with other jumps."""
-    assert state.guide is not None
+def _search_deeply(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
+    """Search deeply for the data sets ``rows``; their burn-in begins again with another proposal."""
+    assert state.proposal is not None
     batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))
-    state.guide.put(rows, deepened(state.guide.take(rows), batched, np.arange(len(rows)), sweep.seeds))
+    state.proposal.put(rows, with_deep_search(state.proposal.take(rows), batched, np.arange(len(rows)), sweep.seeds))
     state.burn_in[rows] = state.steps(rows)
 
 
-def _hopeless(assessment: Assessment, step: int, burn_in: int, sweep: Sweep) -> bool:
+def _cannot_finish(assessment: Assessment, step: int, burn_in: int, sweep: Sweep) -> bool:
     """Return True if the rest of the budget will not give enough autocorrelation times at the present pace.
 
     Autocorrelation times of short chains are estimated too short, so this rather lets a data set go on.
     """
     budget = sweep.settings.max_steps
-    if step < max(HOPELESS_STEPS, HOPELESS_AT * budget) or not np.isfinite(assessment.kept_over_tau):
+    if step < max(FINISH_STEPS, FINISH_AT * budget) or not np.isfinite(assessment.kept_over_tau):
         return False
     in_the_end = assessment.kept_over_tau * (budget - burn_in) / (step - burn_in)
-    return bool(in_the_end < HOPELESS * sweep.limits.tau)
+    return bool(in_the_end < CANNOT_FINISH * sweep.limits.tau)
 
 
 def is_due(step: int, block: int) -> bool:
@@ -275,21 +287,21 @@ def is_due(step: int, block: int) -> bool:
     return rest == 0 and blocks > 1 and blocks % (1 << max(0, blocks.bit_length() - 4)) == 0
 
 
-def _rescue(state: State, row: int, step: int, sweep: Sweep) -> int:
-    """Move the stranded walkers of one data set, each within its ensemble; return their number."""
+def _reposition_stuck(state: State, row: int, step: int, sweep: Sweep) -> int:
+    """Move the stuck walkers of one data set, each within its ensemble; return their number."""
     since = max(int(state.burn_in[row]), step - max(sweep.settings.tuning.check_every // 2, 1))
     theta, log_prob = state.chains[row].after(since)
     if len(theta) == 0:
         return 0
     dataset_id, moved = sweep.batch.ids[state.positions[row]], 0
     for ensemble in range(theta.shape[1]):
-        stranded = islands(theta[:, ensemble], log_prob[:, ensemble])
-        if stranded.any():
+        stuck = stuck_walkers(theta[:, ensemble], log_prob[:, ensemble])
+        if stuck.any():
             rng = sweep.seeds.generator(dataset_id, f"rescue {step}", ensemble)
-            points, densities = rescue(theta[:, ensemble], log_prob[:, ensemble], stranded, rng)
-            state.coords[row, ensemble, stranded] = points
-            state.log_prob[row, ensemble, stranded] = densities
-            moved += int(stranded.sum())
+            points, densities = reposition_stuck(theta[:, ensemble], log_prob[:, ensemble], stuck, rng)
+            state.coords[row, ensemble, stuck] = points
+            state.log_prob[row, ensemble, stuck] = densities
+            moved += int(stuck.sum())
     return moved
 
 

@@ -1,4 +1,4 @@
-"""The places of walkers: scattered likely prior draws at the start, and moves away from islands during burn-in."""
+"""The places of walkers: scattered likely prior draws at the start, and new places for stuck ones during burn-in."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Bools = NDArray[np.bool_]
 EFFECTIVE_DRAWS_PER_WALKER = 4
 """Likelihood weights are tempered until the effective number of prior draws is this many for each walker."""
 
-ISLAND_TAIL = 1e-5
+STUCK_TAIL = 1e-5
 """The share of a normal posterior whose density is below that of the threshold under which a walker is low."""
 
-ISLAND_MASS = 0.01
+STUCK_MASS = 0.01
 """The mass of the low walkers' region, relative to that of the others, below which they are moved."""
 
 
@@ -86,11 +86,11 @@ def low_walkers(log_prob: Floats, ndim: int) -> Bools:
     chi-square tail with ``ndim`` degrees of freedom allows.
     """
     highest = log_prob.max(axis=0)
-    return highest < highest.max(axis=-1, keepdims=True) - 0.5 * chdtri(ndim, ISLAND_TAIL)
+    return highest < highest.max(axis=-1, keepdims=True) - 0.5 * chdtri(ndim, STUCK_TAIL)
 
 
-def islands(theta: Floats, log_prob: Floats) -> Bools:
-    """True for the walkers of one ensemble that are on islands with next to no mass, ``(walker,)``.
+def stuck_walkers(theta: Floats, log_prob: Floats) -> Bools:
+    """True for the walkers of one ensemble that are stuck where there is next to no mass, ``(walker,)``.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def islands(theta: Floats, log_prob: Floats) -> Bools:
 
     Notes
     -----
-    A narrow peak may be much higher than a broad region that holds the mass. So low walkers count as stranded only
+    A narrow peak may be much higher than a broad region that holds the mass. So low walkers count as stuck only
     when mean log density plus log volume, from the covariance of the points, says that their region has little mass.
     """
     ndim = theta.shape[-1]
@@ -110,7 +110,7 @@ def islands(theta: Floats, log_prob: Floats) -> Bools:
         return none
     good = log_prob[:, ~low].mean() + _log_volume(good_points)
     bad = log_prob[:, low].mean() + _log_volume(theta[:, low].reshape(-1, ndim))
-    return low if bad < good + np.log(ISLAND_MASS) else none
+    return low if bad < good + np.log(STUCK_MASS) else none
 
 
 def _log_volume(points: Floats) -> float:
@@ -120,14 +120,14 @@ def _log_volume(points: Floats) -> float:
     return 0.5 * float(logdet) if sign > 0 else -np.inf
 
 
-def rescue(theta: Floats, log_prob: Floats, stranded: Bools, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """New places for the stranded walkers: recent points of the other walkers of their ensemble.
+def reposition_stuck(theta: Floats, log_prob: Floats, stuck: Bools, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """New places for the stuck walkers: recent points of the other walkers of their ensemble.
 
-    ``theta`` and ``log_prob`` are the last steps, as for ``islands``. Return the points ``(stranded walker, ndim)`` and
+    ``theta`` and ``log_prob`` are the last steps, as for ``stuck_walkers``. Return the points ``(walker, ndim)`` and
     their log densities.
     """
-    points, densities = theta[:, ~stranded].reshape(-1, theta.shape[-1]), log_prob[:, ~stranded].ravel()
+    points, densities = theta[:, ~stuck].reshape(-1, theta.shape[-1]), log_prob[:, ~stuck].ravel()
     distinct = np.unique(points, axis=0, return_index=True)[1]
-    number = int(stranded.sum())
+    number = int(stuck.sum())
     chosen = rng.choice(distinct, size=number, replace=number > len(distinct))
     return points[chosen], densities[chosen]

@@ -15,8 +15,8 @@ class EmceeTuning(Section):
 
     moves: dict[Literal["stretch", "de", "snooker", "jump"], Annotated[float, Field(gt=0)]] | None = None
     """The shares of the kinds of moves. By default a black-box model has differential evolution 0.6, stretch 0.3 and
-    snooker 0.1. A NumPyro model has these in half of its steps, and in the other half jumps proposed by importance
-    sampling."""
+    snooker 0.1. A NumPyro model has these in half of its steps, and in the other half independence Metropolis
+    steps (`jump`), proposed by importance sampling."""
     check_every: Annotated[int, Field(ge=10)] = 100
     """The number of steps of one block. Between two blocks convergence is checked, state is saved, and finished data
     sets make room for waiting ones."""

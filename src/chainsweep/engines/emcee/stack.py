@@ -21,11 +21,11 @@ from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
 from chainsweep.engines.emcee.chain import Thinned, packed_chains, unpacked_chains
 from chainsweep.engines.emcee.density import StackDensity, padded_to_chunks
-from chainsweep.engines.emcee.independence_move import JumpMove
+from chainsweep.engines.emcee.independence_move import IndependenceMove
 from chainsweep.engines.emcee.moves import GroupStreams, ScheduledMove
 from chainsweep.engines.emcee.settings import EmceeSettings
 from chainsweep.errors import ModelError
-from chainsweep.importance.guide import MOST_DIMENSIONS, Guide
+from chainsweep.importance.global_proposal import MOST_DIMENSIONS, GlobalProposal
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays
@@ -38,17 +38,17 @@ Bools = NDArray[np.bool_]
 SECONDS_BETWEEN_LOOKS = 1.0
 """The time between two looks at the deadline within a block of slow steps."""
 
-JUMP = "jump"
+INDEPENDENCE = "jump"
 PLAIN_MOVES = {"de": 0.6, "snooker": 0.1, "stretch": 0.3}
-GUIDED_MOVES = {JUMP: 0.5} | {name: 0.5 * share for name, share in PLAIN_MOVES.items()}
-"""The moves of models that importance sampling guides: half of them jumps, the others as without a guide."""
+MOVES_WITH_INDEPENDENCE = {INDEPENDENCE: 0.5} | {name: 0.5 * share for name, share in PLAIN_MOVES.items()}
+"""The moves of models with a global proposal: half of them independence steps, the others as without one."""
 
 WAITING = -1
 LEAST_PERIOD = 100
 """The least number of steps after which the schedule of moves repeats, so that rare moves have their share."""
 
-GUIDE = "guide_"
-"""The prefix of the guide's arrays in a saved state."""
+PROPOSAL_PREFIX = "guide_"
+"""The prefix of the global proposal's arrays in a saved state."""
 
 
 @dataclass
@@ -58,10 +58,10 @@ class State:
     ``now`` counts the steps of the whole stack. ``positions`` ``(dataset,)`` are those in the batch; ``coords``
     ``(dataset, ensemble, walker, ndim)`` are the walkers and ``log_prob`` their log densities; ``entered``
     ``(dataset,)`` is the step of the stack at which a data set came in, ``WAITING`` before; ``burn_in`` ``(dataset,)``
-    is its own step at which stranded walkers were last moved, or jumps fitted again; ``settled`` ``(dataset,)`` is True
-    once no walkers will be moved any more; ``accepted`` ``(dataset, ensemble)`` counts moves and ``moved``
-    ``(dataset,)`` moved walkers; ``chains`` has one entry for each data set; ``guide`` is that of all of them, None
-    where there are no jumps.
+    is its own step at which stuck walkers were last moved, or its proposal fitted again; ``settled`` ``(dataset,)`` is
+    True once no walkers will be moved any more; ``accepted`` ``(dataset, ensemble)`` counts moves and ``moved``
+    ``(dataset,)`` moved walkers; ``chains`` has one entry for each data set; ``proposal`` is that of all of them, None
+    where there are no independence steps.
     """
 
     now: int
@@ -75,11 +75,11 @@ class State:
     moved: Ints
     seconds: Floats
     chains: list[Thinned]
-    guide: Guide | None
+    proposal: GlobalProposal | None
 
     @classmethod
     def at_start(
-        cls, positions: Ints, coords: Floats, log_prob: Floats, seconds: float, guide: Guide | None = None
+        cls, positions: Ints, coords: Floats, log_prob: Floats, seconds: float, proposal: GlobalProposal | None = None
     ) -> State:
         """The state before the first step."""
         n = len(positions)
@@ -96,11 +96,11 @@ class State:
             moved=zeros.copy(),
             seconds=np.full(n, seconds / max(n, 1)),
             chains=[Thinned.empty(coords.shape[1:]) for _ in range(n)],
-            guide=guide,
+            proposal=proposal,
         )
 
     @property
-    def inside(self) -> Ints:
+    def active(self) -> Ints:
         """The rows of the data sets in the stack."""
         return np.flatnonzero(self.entered != WAITING)
 
@@ -110,43 +110,51 @@ class State:
 
     def admit(self, most: int, period: int) -> None:
         """Let waiting data sets into the stack, at most ``most`` in all, where the schedule of moves begins again."""
-        inside, waiting = self.inside, np.flatnonzero(self.entered == WAITING)
-        if not inside.size:
+        active, waiting = self.active, np.flatnonzero(self.entered == WAITING)
+        if not active.size:
             self.now += -self.now % period
         if self.now % period == 0:
-            self.entered[waiting[: max(0, most - inside.size)]] = self.now
+            self.entered[waiting[: max(0, most - active.size)]] = self.now
 
-    def keep(self, stays: Bools) -> None:
-        """Remove the data sets for which ``stays`` is False."""
-        if stays.all():
+    def keep(self, kept: Bools) -> None:
+        """Remove the data sets for which ``kept`` is False."""
+        if kept.all():
             return
         for name in self._columns():
-            setattr(self, name, getattr(self, name)[stays])
-        self.chains = [chain for chain, stay in zip(self.chains, stays, strict=True) if stay]
-        if self.guide is not None:
-            self.guide = self.guide.take(np.flatnonzero(stays))
+            setattr(self, name, getattr(self, name)[kept])
+        self.chains = [chain for chain, remains in zip(self.chains, kept, strict=True) if remains]
+        if self.proposal is not None:
+            self.proposal = self.proposal.take(np.flatnonzero(kept))
 
     def arrays(self) -> Arrays:
         """The state as flat arrays by name; ``from_arrays`` is the inverse."""
         columns = {name: getattr(self, name) for name in self._columns()}
-        guide = {} if self.guide is None else {f"{GUIDE}{name}": array for name, array in self.guide.arrays().items()}
-        return columns | packed_chains(self.chains) | guide | {"now": np.asarray(self.now)}
+        proposal = (
+            {}
+            if self.proposal is None
+            else {f"{PROPOSAL_PREFIX}{name}": array for name, array in self.proposal.arrays().items()}
+        )
+        return columns | packed_chains(self.chains) | proposal | {"now": np.asarray(self.now)}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> State:
         """The state that ``arrays`` saved."""
         columns = {name: np.array(arrays[name]) for name in cls._columns()}
-        guide = {name.removeprefix(GUIDE): np.array(array) for name, array in arrays.items() if name.startswith(GUIDE)}
+        proposal = {
+            name.removeprefix(PROPOSAL_PREFIX): np.array(array)
+            for name, array in arrays.items()
+            if name.startswith(PROPOSAL_PREFIX)
+        }
         return cls(
             now=int(arrays["now"]),
             chains=unpacked_chains(arrays),
-            guide=Guide(**guide) if guide else None,
+            proposal=GlobalProposal(**proposal) if proposal else None,
             **columns,
         )
 
     @classmethod
     def _columns(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name not in ("now", "chains", "guide")]
+        return [field.name for field in fields(cls) if field.name not in ("now", "chains", "proposal")]
 
 
 @dataclass(frozen=True)
@@ -181,12 +189,12 @@ class Sweep:
     def moves(self) -> dict[str, float]:
         """The weights of the moves: as set, or those that suit the model.
 
-        By default black boxes get no jumps: the search before them calls the likelihood some 10,000 times.
+        By default black boxes get no independence steps: their search calls the likelihood some 10,000 times.
         """
         if self.settings.tuning.moves is not None:
             return {str(name): weight for name, weight in self.settings.tuning.moves.items()}
-        guided = self.problem.has_jax_likelihood and self.problem.ndim_unconstrained <= MOST_DIMENSIONS
-        return dict(GUIDED_MOVES if guided else PLAIN_MOVES)
+        has_proposal = self.problem.has_jax_likelihood and self.problem.ndim_unconstrained <= MOST_DIMENSIONS
+        return dict(MOVES_WITH_INDEPENDENCE if has_proposal else PLAIN_MOVES)
 
     @property
     def most(self) -> int:
@@ -219,7 +227,9 @@ class Stack:
     Arrays on the device have the size of a full stack.
     """
 
-    def __init__(self, sweep: Sweep, positions: Ints, failures: dict[int, str], guide: Guide | None = None) -> None:
+    def __init__(
+        self, sweep: Sweep, positions: Ints, failures: dict[int, str], proposal: GlobalProposal | None = None
+    ) -> None:
         self.positions = positions
         # The size is a multiple of a chunk, so that batches of other sizes use the same compiled programs.
         size = padded_to_chunks(sweep.most) if sweep.problem.has_jax_likelihood else sweep.most
@@ -233,8 +243,10 @@ class Stack:
         keys = [seeds.entropy(i, "moves", e) for i in ids for e in range(settings.ensembles)]
         streams = GroupStreams(keys, sweep.walkers)
         more: dict[str, Move] = {}
-        if guide is not None:
-            more[JUMP] = JumpMove(self.density, guide, seeds.jax_keys(tuple(ids), JUMP, 1)[:, 0], streams)
+        if proposal is not None:
+            more[INDEPENDENCE] = IndependenceMove(
+                self.density, proposal, seeds.jax_keys(tuple(ids), INDEPENDENCE, 1)[:, 0], streams
+            )
         self.move = ScheduledMove(sweep.moves, streams, seeds.entropy("", "schedule"), sweep.period, more)
         self.sampler = Sampler(
             len(keys) * sweep.walkers,
@@ -257,7 +269,7 @@ class Stack:
 
         ``pause`` is called about once every ``SECONDS_BETWEEN_LOOKS``.
         """
-        rows = state.inside
+        rows = state.active
         shape, ensembles = state.coords[rows].shape, state.coords.shape[1]
         chains = [state.chains[row] for row in rows]
         self.move.steps, self.move.accepted = np.repeat(state.steps(rows), ensembles), state.accepted[rows].ravel()

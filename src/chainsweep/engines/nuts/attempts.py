@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from chainsweep.data.collection import Batch
 from chainsweep.engines.nuts.kernels import Algorithm, Bits
 from chainsweep.engines.nuts.settings import NutsSettings as Settings
-from chainsweep.importance.guide import DEEP_FIT
+from chainsweep.importance.global_proposal import DEEP_FIT
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.loops import one_by_one_here
+from chainsweep.numerics.loops import on_cpu
 
 Floats = NDArray[np.float64]
 
@@ -41,9 +41,9 @@ class Round(NamedTuple):
 def rounds_of(settings: Settings, bits: Bits) -> list[Round]:
     """The rounds of a run in their order, where data sets begin with the precision ``bits``.
 
-    ``auto`` takes HMC where weighted draws guide the chains, and NUTS, which finds its own trajectory lengths, where
-    none do. Double precision follows single, for the data sets for which single is too coarse. After the first attempt
-    all data sets have a deep search.
+    ``auto`` takes HMC where weighted draws give the chains a global proposal, and NUTS, which finds its own trajectory
+    lengths, where none do. Double precision follows single, for the data sets for which single is too coarse. After the
+    first attempt all data sets have a deep search.
     """
     algorithms: tuple[Algorithm, ...] = ("hmc", "nuts") if settings.algorithm == "auto" else (settings.algorithm,)
     widths: tuple[Bits, ...] = (32, 64) if bits == 32 else (64,)
@@ -76,7 +76,7 @@ def lanes_of(problem: Problem, batch: Batch, settings: Settings) -> int:
     lanes as data sets in ``batch``.
     """
     lanes = settings.tuning.lanes or lanes_that_fit(device_memory(), lane_bytes(problem, batch, settings))
-    return lanes if one_by_one_here() else min(len(batch), lanes)
+    return lanes if on_cpu() else min(len(batch), lanes)
 
 
 def lane_bytes(problem: Problem, batch: Batch, settings: Settings) -> int:

@@ -1,10 +1,11 @@
 r"""NUTS and HMC: chains and data sets vectorised in one compiled program, NumPyro's kernels, lanes that stay full.
 
-Each data set is sampled in coordinates :math:`w` with :math:`z = \hat z + L w`, where :math:`\hat z` and
-:math:`L L^T` are mean and covariance of weighted draws (``importance/guide.py``), so the mass matrix is near the
-identity from the start, and the mixture fitted to them proposes jumps. Such data sets are sampled with HMC of a few
-jittered steps, where all lanes take the same number of steps, the others with NUTS (``algorithm = "auto"``). Each
-attempt at the data sets that failed their diagnostics is longer than the one before, and learns from its draws.
+Each data set is sampled in coordinates :math:`w` with :math:`z = \hat z + L w`, where :math:`\hat z` and :math:`L L^T`
+are mean and covariance of weighted draws (``importance/global_proposal.py``), so the mass matrix is near the identity
+from the start, and the mixture fitted to them proposes independence Metropolis steps. Such data sets are sampled with
+HMC of a few jittered steps, where all lanes take the same number of steps, the others with NUTS (``algorithm =
+"auto"``). Each attempt at the data sets that failed their diagnostics is longer than the one before, and learns from
+its draws.
 
 Reference: Hoffman & Gelman 2014, arXiv:1111.4246; Phan et al. 2019, arXiv:1912.11554 (NumPyro).
 """
@@ -36,13 +37,20 @@ from chainsweep.engines.nuts.entry import NUTS
 from chainsweep.engines.nuts.kernels import Bits, Program, kernels_of
 from chainsweep.engines.nuts.lanes import STATS, Batching, Sampled, Starts, lowered, packed, unpacked, whitening
 from chainsweep.engines.nuts.settings import NutsSettings as Settings
-from chainsweep.importance.guide import DEEP_FIT, MOST_DIMENSIONS, Guide, deepened, learned, search
+from chainsweep.importance.global_proposal import (
+    DEEP_FIT,
+    MOST_DIMENSIONS,
+    GlobalProposal,
+    refit,
+    search,
+    with_deep_search,
+)
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import CHAIN_COMPONENTS
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
 from chainsweep.numerics.arrays import Arrays
-from chainsweep.numerics.loops import one_by_one_here
+from chainsweep.numerics.loops import on_cpu
 from chainsweep.numerics.seeds import Seeds
 
 Floats = NDArray[np.float64]
@@ -122,7 +130,7 @@ class _Run:
         self.bits = np.full(len(batch), self.begun, np.int64)
 
     def execute(self, resume: Arrays | None) -> Outcome:
-        if not one_by_one_here() or self.begun == 32:
+        if not on_cpu() or self.begun == 32:
             return self._execute(resume)
         # While XLA compiles the largest programs on another core, the search runs here. Only this thread traces models,
         # because all threads share NumPyro's stack of handlers.
@@ -145,12 +153,12 @@ class _Run:
         now = 0
         if resume is not None:
             now, self.seconds = int(resume["round"]), resume["seconds"].copy()
-            self.sampled = unpacked(_under("done/", resume))
-            self.guide = Guide(**_under("guide/", resume))
+            self.sampled = unpacked(_strip_prefix("done/", resume))
+            self.proposal = GlobalProposal(**_strip_prefix("guide/", resume))
             self.failures = {i: str(reason) for i, reason in enumerate(resume["failures"]) if reason}
             self.begun, self.bits = 32 if resume["single"] else 64, resume["bits"].copy()
         else:
-            self.guide = self._search()
+            self.proposal = self._search()
             self._check_precision()
         rounds = rounds_of(self.settings, self.begun)
         while now < len(rounds):
@@ -164,9 +172,9 @@ class _Run:
         """True where the data set at ``position`` takes part in the round ``this``."""
         if position in self.failures or (position in self.sampled and self.sampled[position].good):
             return False
-        if self.bits[position] != this.bits or (this.attempt == 0 and self.guide.deep[position] != this.deep):
+        if self.bits[position] != this.bits or (this.attempt == 0 and self.proposal.deep[position] != this.deep):
             return False
-        return self.settings.algorithm != "auto" or bool(self.guide.trusted[position]) == (this.algorithm == "hmc")
+        return self.settings.algorithm != "auto" or bool(self.proposal.trusted[position]) == (this.algorithm == "hmc")
 
     def _check_precision(self) -> None:
         """Choose double precision for data sets whose log density is too coarse in single precision at the starts.
@@ -175,11 +183,11 @@ class _Run:
         """
         if self.begun == 64:
             return
-        starts = self.guide.starts.reshape(len(self.batch), -1, self.problem.ndim_unconstrained)
+        starts = self.proposal.starts.reshape(len(self.batch), -1, self.problem.ndim_unconstrained)
         exact = -self.batched.log_density_unconstrained(starts)
-        w = np.linalg.solve(self.guide.factor[:, None], (starts - self.guide.center[:, None])[..., None])[..., 0]
+        w = np.linalg.solve(self.proposal.factor[:, None], (starts - self.proposal.center[:, None])[..., None])[..., 0]
         kernels = kernels_of(self.problem, self.settings, "hmc", 32)
-        whitening = self.guide.center, self.guide.factor
+        whitening = self.proposal.center, self.proposal.factor
         single = np.asarray(kernels.potentials(w, *whitening, self.batched.observations), float)
         counted = exact <= exact.min(axis=1, keepdims=True) + ENERGY_RANGE
         self.bits[energy_error(single, exact, counted) > ENERGY_ERROR] = 64
@@ -198,11 +206,11 @@ class _Run:
         self.bits[members[energy_error(single, exact, np.isfinite(single)) > ENERGY_ERROR]] = 64
         self.sampled |= {i: replace(found[i], good=found[i].good and self.bits[i] == 32) for i in found}
 
-    def _search(self) -> Guide:
+    def _search(self) -> GlobalProposal:
         began = time.perf_counter()
         draws = None if self.elsewhere is None else self.batched.unconstrain_padded(self.elsewhere)
         tuning, shape = self.settings.tuning, (self.settings.chains, self.settings.tuning.attempts)
-        pool, modes, guide = search(self.batched, self.seeds, shape, tuning.prior_draws, tuning.descents, draws)
+        pool, modes, proposal = search(self.batched, self.seeds, shape, tuning.prior_draws, tuning.descents, draws)
         for i in np.flatnonzero(~np.isfinite(modes.log_density).any(axis=1)):
             self.failures[int(i)] = "no optimiser descent ended at a finite density; check the model there"
         for i in np.flatnonzero(~pool.any_finite):
@@ -211,30 +219,30 @@ class _Run:
                 "check the data set's values and the prior"
             )
         self.seconds += (time.perf_counter() - began) / len(self.batch)
-        return guide
+        return proposal
 
     def _round(self, now: int, this: Round, open_sets: NDArray[np.int64], resume: Arrays | None) -> bool:
         """Run one round of ``open_sets``, all of which get draws; return False if the deadline came first."""
         if self.ahead is not None:
             self.ahead.result()
         if this.attempt:
-            shallow = open_sets[~self.guide.deep[open_sets]]
-            self.guide = deepened(self.guide, self.batched, shallow, self.seeds)
+            shallow = open_sets[~self.proposal.deep[open_sets]]
+            self.proposal = with_deep_search(self.proposal, self.batched, shallow, self.seeds)
         program = Program(self.problem, self.settings, this.algorithm, this.attempt, this.bits)
         # A resumed round has the lanes that it began with, whatever this device has room for.
         width = self.lanes if resume is None else resume["lanes/member"].size
         batching = Batching(program, self._starts(open_sets, this.attempt), width, self._judge, this.attempt)
         if resume is not None:
-            batching.restore(_under("lanes/", resume))
+            batching.restore(_strip_prefix("lanes/", resume))
         rates = Rates(time.perf_counter(), len(batching.sampled), batching.spent)
         while not batching.finished:
             if batching.blocks and self.deadline():
                 return False
             began = time.perf_counter()
-            inside = open_sets[batching.member[batching.member >= 0]]
+            in_lanes = open_sets[batching.member[batching.member >= 0]]
             batching.advance()
             members = open_sets[batching.member[batching.member >= 0]]
-            shared = np.union1d(inside, members) if inside.size else members
+            shared = np.union1d(in_lanes, members) if in_lanes.size else members
             self.seconds[shared if shared.size else open_sets] += (time.perf_counter() - began) / max(1, shared.size)
             self._tell(now, str(this), open_sets, batching, rates)
         found = {int(open_sets[k]): sampled for k, sampled in batching.sampled.items()}
@@ -247,7 +255,7 @@ class _Run:
         """Save the state, and report the progress of the round."""
         state = {"round": np.asarray(now), "seconds": self.seconds.copy(), "bits": self.bits.copy()}
         state["single"] = np.asarray(self.begun == 32)
-        state |= {f"guide/{name}": values for name, values in self.guide.arrays().items()}
+        state |= {f"guide/{name}": values for name, values in self.proposal.arrays().items()}
         state["failures"] = np.array([self.failures.get(i, "") for i in range(len(self.batch))])
         state |= {f"done/{name}": values for name, values in packed(self.sampled).items()}
         state |= {f"lanes/{name}": values for name, values in batching.saved().items()}
@@ -261,18 +269,18 @@ class _Run:
 
     def _starts(self, open_sets: NDArray[np.int64], attempt: int) -> Starts:
         """Whitening and overdispersed chain starts of each open data set."""
-        guide = self.guide
-        center, factor = guide.center[open_sets], guide.factor[open_sets]
-        scouted = guide.trusted[open_sets]
+        proposal = self.proposal
+        center, factor = proposal.center[open_sets], proposal.factor[open_sets]
+        has_metric = proposal.trusted[open_sets]
         for row, i in enumerate(open_sets):
-            if int(i) in self.sampled and not scouted[row]:
+            if int(i) in self.sampled and not has_metric[row]:
                 draws = self.sampled[int(i)].z.reshape(-1, center.shape[1])
                 center[row], factor[row] = whitening(draws, factor[row])
         if not self.settings.tuning.dense_mass:
             factor = np.sqrt(np.einsum("dij,dij->di", factor, factor))[..., None] * np.eye(factor.shape[-1])
         # The density is computed for all data sets, so that one shape is compiled.
-        possible = np.isfinite(self.batched.log_density_unconstrained(guide.starts[:, attempt]))[open_sets]
-        z = np.where(possible[..., None], guide.starts[open_sets, attempt], center[:, None])
+        possible = np.isfinite(self.batched.log_density_unconstrained(proposal.starts[:, attempt]))[open_sets]
+        z = np.where(possible[..., None], proposal.starts[open_sets, attempt], center[:, None])
         part = self.batch.take(open_sets)
         keys = self.seeds.jax_keys(part.ids, f"attempt-{attempt}", 2 * self.settings.chains)
 
@@ -280,22 +288,22 @@ class _Run:
             return BatchedProblem(self.problem, part.take(rows)).observations
 
         keys = keys.reshape(len(keys), 2, self.settings.chains, 2)
-        jumps = guide.jumps(open_sets)
+        mixture = proposal.mixture(open_sets)
         drawn = [self.sampled[int(i)].z.reshape(-1, center.shape[1]) for i in open_sets if int(i) in self.sampled]
         known = np.array([int(i) in self.sampled for i in open_sets])
-        if attempt and known.any() and self.settings.tuning.jumps and guide.fitted:
+        if attempt and known.any() and self.settings.tuning.jumps and proposal.has_fitted_components:
             sampled = BatchedProblem(self.problem, part.take(np.flatnonzero(known)))
-            before = Mixture(*(array[known] for array in jumps))
+            before = Mixture(*(array[known] for array in mixture))
             for whole, new in zip(
-                jumps, learned(sampled, before, drawn, self.seeds, f"learned-{attempt}"), strict=True
+                mixture, refit(sampled, before, drawn, self.seeds, f"learned-{attempt}"), strict=True
             ):
                 whole[known] = np.asarray(new)
-        return Starts(observations, center, factor, z, keys, jumps, scouted, self._step_share(open_sets))
+        return Starts(observations, center, factor, z, keys, mixture, has_metric, self._step_share(open_sets))
 
     def _step_share(self, open_sets: NDArray[np.int64]) -> Floats:
         """The factor ``(dataset,)`` on step sizes: ``SHRINK`` to the power of the attempts with divergences.
 
-        Trajectories of such a data set meet cliffs of the density, and jumps move its chains.
+        Trajectories of such a data set meet cliffs of the density, and independence steps move its chains.
         """
         share = np.ones(len(open_sets))
         for row, i in enumerate(open_sets):
@@ -376,5 +384,5 @@ class _Run:
         return {"trace": self.batched.constrain(z), "trace_burn_in": burn_in, "trace_thin": thin}
 
 
-def _under(prefix: str, state: Arrays) -> Arrays:
+def _strip_prefix(prefix: str, state: Arrays) -> Arrays:
     return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}

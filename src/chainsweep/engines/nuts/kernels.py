@@ -1,7 +1,7 @@
 r"""The compiled programs of one attempt: NumPyro's kernels over chains and data sets, in whitened coordinates.
 
-After each transition of NumPyro's kernel a chain tries to *jump*: independence Metropolis steps whose proposals come
-from a mixture :math:`q` that follows the posterior (``importance/guide.py``), accepted with probability
+After each transition of NumPyro's kernel a chain makes independence Metropolis steps, whose proposals come
+from a mixture :math:`q` that follows the posterior (``importance/global_proposal.py``), accepted with probability
 :math:`\min(1, p(w') q(w) / p(w) q(w'))`. Either step leaves the exact density as it is; together they cross ridges and
 gaps where trajectories alone would need thousands of gradients.
 
@@ -24,19 +24,20 @@ from numpyro.infer.hmc_util import euclidean_kinetic_energy
 from chainsweep.engines.nuts.settings import NutsSettings
 from chainsweep.importance.mixture_density import Prepared, picked, random_numbers
 from chainsweep.model.problem import Observation, Problem
-from chainsweep.numerics.loops import apart, of_lanes, traced_once, zeros_like_result
+from chainsweep.numerics.loops import isolated, traced_once, vmap_active, zeros_like_result
 
 Floats = NDArray[np.float64]
 Algorithm = Literal["hmc", "nuts"]
 Bits = Literal[32, 64]
 """The width in bits of the numbers that chains are computed with."""
 
-HMC_SCOUTS, NUTS_SCOUTS = 0.3, 0.9
-"""The share of ``warmup`` that scouts take where there is no metric yet; the block after them adapts the step size."""
+HMC_METRIC_SHARE, NUTS_METRIC_SHARE = 0.3, 0.9
+"""The share of ``warmup`` that the metric warm-up takes where there is no metric yet; the block after it adapts the
+step size."""
 JITTER = 0.3
 """Step sizes of HMC vary by this share, evenly, so that no trajectory closes on itself."""
 
-JITTER_STREAM, JUMP_STREAM, LOCAL_STREAM = 1 << 20, 1 << 21, 1 << 22
+JITTER_STREAM, INDEPENDENCE_STREAM, LOCAL_STREAM = 1 << 20, 1 << 21, 1 << 22
 """Numbers folded into a chain's key, far from the small ones that the kernel's own ``split`` uses: folding in 1 gives
 the second part of a split."""
 LOCAL_SCALE = (np.log(0.2), np.log(2.4))
@@ -45,23 +46,23 @@ the dimension."""
 
 
 class Lanes(NamedTuple):
-    """The inputs of the lanes of one compiled call: a data set for each, its whitening, and its jumps.
+    """The inputs of the lanes of one compiled call: a data set for each, its whitening, and its global proposal.
 
-    ``center`` ``(lane, n)`` and ``factor`` ``(lane, n, n)``: unconstrained ``z = center + factor @ w``. ``jumps`` is a
-    mixture in ``w``.
+    ``center`` ``(lane, n)`` and ``factor`` ``(lane, n, n)``: unconstrained ``z = center + factor @ w``. ``proposal`` is
+    a mixture in ``w``.
     """
 
     observations: Observation
     center: Any
     factor: Any
-    jumps: Prepared
+    proposal: Prepared
 
 
 class Program:
     """The compiled programs of one attempt: initialise lanes, advance them by a block of iterations.
 
-    ``scout`` iterations are for the metric, ``adapt`` for the step size, then come at most ``draws`` draws. ``block``
-    divides all three. Attempts differ in these numbers alone, and share the compiled programs.
+    ``metric_warmup`` iterations are for the metric, ``adapt`` for the step size, then come at most ``draws`` draws.
+    ``block`` divides all three. Attempts differ in these numbers alone, and share the compiled programs.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class Program:
         self.kernels = kernels_of(problem, settings, algorithm, bits)
         longer = 2 ** (attempt if algorithm == "hmc" else max(0, attempt - 1))
         self.block = self.adapt = self.kernels.block
-        share = HMC_SCOUTS if algorithm == "hmc" else NUTS_SCOUTS
-        self.scout = max(1, round(share * settings.warmup * longer / self.block)) * self.block
+        share = HMC_METRIC_SHARE if algorithm == "hmc" else NUTS_METRIC_SHARE
+        self.metric_warmup = max(1, round(share * settings.warmup * longer / self.block)) * self.block
         self.draws = -(-settings.draws * longer // self.block) * self.block
 
     @property
     def iterations(self) -> int:
         """The largest number of iterations of one data set."""
-        return self.scout + self.adapt + self.draws
+        return self.metric_warmup + self.adapt + self.draws
 
 
 class Kernels:
@@ -86,7 +87,7 @@ class Kernels:
     def __init__(self, problem: Problem, settings: NutsSettings, algorithm: Algorithm, bits: Bits) -> None:
         self.problem, self.bits = problem, bits
         self.fixed = algorithm == "hmc"
-        self.jumps = settings.tuning.jumps
+        self.independence_steps = settings.tuning.jumps
         self.block = self.adapt = min(settings.tuning.block, settings.warmup // 4)
         self.depth = settings.tuning.max_tree_depth
         self.steps = settings.tuning.hmc_steps if self.fixed else None
@@ -138,7 +139,7 @@ class Kernels:
 
     def _initialise_lanes(self, state: Any, w: Any, keys: Any, lanes: Lanes, rows: Any, count: Any) -> Any:
         """Return ``state`` with new chains at ``w`` ``(lane, chain, n)`` in the first ``count`` lanes of ``rows``."""
-        return of_lanes(self._initialise, (w, keys, lanes), rows, count, state)
+        return vmap_active(self._initialise, (w, keys, lanes), rows, count, state)
 
     def _advance_lanes(self, state: Any, lanes: Lanes, rows: Any, count: Any) -> tuple[Any, Any]:
         """Advance the first ``count`` of the lanes ``rows`` by a block of iterations.
@@ -147,21 +148,21 @@ class Kernels:
         """
         advance = traced_once(self._advance_lane)
         _, met = zeros_like_result(jax.vmap(advance), state, lanes)
-        return of_lanes(advance, (state, lanes), rows, count, (state, met))
+        return vmap_active(advance, (state, lanes), rows, count, (state, met))
 
     def _advance_lane(self, state: Any, lane: Lanes) -> tuple[Any, Any]:
-        proposals = self._proposals(state.rng_key, lane) if self.jumps else None
+        proposals = self._proposals(state.rng_key, lane) if self.independence_steps else None
         return jax.vmap(self._advance, in_axes=(0, None, 0))(state, lane, proposals)
 
     def _proposals(self, keys: Any, lane: Lanes) -> Proposals:
-        """All proposals of a block, ``(chain, iteration, jump)``, at once, because none depends on where a chain is."""
+        """All proposals of a block, ``(chain, iteration, step)``, at once, because none depends on where a chain is."""
 
         def of_chain(key: Any) -> Proposals:
             return proposed(
                 lambda w: self._potential(w, lane),
-                lane.jumps,
-                jax.random.fold_in(key, JUMP_STREAM),
-                (self.block, self.jumps),
+                lane.proposal,
+                jax.random.fold_in(key, INDEPENDENCE_STREAM),
+                (self.block, self.independence_steps),
             )
 
         return jax.vmap(of_chain)(keys)
@@ -171,28 +172,28 @@ class Kernels:
         # made again inside the trace; the compiler removes the unused initial state.
         _, sample = self._kernel(state.z, state.rng_key, lane)
 
-        def step(old: Any, jumps: Proposals | None) -> tuple[Any, tuple]:
+        def step(old: Any, proposals: Proposals | None) -> tuple[Any, tuple]:
             new = sample(_jittered(old) if self.fixed else old, (), {})
             if self.fixed:
                 adapting = old.i < self.adapt
                 size = jnp.where(adapting, new.adapt_state.step_size, old.adapt_state.step_size)
                 new = new._replace(adapt_state=new.adapt_state._replace(step_size=size))
-            if jumps is not None:
-                new = self._jump(new, lane, jumps)
+            if proposals is not None:
+                new = self._independence_steps(new, lane, proposals)
             return new, (new.z, new.potential_energy, new.diverging, new.accept_prob, new.num_steps)
 
         return jax.lax.scan(step, state, proposals, length=self.block)
 
-    def _jump(self, state: Any, lane: Lanes, jumps: Proposals) -> Any:
-        """Make a step within a component, then the jumps of one iteration; return the new state."""
+    def _independence_steps(self, state: Any, lane: Lanes, proposals: Proposals) -> Any:
+        """Make a step within a component, then the independence steps of one iteration; return the new state."""
 
         def potential(w: Any) -> Any:
             return self._potential(w, lane)
 
         key = jax.random.fold_in(state.rng_key, LOCAL_STREAM)
-        here = Standing(state.z, state.potential_energy, lane.jumps.parts(state.z))
-        here = stepped_within(potential, lane.jumps, here, key)
-        w = jumped(here, jumps)
+        here = Place(state.z, state.potential_energy, lane.proposal.parts(state.z))
+        here = stepped_within(potential, lane.proposal, here, key)
+        w = after_independence_steps(here, proposals)
         moved = jnp.any(w != state.z)
         energy, gradient = jax.value_and_grad(potential)(w)
         end = {"z": w, "potential_energy": energy, "z_grad": gradient}
@@ -211,7 +212,7 @@ class Proposals(NamedTuple):
     log_uniform: Any
 
 
-class Standing(NamedTuple):
+class Place(NamedTuple):
     """The place of a chain: ``w``, its potential, and the density of each component of the mixture there."""
 
     w: Any
@@ -220,11 +221,11 @@ class Standing(NamedTuple):
 
 
 def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int, ...]) -> Proposals:
-    """Proposals of jumps, an array of them of shape ``shape``."""
+    """Independent draws of the mixture and their weights, an array of them of shape ``shape``."""
     for_draws, for_choices = jax.random.split(key)
     count = int(np.prod(shape))
-    w = apart(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
-    log_proposal = apart(mixture.log_density, w)
+    w = isolated(mixture.draws, random_numbers(for_draws, count, mixture.mean.shape[1]))
+    log_proposal = isolated(mixture.log_density, w)
     log_weight = -jax.vmap(potential)(w) - log_proposal
     # A proposal at which the mixture's density underflows is never accepted.
     log_weight = jnp.where(jnp.isnan(log_weight) | jnp.isneginf(log_proposal), -jnp.inf, log_weight)
@@ -232,21 +233,21 @@ def proposed(potential: Callable, mixture: Prepared, key: Any, shape: tuple[int,
     return Proposals(w.reshape(*shape, -1), log_weight.reshape(shape), log_uniform.reshape(shape))
 
 
-def jumped(here: Standing, jumps: Proposals) -> Any:
-    """The ``w`` of a chain after independence Metropolis steps to ``jumps`` ``(jump,)``, one after the other."""
+def after_independence_steps(here: Place, proposals: Proposals) -> Any:
+    """The ``w`` of a chain after independence Metropolis steps to ``proposals`` ``(step,)``, one after the other."""
 
-    def step(best: tuple[Any, Any], jump: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], None]:
-        number, log_weight, log_uniform = jump
+    def step(best: tuple[Any, Any], proposal: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], None]:
+        number, log_weight, log_uniform = proposal
         taken = log_uniform < log_weight - best[1]
         return (jnp.where(taken, number, best[0]), jnp.where(taken, log_weight, best[1])), None
 
-    numbers = jnp.arange(jumps.log_weight.shape[0])
+    numbers = jnp.arange(proposals.log_weight.shape[0])
     start = -1, -here.potential - jnp.log(here.parts.sum())
-    (last, _), _ = jax.lax.scan(step, start, (numbers, jumps.log_weight, jumps.log_uniform))
-    return jnp.where(last < 0, here.w, jumps.w[last])
+    (last, _), _ = jax.lax.scan(step, start, (numbers, proposals.log_weight, proposals.log_uniform))
+    return jnp.where(last < 0, here.w, proposals.w[last])
 
 
-def stepped_within(potential: Callable, mixture: Prepared, here: Standing, key: Any) -> Standing:
+def stepped_within(potential: Callable, mixture: Prepared, here: Place, key: Any) -> Place:
     """Make a random-walk Metropolis step in the scale of a component of the mixture; return the new place.
 
     The component ``k`` is drawn with the probability ``r_k(w)``, its share of the mixture's density at the chain, so
@@ -258,7 +259,7 @@ def stepped_within(potential: Callable, mixture: Prepared, here: Standing, key: 
     k = picked(cumulated, choices[0])
     size = jnp.exp(LOCAL_SCALE[0] + (LOCAL_SCALE[1] - LOCAL_SCALE[0]) * choices[1]) / np.sqrt(here.w.size)
     w = here.w + mixture.chol[k] @ jax.random.normal(for_noise, here.w.shape) * size
-    there = Standing(w, potential(w), mixture.parts(w))
+    there = Place(w, potential(w), mixture.parts(w))
     share_here, share_there = (jnp.log(s.parts[k]) - jnp.log(s.parts.sum()) for s in (here, there))
     ratio = here.potential - there.potential + share_there - share_here
     taken = jnp.log(choices[2]) < jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)

@@ -1,10 +1,10 @@
 r"""One attempt at many data sets: waiting ones take the lanes of those that are done.
 
 Between two blocks of iterations a data set whose draws suffice, or whose budget is spent, leaves its lane, and the next
-one enters with its own start, metric and warm-up. A data set without a metric begins with *scouts*, chains that adapt
-the step size and find a metric: after ``Program.scout`` iterations the covariance of their later draws, all chains
-together, becomes its metric, and its chains go on from the last places of the scouts. The assignment of data sets to
-lanes depends on draws alone, never on time.
+one enters with its own start, metric and warm-up. A data set without a metric begins with a *metric warm-up*, in which
+its chains adapt the step size and find a metric: after ``Program.metric_warmup`` iterations the covariance of their
+later draws, all chains together, becomes its metric, and the chains go on from their last places. The assignment of
+data sets to lanes depends on draws alone, never on time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.engines.nuts.kernels import Kernels, Lanes, Program, with_pooled_steps
-from chainsweep.importance.guide import whitened
+from chainsweep.importance.global_proposal import whitened
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.model.problem import Observation
 from chainsweep.numerics.arrays import Arrays
@@ -35,7 +35,7 @@ FIRST_LOOK = 200
 """The draws of each chain after which a data set is first judged, and leaves if it needs far more than there can be."""
 LEAST_DRAWS = 1000
 """The draws of each chain before a data set may pass: shorter chains may all have missed the same tail so far."""
-HOPELESS = 3.0
+CANNOT_FINISH = 3.0
 """A data set that needs more than this factor times the most draws leaves at once: another attempt is cheaper."""
 EMPTY = -1
 
@@ -45,8 +45,8 @@ class Starts:
     """The data sets of an attempt: the function ``observations``, and arrays whose first axis is the data set.
 
     ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``z`` ``(chain, n)`` are the unconstrained starts; ``keys``
-    are ``(phase, chain, 2)``; ``jumps`` is the mixture of the jumps, unconstrained. A data set with ``scouted`` has its
-    metric, and needs no scouts. ``step_share`` is the factor on the adapted step size.
+    are ``(phase, chain, 2)``; ``proposal`` is the mixture of the independence steps, unconstrained. A data set with
+    ``has_metric`` has its metric, and needs no metric warm-up. ``step_share`` is the factor on the adapted step size.
     """
 
     observations: Callable[[Counts], Observation]
@@ -54,8 +54,8 @@ class Starts:
     factor: Floats
     z: Floats
     keys: NDArray[np.uint32]
-    jumps: Mixture
-    scouted: NDArray[np.bool_]
+    proposal: Mixture
+    has_metric: NDArray[np.bool_]
     step_share: Floats
 
 
@@ -133,12 +133,12 @@ class Batching:
         z = self.center[:, None, None] + np.einsum("lij,lctj->lcti", self.factor, w)
         for lane in running:
             self._keep(int(lane), z[lane], [values[lane] for values in stats])
-        adapted = (self.done == self.program.adapt) | (self.done == self.program.scout + self.program.adapt)
+        adapted = (self.done == self.program.adapt) | (self.done == self.program.metric_warmup + self.program.adapt)
         adapted &= self.member != EMPTY
         if adapted.any():
             self.kernel = with_pooled_steps(self.kernel, adapted, self.starts.step_share[self.member])
-        self._scouts_return(running)
-        self._let_go(running)
+        self._end_metric_warmup(running)
+        self._evict(running)
 
     def _fill(self) -> None:
         free = np.flatnonzero(self.member == EMPTY)
@@ -146,7 +146,7 @@ class Batching:
         lanes = free[: entering.size]
         self.next += entering.size
         self.member[lanes], self.done[lanes], self.look[lanes] = entering, 0, min(FIRST_LOOK, self.program.draws)
-        self.done[lanes[self.starts.scouted[entering]]] = self.program.scout
+        self.done[lanes[self.starts.has_metric[entering]]] = self.program.metric_warmup
         self.gradients[lanes], self.trace[lanes] = 0, np.nan
         self.center[lanes], self.factor[lanes] = self.starts.center[entering], self.starts.factor[entering]
         if lanes.size:
@@ -171,15 +171,15 @@ class Batching:
         return np.pad(lanes, (0, len(self.member) - lanes.size)), np.asarray(lanes.size)
 
     def _bind(self) -> Counts:
-        """Set the observations, metrics and jumps of the lanes for the program; return the data set of each lane.
+        """Set the observations, metrics and proposals of the lanes for the program; return the data set of each lane.
 
         Idle lanes repeat a data set: every call has one shape, and their results are dropped.
         """
         members = np.where(self.member == EMPTY, self.member.max(), self.member).clip(0)
-        jumps = Mixture(*(part[members] for part in self.starts.jumps))
-        jumps = whitened(jumps, self.center, np.linalg.inv(self.factor))
+        proposal = Mixture(*(part[members] for part in self.starts.proposal))
+        proposal = whitened(proposal, self.center, np.linalg.inv(self.factor))
         center, factor = jax.device_put((self.center.copy(), self.factor.copy()))
-        self._lanes = Lanes(self.starts.observations(members), center, factor, jumps)
+        self._lanes = Lanes(self.starts.observations(members), center, factor, proposal)
         return members
 
     def _keep(self, lane: int, z: Floats, stats: list[Floats]) -> None:
@@ -190,32 +190,32 @@ class Batching:
         rows = iteration[due] // self.thin - 1
         self.trace[lane, rows[rows < self.trace.shape[1]]] = z[0, due][rows < self.trace.shape[1]]
         steps = stats[STATS.index("num_steps")].sum(axis=1).astype(np.int64)
-        self.gradients[lane] += steps + (block if self.program.kernels.jumps else 0)
+        self.gradients[lane] += steps + (block if self.program.kernels.independence_steps else 0)
         self.spent += int(steps.sum())
-        start = self.done[lane] - self.program.scout - self.program.adapt
+        start = self.done[lane] - self.program.metric_warmup - self.program.adapt
         self.done[lane] += block
         if start < 0:
-            # Before the first draw the rows hold the iterations of the scouts after their step size was adapted.
-            start = max(0, start + self.program.scout)
+            # Before the first draw the rows hold the iterations of the metric warm-up after the step size was adapted.
+            start = max(0, start + self.program.metric_warmup)
         if start + block <= self.program.draws:
             self.z[lane, :, start : start + block] = z
             for name, values in zip(STATS, stats, strict=True):
                 self.stats[name][lane, :, start : start + block] = values
 
-    def _scouts_return(self, running: Counts) -> None:
-        """Take the covariance of finished scouts as the metric of their lanes, and start again at their last places."""
-        back = (self.done[running] == self.program.scout) & ~self.starts.scouted[self.member[running]]
+    def _end_metric_warmup(self, running: Counts) -> None:
+        """Make the covariance of a finished metric warm-up the metric of its lane; start again at the last places."""
+        back = (self.done[running] == self.program.metric_warmup) & ~self.starts.has_metric[self.member[running]]
         lanes = running[back]
         if not lanes.size:
             return
-        found = self.z[lanes, :, : self.program.scout - self.program.adapt]
+        found = self.z[lanes, :, : self.program.metric_warmup - self.program.adapt]
         cloud = found.reshape(lanes.size, -1, found.shape[-1])
         for lane, points in zip(lanes, cloud, strict=True):
             self.center[lane], self.factor[lane] = whitening(points, self.factor[lane])
         self._enter(lanes, found[:, :, -1], phase=1)
 
-    def _let_go(self, running: Counts) -> None:
-        kept = self.done - self.program.scout - self.program.adapt
+    def _evict(self, running: Counts) -> None:
+        kept = self.done - self.program.metric_warmup - self.program.adapt
         for length in np.unique(kept[running]):
             lanes = running[
                 (kept[running] == length) & ((length >= self.look[running]) | (length >= self.program.draws))
@@ -225,7 +225,11 @@ class Batching:
             factor, good = self.judge(self.z[lanes, :, :length], self.stats["diverging"][lanes, :, :length])
             least = min(LEAST_DRAWS, self.program.draws)
             for lane, longer, passed in zip(lanes, np.where(good, least / length, factor), good, strict=True):
-                if longer <= 1.0 or length >= self.program.draws or longer * length > HOPELESS * self.program.draws:
+                if (
+                    longer <= 1.0
+                    or length >= self.program.draws
+                    or longer * length > CANNOT_FINISH * self.program.draws
+                ):
                     self.sampled[int(self.member[lane])] = self._taken(int(lane), int(length), bool(passed))
                     self.member[lane] = EMPTY
                 else:
@@ -234,8 +238,8 @@ class Batching:
 
     def _taken(self, lane: int, length: int, good: bool) -> Sampled:
         stats = {name: values[lane, :, :length].copy() for name, values in self.stats.items()}
-        warmup = self.program.scout + self.program.adapt
-        first = self.program.scout // self.thin if self.starts.scouted[self.member[lane]] else 0
+        warmup = self.program.metric_warmup + self.program.adapt
+        first = self.program.metric_warmup // self.thin if self.starts.has_metric[self.member[lane]] else 0
         steps = self.done[lane] // self.thin
         limit = 2**self.program.kernels.depth - 1
         hits = (
@@ -293,8 +297,8 @@ def lowered(kernels: Kernels, observations: Observation, shape: tuple[int, int, 
         np.zeros((width, components)), np.zeros((width, components, n)), np.zeros((width, components, n, n))
     )
     shapes = jax.eval_shape(whitened, mixture, center, factor)
-    jumps = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    lanes = Lanes(observations, center, factor, jumps)
+    proposal = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    lanes = Lanes(observations, center, factor, proposal)
     w, keys, rows = np.zeros(shape), np.zeros((*shape[:2], 2), np.uint32), (np.zeros(width, np.int64), np.asarray(0))
     state = kernels.blank(w, keys, lanes)
     return [kernels.initialise.lower(state, w, keys, lanes, *rows), kernels.advance.lower(state, lanes, *rows)]

@@ -29,7 +29,7 @@ from chainsweep.engines.snpe.simulator import (
 )
 from chainsweep.errors import ModelError
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays, prefixed, under
+from chainsweep.numerics.arrays import Arrays, strip_prefix, with_prefix
 
 BANK_CHUNK = 500
 """Simulations of a host simulator between two looks at the deadline."""
@@ -95,17 +95,17 @@ def bank_arrays(bank: Sequence[Rows]) -> Arrays:
     """The simulations of all buckets as flat arrays under ``bank/``."""
     arrays: Arrays = {}
     for number, rows in enumerate(bank):
-        observed = prefixed("observed", rows.observed)
-        arrays |= prefixed(f"bank/{number}", {"index": rows.index, "z": rows.z, **observed})
+        observed = with_prefix("observed", rows.observed)
+        arrays |= with_prefix(f"bank/{number}", {"index": rows.index, "z": rows.z, **observed})
     return arrays
 
 
 def bank_from_arrays(arrays: Mapping[str, NDArray], buckets: int) -> list[Rows] | None:
     """The inverse of `bank_arrays`; None where nothing is stored."""
-    groups = [under(f"bank/{number}", arrays) for number in range(buckets)]
+    groups = [strip_prefix(f"bank/{number}", arrays) for number in range(buckets)]
     if not all(groups):
         return None
-    return [Rows(group["index"], group["z"], under("observed", group)) for group in groups]
+    return [Rows(group["index"], group["z"], strip_prefix("observed", group)) for group in groups]
 
 
 def fill_bank(

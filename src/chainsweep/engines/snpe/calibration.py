@@ -1,8 +1,9 @@
-"""Tests of a trained network on held-out simulations: is it calibrated, and which data sets are usual for it?
+"""Tests of a trained network on held-out simulations: is it calibrated, and which data sets are out of distribution?
 
 The network draws for simulations that training never saw. The levels of their truths say whether the posteriors are
 right on average (``diagnostics/calibration.py``). The distances of their summaries from the mean summary define which
-distance is usual, so that a data set unlike any simulation is detected, because its posterior may be wrong in any way.
+distance is in distribution, so that a data set unlike any simulation is detected, because its posterior may be wrong in
+any way.
 
 Reference: Schmitt et al. 2022, arXiv:2112.08866 (distance in the space of the learned summary).
 """
@@ -55,7 +56,7 @@ def levels_of(sampler: Sampler | Ensemble, pairs: Pairs, seed: int) -> Arrays:
     }
 
 
-def usual_summaries(sampler: Sampler | Ensemble, packed: NDArray[np.float32]) -> Arrays:
+def reference_summaries(sampler: Sampler | Ensemble, packed: NDArray[np.float32]) -> Arrays:
     """The distribution of the summaries of simulations with features ``packed``.
 
     ``mean`` ``(embedding,)`` and ``whitener`` ``(embedding, embedding)`` are those of one half of the simulations;
@@ -68,20 +69,20 @@ def usual_summaries(sampler: Sampler | Ensemble, packed: NDArray[np.float32]) ->
     # The covariance is shrunk towards its diagonal, since few simulations do not determine all correlations.
     variance, share = np.diagonal(covariance), len(mean) / (len(mean) + len(fitted))
     covariance = (1 - share) * covariance + np.diag(share * variance + 1e-9 * variance.max() + 1e-12)
-    usual = {"mean": mean, "whitener": np.linalg.inv(cholesky_factors(covariance))}
-    return usual | {"distances": np.sort(_distance(others, usual))}
+    reference = {"mean": mean, "whitener": np.linalg.inv(cholesky_factors(covariance))}
+    return reference | {"distances": np.sort(_distance(others, reference))}
 
 
-def strangeness(
-    sampler: Sampler | Ensemble, packed: NDArray[np.float32], usual: Mapping[str, Floats]
+def ood_test(
+    sampler: Sampler | Ensemble, packed: NDArray[np.float32], reference: Mapping[str, Floats]
 ) -> tuple[Floats, Floats]:
     """The distance of each data set's summary from the mean one, and the share of simulations that lie farther out.
 
     Both are ``(dataset,)``; the distance is in units of the median one of simulations. Beyond all simulations the share
     falls exponentially with the distance, at the rate of the outermost tenth of them.
     """
-    distance = _distance(sampler.summary(packed), usual)
-    known = usual["distances"]
+    distance = _distance(sampler.summary(packed), reference)
+    known = reference["distances"]
     farther = (len(known) - np.searchsorted(known, distance, side="left")).astype(float)
     tail = known[int(TAIL * len(known)) :]
     beyond = distance > known[-1]
@@ -89,5 +90,5 @@ def strangeness(
     return distance / float(np.median(known)), np.asarray((1.0 + farther) / (1.0 + len(known)), np.float64)
 
 
-def _distance(summary: Floats, usual: Mapping[str, Floats]) -> Floats:
-    return np.asarray(np.linalg.norm((summary - usual["mean"]) @ usual["whitener"].T, axis=1), float)
+def _distance(summary: Floats, reference: Mapping[str, Floats]) -> Floats:
+    return np.asarray(np.linalg.norm((summary - reference["mean"]) @ reference["whitener"].T, axis=1), float)

@@ -42,7 +42,7 @@ from chainsweep.engines.snpe.training_range import outside
 from chainsweep.errors import InputError, UnavailableError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays, prefixed, under
+from chainsweep.numerics.arrays import Arrays, strip_prefix, with_prefix
 from chainsweep.numerics.seeds import Seeds
 
 __all__ = [
@@ -202,7 +202,7 @@ def run(
             trained = _trained_here(job, batch, resume)
             if trained is None:
                 return Outcome(Status.STOPPED)
-            own = prefixed("trained", trained.arrays())
+            own = with_prefix("trained", trained.arrays())
         if trained.sequential and len(batch) != 1:
             raise InputError(
                 f"this network was trained in sequential rounds for one data set, the batch has {len(batch)}; "
@@ -248,7 +248,7 @@ def _trained_here(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> Trai
     """The network of the one data set of ``batch``, taken from ``resume`` if its training is finished there."""
     if job.settings.mode != "sequential":
         raise InputError("snpe: no trained network was given; run the 'train' stage first")
-    finished = under("trained", resume)
+    finished = strip_prefix("trained", resume)
     if finished:
         return Trained.from_arrays(finished)
     return train_sequential(job, batch, resume)

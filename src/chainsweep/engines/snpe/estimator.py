@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainsweep.engines.snpe.settings import Estimator
-from chainsweep.numerics.arrays import under
+from chainsweep.numerics.arrays import strip_prefix
 
 Floats = NDArray[np.float64]
 
@@ -246,7 +246,7 @@ def sampler_of(sizes: Architecture, weights: Mapping[str, NDArray], device: str)
     """The sampler of a trained network, or of an ensemble of several."""
     if sizes.members > 1:
         single = replace(sizes, members=1)
-        return Ensemble([_sampler(single, under(str(k), weights), device) for k in range(sizes.members)])
+        return Ensemble([_sampler(single, strip_prefix(str(k), weights), device) for k in range(sizes.members)])
     return _sampler(sizes, weights, device)
 
 

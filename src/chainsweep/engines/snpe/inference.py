@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config.sections import VerdictSection
-from chainsweep.diagnostics.weights import efficiency, log_evidence, psis_khat, sure_sample_size
+from chainsweep.diagnostics.weights import efficiency, ess_lower_bound, log_evidence, psis_khat
 from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.engines.snpe.network import Network
 from chainsweep.engines.snpe.proposal import EVERY, FREEDOM, Proposal
 from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.importance import adaptive as importance
-from chainsweep.importance import guide
+from chainsweep.importance import global_proposal
 from chainsweep.importance.mixture_density import Mixture
-from chainsweep.importance.target import PRIOR_INFLATION, Start, broad_of, target_of
+from chainsweep.importance.target import PRIOR_INFLATION, Start, defensive_mixture, target_of
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.numerics.arrays import Arrays
 from chainsweep.numerics.seeds import Seeds
@@ -28,9 +28,9 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 PRIOR_DRAWS = 1024
-"""The number of prior draws that define the broad component of the adaptation."""
+"""The number of prior draws that define the defensive component of the adaptation."""
 LEAST_DRAWS, LEAST_STEP = 200, 100
-HOPELESS_KHAT = 0.5
+INFINITE_VARIANCE_KHAT = 0.5
 """The k-hat from which on the variance of the weights is infinite, so that more draws of the network do not help."""
 TOGETHER = 16
 """The number of data sets whose densities are computed in one compiled call of one shape."""
@@ -158,7 +158,7 @@ def thorough_of(settings: SnpeSettings, limits: VerdictSection) -> importance.Se
         ess=limits.ess,
         khat=limits.khat,
         wide_share=1.0 / EVERY,
-        sure=True,
+        ess_lower_bound=True,
     )
 
 
@@ -169,7 +169,7 @@ def weigh(batched: BatchedProblem, network: Network, thorough: importance.Settin
     info = Info.empty(len(ids))
     exact = batched.problem.has_likelihood
     info.exact_weights[:], info.rounds[:] = float(exact), 0.0
-    info.ood_distance[:], info.ood_pvalue[:] = network.strangeness()
+    info.ood_distance[:], info.ood_pvalue[:] = network.ood_test()
     info.miscalibration[:] = network.miscalibration
     info.dropped_share[:], info.dropped_by[:] = network.dropped_share, network.dropped_by
     failures = dict.fromkeys(np.flatnonzero(~network.usable).tolist(), NOT_FINITE) | network.refused
@@ -236,9 +236,9 @@ def _network_draws(
             whole[rows, first:last] = part
         drawn.count[rows] = last
         _note(info, rows, drawn.log_weight[rows, :last])
-        hopeful = info.khat[rows] < min(thorough.khat, HOPELESS_KHAT)
+        finite_variance = info.khat[rows] < min(thorough.khat, INFINITE_VARIANCE_KHAT)
         wanting = info.ess[rows] < thorough.ess
-        rows = rows[hopeful & wanting & (info.is_efficiency[rows] * thorough.draws > thorough.ess)]
+        rows = rows[finite_variance & wanting & (info.is_efficiency[rows] * thorough.draws > thorough.ess)]
         if not rows.size:
             break
     info.proposal_khat[:], info.proposal_efficiency[:] = info.khat, info.is_efficiency
@@ -273,7 +273,7 @@ def _density_of(batched: BatchedProblem, rows: Positions, z: Floats) -> Floats:
 def _note(info: Info, rows: Positions, log_weight: Floats) -> None:
     """Set the figures of the data sets ``rows`` from their log weights ``(row, draw)``."""
     info.khat[rows], _ = psis_khat(log_weight)
-    info.ess[rows] = sure_sample_size(log_weight, info.khat[rows])
+    info.ess[rows] = ess_lower_bound(log_weight, info.khat[rows])
     info.log_evidence[rows], info.log_evidence_se[rows] = log_evidence(log_weight)
     info.is_efficiency[rows] = efficiency(log_weight)
 
@@ -291,31 +291,33 @@ def _adapt(
     A quick adaptation comes first, then a thorough one for the data sets where the quick one is not good enough.
     """
     quick = replace(
-        guide.QUICK,
-        draws=min(guide.QUICK.draws, thorough.draws),
-        rounds=min(guide.QUICK.rounds, thorough.rounds),
+        global_proposal.QUICK,
+        draws=min(global_proposal.QUICK.draws, thorough.draws),
+        rounds=min(global_proposal.QUICK.rounds, thorough.rounds),
         ess=thorough.ess,
         khat=thorough.khat,
         early=False,
         wide_share=1.0 / EVERY,
-        sure=True,
+        ess_lower_bound=True,
     )
     prior_keys, keys = (seeds.jax_keys(batched.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
-    broad = None
+    defensive = None
     for limits in (quick, thorough):
         enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
         found_some = np.isfinite(drawn.log_weight).any(axis=1)
         poor = np.flatnonzero(network.usable & ~enough & found_some)
         if not poor.size or not limits.rounds:
             return
-        if broad is None:
+        if defensive is None:
             # The prior draws are those of the whole batch, whose shape is compiled already.
-            broad = broad_of(batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION)
+            defensive = defensive_mixture(
+                batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION
+            )
         part = batched.take(poor)
         log_density = np.where(np.isfinite(drawn.log_weight[poor]), drawn.log_density[poor], -np.inf)
         log_q = np.where(np.isfinite(log_density), drawn.log_q[poor], 0.0)
         log_denominator = log_q + np.log(drawn.count[poor])[:, None]
-        wide = Mixture(*(array[poor] for array in broad))
+        wide = Mixture(*(array[poor] for array in defensive))
         found = importance.adapt(
             target_of(part), Start(drawn.z[poor], log_density, log_denominator, wide), keys[poor], limits
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.calibration import Finding, worst
 from chainsweep.diagnostics.dropping import BY_DESIGN, Dropping
-from chainsweep.engines.snpe.calibration import findings_of, levels_of, strangeness, usual_summaries
+from chainsweep.engines.snpe.calibration import findings_of, levels_of, ood_test, reference_summaries
 from chainsweep.engines.snpe.dropped import dropped_in, dropping_of, unseen_designs
 from chainsweep.engines.snpe.encoder import Encoder, Features, encoder_from_arrays, fit_standardisation
 from chainsweep.engines.snpe.estimator import ATTENTION_LAYERS, ESTIMATORS, Architecture, Ensemble, Sampler, sampler_of
@@ -32,7 +32,7 @@ from chainsweep.engines.snpe.trainer import Trainer
 from chainsweep.engines.snpe.training_range import coverage_of
 from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem, observation
-from chainsweep.numerics.arrays import Arrays, prefixed, under
+from chainsweep.numerics.arrays import Arrays, strip_prefix, with_prefix
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -55,7 +55,7 @@ class Trained:
     calibration: Arrays
     """The levels of the truths of held-out simulations, see `calibration.levels_of`."""
     usual: Arrays
-    """The distribution of the summaries of held-out simulations, see `calibration.usual_summaries`."""
+    """The distribution of the summaries of held-out simulations, see `calibration.reference_summaries`."""
     dropping: Arrays
     """The record of simulations that it could not learn from, see `dropped.record_of_bank`."""
     history: Arrays
@@ -64,15 +64,15 @@ class Trained:
     def arrays(self) -> Arrays:
         """All arrays in one flat dictionary, as safetensors takes them."""
         return {
-            **prefixed("weights", self.weights),
-            **prefixed("encoder", self.encoder),
-            **prefixed("architecture", self.architecture),
-            **prefixed("space", self.space),
-            **prefixed("coverage", self.coverage),
-            **prefixed("calibration", self.calibration),
-            **prefixed("usual", self.usual),
-            **prefixed("dropping", self.dropping),
-            **prefixed("history", self.history),
+            **with_prefix("weights", self.weights),
+            **with_prefix("encoder", self.encoder),
+            **with_prefix("architecture", self.architecture),
+            **with_prefix("space", self.space),
+            **with_prefix("coverage", self.coverage),
+            **with_prefix("calibration", self.calibration),
+            **with_prefix("usual", self.usual),
+            **with_prefix("dropping", self.dropping),
+            **with_prefix("history", self.history),
         }
 
     @classmethod
@@ -84,7 +84,7 @@ class Trained:
         InputError
             An array group is missing: the file is not a trained network.
         """
-        groups = {name: under(name, arrays) for name in cls.__dataclass_fields__}
+        groups = {name: strip_prefix(name, arrays) for name in cls.__dataclass_fields__}
         missing = [name for name, group in groups.items() if not group]
         if missing:
             raise InputError(
@@ -178,9 +178,9 @@ class Network:
         w, log_scale = self.space.take(rows).to_working(z)
         return self.sampler.log_prob(self._filled()[rows], w) + log_scale
 
-    def strangeness(self) -> tuple[Floats, Floats]:
+    def ood_test(self) -> tuple[Floats, Floats]:
         """The distance of the learned summary from those of simulations, and the share farther out, ``(dataset,)``."""
-        return strangeness(self.sampler, self._filled(), self.usual)
+        return ood_test(self.sampler, self._filled(), self.usual)
 
     def _filled(self) -> NDArray[np.float32]:
         return np.where(self.usable[:, None], self.packed, 1.0).astype(np.float32)
@@ -216,7 +216,7 @@ def finish(
         space=space,
         coverage=coverage_of(problem, batches) | {GRID: np.array(encoder.features.layout.grid)},
         calibration=levels_of(sampler, trainer.held_out, trainer.seed),
-        usual=usual_summaries(sampler, trainer.provider.typical()),
+        usual=reference_summaries(sampler, trainer.provider.typical()),
         dropping=dropping,
         history=history | {"skipped": np.array(trainer.progress.skipped), "dropped": np.array(dropped_in(dropping))},
     )
@@ -228,7 +228,7 @@ def joined(members: Sequence[Trained], provider: Provider, seed: int, device: st
     sizes = replace(Architecture.from_arrays(first.architecture), members=len(members))
     weights: Arrays = {}
     for number, member in enumerate(members):
-        weights |= prefixed(str(number), member.weights)
+        weights |= with_prefix(str(number), member.weights)
     sampler = sampler_of(sizes, weights, device)
     held_out = usable_pairs(*provider.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))
     return replace(
@@ -236,7 +236,7 @@ def joined(members: Sequence[Trained], provider: Provider, seed: int, device: st
         weights=weights,
         architecture=sizes.arrays(),
         calibration=levels_of(sampler, held_out, seed),
-        usual=usual_summaries(sampler, provider.typical()),
+        usual=reference_summaries(sampler, provider.typical()),
     )
 
 

@@ -39,7 +39,7 @@ from chainsweep.engines.snpe.standardisation import fixed_space
 from chainsweep.engines.snpe.trainer import Trainer, fit
 from chainsweep.errors import InputError, ModelError
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.numerics.arrays import Arrays, prefixed, under
+from chainsweep.numerics.arrays import Arrays, strip_prefix, with_prefix
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ class Round:
 
     def arrays(self) -> Arrays:
         """The round as flat arrays by name; ``from_arrays`` is the inverse."""
-        previous = prefixed("previous", self.previous.arrays()) if self.previous else {}
+        previous = with_prefix("previous", self.previous.arrays()) if self.previous else {}
         return {"round": np.array(self.number), **previous}
 
     @classmethod
@@ -71,7 +71,7 @@ class Round:
         if not arrays:
             return cls(0, None)
         number = int(arrays["round"])
-        return cls(number, Trained.from_arrays(under("previous", arrays)) if number else None)
+        return cls(number, Trained.from_arrays(strip_prefix("previous", arrays)) if number else None)
 
 
 def train_sequential(job: Job, batch: Batch, resume: Mapping[str, NDArray]) -> Trained | None:

@@ -1,13 +1,13 @@
-r"""The guide of the chains of a data set: a mixture that approximates its posterior, a metric, and starts.
+r"""The global proposal of the chains of a data set: a mixture that approximates its posterior, a metric, and starts.
 
 Adaptive importance sampling from prior draws and the modes that descents found (``importance/adaptive.py``) gives
-exactly weighted draws. Their covariance is the chains' metric; chains start at draws chosen with tempered weights,
-so the starts are overdispersed; and a mixture fitted to the draws proposes the *jumps* of the chains
+exactly weighted draws. Their covariance is the chains' metric; chains start at draws chosen with tempered weights, so
+the starts are overdispersed; and a mixture fitted to the draws proposes the independence Metropolis steps of the chains
 (``engines/nuts/kernels.py``), by which a chain goes from one mode to another, or along a ridge that is too long for
 trajectories.
 
-The result never depends on the quality of a guide: jumps are Metropolis steps with the exact density, and a data set
-whose weights are not reliable (``trusted`` is False) starts in its modes, with a metric from scouts.
+The result never depends on the quality of a global proposal: the steps are accepted by the exact density, and a data
+set whose weights are not reliable (``trusted`` is False) starts in its modes, with a metric from the warm-up.
 """
 
 from __future__ import annotations
@@ -32,48 +32,46 @@ from chainsweep.importance.target import Target, from_chains, from_modes, from_p
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.numerics.arrays import Arrays
 from chainsweep.numerics.factors import cholesky_factors
-from chainsweep.numerics.loops import one_by_one_here
+from chainsweep.numerics.loops import on_cpu
 from chainsweep.numerics.seeds import Seeds
 
 Floats = NDArray[np.float64]
 
 MOST_DIMENSIONS = 10
 """The largest number of unconstrained parameters with importance sampling. With more parameters it costs more than it
-gains (with 15, 3.3 s for each data set in place of 0.4), and the guide consists of the modes' Laplace fits."""
+gains (with 15, 3.3 s for each data set in place of 0.4), and the global proposal consists of Laplace fits of modes."""
 DESCENTS = 12
 """The number of descents of a data set, unless settings say otherwise."""
 LEAST_ESS = 30.0
-"""The least number of effective draws from which a deep search makes a guide, whatever the k-hat of the weights."""
-SHARES = {"broad": 0.05, "modes": 0.1, "fit": 0.85}
-"""The shares of the parts of the mixture that proposes jumps."""
+"""The least number of effective draws from which a deep search makes a global proposal, whatever their k-hat."""
+SHARES = {"defensive": 0.05, "modes": 0.1, "fit": 0.85}
+"""The shares of the parts of the mixture that proposes."""
 START_POWER = 0.5
 """The power to which weights are raised for the choice of the draws at which chains start."""
 QUICK = Settings(
-    draws=1500, rounds=6, components=96, points=1024, effective=100.0, known_share=0.1, ess=400.0, early=True
+    draws=1500, rounds=6, components=96, points=1024, effective=100.0, mode_share=0.1, ess=400.0, early=True
 )
 """The settings of the search for every data set, and of the fit to its draws."""
-DEEP = Settings(
-    draws=8000, rounds=8, components=512, points=4096, effective=1000.0, known_share=0.2, ess=400.0, lanes=4
-)
-"""The settings of the search where the quick one gives no reliable weights, or where chains that it guided fail: these
-are posteriors along ridges, with parts that few prior draws meet. There are few lanes, since idle ones cost as much as
-busy ones."""
+DEEP = Settings(draws=8000, rounds=8, components=512, points=4096, effective=1000.0, mode_share=0.2, ess=400.0, lanes=4)
+"""The settings of the search where the quick one gives no reliable weights, or where chains with its proposal fail:
+these are posteriors along ridges, with parts that few prior draws meet. There are few lanes, since idle ones cost as
+much as busy ones."""
 DEEP_PRIOR_DRAWS = 1 << 17
 DEEP_EVALUATIONS = 1 << 23
 """The largest product of the number of prior draws of a deep search and the number of points of the data set."""
 DEEP_FIT = Settings(draws=4000, components=224, points=2048, lanes=DEEP.lanes)
 """The settings of the fit to the draws of a deep search: it has fewer components than the search, since each component
-costs time in every jump of the chains."""
+costs time in every independence step of the chains."""
 
 
 @dataclass(frozen=True)
-class Guide:
-    """The guides of some data sets: arrays ``(dataset, ...)`` in the unconstrained space.
+class GlobalProposal:
+    """The global proposals of some data sets: arrays ``(dataset, ...)`` in the unconstrained space.
 
     ``log_weight`` ``(component,)``, ``mean`` ``(component, n)`` and ``chol`` ``(component, n, n)`` are the mixture of
-    the jumps; ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``starts`` are ``(attempt, chain, n)``; ``trusted``
-    is True where all this comes from reliable weighted draws, ``deep`` where there was a deep search; ``refits`` counts
-    how often the mixture was fitted again to the draws of chains.
+    the independence steps; ``center`` ``(n,)`` and ``factor`` ``(n, n)`` whiten; ``starts`` are
+    ``(attempt, chain, n)``; ``trusted`` is True where all this comes from reliable weighted draws, ``deep`` where there
+    was a deep search; ``refits`` counts how often the mixture was fitted again to the draws of chains.
     """
 
     log_weight: Floats
@@ -87,50 +85,52 @@ class Guide:
     refits: NDArray[np.int64]
 
     @property
-    def wide(self) -> NDArray[np.bool_]:
+    def is_enlarged(self) -> NDArray[np.bool_]:
         """True where the mixture has more components than a quick search fits, shape ``(dataset,)``."""
         return self.deep | (self.refits > 0)
 
     @property
-    def fitted(self) -> bool:
+    def has_fitted_components(self) -> bool:
         """True where the mixtures have a fitted part."""
         return self.log_weight.shape[1] > DEEP_FIT.components
 
     def arrays(self) -> Arrays:
-        """The fields as arrays by name; ``Guide(**arrays)`` is the inverse."""
+        """The fields as arrays by name; ``GlobalProposal(**arrays)`` is the inverse."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @property
-    def standing(self) -> int:
+    def fixed_components(self) -> int:
         """The number of components before the fitted ones."""
-        return self.log_weight.shape[1] - DEEP_FIT.components * self.fitted
+        return self.log_weight.shape[1] - DEEP_FIT.components * self.has_fitted_components
 
-    def jumps(self, rows: NDArray[np.int64], wide: bool | None = None) -> Mixture:
+    def mixture(self, rows: NDArray[np.int64], enlarged: bool | None = None) -> Mixture:
         """The mixtures of the data sets ``rows``, with all components that have weight.
 
-        Without ``wide``, an accelerator gets only as many components as these need; a processor gets all, since those
-        without weight cost nothing there. With ``wide`` True it is all components, with False as many as a quick search
-        fits.
+        Without ``enlarged``, an accelerator gets only as many components as these need; a processor gets all, since
+        those without weight cost nothing there. With ``enlarged`` True it is all components, with False as many as a
+        quick search fits.
         """
-        all_of_them = (one_by_one_here() or self.wide[rows].any()) if wide is None else wide
-        used = slice(None if all_of_them or not self.fitted else self.standing + QUICK.components)
+        all_of_them = (on_cpu() or self.is_enlarged[rows].any()) if enlarged is None else enlarged
+        used = slice(
+            None if all_of_them or not self.has_fitted_components else self.fixed_components + QUICK.components
+        )
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
-    def put(self, rows: NDArray[np.int64], part: Guide) -> None:
-        """Replace the guides of the data sets ``rows`` by those of ``part``."""
+    def put(self, rows: NDArray[np.int64], part: GlobalProposal) -> None:
+        """Replace the global proposals of the data sets ``rows`` by those of ``part``."""
         for name, array in self.arrays().items():
             array[rows] = getattr(part, name)
 
-    def take(self, rows: NDArray[np.int64]) -> Guide:
-        """The guides of the data sets ``rows``."""
-        return Guide(**{name: array[rows] for name, array in self.arrays().items()})
+    def take(self, rows: NDArray[np.int64]) -> GlobalProposal:
+        """The global proposals of the data sets ``rows``."""
+        return GlobalProposal(**{name: array[rows] for name, array in self.arrays().items()})
 
 
-def joined(guides: Sequence[Guide | None]) -> Guide | None:
-    """Join the guides of several groups of data sets to one; None where there is none."""
-    present = [guide.arrays() for guide in guides if guide is not None]
+def joined(proposals: Sequence[GlobalProposal | None]) -> GlobalProposal | None:
+    """Join the global proposals of several groups of data sets to one; None where there is none."""
+    present = [proposal.arrays() for proposal in proposals if proposal is not None]
     return (
-        Guide(**{name: np.concatenate([arrays[name] for arrays in present]) for name in present[0]})
+        GlobalProposal(**{name: np.concatenate([arrays[name] for arrays in present]) for name in present[0]})
         if present
         else None
     )
@@ -143,8 +143,8 @@ def search(
     prior_draws: int,
     descents: int,
     draws: Floats | None = None,
-) -> tuple[Pool, Modes, Guide]:
-    """Prior draws, the modes that descents from them find, and the guide of every data set of a batch.
+) -> tuple[Pool, Modes, GlobalProposal]:
+    """Prior draws, the modes that descents from them find, and the global proposal of every data set of a batch.
 
     ``shape`` is the number of chains and of attempts. ``draws`` ``(dataset, draw, n)`` come from another engine, NaN
     where there are none. A black box has no gradients, so it gets no descents, and no deep search either, which would
@@ -155,18 +155,18 @@ def search(
         modes = find_modes(batched, pool, descents, [seeds.generator(name, "descents") for name in batched.batch.ids])
     else:
         modes = no_modes(pool)
-    return pool, modes, find_guide(batched, pool, modes, seeds, shape, draws)
+    return pool, modes, find_global_proposal(batched, pool, modes, seeds, shape, draws)
 
 
-def find_guide(
+def find_global_proposal(
     batched: BatchedProblem,
     pool: Pool,
     modes: Modes,
     seeds: Seeds,
     shape: tuple[int, int],
     draws: Floats | None = None,
-) -> Guide:
-    """The guide of every data set of a batch, from its prior draws and modes; see ``search``."""
+) -> GlobalProposal:
+    """The global proposal of every data set of a batch, from its prior draws and modes; see ``search``."""
     (chains, attempts), count = shape, len(batched.batch)
     best = np.argmax(modes.log_mass, axis=1)
     rows = np.arange(count)
@@ -177,10 +177,11 @@ def find_guide(
             for i, name in enumerate(batched.batch.ids)
         ]
     )
-    target, known = target_of(batched), from_modes(modes)
+    target, mode_components = target_of(batched), from_modes(modes)
     if draws is not None:
-        known = combine(
-            (0.5, known), (0.5, from_chains(target, draws, seeds.jax_keys(batched.batch.ids, "given", 1)[:, 0]))
+        mode_components = combine(
+            (0.5, mode_components),
+            (0.5, from_chains(target, draws, seeds.jax_keys(batched.batch.ids, "given", 1)[:, 0])),
         )
         for i, given in enumerate(draws):
             given = given[np.isfinite(given).all(axis=-1)]
@@ -188,46 +189,48 @@ def find_guide(
                 rng = seeds.generator(batched.batch.ids[i], "start-given")
                 starts[i] = _overdispersed((given, np.zeros(len(given))), starts[i], rng)
     start = from_prior(target, pool, QUICK.draws)
-    parts = [(SHARES["broad"], start.broad), (SHARES["modes"], known)]
+    parts = [(SHARES["defensive"], start.defensive), (SHARES["modes"], mode_components)]
     trusted, deep, refits = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
     if center.shape[1] > MOST_DIMENSIONS:
-        return Guide(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
+        return GlobalProposal(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
     keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
-    found = adapt(target, start._replace(known=known), keys[:, 0], QUICK)
+    found = adapt(target, start._replace(mode_components=mode_components), keys[:, 0], QUICK)
     weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
     parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], QUICK))))
     trusted = (found.khat < QUICK.khat) & (found.ess >= QUICK.ess)
-    guide = Guide(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
+    proposal = GlobalProposal(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
     for row in np.flatnonzero(trusted).tolist():
-        _rely_on(guide, row, weighted[row], seeds.generator(batched.batch.ids[row], "start"))
+        _rely_on(proposal, row, weighted[row], seeds.generator(batched.batch.ids[row], "start"))
     if not batched.problem.has_jax_likelihood:
-        return guide
-    return deepened(guide, batched, np.flatnonzero(~trusted), seeds)
+        return proposal
+    return with_deep_search(proposal, batched, np.flatnonzero(~trusted), seeds)
 
 
-def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], seeds: Seeds) -> Guide:
-    """Return ``guide`` after a deep search for the data sets ``rows``, none of which had one before.
+def with_deep_search(
+    proposal: GlobalProposal, batched: BatchedProblem, rows: NDArray[np.int64], seeds: Seeds
+) -> GlobalProposal:
+    """Return ``proposal`` after a deep search for the data sets ``rows``, none of which had one before.
 
-    Where ``guide`` has no fitted part, these data sets are only marked as ``deep``.
+    Where ``proposal`` has no fitted part, these data sets are only marked as ``deep``.
     """
-    new = guide.take(np.arange(len(guide.trusted)))
-    if not guide.fitted:
+    new = proposal.take(np.arange(len(proposal.trusted)))
+    if not proposal.has_fitted_components:
         new.deep[rows] = True
         return new
-    standing = guide.standing
+    fixed = proposal.fixed_components
     for members in blocks_of(rows.size, lanes_here(DEEP)):
         group = rows[members]
         part = BatchedProblem(batched.problem, batched.batch.take(group))
         target, keys = target_of(part), seeds.jax_keys(part.batch.ids, "guide-deep", 3)
         draws = min(DEEP_PRIOR_DRAWS, max(1 << 12, DEEP_EVALUATIONS // max(1, part.batch.width)))
-        known = Mixture(*(array[:, 1:standing] for array in guide.jumps(group)))
+        mode_components = Mixture(*(array[:, 1:fixed] for array in proposal.mixture(group)))
         start = from_prior(target, prior_pool(part, keys[:, 0], draws))
-        found = adapt(target, start._replace(known=_normalised(known)), keys[:, 1], DEEP)
+        found = adapt(target, start._replace(mode_components=_normalised(mode_components)), keys[:, 1], DEEP)
         weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
         fit = _fitted(target, weighted, keys[:, 2], DEEP_FIT)
         for whole, fitted in zip((new.log_weight, new.mean, new.chol), fit, strict=True):
-            whole[group, standing:] = np.asarray(fitted)
-        new.log_weight[group, standing:] += np.log(SHARES["fit"])
+            whole[group, fixed:] = np.asarray(fitted)
+        new.log_weight[group, fixed:] += np.log(SHARES["fit"])
         for k, i in enumerate(group):
             new.trusted[i], new.deep[i] = found.ess[k] >= LEAST_ESS, True
             if new.trusted[i]:
@@ -235,12 +238,14 @@ def deepened(guide: Guide, batched: BatchedProblem, rows: NDArray[np.int64], see
     return new
 
 
-def relearned(guide: Guide, batched: BatchedProblem, draws: Sequence[Floats], seeds: Seeds) -> Guide:
-    """Return ``guide`` with mixtures fitted again to chains' ``draws`` ``(draw, ndim)`` of each data set.
+def refit_from_chains(
+    proposal: GlobalProposal, batched: BatchedProblem, draws: Sequence[Floats], seeds: Seeds
+) -> GlobalProposal:
+    """Return ``proposal`` with mixtures fitted again to chains' ``draws`` ``(draw, ndim)`` of each data set.
 
     Of many draws evenly spaced ones are used.
     """
-    new = guide.take(np.arange(len(guide.trusted)))
+    new = proposal.take(np.arange(len(proposal.trusted)))
     for row, theta in enumerate(draws):
         this = np.array([row])
         one = BatchedProblem(batched.problem, batched.batch.take(this))
@@ -250,21 +255,23 @@ def relearned(guide: Guide, batched: BatchedProblem, draws: Sequence[Floats], se
         z = one.unconstrain_padded(points)[0]
         z = z[np.isfinite(z).all(axis=1)]
         if len(z):
-            fitted = learned(one, guide.jumps(this, wide=True), [z], seeds, f"learned-{int(guide.refits[row])}")
+            fitted = refit(
+                one, proposal.mixture(this, enlarged=True), [z], seeds, f"learned-{int(proposal.refits[row])}"
+            )
             for whole, part in zip((new.log_weight, new.mean, new.chol), fitted, strict=True):
                 whole[row] = np.asarray(part)[0]
     new.refits[:] += 1
     return new
 
 
-def _rely_on(guide: Guide, row: int, weighted: tuple[Floats, Floats], rng: np.random.Generator) -> None:
+def _rely_on(proposal: GlobalProposal, row: int, weighted: tuple[Floats, Floats], rng: np.random.Generator) -> None:
     """Set the metric and starts of one data set from its weighted draws."""
-    guide.center[row], guide.factor[row] = _moments(weighted)
-    guide.starts[row] = _overdispersed(weighted, guide.starts[row], rng)
+    proposal.center[row], proposal.factor[row] = _moments(weighted)
+    proposal.starts[row] = _overdispersed(weighted, proposal.starts[row], rng)
 
 
 def _arrays(*parts: tuple[float, Mixture]) -> tuple[Floats, Floats, Floats]:
-    """The mixture of ``parts`` with their shares, as the three arrays that a Guide holds."""
+    """The mixture of ``parts`` with their shares, as the three arrays that a GlobalProposal holds."""
     log_weight, mean, chol = (np.array(part, float) for part in combine(*parts))
     return log_weight, mean, chol
 
@@ -275,35 +282,35 @@ def _normalised(mixture: Mixture) -> Mixture:
     return mixture._replace(log_weight=np.asarray(mixture.log_weight) - np.where(np.isfinite(total), total, 0.0))
 
 
-def learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
-    """Return ``jumps`` with its fitted part fitted again, to draws of its own and to chains' ``draws`` ``(draw, n)``.
+def refit(batched: BatchedProblem, mixture: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
+    """Return ``mixture`` with its fitted part fitted again, to draws of its own and to chains' ``draws`` ``(draw, n)``.
 
     Chains stay long at places where the mixture is thin; after the fit it has kernels there.
     """
 
     def of(rows: NDArray[np.int64]) -> Mixture:
         part = BatchedProblem(batched.problem, batched.batch.take(rows))
-        some = Mixture(*(np.asarray(array)[rows] for array in jumps))
-        return _learned(part, some, [draws[row] for row in rows], seeds, purpose)
+        some = Mixture(*(np.asarray(array)[rows] for array in mixture))
+        return _refit(part, some, [draws[row] for row in rows], seeds, purpose)
 
     return _by_groups(of, len(draws), lanes_here(DEEP_FIT))
 
 
-def _learned(batched: BatchedProblem, jumps: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
+def _refit(batched: BatchedProblem, mixture: Mixture, draws: list[Floats], seeds: Seeds, purpose: str) -> Mixture:
     keys = seeds.jax_keys(batched.batch.ids, purpose, 2)
     half = DEEP_FIT.draws // 2
-    z = np.asarray(draw(jumps, keys[:, 0], half))
-    log_weight = batched.log_density_unconstrained(z) - np.asarray(log_density(jumps, z))
+    z = np.asarray(draw(mixture, keys[:, 0], half))
+    log_weight = batched.log_density_unconstrained(z) - np.asarray(log_density(mixture, z))
     clouds = []
     for own, weights, found in zip(z, log_weight, draws, strict=True):
         even = found[even_indices(len(found), half)]
         again = own[resample(weights, half, np.asarray(0.5))] if np.isfinite(weights).any() else even
         clouds.append((np.concatenate([even, again]), np.zeros(len(even) + len(again))))
-    standing = jumps.log_weight.shape[1] - DEEP_FIT.components
-    stands = Mixture(*(part[:, :standing] for part in jumps))
+    fixed = mixture.log_weight.shape[1] - DEEP_FIT.components
+    kept = Mixture(*(part[:, :fixed] for part in mixture))
     fit_share = SHARES["fit"] / (1.0 - SHARES["fit"])
     fitted = _fitted(target_of(batched), clouds, keys[:, 1], DEEP_FIT)
-    return combine((1.0, _normalised(stands)), (fit_share, fitted))
+    return combine((1.0, _normalised(kept)), (fit_share, fitted))
 
 
 Weighted = list[tuple[Floats, Floats]]
@@ -324,7 +331,7 @@ def _padded(mixture: Mixture) -> Mixture:
 
 def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
     """The mixtures that ``function`` gives for the rows below ``count``, ``lanes`` of them at a time."""
-    parts = [function(np.unique(rows) if one_by_one_here() else rows) for rows in blocks_of(count, lanes)]
+    parts = [function(np.unique(rows) if on_cpu() else rows) for rows in blocks_of(count, lanes)]
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
 
 
