@@ -15,7 +15,6 @@ from chainsweep.diagnostics.weights import (
     ess_lower_bound,
     log_evidence,
     psis_khat,
-    resample,
     weighted_mean,
     weighted_quantile,
     weighted_sd,
@@ -204,51 +203,6 @@ def test_one_draw_with_all_mass():
 def test_quantile_outside_its_range_is_refused(q):
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         weighted_quantile(np.arange(3.0), np.zeros(3), q)
-
-
-@pytest.mark.parametrize("n", [1, 7, 50, 1000])
-def test_resampling_copies_each_draw_by_its_weight(n):
-    rng = np.random.default_rng(6)
-    log_weights = rng.normal(size=(4, 3, 50)) * 2
-    log_weights[..., [0, 20, -1]] = -np.inf
-    index = resample(log_weights, n, rng.uniform(size=(4, 3)))
-    assert index.shape == (4, 3, n)
-    weights = np.exp(log_weights)
-    weights /= weights.sum(-1, keepdims=True)
-    copies = (index[..., None] == np.arange(50)).sum(axis=-2)
-    assert (np.abs(copies - n * weights) < 1.0 + 1e-9).all()
-    assert (copies[weights == 0] == 0).all()
-
-
-@pytest.mark.parametrize("uniform", [0.0, np.nextafter(1.0, 0.0)])
-def test_resampling_at_the_edges_never_takes_a_draw_without_mass(uniform):
-    for size in range(2, 60):
-        log_weights = np.full(size + 2, -np.inf)
-        log_weights[1:-1] = np.log(np.full(size, 1 / 3))
-        index = resample(log_weights, 7 * size, np.asarray(uniform))
-        assert index.min() >= 1
-        assert index.max() <= size
-
-
-def test_resampling_is_unbiased():
-    log_weights = np.broadcast_to(np.log([0.1, 0.2, 0.7]), (20_000, 3))
-    index = resample(log_weights, 1, np.random.default_rng(7).uniform(size=20_000))
-    share = np.bincount(index[:, 0]) / 20_000
-    np.testing.assert_allclose(share, [0.1, 0.2, 0.7], atol=0.015)
-    assert not np.allclose(share, 1 / 3, atol=0.015)
-
-
-def test_resampling_refuses_what_it_cannot_do():
-    log_weights = np.zeros((3, 5))
-    log_weights[1] = -np.inf
-    with pytest.raises(ValueError, match=r"none at positions \[\[1\]\]: leave these out"):
-        resample(log_weights, 5, np.zeros(3))
-    with pytest.raises(ValueError, match=r"shape \(3,\)"):
-        resample(log_weights, 5, np.zeros(2))
-    with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        resample(np.zeros((1, 5)), 5, np.ones(1))
-    with pytest.raises(ValueError, match="n >= 1"):
-        resample(np.zeros((1, 5)), 0, np.zeros(1))
 
 
 @pytest.mark.parametrize("function", [psis_khat, effective_sample_size, efficiency, log_evidence])

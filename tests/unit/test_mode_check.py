@@ -14,6 +14,7 @@ from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import Start
 from chainsweep.verdicts import mode_check as checking
 from chainsweep.verdicts.mode_check import LEAST_ESS, PASSES, ModeCheck, mode_check, replaced, unchecked
+from tests.mode_checks import lacks_mass
 from tests.snpe_lines import exact_posterior, line_batch
 
 SETS, CHAIN, EXACT = 5, 200, 600
@@ -49,8 +50,8 @@ def test_only_what_exceeds_three_errors_of_a_conclusive_check_counts(changed, sh
     [("shift", 0.19, 0.21), ("mass_outside", 0.009, 0.011), ("sd_ratio", np.exp(0.24), np.exp(0.26))],
 )
 def test_each_figure_alone_says_that_mass_is_missing(figure, below, above):
-    assert not made(**{figure: below}).missing()[0]
-    assert made(**{figure: above}).missing()[0]
+    assert not lacks_mass(made(**{figure: below}))[0]
+    assert lacks_mass(made(**{figure: above}))[0]
 
 
 def test_what_is_not_proven_is_told_with_figures_and_limits():
@@ -119,7 +120,7 @@ def test_k_hat_and_effective_draws_decide_whether_anything_is_proven(monkeypatch
     khat = [0.1, np.nextafter(limit, 0), limit, 0.9, 0.1]
     check, _ = checked(monkeypatch, lines, lines[1][:, EXACT:], khat, [600, least, 600, 600, np.nextafter(least, 0)])
     assert check.conclusive.tolist() == [True, True, False, False, False]
-    assert not check.missing().any()
+    assert not lacks_mass(check).any()
     assert list(check.unproven()) == [2, 3, 4]
 
 
@@ -141,7 +142,7 @@ def test_shift_and_spread_are_in_sds_of_the_exact_draws(monkeypatch, lines):
     np.testing.assert_allclose(check.shift_se, np.sqrt(1 / EXACT + 0.25 / CHAIN), rtol=0.2)
     np.testing.assert_allclose(np.log(check.sd_ratio), np.log(0.5), atol=0.25)
     np.testing.assert_allclose(check.sd_se, np.sqrt(0.5 / EXACT + 0.5 / CHAIN), rtol=0.3)
-    assert check.missing().all()
+    assert lacks_mass(check).all()
     few, _ = checked(monkeypatch, lines, chain, chain_ess=np.full(SETS, CHAIN / 16))
     np.testing.assert_allclose(few.shift_se, np.sqrt(1 / EXACT + 16 * 0.25 / CHAIN), rtol=0.2)
 
@@ -168,4 +169,4 @@ def test_chains_or_weights_that_are_none_prove_nothing(monkeypatch, lines):
     check, _ = checked(monkeypatch, lines, chain, ess=[600, 0, 600, 600, 600])
     assert check.conclusive.tolist() == [False, False, True, True, True]
     assert np.isnan(check.shift).tolist() == [True, True, False, False, False]
-    assert replace(check).missing().tolist() == [False] * SETS
+    assert lacks_mass(replace(check)).tolist() == [False] * SETS

@@ -25,6 +25,7 @@ from chainsweep.data.collection import Batch, Collection, constant_of
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import CampaignError
 from chainsweep.model.reads import changed_reads, file_hash_once
+from chainsweep.numerics.arrays import Ints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ class ShardPlan:
 
     index: int
     width: int
-    positions: NDArray[np.int64]
+    positions: Ints
 
 
 class Campaign:

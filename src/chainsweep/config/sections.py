@@ -11,10 +11,6 @@ from pydantic import Field
 
 from chainsweep.config.toml import Section
 
-MODE_SHIFT, MASS_OUTSIDE, MODE_SPREAD = 0.2, 0.01, 0.25
-"""The thresholds of the mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may
-cause, the share of the mass where no chain has draws, and the log ratio of sds."""
-
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -85,11 +81,11 @@ class VerdictSection(Section):
     """The largest number of divergent draws."""
     tau: Annotated[float, Field(ge=10)] = 50.0
     """The number of autocorrelation times that the kept steps of an ensemble must exceed."""
-    mode_shift: Annotated[float, Field(gt=0)] = MODE_SHIFT
+    mode_shift: Annotated[float, Field(gt=0)] = 0.2
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
-    mass_outside: Annotated[float, Field(gt=0, lt=1)] = MASS_OUTSIDE
+    mass_outside: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Mode check: the largest share of the posterior mass that may lie where the chains have no draws."""
-    mode_spread: Annotated[float, Field(gt=0)] = MODE_SPREAD
+    mode_spread: Annotated[float, Field(gt=0)] = 0.25
     """Mode check: the largest absolute log ratio of the sd of the chains and the sd of exactly weighted draws."""
     inconclusive: Literal["not_converged", "flag"] = "not_converged"
     """The verdict of a data set whose mode check is inconclusive; ``flag`` only flags the data set."""

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chainsweep.numerics.arrays import Ints
+
 WIDTH_COSTS = 50
 """A width of its own costs about as much, in compiling and tracing, as computing this number of data sets."""
 
@@ -26,7 +28,7 @@ class Bucket:
     """Data sets that share one padded width; ``positions`` ascend."""
 
     width: int
-    positions: NDArray[np.int64]
+    positions: Ints
 
 
 def plan_buckets(lengths: ArrayLike, max_buckets: int, paddable: bool = True) -> list[Bucket]:
@@ -73,7 +75,7 @@ def padded_widths(buckets: Sequence[Bucket]) -> list[int]:
     return best.tolist()
 
 
-def _best_ends(distinct: NDArray[np.int64], counts: NDArray, buckets: int) -> NDArray[np.int64]:
+def _best_ends(distinct: Ints, counts: NDArray, buckets: int) -> Ints:
     """Return the ends (exclusive, into ``distinct``) of the runs of the cheapest split into ``buckets`` runs."""
     number = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     points = np.concatenate([[0], np.cumsum(counts * distinct)]).astype(np.int64)
@@ -90,12 +92,12 @@ def _best_ends(distinct: NDArray[np.int64], counts: NDArray, buckets: int) -> ND
 
 
 def _next_layer(
-    cost: NDArray[np.int64],
-    number: NDArray[np.int64],
-    points: NDArray[np.int64],
-    last: NDArray[np.int64],
+    cost: Ints,
+    number: Ints,
+    points: Ints,
+    last: Ints,
     used: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[Ints, Ints]:
     """Return the lowest cost of the first j lengths with one run more than ``used``, and the start of that run.
 
     The first j <= used lengths cannot be split into that number of runs; these entries stay 0 and are never read.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Place, Ragged, RawData
+from chainsweep.numerics.arrays import Bools
 
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 
@@ -126,7 +126,7 @@ def _points(raw: RawData, config: DataSection) -> Iterator[Finding]:
             yield position, point, "non_positive_error", detail
 
 
-def _first_offenders(ragged: Ragged, bad: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def _first_offenders(ragged: Ragged, bad: Bools) -> Iterator[tuple[int, int]]:
     """Yield each data set with a bad point, and its first bad point; ``bad`` has the shape of the values."""
     index = np.flatnonzero(bad.any(axis=tuple(range(1, bad.ndim))))
     # side="right" skips the empty data sets that share an offset with the owner of the point
@@ -136,7 +136,7 @@ def _first_offenders(ragged: Ragged, bad: NDArray[np.bool_]) -> Iterator[tuple[i
     return zip(positions.tolist(), points.tolist(), strict=True)
 
 
-def _first_value(ragged: Ragged, bad: NDArray[np.bool_], position: int, point: int) -> float:
+def _first_value(ragged: Ragged, bad: Bools, position: int, point: int) -> float:
     index = int(ragged.offsets[position]) + point
     return float(np.atleast_1d(ragged.values[index])[np.atleast_1d(bad[index])][0])
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from chainsweep.data.buckets import Bucket, padded_widths, plan_buckets
 from chainsweep.data.frozen import SCHEMA
 from chainsweep.errors import CampaignError, InputError
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 
 __all__ = ["Batch", "Bucket", "Collection", "padded_widths", "plan_buckets"]
 
@@ -32,8 +33,8 @@ class Batch:
 
     ids: tuple[str, ...]
     fields: dict[str, NDArray]
-    constants: dict[str, NDArray[np.float64]]
-    mask: NDArray[np.bool_]
+    constants: dict[str, Floats]
+    mask: Bools
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,7 +50,7 @@ class Batch:
         return Batch(self.ids, fields, self.constants, self.mask[:, :width])
 
     @property
-    def n_points(self) -> NDArray[np.int64]:
+    def n_points(self) -> Ints:
         """The number of real points of each data set, shape ``(dataset,)``."""
         return self.mask.sum(axis=1, dtype=np.int64)
 
@@ -86,7 +87,7 @@ class Collection:
                 if schema != SCHEMA:
                     raise CampaignError(f"{path}: expected frozen data sets of schema {SCHEMA}, got {schema!r}")
                 self.ids: list[str] = file["id"].asstr()[()].tolist()
-                self.offsets: NDArray[np.int64] = file["offsets"][()]
+                self.offsets: Ints = file["offsets"][()]
                 self.sha256 = str(file.attrs["sha256"])
                 self.field_names = tuple(file["fields"])
                 self.constant_names = tuple(file["constants"])
@@ -98,7 +99,7 @@ class Collection:
         return len(self.ids)
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Ints:
         """The number of points of each data set, shape ``(dataset,)``."""
         return np.diff(self.offsets)
 
@@ -146,7 +147,7 @@ class Collection:
         ids = tuple(self.ids[position] for position in index.tolist())
         return Batch(ids, fields, constants, np.arange(width) < lengths[:, None])
 
-    def _gather(self, field: h5py.Dataset, index: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray:
+    def _gather(self, field: h5py.Dataset, index: Ints, points: Ints) -> NDArray:
         """Return the rows ``points`` (dataset, point) of a flat field, read in few contiguous pieces."""
         result = np.empty((*points.shape, *field.shape[1:]), dtype=field.dtype)
         order = np.argsort(index, kind="stable")
@@ -159,13 +160,13 @@ class Collection:
                 result[rows] = field[first : stops[run[-1]]][points[rows] - first]
         return result
 
-    def truth(self, position: int) -> dict[str, NDArray[np.float64]]:
+    def truth(self, position: int) -> dict[str, Floats]:
         """Return the known true parameters of one data set; a parameter with any NaN is left out."""
         with h5py.File(self.path, "r", locking=False) as file:
             values = {name: np.asarray(file["truth"][name][position]) for name in self.parameters_with_truth}
         return {name: value for name, value in values.items() if not np.isnan(value).any()}
 
-    def truth_table(self) -> dict[str, NDArray[np.float64]]:
+    def truth_table(self) -> dict[str, Floats]:
         """Return the true parameters of all data sets, shape ``(dataset, ...)``, NaN where unknown."""
         with h5py.File(self.path, "r", locking=False) as file:
             return {name: file["truth"][name][()] for name in self.parameters_with_truth}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.errors import CampaignError, ChainsweepError
+from chainsweep.numerics.arrays import Floats, Ints
 from chainsweep.publish import publish
 
 SCHEMA = "chainsweep-data/1"
@@ -31,7 +32,7 @@ class Columns(Protocol):
         """Ids, in order."""
 
     @property
-    def offsets(self) -> NDArray[np.int64]:
+    def offsets(self) -> Ints:
         """Offsets ``(dataset + 1,)`` into the flat fields."""
 
     @property
@@ -39,11 +40,11 @@ class Columns(Protocol):
         """Flat fields ``(sum of lengths, ...)``."""
 
     @property
-    def constants(self) -> Mapping[str, NDArray[np.float64]]:
+    def constants(self) -> Mapping[str, Floats]:
         """Constants ``(dataset,)``, or ``(dataset, k)``."""
 
     @property
-    def truth(self) -> Mapping[str, NDArray[np.float64]]:
+    def truth(self) -> Mapping[str, Floats]:
         """True parameters ``(dataset, ...)``."""
 
 
@@ -109,7 +110,7 @@ def _stored(values: NDArray) -> NDArray:
     return np.asarray(values, dtype=np.int64 if np.asarray(values).dtype.kind == "i" else np.float64)
 
 
-def _digest(ids: Sequence[str], offsets: NDArray[np.int64], groups: Mapping[str, Mapping[str, NDArray]]) -> str:
+def _digest(ids: Sequence[str], offsets: Ints, groups: Mapping[str, Mapping[str, NDArray]]) -> str:
     hasher = hashlib.sha256(SCHEMA.encode())
     # ids hold neither NUL nor newline, so joining them is unambiguous
     hasher.update("\n".join(ids).encode())

@@ -22,6 +22,7 @@ from chainsweep.data.raw import Ragged, RawData, offsets_of
 from chainsweep.data.readers import read_source
 from chainsweep.data.truth import named_truth
 from chainsweep.errors import ConfigError, DataError
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 
 __all__ = ["Ingested", "Quarantined", "content_hash", "freeze", "ingest", "write_quarantine"]
 
@@ -41,14 +42,14 @@ class Ingested:
     """
 
     ids: tuple[str, ...]
-    offsets: NDArray[np.int64]
+    offsets: Ints
     fields: dict[str, NDArray]
-    constants: dict[str, NDArray[np.float64]]
-    truth: dict[str, NDArray[np.float64]]
+    constants: dict[str, Floats]
+    truth: dict[str, Floats]
     quarantine: tuple[Quarantined, ...]
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Ints:
         """The number of points of each data set, shape ``(dataset,)``."""
         return np.diff(self.offsets)
 
@@ -110,7 +111,7 @@ def _nothing_usable(source: Path, quarantine: Sequence[Quarantined]) -> str:
     return "\n".join((f"{source}: none of {len(quarantine)} data sets is usable ({summary})", *shown))
 
 
-def _keep(raw: RawData, dropped: NDArray[np.int64], quarantine: tuple[Quarantined, ...]) -> Ingested:
+def _keep(raw: RawData, dropped: Ints, quarantine: tuple[Quarantined, ...]) -> Ingested:
     keep = np.ones(len(raw.ids), dtype=bool)
     keep[dropped] = False
     lengths = next(iter(raw.fields.values())).lengths[keep]
@@ -124,7 +125,7 @@ def _keep(raw: RawData, dropped: NDArray[np.int64], quarantine: tuple[Quarantine
     )
 
 
-def _kept_points(ragged: Ragged, keep: NDArray[np.bool_], integer: bool) -> NDArray:
+def _kept_points(ragged: Ragged, keep: Bools, integer: bool) -> NDArray:
     """Return the points of the data sets to keep, as int64 if the source holds integers that float64 holds exactly."""
     values = ragged.values if keep.all() else ragged.values[np.repeat(keep, ragged.lengths)]
     return values.astype(np.int64) if integer and (np.abs(values) < EXACT).all() else values

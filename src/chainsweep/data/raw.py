@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.errors import DataError
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 
 DEFAULT_ID_DIGITS = 6
 
@@ -38,21 +39,21 @@ class Ragged:
     Data set ``i`` owns ``values[offsets[i]:offsets[i + 1]]``.
     """
 
-    values: NDArray[np.float64]
-    offsets: NDArray[np.int64]
+    values: Floats
+    offsets: Ints
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Ints:
         """The number of points of each data set, shape ``(dataset,)``."""
         return np.diff(self.offsets)
 
     @staticmethod
-    def of_lengths(values: NDArray[np.float64], lengths: NDArray) -> Ragged:
+    def of_lengths(values: Floats, lengths: NDArray) -> Ragged:
         """Return a ragged view of flat ``values`` whose data sets follow each other with these lengths."""
         return Ragged(values, offsets_of(lengths))
 
     @staticmethod
-    def of_rectangle(rectangle: NDArray[np.float64]) -> Ragged:
+    def of_rectangle(rectangle: Floats) -> Ragged:
         """Return a ragged view of an array of shape ``(dataset, point, ...)``."""
         datasets, width = rectangle.shape[:2]
         flat = rectangle.reshape(datasets * width, *rectangle.shape[2:])
@@ -72,15 +73,15 @@ class RawData:
 
     ids: Sequence[str | None]
     fields: Mapping[str, Ragged]
-    constants: Mapping[str, NDArray[np.float64]]
-    truth: Mapping[str, NDArray[np.float64]]
+    constants: Mapping[str, Floats]
+    truth: Mapping[str, Floats]
     dataset_place: Callable[[int], Place]
     point_place: Callable[[int, int], Place]
     failures: Mapping[int, Failure] = field(default_factory=dict)
     integers: frozenset[str] = frozenset()
 
 
-def offsets_of(lengths: NDArray) -> NDArray[np.int64]:
+def offsets_of(lengths: NDArray) -> Ints:
     """Return the offsets ``(n + 1,)`` of data sets with these lengths."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -107,7 +108,7 @@ def trim_padding(fields: Mapping[str, Ragged]) -> dict[str, Ragged]:
     return {name: Ragged.of_lengths(array[real], kept) for name, array in shaped.items()}
 
 
-def _all_nan(arrays: list[NDArray]) -> NDArray[np.bool_]:
+def _all_nan(arrays: list[NDArray]) -> Bools:
     """True where each array of shape ``(dataset, point, ...)`` is NaN in all trailing entries."""
     result = np.ones(arrays[0].shape[:2], dtype=bool)
     for array in arrays:
@@ -121,7 +122,7 @@ def default_ids(datasets: int) -> list[str]:
     return [f"{row:0{digits}d}" for row in range(datasets)]
 
 
-def as_floats(array: NDArray, name: str, path: Path) -> NDArray[np.float64]:
+def as_floats(array: NDArray, name: str, path: Path) -> Floats:
     """Return ``array`` as native float64; the error names array, file and the type that was found."""
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path}: '{name}' must hold real numbers, got dtype {array.dtype}")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.errors import DataError
+from chainsweep.numerics.arrays import Floats
 
 TRUTH = "truth"
 TRUTH_PREFIX = "truth_"
@@ -26,7 +27,7 @@ def truth_columns(names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def split_matrix(matrix: NDArray[np.float64], names: tuple[str, ...], path: Path) -> dict[str, NDArray]:
+def split_matrix(matrix: Floats, names: tuple[str, ...], path: Path) -> dict[str, NDArray]:
     """Return the columns of a ``truth`` matrix (data set, parameter) by parameter name, or else by position.
 
     Without ``names`` the columns are ``truth[0]``, ``truth[1]`` ... until ``named_truth`` knows the model's.
@@ -51,9 +52,7 @@ def split_matrix(matrix: NDArray[np.float64], names: tuple[str, ...], path: Path
     return {name: matrix[:, column] for column, name in enumerate(names)}
 
 
-def named_truth(
-    truth: dict[str, NDArray[np.float64]], names: tuple[str, ...], path: Path
-) -> dict[str, NDArray[np.float64]]:
+def named_truth(truth: dict[str, Floats], names: tuple[str, ...], path: Path) -> dict[str, Floats]:
     """Return ``truth``; columns of a matrix that came without names are named by the model's flat ``names``.
 
     Raises ``DataError`` where the number of columns is not the number of parameters, or one of them is given twice.
@@ -69,7 +68,7 @@ def named_truth(
     return named | columns
 
 
-def join_elements(columns: Mapping[str, NDArray[np.float64]], path: Path) -> dict[str, NDArray[np.float64]]:
+def join_elements(columns: Mapping[str, Floats], path: Path) -> dict[str, Floats]:
     """Gather ``theta[0]``, ``theta[1]`` ... of shape (data set,) into ``theta`` of shape (data set, element).
 
     Raises
@@ -77,7 +76,7 @@ def join_elements(columns: Mapping[str, NDArray[np.float64]], path: Path) -> dic
     DataError
         An element is missing, or a parameter is given both as a whole and by elements.
     """
-    whole: dict[str, NDArray[np.float64]] = {}
+    whole: dict[str, Floats] = {}
     elements: dict[str, dict[tuple[int, ...], NDArray]] = {}
     for name, values in columns.items():
         match = _ELEMENT.fullmatch(name)
@@ -93,7 +92,7 @@ def join_elements(columns: Mapping[str, NDArray[np.float64]], path: Path) -> dic
     return whole
 
 
-def _stack(name: str, parts: dict[tuple[int, ...], NDArray], path: Path) -> NDArray[np.float64]:
+def _stack(name: str, parts: dict[tuple[int, ...], NDArray], path: Path) -> Floats:
     ranks = {len(index) for index in parts}
     if len(ranks) > 1:
         raise DataError(f"{path}: the truth of '{name}' mixes elements with {sorted(ranks)} indices")

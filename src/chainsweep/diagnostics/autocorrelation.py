@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from chainsweep.diagnostics.blocks import map_rows
+from chainsweep.numerics.arrays import Bools, Floats
 
 WINDOW = 5.0
 """Sokal's ``c``: the window is at least this many autocorrelation times wide."""
 
 
-def autocorrelation(draws: ArrayLike) -> NDArray[np.float64]:
+def autocorrelation(draws: ArrayLike) -> Floats:
     """Normalised autocorrelation function along the last axis.
 
     Parameters
@@ -38,7 +39,7 @@ def autocorrelation(draws: ArrayLike) -> NDArray[np.float64]:
     return map_rows(_autocorrelation_rows, values, core_ndim=1)
 
 
-def integrated_time(chain: ArrayLike, c: float = WINDOW) -> NDArray[np.float64]:
+def integrated_time(chain: ArrayLike, c: float = WINDOW) -> Floats:
     """Integrated autocorrelation time of an ensemble: one Sokal window on the mean of the walkers' functions.
 
     Equal to ``emcee.autocorr.integrated_time(x, c=c, quiet=True)``; whether the chain is long enough for its
@@ -63,13 +64,13 @@ def integrated_time(chain: ArrayLike, c: float = WINDOW) -> NDArray[np.float64]:
             f"chain must have shape (..., draw, walker) with at least one of each, got shape {values.shape}"
         )
 
-    def kernel(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    def kernel(rows: Floats) -> Floats:
         return _tau_rows(rows, c)
 
     return map_rows(kernel, np.swapaxes(values, -1, -2), core_ndim=2)
 
 
-def power_spectrum(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+def power_spectrum(rows: Floats) -> tuple[Floats, int]:
     """Power of the centred series, zero padded against wrap-around, and the padded length.
 
     ``irfft(power, n=length)[..., :draw]`` is ``sum_i (x_i - m)(x_{i+t} - m)`` at each lag ``t``. Averages
@@ -80,7 +81,7 @@ def power_spectrum(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]
     return transform.real**2 + transform.imag**2, length
 
 
-def _autocorrelation_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def _autocorrelation_rows(rows: Floats) -> Floats:
     """Autocorrelation functions of ``(row, draw)``, NaN in rows that are constant or hold a NaN or infinity."""
     result = np.full(rows.shape, np.nan)
     moving = _moving(rows)
@@ -91,7 +92,7 @@ def _autocorrelation_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _tau_rows(rows: NDArray[np.float64], c: float) -> NDArray[np.float64]:
+def _tau_rows(rows: Floats, c: float) -> Floats:
     """Integrated autocorrelation times ``(row,)`` of ``(row, walker, draw)``."""
     tau = np.full(len(rows), np.nan)
     usable = _moving(rows).all(axis=-1)
@@ -109,6 +110,6 @@ def _tau_rows(rows: NDArray[np.float64], c: float) -> NDArray[np.float64]:
     return tau
 
 
-def _moving(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _moving(rows: Floats) -> Bools:
     """True where a series (last axis) is finite and not constant."""
     return np.isfinite(rows).all(axis=-1) & (rows != rows[..., :1]).any(axis=-1)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from chainsweep.numerics.arrays import Floats
+
 BLOCK_ELEMENTS = 2**19
 """Numbers of one block: 4 MiB of float64, so that the temporaries of a diagnostic stay in the tens of MiB."""
 
-Kernel = Callable[[NDArray[Any]], NDArray[np.float64]]
+Kernel = Callable[[NDArray[Any]], Floats]
 
 
 def leading_blocks(length: int, elements_per_item: int) -> Iterator[slice]:
@@ -22,7 +24,7 @@ def leading_blocks(length: int, elements_per_item: int) -> Iterator[slice]:
         yield slice(start, min(start + step, length))
 
 
-def map_rows(kernel: Kernel, array: ArrayLike, core_ndim: int, dtype: DTypeLike = np.float64) -> NDArray[np.float64]:
+def map_rows(kernel: Kernel, array: ArrayLike, core_ndim: int, dtype: DTypeLike = np.float64) -> Floats:
     """Apply ``kernel`` to the last ``core_ndim`` axes of ``array``, vectorised over all axes before them.
 
     ``kernel`` maps ``(row, *core)`` of ``dtype`` to ``(row, *result)``; the result is ``(*leading,

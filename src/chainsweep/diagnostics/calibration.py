@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import kolmogi
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.dropping import Dropping
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 ALARM = 1e-3
 """The probability that a calibrated network shows a deviation beyond its noise in any of all figures."""

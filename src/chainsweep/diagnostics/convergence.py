@@ -27,8 +27,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from chainsweep.diagnostics.autocorrelation import power_spectrum
 from chainsweep.diagnostics.blocks import Kernel, map_rows
+from chainsweep.numerics.arrays import Floats
 
-Rows = NDArray[np.float64]
+Rows = Floats
 Draws = NDArray[np.floating]
 AnyFloat = TypeVar("AnyFloat", bound=np.floating)
 

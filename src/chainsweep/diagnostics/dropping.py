@@ -17,10 +17,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Bools, Floats
 
 LEAST_SHARE = 1e-3
 """The share of dropped simulations below which they are reported, and calibration does not fail because of them."""
@@ -106,7 +105,7 @@ def culprit(names: Sequence[str], by: int) -> str:
     return "the design" if by == BY_DESIGN else subjects(names)[by]
 
 
-def dependence(parameters: Floats, dropped: NDArray[np.bool_], seed: Sequence[int]) -> Floats:
+def dependence(parameters: Floats, dropped: Bools, seed: Sequence[int]) -> Floats:
     """P-values ``(subjects,)`` of whether kept and dropped ``parameters`` ``(simulation, parameter)`` are alike.
 
     There is one Kolmogorov-Smirnov test for each parameter and for each product of the normal scores of two, and last

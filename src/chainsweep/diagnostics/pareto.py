@@ -13,9 +13,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 MIN_TAIL = 5
 """Fewest draws in the tail that a distribution is fitted to."""
@@ -29,7 +28,7 @@ def tail_length(n_draws: int) -> int:
     return math.ceil(min(n_draws / 5.0, 3.0 * math.sqrt(n_draws)))
 
 
-def smooth_tails(shifted: Array) -> Array:
+def smooth_tails(shifted: Floats) -> Floats:
     """Replace, in place, the right tail of each row by its smoothed values; return k-hat, shape ``(row,)``.
 
     ``shifted`` is ``(row, draw)``: log weights less their largest, so 0 at most and at least once, with no
@@ -61,7 +60,7 @@ def smooth_tails(shifted: Array) -> Array:
     return khat
 
 
-def _fit_pareto(excess: Array) -> tuple[Array, Array]:
+def _fit_pareto(excess: Floats) -> tuple[Floats, Floats]:
     """Shape and scale of generalised Pareto distributions, from ascending excesses ``(row, draw)``.
 
     Zhang and Stephens' posterior mean over a grid of ``b = -k / sigma``, then k shrunk towards 0.5 with the
@@ -86,7 +85,7 @@ def _fit_pareto(excess: Array) -> tuple[Array, Array]:
     return (n_draws * k_mean + 5.0) / (n_draws + 10.0), sigma
 
 
-def _pareto_quantiles(count: int, k: Array, sigma: Array) -> Array:
+def _pareto_quantiles(count: int, k: Floats, sigma: Floats) -> Floats:
     """Quantiles ``(row, count)`` at the midpoints ``(i + 1/2) / count``."""
     survival = np.log1p(-np.arange(0.5, count) / count)
     shape = np.where(np.abs(k) < np.finfo(np.float64).eps, 1.0, k)[:, None]

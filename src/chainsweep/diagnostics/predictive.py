@@ -10,9 +10,8 @@ Reference: Gelman, Meng & Stern 1996, Statistica Sinica 6, 733.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 
 def predictive_pvalue(log_likelihood_replica: Floats, log_likelihood: Floats) -> Floats:

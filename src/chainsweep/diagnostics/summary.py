@@ -15,14 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from chainsweep.diagnostics.blocks import by_length, leading_blocks
 from chainsweep.diagnostics.convergence import CONVERGENCE_FIGURES, convergence
 from chainsweep.diagnostics.weights import weighted_mean, weighted_quantile, weighted_sd
-
-Array = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 POSTERIOR_FIGURES = ("mean", "sd", *QUANTILES)
 
 
-def posterior_summary(draws: NDArray, n_draws: ArrayLike, log_weights: NDArray | None = None) -> dict[str, Array]:
+def posterior_summary(draws: NDArray, n_draws: ArrayLike, log_weights: NDArray | None = None) -> dict[str, Floats]:
     """The ``mean``, ``sd`` (``ddof=1``), ``q05``, ``q50``, ``q95`` of all chains together.
 
     Parameters
@@ -65,7 +64,7 @@ def posterior_summary(draws: NDArray, n_draws: ArrayLike, log_weights: NDArray |
     return result
 
 
-def convergence_summary(draws: NDArray, n_draws: ArrayLike) -> dict[str, Array]:
+def convergence_summary(draws: NDArray, n_draws: ArrayLike) -> dict[str, Floats]:
     """The ``rhat`` (rank-normalised), ``ess_bulk``, ``ess_tail``, ``mcse_mean`` of each data set and parameter.
 
     Parameters
@@ -104,20 +103,20 @@ def _check(draws: NDArray, n_draws: ArrayLike) -> None:
         )
 
 
-def _flat(draws: NDArray) -> Array:
+def _flat(draws: NDArray) -> Floats:
     """Reshape ``(dataset, chain, draw, ndim)`` to float64 ``(dataset, ndim, chain * draw)``."""
     moved = np.moveaxis(draws, -1, 1)
     return np.ascontiguousarray(moved, dtype=np.float64).reshape(*moved.shape[:2], -1)
 
 
-def _plain_figures(flat: Array) -> dict[str, Array]:
+def _plain_figures(flat: Floats) -> dict[str, Floats]:
     """Figures of equally weighted ``(dataset, ndim, draw)``."""
     sd = flat.std(axis=-1, ddof=1) if flat.shape[-1] > 1 else np.full(flat.shape[:2], np.nan)
     quantiles = np.quantile(flat, list(QUANTILES.values()), axis=-1)
     return {"mean": flat.mean(axis=-1), "sd": sd, **dict(zip(QUANTILES, quantiles, strict=True))}
 
 
-def _weighted_figures(flat: Array, log_weights: Array) -> dict[str, Array]:
+def _weighted_figures(flat: Floats, log_weights: Floats) -> dict[str, Floats]:
     """Figures of ``(dataset, ndim, draw)`` with log weights ``(dataset, 1, draw)``."""
     quantiles = weighted_quantile(flat, log_weights, list(QUANTILES.values()))
     return {

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats, Ints
 
 
-def even_indices(length: int, keep: int) -> NDArray[np.int64]:
+def even_indices(length: int, keep: int) -> Ints:
     """At most ``keep`` evenly spaced indices of ``length`` draws, the last one always among them."""
     if length <= keep:
         return np.arange(length)
     return (np.arange(1, keep + 1) * length) // keep - 1
 
 
-def optimal_resample(log_weights: Floats, keep: int, uniform: float) -> tuple[NDArray[np.int64], Floats]:
+def optimal_resample(log_weights: Floats, keep: int, uniform: float) -> tuple[Ints, Floats]:
     """Choose at most ``keep`` weighted draws so that every weighted sum stays unbiased, with least variance.
 
     Draws heavier than a threshold ``c`` stay as they are; the others survive with probability ``w / c``, chosen

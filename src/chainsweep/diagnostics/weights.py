@@ -18,14 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from chainsweep.diagnostics.blocks import map_rows
 from chainsweep.diagnostics.pareto import EQUAL_LOG_WEIGHTS, smooth_tails, tail_length
-
-Array = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 ONE_SIDED_95 = 1.645
 """Standard errors of k-hat, of which one is ``(1 + k) / sqrt(tail)``, below an upper limit of 95 % confidence."""
 
 
-def psis_khat(log_weights: ArrayLike) -> tuple[Array, Array]:
+def psis_khat(log_weights: ArrayLike) -> tuple[Floats, Floats]:
     """Pareto k-hat and smoothed weights (``arviz.psislw`` with ``reff=1``).
 
     Below 0.7 the weights may be trusted; above, their mean has no usable rate of convergence.
@@ -49,7 +48,7 @@ def psis_khat(log_weights: ArrayLike) -> tuple[Array, Array]:
     return result[..., 0], result[..., 1:]
 
 
-def normalised_weights(log_weights: ArrayLike) -> Array:
+def normalised_weights(log_weights: ArrayLike) -> Floats:
     """Weights that sum to 1 along the last axis; NaN without usable weights."""
     values = _checked(log_weights)
     top = values.max(axis=-1, keepdims=True)
@@ -58,12 +57,12 @@ def normalised_weights(log_weights: ArrayLike) -> Array:
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def effective_sample_size(log_weights: ArrayLike) -> Array:
+def effective_sample_size(log_weights: ArrayLike) -> Floats:
     """Kish's ``(sum w)^2 / sum w^2``, shape ``(...)``, between 1 and the number of draws."""
     return map_rows(lambda rows: 1.0 / (normalised_weights(rows) ** 2).sum(axis=-1), _checked(log_weights), 1)
 
 
-def ess_lower_bound(log_weights: ArrayLike, khat: ArrayLike) -> Array:
+def ess_lower_bound(log_weights: ArrayLike, khat: ArrayLike) -> Floats:
     """The effective sample size, shape ``(...)``, that weights have at 95 % confidence; 0 where there is none.
 
     Kish's number needs the mean of the squared weights, most of which the largest weight to come may hold. Here the
@@ -82,12 +81,12 @@ def ess_lower_bound(log_weights: ArrayLike, khat: ArrayLike) -> Array:
     return map_rows(lambda rows: _ess_lower_bound_rows(rows[:, 0], rows[:, 1:]), together, 1)
 
 
-def efficiency(log_weights: ArrayLike) -> Array:
+def efficiency(log_weights: ArrayLike) -> Floats:
     """Effective sample size per draw, shape ``(...)``, in ``(0, 1]``."""
     return effective_sample_size(log_weights) / np.shape(log_weights)[-1]
 
 
-def log_evidence(log_weights: ArrayLike) -> tuple[Array, Array]:
+def log_evidence(log_weights: ArrayLike) -> tuple[Floats, Floats]:
     """Log of the mean weight and its standard error, both of shape ``(...)``.
 
     The error is the relative Monte-Carlo error of the mean weight, ``sd(w) / (mean(w) sqrt(n))``; it is
@@ -98,13 +97,13 @@ def log_evidence(log_weights: ArrayLike) -> tuple[Array, Array]:
     return result[..., 0], result[..., 1]
 
 
-def weighted_mean(values: ArrayLike, log_weights: ArrayLike) -> Array:
+def weighted_mean(values: ArrayLike, log_weights: ArrayLike) -> Floats:
     """Weighted mean along the last axis; arguments broadcast. Values of draws without mass are ignored."""
     massive, weights = _with_mass(values, log_weights)
     return (weights * massive).sum(axis=-1)
 
 
-def weighted_sd(values: ArrayLike, log_weights: ArrayLike) -> Array:
+def weighted_sd(values: ArrayLike, log_weights: ArrayLike) -> Floats:
     """Weighted standard deviation along the last axis, ``ddof=1`` for equal weights.
 
     ``sum w (x - m)^2 / (1 - sum w^2)``; NaN where one draw holds all mass.
@@ -116,7 +115,7 @@ def weighted_sd(values: ArrayLike, log_weights: ArrayLike) -> Array:
     return np.sqrt(variance)
 
 
-def weighted_quantile(values: ArrayLike, log_weights: ArrayLike, q: ArrayLike) -> Array:
+def weighted_quantile(values: ArrayLike, log_weights: ArrayLike, q: ArrayLike) -> Floats:
     """Weighted quantiles along the last axis, for equal weights ``numpy.quantile`` (linear).
 
     The ``k``-th smallest draw is at ``(S_k - w_k / 2 - w_1 / 2) / (1 - w_1 / 2 - w_n / 2)``, ``S`` the
@@ -150,65 +149,20 @@ def weighted_quantile(values: ArrayLike, log_weights: ArrayLike, q: ArrayLike) -
     return np.where(broken, np.nan, result).reshape(probabilities.shape + result.shape[1:])
 
 
-def resample(log_weights: ArrayLike, n: int, uniforms: ArrayLike) -> NDArray[np.intp]:
-    """Systematic resampling: positions of ``n`` draws of equal weight.
-
-    Draw ``k`` comes ``floor(n w_k)`` or ``ceil(n w_k)`` times. Positions ascend, so copies are neighbours:
-    shuffle before cutting the result into pieces.
-
-    Parameters
-    ----------
-    log_weights
-        Shape ``(..., draw)``.
-    n
-        Draws wanted of each data set.
-    uniforms
-        One uniform number in ``[0, 1)`` for each data set, shape ``(...)``, from that data set's own
-        generator.
-
-    Returns
-    -------
-    ndarray
-        Shape ``(..., n)``, indices into the draw axis.
-
-    Raises
-    ------
-    ValueError
-        A data set has no usable weights (there is no index that means NaN), or a shape or range is wrong.
-    """
-    weights = normalised_weights(log_weights)
-    offsets = np.asarray(uniforms, dtype=np.float64)
-    if offsets.shape != weights.shape[:-1] or not ((offsets >= 0.0) & (offsets < 1.0)).all():
-        raise ValueError(f"uniforms must have shape {weights.shape[:-1]} and lie in [0, 1); got shape {offsets.shape}")
-    bad = np.isnan(weights[..., 0])
-    if n < 1 or bad.any():
-        raise ValueError(
-            f"resampling needs n >= 1 (got {n}) and usable weights in every data set; none at positions "
-            f"{np.argwhere(bad).tolist()[:10]}: leave these out"
-        )
-    total = np.cumsum(weights, axis=-1)
-    share = total / total[..., -1:]
-    # The share is exactly 1 from the last draw with mass on: none is lost, and none behind it is taken.
-    taken = np.where(share == 1.0, n, np.ceil(n * share - offsets[..., None]).clip(0, n)).astype(np.intp)
-    copies = np.diff(taken, axis=-1, prepend=0)
-    positions = np.broadcast_to(np.arange(weights.shape[-1]), weights.shape)
-    return np.repeat(positions.ravel(), copies.ravel()).reshape((*weights.shape[:-1], n))
-
-
-def _checked(log_weights: ArrayLike) -> Array:
+def _checked(log_weights: ArrayLike) -> Floats:
     values = np.asarray(log_weights, dtype=np.float64)
     if values.ndim < 1 or values.shape[-1] == 0:
         raise ValueError(f"log_weights must have shape (..., draw) with at least one draw, got shape {values.shape}")
     return values
 
 
-def _with_mass(values: ArrayLike, log_weights: ArrayLike) -> tuple[Array, Array]:
+def _with_mass(values: ArrayLike, log_weights: ArrayLike) -> tuple[Floats, Floats]:
     """Values, 0 where there is no mass, and normalised weights, broadcast to one shape."""
     massive, weights = np.broadcast_arrays(np.asarray(values, dtype=np.float64), normalised_weights(log_weights))
     return np.where(weights == 0.0, 0.0, massive), weights
 
 
-def _between(ordered: Array, place: Array, final: NDArray[np.intp], p: float) -> Array:
+def _between(ordered: Floats, place: Floats, final: NDArray[np.intp], p: float) -> Floats:
     """Linear interpolation of ``ordered`` at ``place == p``, rows together."""
     left = np.clip((place <= p).sum(axis=-1, keepdims=True) - 1, 0, final)
     right = np.minimum(left + 1, final)
@@ -219,7 +173,7 @@ def _between(ordered: Array, place: Array, final: NDArray[np.intp], p: float) ->
     return (low + share * (high - low))[..., 0]
 
 
-def _log_evidence_rows(rows: Array) -> Array:
+def _log_evidence_rows(rows: Floats) -> Floats:
     n_draws = rows.shape[-1]
     weights = normalised_weights(rows)
     top = rows.max(axis=-1)
@@ -230,7 +184,7 @@ def _log_evidence_rows(rows: Array) -> Array:
     return np.stack([log_sum - math.log(n_draws), error], axis=-1)
 
 
-def _ess_lower_bound_rows(khat: Array, rows: Array) -> Array:
+def _ess_lower_bound_rows(khat: Floats, rows: Floats) -> Floats:
     weights = normalised_weights(rows)
     size = tail_length(rows.shape[-1])
     ordered = np.sort(weights, axis=-1)
@@ -246,7 +200,7 @@ def _ess_lower_bound_rows(khat: Array, rows: Array) -> Array:
     return np.where(heavy, np.where(np.isnan(weights[:, 0]), np.nan, 0.0), 1.0 / total)
 
 
-def _psis_rows(rows: Array) -> Array:
+def _psis_rows(rows: Floats) -> Floats:
     """The k-hat and smoothed log weights of ``(row, draw)``, side by side as ``(row, 1 + draw)``."""
     result = np.full((len(rows), rows.shape[-1] + 1), np.nan)
     top = rows.max(axis=-1, initial=-np.inf)

@@ -12,11 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from chainsweep.engines.chains import Chains
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Floats
 
 
 class Status(enum.Enum):
@@ -40,7 +37,7 @@ class Inputs:
 
     trained: Any = None
     """The network of the campaign, for an engine that trains one."""
-    draws_elsewhere: Callable[[tuple[str, ...]], NDArray[np.float64]] | None = None
+    draws_elsewhere: Callable[[tuple[str, ...]], Floats] | None = None
     """The function that returns constrained draws ``(dataset, draw, ndim)`` of another campaign for some ids, NaN for
     ids that it has no draws of. Chains may start there; nothing else is concluded from them."""
     device: str = "cpu"

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.diagnostics.thinning import even_indices, optimal_resample
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Floats, Ints
 from chainsweep.numerics.seeds import Seeds
-
-Floats = NDArray[np.float64]
 
 
 class DrawKind(enum.StrEnum):
@@ -41,11 +38,11 @@ class Chains:
     kind: DrawKind
     theta: Floats
     sample_stats: Arrays
-    n_draws: NDArray[np.int64]
+    n_draws: Ints
     info: Arrays = field(default_factory=dict)
     failures: Mapping[int, str] = field(default_factory=dict)
 
-    def take(self, rows: NDArray[np.int64]) -> Chains:
+    def take(self, rows: Ints) -> Chains:
         """Return the draws of the data sets at positions ``rows``."""
         stats, info = (
             {name: values[rows] for name, values in arrays.items()} for arrays in (self.sample_stats, self.info)

@@ -30,11 +30,11 @@ from chainsweep.importance.mixture import combine, draw, log_density, require_fl
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.mixture_fit import fit, place, without_broken
 from chainsweep.importance.target import Start, Target, strongest
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 from chainsweep.numerics.keys import fold_keys, split_keys
 from chainsweep.numerics.loops import on_cpu
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
+Positions = Ints
 
 WIDER = 1.5
 """The scale of a kernel around all draws, relative to that of the draws."""
@@ -158,7 +158,7 @@ def adapt(
     return _without_unusable(run.result)
 
 
-def _round(run: _Run, step: int, members: Positions, lanes: int) -> NDArray[np.bool_]:
+def _round(run: _Run, step: int, members: Positions, lanes: int) -> Bools:
     """Run one round of a few data sets; return True for those that are done."""
     count, settings = len(members), run.settings
     # On an accelerator idle lanes repeat the first data set, so that every call has one shape.
@@ -214,7 +214,7 @@ def _unfitted(pool: _Pool, settings: Settings) -> Mixture:
     return Mixture(np.full(shape, -np.inf), np.zeros((*shape, nz)), np.tile(np.eye(nz), (*shape, 1, 1)))
 
 
-def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: int) -> NDArray[np.bool_]:
+def _record(run: _Run, members: Positions, z: Floats, log_weight: Floats, step: int) -> Bools:
     """Keep a round as the result so far; return True for the data sets for which it is good enough."""
     khat, _ = psis_khat(log_weight)
     ess = ess_lower_bound(log_weight, khat) if run.settings.ess_lower_bound else effective_sample_size(log_weight)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from chainsweep.diagnostics.thinning import even_indices
-from chainsweep.diagnostics.weights import normalised_weights, resample
+from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.importance.adaptive import Settings, adapt, lanes_here
 from chainsweep.importance.mixture import combine, draw, log_density
 from chainsweep.importance.mixture_density import Mixture, Prepared, prepared
@@ -30,12 +30,11 @@ from chainsweep.importance.mixture_fit import fit, place
 from chainsweep.importance.modes import Modes, Pool, find_modes, no_modes, prior_pool
 from chainsweep.importance.target import Target, from_chains, from_modes, from_prior, target_of
 from chainsweep.model.batched import BatchedProblem, blocks_of
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints
 from chainsweep.numerics.factors import cholesky_factors
 from chainsweep.numerics.loops import on_cpu
+from chainsweep.numerics.resampling import distinct, systematic
 from chainsweep.numerics.seeds import Seeds
-
-Floats = NDArray[np.float64]
 
 MOST_DIMENSIONS = 10
 """The largest number of unconstrained parameters with importance sampling. With more parameters it costs more than it
@@ -80,12 +79,12 @@ class GlobalProposal:
     center: Floats
     factor: Floats
     starts: Floats
-    trusted: NDArray[np.bool_]
-    deep: NDArray[np.bool_]
-    refits: NDArray[np.int64]
+    trusted: Bools
+    deep: Bools
+    refits: Ints
 
     @property
-    def is_enlarged(self) -> NDArray[np.bool_]:
+    def is_enlarged(self) -> Bools:
         """True where the mixture has more components than a quick search fits, shape ``(dataset,)``."""
         return self.deep | (self.refits > 0)
 
@@ -103,7 +102,7 @@ class GlobalProposal:
         """The number of components before the fitted ones."""
         return self.log_weight.shape[1] - DEEP_FIT.components * self.has_fitted_components
 
-    def mixture(self, rows: NDArray[np.int64], enlarged: bool | None = None) -> Mixture:
+    def mixture(self, rows: Ints, enlarged: bool | None = None) -> Mixture:
         """The mixtures of the data sets ``rows``, with all components that have weight.
 
         Without ``enlarged``, an accelerator gets only as many components as these need; a processor gets all, since
@@ -116,12 +115,12 @@ class GlobalProposal:
         )
         return Mixture(self.log_weight[rows, used], self.mean[rows, used], self.chol[rows, used])
 
-    def put(self, rows: NDArray[np.int64], part: GlobalProposal) -> None:
+    def put(self, rows: Ints, part: GlobalProposal) -> None:
         """Replace the global proposals of the data sets ``rows`` by those of ``part``."""
         for name, array in self.arrays().items():
             array[rows] = getattr(part, name)
 
-    def take(self, rows: NDArray[np.int64]) -> GlobalProposal:
+    def take(self, rows: Ints) -> GlobalProposal:
         """The global proposals of the data sets ``rows``."""
         return GlobalProposal(**{name: array[rows] for name, array in self.arrays().items()})
 
@@ -206,9 +205,7 @@ def find_global_proposal(
     return with_deep_search(proposal, batched, np.flatnonzero(~trusted), seeds)
 
 
-def with_deep_search(
-    proposal: GlobalProposal, batched: BatchedProblem, rows: NDArray[np.int64], seeds: Seeds
-) -> GlobalProposal:
+def with_deep_search(proposal: GlobalProposal, batched: BatchedProblem, rows: Ints, seeds: Seeds) -> GlobalProposal:
     """Return ``proposal`` after a deep search for the data sets ``rows``, none of which had one before.
 
     Where ``proposal`` has no fitted part, these data sets are only marked as ``deep``.
@@ -288,7 +285,7 @@ def refit(batched: BatchedProblem, mixture: Mixture, draws: list[Floats], seeds:
     Chains stay long at places where the mixture is thin; after the fit it has kernels there.
     """
 
-    def of(rows: NDArray[np.int64]) -> Mixture:
+    def of(rows: Ints) -> Mixture:
         part = BatchedProblem(batched.problem, batched.batch.take(rows))
         some = Mixture(*(np.asarray(array)[rows] for array in mixture))
         return _refit(part, some, [draws[row] for row in rows], seeds, purpose)
@@ -304,7 +301,7 @@ def _refit(batched: BatchedProblem, mixture: Mixture, draws: list[Floats], seeds
     clouds = []
     for own, weights, found in zip(z, log_weight, draws, strict=True):
         even = found[even_indices(len(found), half)]
-        again = own[resample(weights, half, np.asarray(0.5))] if np.isfinite(weights).any() else even
+        again = own[systematic(weights, half, 0.5)] if np.isfinite(weights).any() else even
         clouds.append((np.concatenate([even, again]), np.zeros(len(even) + len(again))))
     fixed = mixture.log_weight.shape[1] - DEEP_FIT.components
     kept = Mixture(*(part[:, :fixed] for part in mixture))
@@ -329,7 +326,7 @@ def _padded(mixture: Mixture) -> Mixture:
     )
 
 
-def _by_groups(function: Callable[[NDArray[np.int64]], Mixture], count: int, lanes: int) -> Mixture:
+def _by_groups(function: Callable[[Ints], Mixture], count: int, lanes: int) -> Mixture:
     """The mixtures that ``function`` gives for the rows below ``count``, ``lanes`` of them at a time."""
     parts = [function(np.unique(rows) if on_cpu() else rows) for rows in blocks_of(count, lanes)]
     return Mixture(*(np.concatenate([np.asarray(a) for a in arrays])[:count] for arrays in zip(*parts, strict=True)))
@@ -342,10 +339,10 @@ def _fitted(target: Target, weighted: Weighted, keys: NDArray[np.uint32], settin
     log_weight = np.full((count, settings.draws), -np.inf)
     for i, (z, weights) in enumerate(weighted):
         if np.isfinite(weights).any():
-            points[i] = z[resample(weights, settings.draws, np.asarray(0.5))]
+            points[i] = z[systematic(weights, settings.draws, 0.5)]
             log_weight[i] = 0.0
 
-    def of(rows: NDArray[np.int64]) -> Mixture:
+    def of(rows: Ints) -> Mixture:
         kernels = place(keys[rows], points[rows], log_weight[rows], settings.effective, settings.components)
         precision = target.precision(np.asarray(kernels.center), rows)
         return fit(keys[rows], points[rows], log_weight[rows], kernels, precision, settings.points)
@@ -367,16 +364,13 @@ def _overdispersed(weighted: tuple[Floats, Floats], starts: Floats, rng: np.rand
     """Starts of the shape of ``starts`` ``(attempt, chain, n)``: distinct draws chosen with tempered weights."""
     z, log_weight = weighted
     attempts, chains, n = starts.shape
-    score = np.where(np.isfinite(log_weight), START_POWER * log_weight, -np.inf) + rng.gumbel(size=len(z))
-    return z[np.argsort(-score, kind="stable")[: attempts * chains]].reshape(attempts, chains, n)
+    return z[distinct(log_weight, START_POWER, attempts * chains, rng)].reshape(attempts, chains, n)
 
 
 def _over_modes(modes: Modes, position: int, chains: int, rng: np.random.Generator) -> Floats:
     """Starts ``(chain, n)``: modes chosen systematically by Laplace mass, spread by their covariance."""
     mass = modes.log_mass[position]
-    weights = np.exp(mass - mass.max()) if np.isfinite(mass).any() else np.ones_like(mass)
-    edges = np.cumsum(weights / weights.sum())
-    chosen = np.minimum(np.searchsorted(edges, (np.arange(chains) + rng.uniform()) / chains), mass.size - 1)
+    chosen = systematic(mass if np.isfinite(mass).any() else np.zeros_like(mass), chains, rng.uniform())
     factors = cholesky_factors(modes.covariance[position, chosen])
     noise = rng.standard_normal((chains, modes.z.shape[-1], 1))
     return modes.z[position, chosen] + (factors @ noise)[..., 0]

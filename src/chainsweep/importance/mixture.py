@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from chainsweep.errors import ChainsweepError
 from chainsweep.importance.mixture_density import Mixture, degrees, prepared
 from chainsweep.model.batched import blocks_of
+from chainsweep.numerics.arrays import Array, Floats
 from chainsweep.numerics.loops import first_of, lanes_of, on_cpu
-
-Array = Any
-Floats = NDArray[np.float64]
+from chainsweep.numerics.resampling import systematic
 
 BLOCK = 512
 """The number of points of one data set that a processor computes together."""
@@ -98,18 +97,11 @@ def draw(mixture: Mixture, keys: NDArray[np.uint32], draws: int) -> Floats:
     z = np.empty((len(mean), draws, mean.shape[-1]))
     for row, key in enumerate(keys):
         rng = np.random.Generator(np.random.Philox(key=int(key[0]) << 32 | int(key[1])))
-        component = systematic(rng.random(), log_weight[row], draws)[order]
+        component = systematic(np.asarray(log_weight[row]), draws, rng.random())[order]
         noise, nu = rng.standard_normal((draws, mean.shape[-1])), degrees(mean.shape[-1])
         step = np.einsum("nij,nj->ni", chol[row, component], noise)
         z[row] = mean[row, component] + step * np.sqrt(nu / rng.chisquare(nu, draws))[:, None]
     return z
-
-
-def systematic(uniform: float, log_weight: Array, draws: int) -> NDArray[np.int64]:
-    """Systematic resampling by one uniform number: indices ``(draws,)`` in ascending order."""
-    total = np.cumsum(np.exp(log_weight - log_weight.max()))
-    places = (np.arange(draws) + uniform) / draws
-    return np.searchsorted(total / total[-1], places, side="right").clip(0, len(log_weight) - 1)
 
 
 def points_together(draws: int) -> int:

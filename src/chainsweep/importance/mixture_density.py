@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from chainsweep.numerics.arrays import Array
 from chainsweep.numerics.loops import isolated, on_cpu
 from chainsweep.numerics.random_numbers import normals, uniforms
-
-Array = Any
 
 UNROLLED_DIMENSIONS = 8
 """The most dimensions in which densities are computed without logs, by a fused loop that is three times as fast. Ratios

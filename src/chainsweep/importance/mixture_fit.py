@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from chainsweep.importance.mixture import FULL_BLOCKS, MOST_COMPONENTS, filled, padded_to, points_together, systematic
+from chainsweep.importance.mixture import FULL_BLOCKS, MOST_COMPONENTS, filled, padded_to, points_together
 from chainsweep.importance.mixture_density import (
     COMPONENTS,
     UNROLLED_DIMENSIONS,
@@ -32,12 +32,11 @@ from chainsweep.importance.mixture_density import (
     prepared,
 )
 from chainsweep.model.batched import blocks_of
+from chainsweep.numerics.arrays import Array, Bools, Floats
 from chainsweep.numerics.factors import cholesky_factors
 from chainsweep.numerics.keys import uniform_of
 from chainsweep.numerics.loops import first_of, lanes_of, on_cpu
-
-Array = Any
-Floats = NDArray[np.float64]
+from chainsweep.numerics.resampling import systematic
 
 EM_STEPS = 2
 WEIGHT_FLOOR = 0.2
@@ -164,12 +163,12 @@ def _maximise_all(
     return first_of(one, (y, center, precision, weight), count)
 
 
-def _usable(z: Floats, log_weight: Floats) -> NDArray[np.bool_]:
+def _usable(z: Floats, log_weight: Floats) -> Bools:
     return np.isfinite(log_weight) & np.isfinite(z).all(axis=-1)
 
 
 def _cloud(uniform: float, z: Floats, log_weight: Floats, points: int) -> Floats:
-    return np.asarray(z[systematic(uniform, log_weight, points)])
+    return np.asarray(z[systematic(log_weight, points, uniform)])
 
 
 def _whiten(x: Floats, origin: Floats, root: Floats) -> Floats:
@@ -192,7 +191,7 @@ def _place_one(
     weight /= weight.sum()
     deviation = z - weight @ z
     root = _root((deviation * weight[:, None]).T @ deviation, size)
-    return z[systematic(uniform, tempered, components)], root, power, size
+    return z[systematic(tempered, components, uniform)], root, power, size
 
 
 def _kernel_covariance(precision: Array, components: Any) -> Array:

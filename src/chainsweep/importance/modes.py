@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Observation, Problem
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 from chainsweep.numerics.factors import inverses
 from chainsweep.numerics.loops import first_of, lanes_of
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.resampling import distinct
 
 DESCENT_STEPS = 60
 DECREMENT = 1e-9
@@ -48,7 +48,7 @@ class Pool:
     log_likelihood: Floats
 
     @property
-    def any_finite(self) -> NDArray[np.bool_]:
+    def any_finite(self) -> Bools:
         """True where any prior draw has a finite likelihood, shape ``(dataset,)``."""
         return np.asarray(np.isfinite(self.log_likelihood).any(axis=1))
 
@@ -74,19 +74,15 @@ def prior_pool(batched: BatchedProblem, keys: NDArray[np.uint32], draws: int) ->
     return Pool(theta, batched.unconstrain(theta), batched.log_likelihood(theta))
 
 
-def choose_likely(
-    log_likelihood: Floats, count: int, generators: list[np.random.Generator], effective: float
-) -> NDArray[np.int64]:
+def choose_likely(log_likelihood: Floats, count: int, generators: list[np.random.Generator], effective: float) -> Ints:
     """Indices ``(dataset, count)`` of distinct draws, chosen with tempered likelihood weights.
 
     The likelihood is raised to the largest power at most 1 for which the effective number of draws is at
     least ``effective``; draws are then chosen without replacement (Gumbel top-k).
     """
-    beta = temper(log_likelihood, effective)
-    gumbel = np.stack([rng.gumbel(size=log_likelihood.shape[1]) for rng in generators])
-    finite = np.isfinite(log_likelihood)
-    score = np.where(finite, beta[:, None] * np.where(finite, log_likelihood, 0.0), -1e300) + gumbel
-    return np.argsort(-score, axis=1, kind="stable")[:, :count]
+    powers = temper(log_likelihood, effective)
+    rows = zip(log_likelihood, powers, generators, strict=True)
+    return np.stack([distinct(weights, power, count, generator) for weights, power, generator in rows])
 
 
 def temper(log_weights: Floats, effective: float) -> Floats:

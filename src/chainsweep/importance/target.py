@@ -14,10 +14,10 @@ from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.mixture_fit import fit, place
 from chainsweep.importance.modes import Modes, Pool
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.numerics.arrays import Floats, Ints
 from chainsweep.numerics.factors import cholesky_factors
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
+Positions = Ints
 
 PRIOR_INFLATION = 1.5
 """The covariance of the defensive component, in units of that of the prior draws."""

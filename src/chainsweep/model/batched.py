@@ -20,10 +20,9 @@ from chainsweep.data.collection import Batch, constant_of
 from chainsweep.errors import ModelError
 from chainsweep.model.host import HostCall, Simulation
 from chainsweep.model.problem import LARGEST_LOG_DENSITY, Observation, Problem, observation
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 from chainsweep.numerics.keys import split_keys
 from chainsweep.numerics.loops import first_of, on_cpu
-
-Floats = NDArray[np.float64]
 
 POINTS = 256
 """The number of draws of one data set that are computed together: their arrays fit into a processor's cache."""
@@ -37,7 +36,7 @@ CURVATURES = 32
 """The number of points at which second derivatives are computed together."""
 
 
-def blocks_of(count: int, size: int) -> list[NDArray[np.int64]]:
+def blocks_of(count: int, size: int) -> list[Ints]:
     """The positions below ``count``, in blocks of ``size``; the last block repeats its last position to fill up."""
     return [np.minimum(np.arange(first, first + size), count - 1) for first in range(0, count, size)]
 
@@ -106,7 +105,7 @@ class Compiled:
         return self.functions[name]
 
 
-def _observed(batch: Batch, rows: NDArray[np.int64]) -> Observation:
+def _observed(batch: Batch, rows: Ints) -> Observation:
     some = batch.take(rows)
     return Observation(some.fields, some.constants, some.mask)
 
@@ -150,7 +149,7 @@ class BatchedProblem:
         self.compiled = compiled if compiled is not None else compiled_for(problem)
         self.failures: dict[int, str] = {}
 
-    def take(self, positions: NDArray[np.int64]) -> BatchedProblem:
+    def take(self, positions: Ints) -> BatchedProblem:
         """The same problem bound to the data sets at ``positions``; compiled functions are shared, failures are not."""
         return BatchedProblem(self.problem, self.batch.take(positions), self.compiled)
 
@@ -188,7 +187,7 @@ class BatchedProblem:
         """Negative log density of the unconstrained ``z`` as JAX computes it, for a black box of the prior alone."""
         return self._call("potential", z)
 
-    def undefined(self, z: Floats) -> NDArray[np.bool_]:
+    def undefined(self, z: Floats) -> Bools:
         """True where the prior has mass and the log density of the unconstrained ``z`` is NaN, or too large."""
         potential = self.potential(z)
         if self.problem.has_jax_likelihood:
@@ -196,7 +195,7 @@ class BatchedProblem:
         likelihood = self._host_values(self.constrain(z), where=np.isfinite(potential))
         return np.isnan(potential) | ~(likelihood <= LARGEST_LOG_DENSITY)
 
-    def infinite(self, z: Floats) -> NDArray[np.bool_]:
+    def infinite(self, z: Floats) -> Bools:
         """True where the prior has mass and the log density of ``z`` is +inf, or too large for a density."""
         if self.problem.has_jax_likelihood:
             # Few models have such points, and the others need no program for them.
@@ -204,7 +203,7 @@ class BatchedProblem:
         values = self._host_values(self.constrain(z), where=np.isfinite(self.potential(z)))
         return np.asarray(values > LARGEST_LOG_DENSITY)
 
-    def sloped(self, z: Floats) -> NDArray[np.bool_]:
+    def sloped(self, z: Floats) -> Bools:
         """True where the gradient of ``potential`` by an entry of ``z`` is finite, ``(dataset, draw, n)``."""
         return np.asarray(self._call("sloped", z, block=CURVATURES), bool)
 
@@ -276,11 +275,11 @@ class BatchedProblem:
         fields = {name: np.array(self.batch.fields[name][position, :length]) for name in names}
         return fields | {name: constant_of(value[position]) for name, value in self.batch.constants.items()}
 
-    def _host_log_likelihood(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
+    def _host_log_likelihood(self, theta: Floats, where: Bools) -> Floats:
         values = self._host_values(theta, where)
         return np.where(values <= LARGEST_LOG_DENSITY, values, -np.inf)
 
-    def _host_values(self, theta: Floats, where: NDArray[np.bool_]) -> Floats:
+    def _host_values(self, theta: Floats, where: Bools) -> Floats:
         """Log likelihoods as the user's function gave them; -inf where it was not called, or failed."""
         if self.problem.host_log_likelihood is None:
             raise ModelError("the model has no likelihood: define 'log_likelihood(params, **fields)' in its file")

@@ -8,12 +8,11 @@ reverse mode, where it is possible at all, takes ten times as long: each backwar
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Array = Any
+from chainsweep.numerics.arrays import Array
 
 STEP = 1e-4
 """Half the distance between the points of a difference of gradients; unconstrained parameters are of the order of 1."""

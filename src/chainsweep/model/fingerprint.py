@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 KEY = np.zeros((1, 2), np.uint32)
 """The key of the prior draws."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
 
 import jax.numpy as jnp
 
 from chainsweep.model.problem import Observation, Problem, sum_log_probs
-
-Array = Any
+from chainsweep.numerics.arrays import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
+
 HostLikelihood = Callable[..., float]
 HostSimulator = Callable[..., Any]
 

@@ -30,10 +30,9 @@ from chainsweep.model.handlers import ExpandObserved, MaskObserved
 from chainsweep.model.host import HostLikelihood, HostMap, HostSimulator, answer_in_turn
 from chainsweep.model.structure import Parameter, Structure
 from chainsweep.model.transforms import constrained, free_transform, normal_share, unconstrained
+from chainsweep.numerics.arrays import Array
 from chainsweep.numerics.cut_off import cut_off
 from chainsweep.numerics.loops import alone
-
-Array = Any
 
 LARGEST_LOG_DENSITY = 1e15
 """The largest valid log density; beyond it doubles are too coarse to tell one point from another."""

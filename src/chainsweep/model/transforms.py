@@ -16,7 +16,7 @@ from jax.scipy.special import erfc, ndtri
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import IndependentTransform, Transform
 
-Array = Any
+from chainsweep.numerics.arrays import Array
 
 _INTERVALS = tuple(
     type(support)

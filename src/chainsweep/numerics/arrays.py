@@ -1,11 +1,18 @@
-"""Arrays by name, and names with prefixes."""
+"""Types of arrays, arrays by name, and names with prefixes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+Array = Any
+"""A NumPy or JAX array, or one that JAX traces."""
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Arrays = dict[str, NDArray]
 
 

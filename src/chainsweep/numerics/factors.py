@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 WIDENED = 10.0 ** np.arange(-14.0, 1.0)
 """The widths that are added, one after the other, to the diagonal of a correlation matrix until it has a factor."""

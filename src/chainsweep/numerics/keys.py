@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.numerics.arrays import Floats
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 
@@ -43,7 +45,7 @@ def fold_keys(keys: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
     return np.stack(threefry(keys[..., 0], keys[..., 1], high, high + np.uint32(number)), axis=-1)
 
 
-def uniform_of(keys: NDArray[np.uint32]) -> NDArray[np.float64]:
+def uniform_of(keys: NDArray[np.uint32]) -> Floats:
     """A uniform number in (0, 1), without the ends, from each of the raw keys ``(..., 2)``."""
     keys, zero = np.asarray(keys, np.uint32), np.zeros(np.shape(keys)[:-1], np.uint32)
     return (threefry(keys[..., 0], keys[..., 1], zero, zero)[0] + 0.5) * 2.0**-32

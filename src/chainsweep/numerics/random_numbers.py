@@ -9,15 +9,13 @@ Reference: J. Salmon, M. Moraes, R. Dror, D. Shaw, Parallel random numbers: as e
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from chainsweep.numerics.arrays import Array
 from chainsweep.numerics.keys import threefry
-
-Array = Any
 
 
 def random_words(key: Array, count: int) -> tuple[Array, Array]:

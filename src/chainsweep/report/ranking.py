@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from chainsweep.numerics.arrays import Floats
 from chainsweep.report.views import Thresholds
 
 COLUMNS = ("failed", "not_converged", "excess", "disagreement", "ppc_pvalue")
@@ -47,7 +47,7 @@ def largest_difference(
     return table.abs().max(axis=1).dropna()
 
 
-def excess(catalogue: pd.DataFrame, thresholds: Thresholds) -> NDArray[np.float64]:
+def excess(catalogue: pd.DataFrame, thresholds: Thresholds) -> Floats:
     """Return the distance ``(row,)`` from the threshold missed by most, in natural-log units; 0 where all pass."""
     distance = np.zeros(len(catalogue))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,7 +114,7 @@ def _of_engine(catalogue: pd.DataFrame, engine: str, *, converged_only: bool) ->
     return catalogue[keep].set_index("dataset_id")
 
 
-def _column(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+def _column(table: pd.DataFrame, name: str) -> Floats:
     """Return a numeric column as float64; NaN where it is null or the column is absent."""
     if name not in table.columns:
         return np.full(len(table), np.nan)

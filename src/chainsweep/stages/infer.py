@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.black_box.host import guarded_calls
 from chainsweep.black_box.suspects import forget_suspects
@@ -24,7 +23,7 @@ from chainsweep.errors import ChainsweepError
 from chainsweep.machine.compiling import watch
 from chainsweep.machine.devices import device_faults, torch_device
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Floats
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.publish import publish
 from chainsweep.store.shard import Shard, ShardHeader, publish_shard
@@ -42,8 +41,6 @@ from chainsweep.tasks.attempt import (
 from chainsweep.tasks.provenance import provenance
 from chainsweep.verdicts.judge import PROBES, judge_each, probes
 from chainsweep.verdicts.rules import one_line
-
-Floats = NDArray[np.float64]
 
 
 def infer(campaign: Campaign, engine: str, shard: int, report: Report, deadline: Deadline) -> bool:

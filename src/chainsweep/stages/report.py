@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.paths import NetworkFiles
 from chainsweep.errors import CampaignError
+from chainsweep.numerics.arrays import Floats
 from chainsweep.stages.networks import has_network, weights_path
 from chainsweep.store.draws import equal_weights, read_draws
-
-Floats = NDArray[np.float64]
 
 
 class ReportSource(Campaign):

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from chainsweep.errors import CampaignError, ChainsweepError
+from chainsweep.numerics.arrays import Ints
 from chainsweep.publish import publish
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
@@ -145,7 +146,7 @@ def _convert(name: str, array: NDArray, kind: pa.DataType) -> pa.Array:
         raise ChainsweepError(f"catalogue column '{name}': expected whole numbers: {error}") from error
 
 
-def _order(table: pa.Table, ids_in_order: Sequence[str]) -> NDArray[np.int64]:
+def _order(table: pa.Table, ids_in_order: Sequence[str]) -> Ints:
     ids = table.column("dataset_id").to_pandas()
     position = pd.Index(ids_in_order).get_indexer(ids)
     if (position < 0).any():

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.errors import CampaignError, InputError
+from chainsweep.numerics.arrays import Floats
+from chainsweep.numerics.resampling import systematic
 
 RESAMPLING_SEED = 0
 
@@ -69,10 +71,10 @@ def equal_weights(draws: DatasetDraws) -> DatasetDraws:
     """
     if "log_weight" not in draws.sample_stats:
         return draws
-    weights = relative_weights(draws).ravel()
-    count = weights.size
+    log_weights = _log_weights(draws).ravel()
+    count = log_weights.size
     generator = np.random.default_rng(RESAMPLING_SEED)
-    picks = generator.permutation(systematic_picks(weights, count, generator.random()))
+    picks = generator.permutation(systematic(log_weights, count, generator.random()))
 
     def pick(array: NDArray) -> NDArray:
         return array.reshape(count, *array.shape[2:])[picks][np.newaxis]
@@ -80,12 +82,6 @@ def equal_weights(draws: DatasetDraws) -> DatasetDraws:
     stats = {name: pick(array) for name, array in draws.sample_stats.items() if name != "log_weight"}
     posterior = {name: pick(array) for name, array in draws.posterior.items()}
     return DatasetDraws(draws.dataset_id, draws.engine, draws.kind, posterior, stats)
-
-
-def systematic_picks(weights: NDArray[np.float64], count: int, uniform: float) -> NDArray[np.int64]:
-    """Return ``count`` ascending positions by systematic resampling, each its expected number of times within one."""
-    edges = np.cumsum(weights) / weights.sum()
-    return np.searchsorted(edges, (np.arange(count) + uniform) / count).clip(max=weights.size - 1)
 
 
 def flat_columns(posterior: Mapping[str, NDArray]) -> dict[str, NDArray]:
@@ -98,18 +94,24 @@ def flat_columns(posterior: Mapping[str, NDArray]) -> dict[str, NDArray]:
     return columns
 
 
-def relative_weights(draws: DatasetDraws) -> NDArray[np.float64]:
+def relative_weights(draws: DatasetDraws) -> Floats:
     """Return weights ``(chain, draw)``, the largest of which is 1; all are 1 if draws are not weighted.
 
     Raises ``InputError`` where no draw has a finite weight.
     """
-    log_weight = draws.sample_stats.get("log_weight")
-    if log_weight is None:
+    if "log_weight" not in draws.sample_stats:
         return np.ones(next(iter(draws.posterior.values())).shape[:2])
-    finite = np.where(np.isfinite(log_weight), log_weight, -np.inf)
+    log_weights = _log_weights(draws)
+    return np.exp(log_weights - log_weights.max())
+
+
+def _log_weights(draws: DatasetDraws) -> Floats:
+    """Return log weights ``(chain, draw)``, -inf where they are not finite, or raise InputError if none is finite."""
+    log_weights = draws.sample_stats["log_weight"].astype(np.float64)
+    finite = np.where(np.isfinite(log_weights), log_weights, -np.inf)
     if not np.isfinite(finite).any():
         raise InputError(f"data set {draws.dataset_id!r}: no {draws.engine} draw has a finite weight")
-    return np.exp(finite - finite.max())
+    return finite
 
 
 def _find_row(file: h5py.File, dataset_id: str, engine: str, path: Path) -> int:

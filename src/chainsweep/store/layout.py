@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.errors import ChainsweepError
+from chainsweep.numerics.arrays import Ints
 
 SCHEMA = "chainsweep-shard/1"
 ALWAYS_FLOAT64 = frozenset({"lp", "log_weight"})
@@ -49,7 +50,7 @@ class Shard:
     ids: tuple[str, ...]
     posterior: dict[str, NDArray]
     sample_stats: dict[str, NDArray]
-    n_draws: NDArray[np.int64]
+    n_draws: Ints
     summary: Mapping[str, NDArray | Sequence[str]]
 
 

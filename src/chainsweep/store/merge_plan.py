@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from chainsweep.numerics.arrays import Ints
 from chainsweep.store.shard import ShardError, ShardLayout, read_layout
 
 Rejected = dict[Path, str]
@@ -30,7 +30,7 @@ class Part:
     """A shard of a merge: ``rows[i]`` is the merged row of its data set ``i``."""
 
     path: Path
-    rows: NDArray[np.int64]
+    rows: Ints
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _check_like(layout: ShardLayout, first: ShardLayout, path: Path) -> None:
         )
 
 
-def _positions(layouts: Mapping[Path, ShardLayout], ids_in_order: Sequence[str]) -> dict[Path, NDArray[np.int64]]:
+def _positions(layouts: Mapping[Path, ShardLayout], ids_in_order: Sequence[str]) -> dict[Path, Ints]:
     """Return the campaign positions of each shard's data sets."""
     position_of = {dataset_id: position for position, dataset_id in enumerate(ids_in_order)}
     owner: dict[str, Path] = {}

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.errors import ChainsweepError
+from chainsweep.numerics.arrays import Ints
 from chainsweep.publish import publish
 from chainsweep.store.merge_plan import EnginePlan, Part, Rejected, Variable, plan_engine
 from chainsweep.store.shard import ShardError, stream_shard
@@ -155,7 +156,7 @@ def _copy(part: Part, plan: EnginePlan, group: h5py.Group) -> None:
             _write_rows(targets[block.name], rows, block.values)
 
 
-def _write_rows(target: h5py.Dataset, rows: NDArray[np.int64], values: NDArray) -> None:
+def _write_rows(target: h5py.Dataset, rows: Ints, values: NDArray) -> None:
     """Write ``values`` to the given rows, with one write for each run of consecutive ones."""
     order = np.argsort(rows)
     full = (len(values), *target.shape[1:])

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.errors import ConfigError
-from chainsweep.store.draws import systematic_picks
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats, Ints
+from chainsweep.numerics.resampling import systematic
 
 DRAWS = 64
 """The number of draws kept of a data set, enough to locate its posterior."""
@@ -69,7 +67,7 @@ def freeze_starts(
         raise ConfigError(f"{source}: {engine} has draws of none of this campaign's {len(ids)} data sets")
 
 
-def read_starts(path: Path, positions: NDArray[np.int64]) -> Floats:
+def read_starts(path: Path, positions: Ints) -> Floats:
     """Return the draws ``(dataset, draw, ndim)`` of the data sets at the ascending ``positions``."""
     with h5py.File(path, "r", locking=False) as file:
         draws: Floats = file["draws"][positions]
@@ -83,4 +81,4 @@ def _equal(theta: Floats, log_weight: Floats) -> Floats:
     flat, weights = flat[usable], weights[usable]
     if not len(flat):
         return flat
-    return flat[systematic_picks(np.exp(weights - weights.max()), DRAWS, 0.5)]
+    return flat[systematic(weights, DRAWS, 0.5)]

@@ -11,16 +11,14 @@ compares them itself with those that it sampled with.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.engines.chains import Chains
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import LARGEST_LOG_DENSITY
+from chainsweep.numerics.arrays import Floats
 from chainsweep.numerics.cut_off import MAX_ROUNDS
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.mode_candidates import equal_draws
-
-Floats = NDArray[np.float64]
 
 NEAR = 512
 """The number of points near the draws of a data set at which the density is evaluated."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.dropping import BY_DESIGN, culprit
@@ -18,7 +17,7 @@ from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.errors import ChainsweepError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Floats, Ints
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.density_check import density_causes
 from chainsweep.verdicts.mode_candidates import check_chains, equal_draws
@@ -34,8 +33,6 @@ from chainsweep.verdicts.rules import (
     verdicts,
     weighted_rules,
 )
-
-Floats = NDArray[np.float64]
 
 PREDICTIVE_DRAWS = 500
 """The number of posterior draws of one data set that the predictive check simulates from."""
@@ -71,13 +68,13 @@ def judge_each(
     return left, judge(left, batched, limits, seeds)
 
 
-def probes(count: int) -> NDArray[np.int64]:
+def probes(count: int) -> Ints:
     """Return the positions of at most ``PROBES`` data sets, spread over ``count``."""
     return np.unique(np.linspace(0, count - 1, PROBES).round().astype(np.int64))
 
 
 def _raised_each(
-    chains: Chains, batched: BatchedProblem, rows: NDArray[np.int64], limits: VerdictSection, seeds: Seeds
+    chains: Chains, batched: BatchedProblem, rows: Ints, limits: VerdictSection, seeds: Seeds
 ) -> dict[int, str]:
     """Return the errors that a check raises on data sets by themselves, by row."""
     raised = {row: _raised_alone(chains, batched, row, limits, seeds) for row in rows.tolist()}
@@ -180,13 +177,13 @@ def _per_chain(chains: Chains, name: str) -> Floats:
     return values if values.ndim > 1 else values[:, None]
 
 
-def _worst(values: Floats, largest: bool) -> tuple[Floats, NDArray[np.int64]]:
+def _worst(values: Floats, largest: bool) -> tuple[Floats, Ints]:
     """Return the worst of ``(dataset, parameter)`` and its column, ``(dataset,)`` each; NaN if any figure is NaN."""
     worst = np.where(np.isnan(values), np.inf, values if largest else -values).argmax(axis=1)
     return values[np.arange(len(values)), worst], worst
 
 
-def _names(names: Sequence[str], columns: NDArray[np.int64]) -> list[str]:
+def _names(names: Sequence[str], columns: Ints) -> list[str]:
     return [names[column] for column in columns.tolist()]
 
 

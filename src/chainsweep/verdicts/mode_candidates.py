@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.diagnostics.thinning import even_indices
-from chainsweep.diagnostics.weights import resample
 from chainsweep.engines.chains import Chains
 from chainsweep.importance.global_proposal import DESCENTS
 from chainsweep.importance.modes import find_modes, prior_pool
 from chainsweep.importance.target import from_modes, from_prior, target_of
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.numerics.arrays import Floats
+from chainsweep.numerics.resampling import systematic
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.mode_check import ModeCheck, mode_check
 
@@ -20,7 +20,7 @@ CHAIN_DRAWS = 400
 """The number of draws, from all chains of a data set, that the check compares with."""
 
 
-def check_chains(batched: BatchedProblem, chains: Chains, ess: NDArray[np.float64], seeds: Seeds) -> ModeCheck:
+def check_chains(batched: BatchedProblem, chains: Chains, ess: Floats, seeds: Seeds) -> ModeCheck:
     """Look for posterior mass that the chains of each data set lack.
 
     ``ess`` ``(dataset,)`` is the effective number of draws behind the chains' means. The candidates are prior draws
@@ -37,15 +37,13 @@ def check_chains(batched: BatchedProblem, chains: Chains, ess: NDArray[np.float6
     return mode_check(batched, _unconstrained(batched, chains, seeds), start, keys, chain_ess=effective)
 
 
-def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> NDArray[np.float64]:
+def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> Floats:
     """Return unconstrained draws ``(dataset, CHAIN_DRAWS, n)`` of all chains; NaN rows are padding."""
     points = equal_draws(chains, chains.theta, batched.batch.ids, CHAIN_DRAWS, seeds, "check-draws")
     return batched.unconstrain_padded(points)
 
 
-def equal_draws(
-    chains: Chains, theta: NDArray[np.float64], ids: tuple[str, ...], count: int, seeds: Seeds, purpose: str
-) -> NDArray[np.float64]:
+def equal_draws(chains: Chains, theta: Floats, ids: tuple[str, ...], count: int, seeds: Seeds, purpose: str) -> Floats:
     """Return equally weighted draws ``(dataset, count, ndim)``, taken evenly from all chains or resampled by weight.
 
     If a data set has fewer draws, the remaining rows are NaN.
@@ -56,8 +54,8 @@ def equal_draws(
         index = even_indices(len(draws), count)
         if "log_weight" in chains.sample_stats:
             log_weight = chains.sample_stats["log_weight"][row, :, :length].ravel()
-            uniform = np.asarray(seeds.generator(ids[row], purpose).uniform())
+            uniform = seeds.generator(ids[row], purpose).uniform()
             usable = np.isfinite(log_weight).any()
-            index = resample(log_weight, count, uniform) if usable else np.empty(0, np.int64)
+            index = systematic(log_weight, count, uniform) if usable else np.empty(0, np.int64)
         points[row, : len(index)] = draws[index]
     return points

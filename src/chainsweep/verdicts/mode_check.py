@@ -14,15 +14,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.config.sections import MASS_OUTSIDE, MODE_SHIFT, MODE_SPREAD
 from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt
 from chainsweep.importance.mixture import combine, log_density
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import Start, Target, from_chains, target_of
 from chainsweep.model.batched import BatchedProblem
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 
 OUTSIDE_SLACK = 3.0
 """A point is outside if the log density of the chains is more than this below its lowest value at a draw."""
@@ -60,9 +58,9 @@ class ModeCheck:
     ess: Floats
     log_evidence: Floats
     log_evidence_se: Floats
-    conclusive: NDArray[np.bool_]
+    conclusive: Bools
 
-    def take(self, positions: NDArray[np.int64]) -> ModeCheck:
+    def take(self, positions: Ints) -> ModeCheck:
         """Return the check of the data sets at ``positions``."""
         return ModeCheck(**{item.name: getattr(self, item.name)[positions] for item in fields(self)})
 
@@ -90,12 +88,6 @@ class ModeCheck:
             int(i): f"mode check inconclusive: k-hat {self.khat[i]:.2f}, {self.ess[i]:.0f} effective draws {needed}"
             for i in np.flatnonzero(~self.conclusive)
         }
-
-    def missing(
-        self, shift: float = MODE_SHIFT, mass: float = MASS_OUTSIDE, spread: float = MODE_SPREAD
-    ) -> NDArray[np.bool_]:
-        """True where the chains conclusively lack posterior mass."""
-        return (self.significant_shift > shift) | (self.significant_mass > mass) | (self.significant_spread > spread)
 
 
 def mode_check(
@@ -139,7 +131,7 @@ class _Chain:
     kernels: Mixture
     min_log_density: Floats
     moments: _Moments
-    usable: NDArray[np.bool_]
+    usable: Bools
 
 
 def _chain(batched: BatchedProblem, target: Target, z: Floats, keys: NDArray[np.uint32], ess: Floats | None) -> _Chain:
@@ -198,7 +190,7 @@ def unchecked(datasets: int) -> ModeCheck:
     )
 
 
-def replaced(check: ModeCheck, newer: ModeCheck, positions: NDArray[np.int64]) -> ModeCheck:
+def replaced(check: ModeCheck, newer: ModeCheck, positions: Ints) -> ModeCheck:
     """Return ``check`` with the data sets at ``positions`` replaced by those of ``newer``, in order."""
     columns = {item.name: np.array(getattr(check, item.name)) for item in fields(ModeCheck)}
     for name, column in columns.items():

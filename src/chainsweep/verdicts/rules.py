@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from chainsweep.config.sections import VerdictSection
+from chainsweep.numerics.arrays import Bools, Floats
 
 
 class Verdict(enum.StrEnum):
@@ -42,7 +43,7 @@ class Rule:
     unit: Literal["", "%", "sd"] = ""
     """The unit in which figure and limit are written; ``%`` is for a share in 0..1."""
 
-    def passed(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def passed(self, values: Floats) -> Bools:
         """True where a figure is within the limit."""
         compare = {"below": np.less, "above": np.greater, "at most": np.less_equal}[self.better]
         return np.asarray(compare(values, self.limit), bool)
@@ -64,12 +65,12 @@ class Check:
     """A figure of each data set, compared with its rule."""
 
     rule: Rule
-    values: NDArray[np.float64]
+    values: Floats
     of: Sequence[str] = ()
     """The parameter that each figure belongs to, if it is the worst of several."""
 
     @property
-    def passed(self) -> NDArray[np.bool_]:
+    def passed(self) -> Bools:
         """True where the figure is within its limit."""
         return self.rule.passed(self.values)
 
@@ -86,7 +87,7 @@ class Caused:
     datasets: int
 
     @property
-    def passed(self) -> NDArray[np.bool_]:
+    def passed(self) -> Bools:
         """True where there is no cause."""
         return np.array([i not in self.causes for i in range(self.datasets)], bool)
 

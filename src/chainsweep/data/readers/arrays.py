@@ -27,6 +27,7 @@ from chainsweep.data.raw import (
 )
 from chainsweep.data.truth import TRUTH, TRUTH_NAMES, join_elements, split_matrix, truth_columns
 from chainsweep.errors import DataError
+from chainsweep.numerics.arrays import Floats, Ints
 
 ID = "id"
 OFFSETS = "offsets"
@@ -154,7 +155,7 @@ def _fields(config: DataSection, arrays: ArrayFile) -> dict[str, Ragged]:
     return {name: ragged[column] for name, column in config.fields.items()}
 
 
-def _offsets(arrays: ArrayFile) -> NDArray[np.int64]:
+def _offsets(arrays: ArrayFile) -> Ints:
     offsets = arrays.load(OFFSETS)
     if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) == 0:
         raise DataError(
@@ -167,7 +168,7 @@ def _offsets(arrays: ArrayFile) -> NDArray[np.int64]:
     return offsets
 
 
-def _flat(array: NDArray, offsets: NDArray[np.int64], name: str, path: Path) -> Ragged:
+def _flat(array: NDArray, offsets: Ints, name: str, path: Path) -> Ragged:
     if array.ndim == 0 or len(array) != offsets[-1]:
         raise DataError(
             f"{path}: '{name}' must be flat with {offsets[-1]} points, as '{OFFSETS}' ends, got shape {array.shape}"
@@ -188,7 +189,7 @@ def _rows(array: NDArray, name: str, path: Path) -> Ragged:
     return Ragged.of_rectangle(as_floats(array, name, path))
 
 
-def _constant(arrays: ArrayFile, name: str, datasets: int) -> NDArray[np.float64]:
+def _constant(arrays: ArrayFile, name: str, datasets: int) -> Floats:
     values = as_floats(arrays.load(name), name, arrays.path)
     if values.ndim not in (1, 2) or len(values) != datasets or not values[0].size:
         raise DataError(
@@ -198,7 +199,7 @@ def _constant(arrays: ArrayFile, name: str, datasets: int) -> NDArray[np.float64
     return values
 
 
-def _truth(arrays: ArrayFile, datasets: int) -> dict[str, NDArray[np.float64]]:
+def _truth(arrays: ArrayFile, datasets: int) -> dict[str, Floats]:
     columns: dict[str, NDArray] = {}
     if TRUTH in arrays.names:
         names = arrays.truth_names

@@ -15,6 +15,7 @@ from chainsweep.data.raw import Failure, Place, Ragged, RawData, missing
 from chainsweep.data.readers.csv_parse import is_number, line_of_point, parse_csv
 from chainsweep.data.truth import join_elements, truth_columns
 from chainsweep.errors import DataError
+from chainsweep.numerics.arrays import Floats
 
 
 def read_csv_files(config: DataSection, files: Sequence[Path], base: Path, source: Path) -> RawData:
@@ -126,7 +127,7 @@ def _unsafe_file(file: str) -> str | None:
 
 def _number_column(
     manifest: _Manifest, column: str, reason: str, failures: dict[int, Failure], empty_ok: bool = False
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return one number per data set; a cell that is not a number goes into ``failures`` and becomes NaN."""
     values = np.full(len(manifest.lines), np.nan)
     for position, text in enumerate(manifest.columns[column]):

@@ -13,6 +13,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from chainsweep.data.raw import Failure, Place
+from chainsweep.numerics.arrays import Floats
 
 _SMALL_BYTES = 262_144
 _PARSE = pyarrow.csv.ParseOptions(ignore_empty_lines=True)
@@ -50,7 +51,7 @@ def _parse_small(content: bytes, columns: tuple[str, ...]) -> list[NDArray] | No
     return [_as_written(matrix[:, place], body, place) for place in map(header.index, columns)]
 
 
-def _as_written(values: NDArray[np.float64], body: str, place: int) -> NDArray:
+def _as_written(values: Floats, body: str, place: int) -> NDArray:
     """Return ``values``, the column at ``place`` of a CSV text, as int64 if each cell is written as a whole number."""
     if not (np.abs(values) < 2.0**53).all() or (values != np.round(values)).any():
         return values

@@ -14,6 +14,7 @@ from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Ragged, RawData, as_floats, as_ids, holds_integers
 from chainsweep.data.readers.tables import Cells, Table, table_to_raw
 from chainsweep.errors import DataError, UnavailableError
+from chainsweep.numerics.arrays import Floats
 
 
 def read_fits(config: DataSection, path: Path) -> RawData:
@@ -74,7 +75,7 @@ def _variable_length(values: NDArray, name: str, path: Path) -> Ragged:
     return Ragged.of_lengths(np.concatenate([np.empty(0), *rows]), lengths)
 
 
-def _without_nulls(values: NDArray, null: Any, name: str, path: Path) -> NDArray[np.float64]:
+def _without_nulls(values: NDArray, null: Any, name: str, path: Path) -> Floats:
     """Return native float64; the integer that TNULL declares as missing becomes NaN."""
     floats = as_floats(values, name, path)
     if null not in (None, "") and values.dtype.kind in "iu":

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Ragged, RawData
 from chainsweep.data.readers.tables import Cells, Table, table_to_raw
 from chainsweep.errors import DataError
+from chainsweep.numerics.arrays import Floats
 
 
 def read_parquet(config: DataSection, path: Path) -> RawData:
@@ -59,7 +59,7 @@ def _cells(column: pa.ChunkedArray, name: str, path: Path) -> Cells:
     )
 
 
-def _floats(values: pa.Array | pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float64]:
+def _floats(values: pa.Array | pa.ChunkedArray, name: str, path: Path) -> Floats:
     """Return numbers as float64, with NaN for null."""
     kind = values.type
     numeric = (

@@ -15,10 +15,11 @@ from chainsweep.config.sections import DataSection
 from chainsweep.data.raw import Failure, Place, Ragged, RawData, default_ids, missing, trim_padding
 from chainsweep.data.truth import TRUTH, TRUTH_PREFIX, join_elements, split_matrix, truth_columns
 from chainsweep.errors import DataError
+from chainsweep.numerics.arrays import Floats, Ints
 
 ID = "id"
 
-Cells: TypeAlias = NDArray[np.float64] | Ragged
+Cells: TypeAlias = Floats | Ragged
 """A column of numbers ``(row,)``, or a column of lists."""
 
 
@@ -85,14 +86,14 @@ def _row_per_dataset(config: DataSection, table: Table, columns: Mapping[str, Ra
     return RawData(ids, fields, constants, truth, dataset_place, point_place, integers=table.integers(config))
 
 
-def _plain(table: Table, name: str) -> NDArray[np.float64]:
+def _plain(table: Table, name: str) -> Floats:
     cells = table.cells(name)
     if isinstance(cells, Ragged):
         raise DataError(f"{table.path}: the column '{name}' must hold one number a row, got lists")
     return cells
 
 
-def _matrix(table: Table, name: str) -> NDArray[np.float64]:
+def _matrix(table: Table, name: str) -> Floats:
     """Return a column of numbers unchanged, or a column of lists of one length as an array ``(row, entry)``."""
     cells = table.cells(name)
     if not isinstance(cells, Ragged):
@@ -108,8 +109,8 @@ class _Groups:
     """The rows of a point table by data set: ``order[offsets[i]:offsets[i + 1]]`` are the rows of ``ids[i]``."""
 
     ids: list[str | None]
-    order: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    order: Ints
+    offsets: Ints
 
 
 def _row_per_point(config: DataSection, table: Table, columns: Mapping[str, NDArray]) -> RawData:
@@ -153,13 +154,13 @@ def _group(text: pa.Array) -> _Groups:
 
 
 def _one_per_group(
-    values: NDArray[np.float64],
+    values: Floats,
     groups: _Groups,
     reason: str,
     column: str,
     file: str,
     failures: dict[int, Failure],
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the value of each data set; a data set whose rows have different values goes into ``failures``."""
     sorted_values = values[groups.order]
     first = sorted_values[groups.offsets[:-1]]

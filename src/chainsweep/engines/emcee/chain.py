@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.autocorrelation import integrated_time
@@ -16,9 +15,7 @@ from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.engines.emcee.initial_walkers import low_walkers
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Arrays, Floats, Ints
 
 CAPACITY = 500
 """The most steps kept of each chain; when they are full, every second one is deleted and the stride doubles."""
@@ -193,7 +190,7 @@ class Results:
         self.info = {f.name: np.full((datasets, *shapes.get(f.name, ())), np.nan) for f in fields(Info)}
         self.theta: Floats = np.full((datasets, ensembles, max_draws, ndim), np.nan)
         self.log_prob: Floats = np.full((datasets, ensembles, max_draws), np.nan)
-        self.n_draws: NDArray[np.int64] = np.zeros(datasets, dtype=np.int64)
+        self.n_draws: Ints = np.zeros(datasets, dtype=np.int64)
         self.failures: dict[int, str] = {}
 
     def add(self, position: int, theta: Floats, log_prob: Floats, info: Info) -> None:

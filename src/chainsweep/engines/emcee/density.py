@@ -10,14 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
+from chainsweep.numerics.arrays import Floats, Ints
 from chainsweep.numerics.loops import scan_rows
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 CHUNK = 64
 """The data sets of one call of a compiled function, which computes them one by one."""

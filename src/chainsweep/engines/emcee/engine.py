@@ -19,7 +19,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
@@ -41,10 +40,8 @@ from chainsweep.importance.modes import prior_pool
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.free import without_surfaces
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Floats, Ints
 from chainsweep.numerics.seeds import Seeds
-
-Floats = NDArray[np.float64]
 
 __all__ = ["Info", "Settings", "State", "run"]
 
@@ -173,7 +170,7 @@ def _start(sweep: Sweep, results: Results) -> State:
     return State.at_start(positions, theta[positions], log_prob[positions], time.monotonic() - began, proposal)
 
 
-def _begin(sweep: Sweep, rows: NDArray[np.int64], results: Results) -> tuple[Floats, Floats, GlobalProposal | None]:
+def _begin(sweep: Sweep, rows: Ints, results: Results) -> tuple[Floats, Floats, GlobalProposal | None]:
     """First walkers ``(dataset, ensemble, walker, ndim)`` of some data sets, their log densities and proposal."""
     batched = BatchedProblem(sweep.problem, sweep.batch.take(rows))
     shape = sweep.settings.ensembles, sweep.walkers
@@ -248,7 +245,7 @@ def _review(state: State, results: Results, sweep: Sweep) -> bool:
     return bool(deepening.size + refitting.size)
 
 
-def _refit(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
+def _refit(state: State, rows: Ints, sweep: Sweep) -> None:
     """Fit the mixtures of the data sets ``rows`` to the draws of their chains; their burn-in begins again.
 
     The mixture then covers the places where chains stayed because it was thin there, so that chains can leave them.
@@ -261,7 +258,7 @@ def _refit(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
     state.burn_in[rows] = state.steps(rows)
 
 
-def _search_deeply(state: State, rows: NDArray[np.int64], sweep: Sweep) -> None:
+def _search_deeply(state: State, rows: Ints, sweep: Sweep) -> None:
     """Search deeply for the data sets ``rows``; their burn-in begins again with another proposal."""
     assert state.proposal is not None
     batched = BatchedProblem(sweep.problem, sweep.batch.take(state.positions[rows]))

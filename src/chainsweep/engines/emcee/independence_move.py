@@ -25,12 +25,9 @@ from chainsweep.engines.emcee.moves import GroupStreams
 from chainsweep.importance.global_proposal import GlobalProposal
 from chainsweep.importance.mixture_density import Prepared, prepared, random_numbers
 from chainsweep.model.problem import Observation, Problem
+from chainsweep.numerics.arrays import Bools, Floats
 from chainsweep.numerics.loops import isolated, on_cpu, scan_rows
 from chainsweep.numerics.random_numbers import uniforms
-
-Floats = NDArray[np.float64]
-
-Ints = NDArray[np.int64]
 
 TRIES = {False: 3, True: 4}
 """Proposals to each walker in one step, by whether its mixture is enlarged (``GlobalProposal.is_enlarged``)."""
@@ -67,7 +64,7 @@ class IndependenceMove(Move):
             if (rows := np.flatnonzero(proposal.is_enlarged == enlarged)).size
         ]
 
-    def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
+    def propose(self, model: Any, state: Any) -> tuple[Any, Bools]:
         """Advance ``state`` in place by one step; return it, and which walkers moved, ``(group * walkers,)``."""
         # The arrays are contiguous, so these are views.
         coords = state.coords.reshape(self.count, -1, state.coords.shape[1])

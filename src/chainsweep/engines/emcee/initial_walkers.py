@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from chainsweep.importance.modes import Pool, temper
+from chainsweep.numerics.arrays import Bools, Floats, Ints
+from chainsweep.numerics.resampling import distinct
 from chainsweep.numerics.seeds import Seeds
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 EFFECTIVE_DRAWS_PER_WALKER = 4
 """Likelihood weights are tempered until the effective number of prior draws is this many for each walker."""
@@ -68,14 +66,9 @@ def start_walkers(pool: Pool, log_density: Floats, ids: Sequence[str], seeds: Se
     return Start(theta, log_prob, failures)
 
 
-def choose_distinct(log_weights: Floats, power: float, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of ``n`` draws without replacement by Gumbel top-k, repeated where fewer are finite; empty if none is.
-
-    Reference: T. Vieira, Gumbel-max trick and weighted reservoir sampling (2014).
-    """
-    finite = np.isfinite(log_weights)
-    scores = np.where(finite, power * np.where(finite, log_weights, 0.0), -np.inf) + rng.gumbel(size=len(log_weights))
-    order = np.argsort(-scores, kind="stable")[: min(n, int(finite.sum()))]
+def choose_distinct(log_weights: Floats, power: float, n: int, rng: np.random.Generator) -> Ints:
+    """Indices of ``n`` draws without replacement, repeated where fewer are finite; empty if none is."""
+    order = distinct(log_weights, power, min(n, int(np.isfinite(log_weights).sum())), rng)
     return np.resize(order, n) if len(order) else order
 
 

@@ -22,11 +22,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from emcee.moves import Move
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 
 STEPS_PER_COUNTER = 50
 """Steps whose uniforms come from one value of a stream's counter."""
@@ -135,7 +133,7 @@ class GroupMove(Move):
         """New points and log factors for ``sample`` ``(group, half, ndim)``, proposed from ``complement``."""
         raise NotImplementedError(f"{type(self).__name__} defines no get_proposal(sample, complement)")
 
-    def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
+    def propose(self, model: Any, state: Any) -> tuple[Any, Bools]:
         """Advance ``state`` in place by one step; return it, and which walkers moved, ``(group * walkers,)``."""
         coords, log_prob = state.coords, state.log_prob
         half = self.walkers // 2
@@ -242,7 +240,7 @@ class ScheduledMove(Move):
         """The move of ``step``."""
         return self.moves[self.schedule[step % len(self.schedule)]]
 
-    def propose(self, model: Any, state: Any) -> tuple[Any, NDArray[np.bool_]]:
+    def propose(self, model: Any, state: Any) -> tuple[Any, Bools]:
         """Make one step of the scheduled move, for all groups."""
         self.streams.seek(self.steps)
         state, accepted = self.choose(int(self.steps[0])).propose(model, state)

@@ -15,7 +15,6 @@ from typing import Any
 import emcee
 import numpy as np
 from emcee.moves import Move
-from numpy.typing import NDArray
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
@@ -28,12 +27,8 @@ from chainsweep.errors import ModelError
 from chainsweep.importance.global_proposal import MOST_DIMENSIONS, GlobalProposal
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints
 from chainsweep.numerics.seeds import Seeds
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """The time between two looks at the deadline within a block of slow steps."""

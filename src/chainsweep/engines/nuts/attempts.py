@@ -6,16 +6,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.engines.nuts.kernels import Algorithm, Bits
 from chainsweep.engines.nuts.settings import NutsSettings as Settings
 from chainsweep.importance.global_proposal import DEEP_FIT
 from chainsweep.model.problem import Problem
+from chainsweep.numerics.arrays import Bools, Floats
 from chainsweep.numerics.loops import on_cpu
-
-Floats = NDArray[np.float64]
 
 ENERGY_ERROR = 0.05
 """The largest allowed standard deviation of the error of single-precision log densities along a data set's chains."""
@@ -95,7 +93,7 @@ def bits_of(settings: Settings) -> Bits:
     return 32 if settings.precision == "float32" else 64
 
 
-def energy_error(single: Floats, exact: Floats, counted: NDArray[np.bool_]) -> Floats:
+def energy_error(single: Floats, exact: Floats, counted: Bools) -> Floats:
     """Standard deviation ``(dataset,)`` of ``single`` less ``exact`` ``(dataset, point)`` over the points ``counted``.
 
     A constant error of all points does not count. Points where ``exact`` is not finite are left out; infinite where

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.data.collection import Batch
@@ -49,11 +48,9 @@ from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import CHAIN_COMPONENTS
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints
 from chainsweep.numerics.loops import on_cpu
 from chainsweep.numerics.seeds import Seeds
-
-Floats = NDArray[np.float64]
 
 ENERGY_RANGE = 30.0
 """Starts whose log density is lower than the best one's by more than this do not count in the test of the precision."""
@@ -221,7 +218,7 @@ class _Run:
         self.seconds += (time.perf_counter() - began) / len(self.batch)
         return proposal
 
-    def _round(self, now: int, this: Round, open_sets: NDArray[np.int64], resume: Arrays | None) -> bool:
+    def _round(self, now: int, this: Round, open_sets: Ints, resume: Arrays | None) -> bool:
         """Run one round of ``open_sets``, all of which get draws; return False if the deadline came first."""
         if self.ahead is not None:
             self.ahead.result()
@@ -251,7 +248,7 @@ class _Run:
             self._mark_too_coarse(found)
         return True
 
-    def _tell(self, now: int, name: str, open_sets: NDArray[np.int64], batching: Batching, rates: Rates) -> None:
+    def _tell(self, now: int, name: str, open_sets: Ints, batching: Batching, rates: Rates) -> None:
         """Save the state, and report the progress of the round."""
         state = {"round": np.asarray(now), "seconds": self.seconds.copy(), "bits": self.bits.copy()}
         state["single"] = np.asarray(self.begun == 32)
@@ -267,7 +264,7 @@ class _Run:
         note += f"lanes {batching.busy / batching.computed:.0%} busy{rates.phrase(batching)}"
         self.sink.progress(done, len(self.batch), note)
 
-    def _starts(self, open_sets: NDArray[np.int64], attempt: int) -> Starts:
+    def _starts(self, open_sets: Ints, attempt: int) -> Starts:
         """Whitening and overdispersed chain starts of each open data set."""
         proposal = self.proposal
         center, factor = proposal.center[open_sets], proposal.factor[open_sets]
@@ -284,7 +281,7 @@ class _Run:
         part = self.batch.take(open_sets)
         keys = self.seeds.jax_keys(part.ids, f"attempt-{attempt}", 2 * self.settings.chains)
 
-        def observations(rows: NDArray[np.int64]) -> Observation:
+        def observations(rows: Ints) -> Observation:
             return BatchedProblem(self.problem, part.take(rows)).observations
 
         keys = keys.reshape(len(keys), 2, self.settings.chains, 2)
@@ -300,7 +297,7 @@ class _Run:
                 whole[known] = np.asarray(new)
         return Starts(observations, center, factor, z, keys, mixture, has_metric, self._step_share(open_sets))
 
-    def _step_share(self, open_sets: NDArray[np.int64]) -> Floats:
+    def _step_share(self, open_sets: Ints) -> Floats:
         """The factor ``(dataset,)`` on step sizes: ``SHRINK`` to the power of the attempts with divergences.
 
         Trajectories of such a data set meet cliffs of the density, and independence steps move its chains.
@@ -313,7 +310,7 @@ class _Run:
                 share[row] = before.step_share * (SHRINK if diverged else 1.0)
         return share
 
-    def _judge(self, z: Floats, diverging: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    def _judge(self, z: Floats, diverging: Floats) -> tuple[Floats, Bools]:
         """Return the factor by which the chains should be longer, and True where they pass, both ``(dataset,)``."""
         series = np.moveaxis(z, -1, 1)
         rhat = np.nan_to_num(rhat_rank(series), nan=np.inf).max(axis=1)

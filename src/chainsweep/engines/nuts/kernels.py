@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
@@ -26,7 +25,6 @@ from chainsweep.importance.mixture_density import Prepared, picked, random_numbe
 from chainsweep.model.problem import Observation, Problem
 from chainsweep.numerics.loops import isolated, traced_once, vmap_active, zeros_like_result
 
-Floats = NDArray[np.float64]
 Algorithm = Literal["hmc", "nuts"]
 Bits = Literal[32, 64]
 """The width in bits of the numbers that chains are computed with."""

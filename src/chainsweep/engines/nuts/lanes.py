@@ -21,12 +21,11 @@ from chainsweep.engines.nuts.kernels import Kernels, Lanes, Program, with_pooled
 from chainsweep.importance.global_proposal import whitened
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.model.problem import Observation
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints
 from chainsweep.numerics.factors import cholesky_factors
 from chainsweep.numerics.loops import lanes_computed
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
+Counts = Ints
 
 STATS = ("potential", "diverging", "accept_prob", "num_steps")
 TRACE_ROWS = 150
@@ -55,7 +54,7 @@ class Starts:
     z: Floats
     keys: NDArray[np.uint32]
     proposal: Mixture
-    has_metric: NDArray[np.bool_]
+    has_metric: Bools
     step_share: Floats
 
 
@@ -95,7 +94,7 @@ class Batching:
         program: Program,
         starts: Starts,
         width: int,
-        judge: Callable[[Floats, Floats], tuple[Floats, NDArray[np.bool_]]],
+        judge: Callable[[Floats, Floats], tuple[Floats, Bools]],
         attempt: int,
     ) -> None:
         self.program, self.starts, self.judge, self.attempt = program, starts, judge, attempt

@@ -19,10 +19,8 @@ from chainsweep.diagnostics.calibration import Finding, density_levels, findings
 from chainsweep.engines.snpe.estimator import Ensemble, Sampler
 from chainsweep.engines.snpe.simulator import Pairs
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Floats
 from chainsweep.numerics.factors import cholesky_factors
-
-Floats = NDArray[np.float64]
 
 MOST_SIMULATIONS = 2048
 DRAWS = 100

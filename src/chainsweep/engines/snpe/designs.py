@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.engines.snpe.standardisation import Space, space_of
 from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 JITTERED = 2048
 """The number of designs, about, that jitter makes of fewer ones; more than half as many are not jittered."""

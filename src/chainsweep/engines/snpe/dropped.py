@@ -15,9 +15,7 @@ from chainsweep.data.collection import Batch
 from chainsweep.diagnostics.dropping import Dropping, dependence
 from chainsweep.engines.snpe.simulator import FreshSimulations, Pairs, Rows, usable_rows
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints
 
 CAUSES = {"nan": "NaN", "plus": "+inf", "minus": "-inf", "coarse": "beyond single precision"}
 UNSEEN = "unseen"
@@ -35,7 +33,7 @@ def dropping_of(problem: Problem, record: Mapping[str, NDArray]) -> Dropping:
     return Dropping(problem.unconstrained_columns, int(record["simulated"]), causes, record["pvalues"])
 
 
-def unseen_designs(ids: Sequence[str], record: Mapping[str, NDArray]) -> NDArray[np.bool_]:
+def unseen_designs(ids: Sequence[str], record: Mapping[str, NDArray]) -> Bools:
     """True where all simulations of the design of a data set were dropped, shape ``(dataset,)``."""
     return np.isin([_number(name) for name in ids], record[UNSEEN])
 
@@ -93,7 +91,7 @@ def _number(name: str) -> int:
     return int.from_bytes(sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
-def _any(rows: Rows, test: Callable[[Floats], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+def _any(rows: Rows, test: Callable[[Floats], Bools]) -> Bools:
     """True where a parameter or an observation of a simulation passes ``test``, shape ``(row,)``."""
     found = test(rows.z).any(axis=1)
     for values in rows.observed.values():
@@ -101,7 +99,7 @@ def _any(rows: Rows, test: Callable[[Floats], NDArray[np.bool_]]) -> NDArray[np.
     return np.asarray(found)
 
 
-def _first_cause(dropped: NDArray[np.bool_], *found: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+def _first_cause(dropped: Bools, *found: Bools) -> dict[str, Bools]:
     causes = {}
     for name, each in zip(CAUSES, (*found, np.ones(len(dropped), bool)), strict=True):
         causes[name] = dropped & each
@@ -109,7 +107,7 @@ def _first_cause(dropped: NDArray[np.bool_], *found: NDArray[np.bool_]) -> dict[
     return causes
 
 
-def _without_usable(design: NDArray[np.int64], dropped: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _without_usable(design: Ints, dropped: Bools) -> Ints:
     """The designs of ``design`` ``(simulation,)`` without a usable simulation; empty where that may be chance."""
     names, place = np.unique(design, return_inverse=True)
     count, lost = np.bincount(place), np.bincount(place, dropped)

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from chainsweep.engines.snpe.features import Layout, Scales, raw_features
 from chainsweep.model.problem import Observation
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 CLIP = 10.0
 """The largest absolute value of standardised features: a data set unlike any simulation cannot make the network

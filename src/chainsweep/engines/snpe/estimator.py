@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainsweep.engines.snpe.settings import Estimator
-from chainsweep.numerics.arrays import strip_prefix
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats, strip_prefix
 
 ESTIMATORS = get_args(Estimator)
 AUTOREGRESSIVE = ("nsf", "maf", "bpf")

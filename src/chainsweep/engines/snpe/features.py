@@ -18,12 +18,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.model.problem import Observation, Problem
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats
 
 ERROR_SUFFIX = "_err"
 TINY = 1e-30

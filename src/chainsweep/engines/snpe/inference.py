@@ -21,11 +21,10 @@ from chainsweep.importance import global_proposal
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import PRIOR_INFLATION, Start, defensive_mixture, target_of
 from chainsweep.model.batched import BatchedProblem, blocks_of
-from chainsweep.numerics.arrays import Arrays
+from chainsweep.numerics.arrays import Arrays, Floats, Ints
 from chainsweep.numerics.seeds import Seeds
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
+Positions = Ints
 
 PRIOR_DRAWS = 1024
 """The number of prior draws that define the defensive component of the adaptation."""
@@ -90,7 +89,7 @@ class Weighted:
     theta: Floats
     lp: Floats
     log_weight: Floats
-    count: NDArray[np.int64]
+    count: Ints
     info: Info
     failures: Mapping[int, str]
 
@@ -101,7 +100,7 @@ class State:
 
     done: int
     draws: Arrays
-    count: NDArray[np.int64]
+    count: Ints
     """The number of draws of each data set."""
     info: Info
     reasons: NDArray[np.uint8]
@@ -120,7 +119,7 @@ class State:
             0, arrays, np.zeros(datasets, np.int64), Info.empty(datasets), np.zeros((datasets, REASON_BYTES), np.uint8)
         )
 
-    def store(self, positions: NDArray[np.int64], part: Weighted) -> None:
+    def store(self, positions: Ints, part: Weighted) -> None:
         """Store the results of a finished block of data sets."""
         for name in self.draws:
             self.draws[name][positions] = getattr(part, name)
@@ -202,7 +201,7 @@ class _Drawn:
     z: Floats
     log_density: Floats
     log_weight: Floats
-    count: NDArray[np.int64]
+    count: Ints
 
     @property
     def log_q(self) -> Floats:

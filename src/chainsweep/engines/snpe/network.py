@@ -32,10 +32,9 @@ from chainsweep.engines.snpe.trainer import Trainer
 from chainsweep.engines.snpe.training_range import coverage_of
 from chainsweep.errors import InputError
 from chainsweep.model.problem import Problem, observation
-from chainsweep.numerics.arrays import Arrays, strip_prefix, with_prefix
+from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints, strip_prefix, with_prefix
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
+Positions = Ints
 
 GRID = "grid"
 
@@ -157,7 +156,7 @@ class Network:
         self.dropped_by[unseen_designs(batch.ids, trained.dropping)] = BY_DESIGN
 
     @property
-    def usable(self) -> NDArray[np.bool_]:
+    def usable(self) -> Bools:
         """True where a data set is not refused and its features are all finite, shape ``(dataset,)``."""
         wanted = np.ones(len(self.packed), bool)
         wanted[list(self.refused)] = False

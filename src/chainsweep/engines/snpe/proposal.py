@@ -13,15 +13,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.engines.snpe.network import Network
 from chainsweep.importance.adaptive import WIDER
+from chainsweep.numerics.arrays import Floats, Ints
 from chainsweep.numerics.factors import cholesky_factors
 from chainsweep.numerics.seeds import Seeds
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
+Positions = Ints
 
 EVERY = 5
 """One draw in this many is the kernel's."""

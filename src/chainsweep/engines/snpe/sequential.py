@@ -39,9 +39,7 @@ from chainsweep.engines.snpe.standardisation import fixed_space
 from chainsweep.engines.snpe.trainer import Trainer, fit
 from chainsweep.errors import InputError, ModelError
 from chainsweep.model.batched import BatchedProblem
-from chainsweep.numerics.arrays import Arrays, strip_prefix, with_prefix
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Arrays, Floats, strip_prefix, with_prefix
 
 OUTSIDE = 1e-4
 """The mass of the last round's estimate that is outside its region."""

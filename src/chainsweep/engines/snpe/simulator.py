@@ -21,8 +21,8 @@ from chainsweep.engines.snpe.encoder import Encoder
 from chainsweep.engines.snpe.standardisation import Space, working
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem, observation
+from chainsweep.numerics.arrays import Bools, Floats, Ints
 
-Floats = NDArray[np.float64]
 Pairs = tuple[Any, Any]
 """Packed features ``(row, packed)`` and working-space parameters ``(row, dim)``, in single precision. They are NumPy
 arrays or, where they were made on a device and stay there, JAX arrays; NaN rows are possible."""
@@ -37,12 +37,12 @@ class Rows:
     """Simulated data sets: ``index`` of the design ``(row,)``, unconstrained parameters ``z`` ``(row, dim)``, and the
     ``observed`` fields."""
 
-    index: NDArray[np.int64]
+    index: Ints
     z: Floats
     observed: Mapping[str, Floats]
 
 
-def usable_rows(packed: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.bool_]:
+def usable_rows(packed: NDArray[np.float32], w: NDArray[np.float32]) -> Bools:
     """True where all numbers of a pair are finite, shape ``(row,)``."""
     return np.asarray(np.isfinite(packed).all(axis=1) & np.isfinite(w).all(axis=1))
 
@@ -189,7 +189,7 @@ class FreshSimulations:
         return usable_pairs(*self.block(VALIDATION_BLOCK, ROWS_PER_BLOCK))[0]
 
 
-def shares(sizes: NDArray[np.int64], rows: int) -> list[int]:
+def shares(sizes: Ints, rows: int) -> list[int]:
     """Split ``rows`` in proportion to ``sizes``, by cumulative rounding."""
     edges = np.round(np.cumsum(sizes) / sizes.sum() * rows).astype(int)
     return np.diff(edges, prepend=0).tolist()
@@ -220,5 +220,5 @@ class Bank:
         """Packed features of the whole bank, because the held-out rows are few."""
         return self.pairs[0]
 
-    def _shuffled(self, number: int, size: int) -> NDArray[np.int64]:
+    def _shuffled(self, number: int, size: int) -> Ints:
         return np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(size)

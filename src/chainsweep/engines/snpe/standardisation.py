@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Problem
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Floats, Ints
 
 NORMAL_QUANTILES = (0.15865525, 0.5, 0.84134475)
 DESIGN_BLOCK = 64
@@ -34,7 +32,7 @@ class Space:
     centre: Floats
     halfwidth: Floats
 
-    def take(self, index: NDArray[np.int64]) -> Space:
+    def take(self, index: Ints) -> Space:
         """The maps of the data sets at ``index``."""
         return Space(self.centre[index], self.halfwidth[index])
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
 from chainsweep.engines.snpe.standardisation import prior_quantiles
 from chainsweep.model.problem import Problem
-from chainsweep.numerics.arrays import Arrays
-
-Floats = NDArray[np.float64]
+from chainsweep.numerics.arrays import Arrays, Floats
 
 DESIGN_MARGIN, PRIOR_MARGIN = 0.1, 0.01
 """The largest distance of a data set from the training range, as a share of the range. The one of priors can be small,
