@@ -24,7 +24,7 @@ from chainsweep.forecast import pilot
 from chainsweep.forecast.pilot import Spread, Timing, read_pilot, run_pilot, spread_of
 from chainsweep.slurm import cost
 from chainsweep.slurm.cost import predict_cost
-from chainsweep.slurm.plan import Limits, Order, plan_jobs
+from chainsweep.slurm.plan import Limits, SubmissionOrder, plan_jobs
 from chainsweep.slurm.site import Site
 from chainsweep.slurm.submit import Queued, Selection, missing_tasks
 from tests.conftest import LINE_CONFIG, LINE_MODEL, ROOT, line_data, write_lines
@@ -108,7 +108,9 @@ def make(frozen, tmp_path):
 
 def forecast(campaign: Campaign, site: Site = EMPTY, form: str = "datasets") -> dict:
     missing = missing_tasks(campaign, Selection(campaign.engines), Queued())
-    return predict_cost(campaign, site, plan_jobs(campaign, site, WIDE, Order(1, "0123abcdef", missing, Spread(form))))
+    return predict_cost(
+        campaign, site, plan_jobs(campaign, site, WIDE, SubmissionOrder(1, "0123abcdef", missing, Spread(form)))
+    )
 
 
 def note(campaign: Campaign, **timings: Timing) -> None:

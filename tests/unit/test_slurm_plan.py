@@ -13,7 +13,7 @@ import pytest
 from chainsweep.errors import ConfigError, UnavailableError
 from chainsweep.forecast.pilot import Spread
 from chainsweep.slurm.job import as_ranges, ranges_read, ranges_text
-from chainsweep.slurm.plan import Limits, Order, command, plan_jobs
+from chainsweep.slurm.plan import Limits, SubmissionOrder, command, plan_jobs
 from chainsweep.slurm.site import Site
 from chainsweep.stages.graph import Task
 
@@ -27,7 +27,7 @@ def tasks(engine: str, count: int, first: int = 0) -> list[Task]:
     return [Task("infer", first + i, engine, i) for i in range(count)]
 
 
-def order(shards: int, train: bool = True, form: str = "datasets", **options) -> Order:
+def order(shards: int, train: bool = True, form: str = "datasets", **options) -> SubmissionOrder:
     missing = {
         "train": [Task("train", 0, "snpe")] if train else [],
         "emcee": tasks("emcee", shards),
@@ -36,7 +36,7 @@ def order(shards: int, train: bool = True, form: str = "datasets", **options) ->
         "merge": [Task("merge", 0)],
         "report": [Task("report", 0)],
     }
-    return Order(1, "0123abcdef", missing, Spread(form), **options)
+    return SubmissionOrder(1, "0123abcdef", missing, Spread(form), **options)
 
 
 def test_everything_is_wired_by_dependency():

@@ -204,7 +204,7 @@ def test_status_counts_files_and_shows_the_queue_beside_them(campaign, slurm):
     failed = tasks_of(campaign)["infer"][6]
     record_failure(target_of(campaign, failed), Kind.BUG, "ZeroDivisionError: no", 70)
     campaign.paths.log("infer", 6).write_text("a\nTraceback\nZeroDivisionError: no\n")
-    content = watch.full_status(campaign, watch.Progress(campaign))
+    content = watch.full_status(campaign, watch.CampaignProgress(campaign))
     assert content["engines"]["nuts"] == {
         "converged": 0,
         "not_converged": 0,
@@ -216,7 +216,7 @@ def test_status_counts_files_and_shows_the_queue_beside_them(campaign, slurm):
     assert content["failed_tasks"][0]["last_lines"][-1] == "ZeroDivisionError: no"
     assert content["failed_tasks"][0]["kind"] == "bug"
     (slurm / "down").touch()
-    content = watch.full_status(campaign, watch.Progress(campaign))
+    content = watch.full_status(campaign, watch.CampaignProgress(campaign))
     assert "Unable to contact" in content["queue"]["problem"]
     assert content["engines"]["nuts"]["failed"] == 2
 
@@ -247,7 +247,7 @@ def test_tasks_of_a_run_that_goes_on_are_running_and_of_a_killed_or_stopped_one_
     claimed(campaign, 4, HERE, monkeypatch)
     attempt.note_stopped(target_of(campaign, tasks_of(campaign)["infer"][4]))
     attempt.note_stopped(target_of(campaign, tasks_of(campaign)["infer"][3]))
-    content = watch.full_status(campaign, watch.Progress(campaign))
+    content = watch.full_status(campaign, watch.CampaignProgress(campaign))
     assert [(entry["index"], entry["here"]) for entry in content["running_tasks"]] == [(0, True), (3, False)]
     ended = [(entry["index"], entry["kind"]) for entry in content["interrupted_tasks"]]
     assert ended == [(1, "killed"), (2, "killed"), (4, "stopped, its state is saved")]
@@ -288,7 +288,7 @@ def test_why_a_task_broke_off_is_read_from_slurm(campaign, slurm, monkeypatch, s
     job.output_of(6).write_text(text)
     queue = (slurm / "queue").read_text()
     (slurm / "queue").write_text(re.sub(rf"\|1\|PENDING\|({re.escape(job.name)})", rf"|1|{state}|\1", queue))
-    content = watch.full_status(campaign, watch.Progress(campaign))
+    content = watch.full_status(campaign, watch.CampaignProgress(campaign))
     assert [(entry["index"], entry["kind"]) for entry in content["interrupted_tasks"]] == [(6, kind)]
 
 
@@ -345,7 +345,7 @@ def cancelled(slurm: Path) -> list[int]:
 
 
 def waiting(campaign: Campaign) -> int:
-    return watch.full_status(campaign, watch.Progress(campaign))["queue"]["elements"]
+    return watch.full_status(campaign, watch.CampaignProgress(campaign))["queue"]["elements"]
 
 
 def test_folders_made_from_the_same_files_have_jobs_of_their_own(twins, slurm):
@@ -416,7 +416,7 @@ def test_jobs_that_the_record_lost_are_named_and_never_sent_twice(twins, slurm, 
         with pytest.raises(CampaignError, match=rf"scancel {numbers}; nothing was submitted"):
             command(second, SITE, ALL)
     assert calls(slurm) == before
-    content = watch.full_status(second, watch.Progress(second))
+    content = watch.full_status(second, watch.CampaignProgress(second))
     assert content["queue"]["unrecorded"] == gone
     assert f"jobs.jsonl does not record: {', '.join(map(str, gone))}" in shown(content)
     assert (" pending" in shown(content).partition("queue:")[2]) == (content["queue"]["elements"] > 0)
@@ -442,7 +442,7 @@ def test_a_script_that_a_user_sent_by_hand_is_left_alone(campaign, slurm):
     name, number = next(iter(ids.items()))
     (slurm / "queue").write_text(queue + f"900|N/A|RUNNING|{name}|None|0:01|n1\n")
     assert submit_campaign(campaign, SITE, ALL)[1] == {}
-    assert watch.full_status(campaign, watch.Progress(campaign))["queue"]["unrecorded"] == []
+    assert watch.full_status(campaign, watch.CampaignProgress(campaign))["queue"]["unrecorded"] == []
     assert watch.cancel_jobs(campaign) == sorted(ids.values())
     assert number in cancelled(slurm)
     assert 900 not in cancelled(slurm)

@@ -12,7 +12,7 @@ from chainsweep.black_box.suspects import Note, Notes, forget_suspects
 from chainsweep.errors import CampaignError, ChainsweepError
 from chainsweep.model.host import HostAnswer, HostCall, combined
 from chainsweep.run.mpi import walker_pool as pooling
-from chainsweep.run.mpi.walker_pool import Order, PoolMap, Reply, cut
+from chainsweep.run.mpi.walker_pool import PoolMap, Reply, WalkerOrder, cut
 
 
 def calls(*rows: int) -> list[HostCall]:
@@ -53,7 +53,7 @@ class FakePool:
         self.error = error
         self.sizes: list[int] = []
 
-    def map(self, function: object, orders: list[Order]) -> list[Reply]:
+    def map(self, function: object, orders: list[WalkerOrder]) -> list[Reply]:
         assert function is pooling.serve
         self.sizes = [sum(len(part.theta) for part in order.parts) for order in orders]
         answers = [tuple(HostAnswer(part.theta.sum(axis=1)) for part in order.parts) for order in orders]

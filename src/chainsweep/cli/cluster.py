@@ -106,10 +106,10 @@ def status(
 ) -> None:
     """Show counts by engine and verdict from the files, the queue's state next to them, and why tasks failed."""
     from chainsweep.slurm.watch import full_status
-    from chainsweep.stages.status import Progress
+    from chainsweep.stages.status import CampaignProgress
 
     campaign = Campaign(folder)
-    progress = Progress(campaign)
+    progress = CampaignProgress(campaign)
     content = full_status(campaign, progress)
     if as_json:
         print(json.dumps(content))

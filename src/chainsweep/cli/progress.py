@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.run.logged import Finished
-from chainsweep.run.worker import Progress as TaskProgress
+from chainsweep.run.worker import TaskProgress
 from chainsweep.stages.graph import Result, Task, tasks_of
 
 TRAINING_UNITS = 1000

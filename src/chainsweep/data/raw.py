@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Failure:
+class UnreadData:
     """The reason why the reader could not use one data set, and the place of the problem."""
 
     place: Place
@@ -77,7 +77,7 @@ class RawData:
     truth: Mapping[str, Floats]
     dataset_place: Callable[[int], Place]
     point_place: Callable[[int, int], Place]
-    failures: Mapping[int, Failure] = field(default_factory=dict)
+    failures: Mapping[int, UnreadData] = field(default_factory=dict)
     integers: frozenset[str] = frozenset()
 
 

@@ -65,7 +65,7 @@ def shortfall(inside: Floats) -> float:
 
 
 @dataclass(frozen=True)
-class Finding:
+class CalibrationFigure:
     """A figure over some simulations: its distance from a uniform distribution, and how much of it may be chance."""
 
     figure: str
@@ -111,7 +111,9 @@ class Finding:
         }
 
 
-def findings(names: Sequence[str], rank: Floats, density: Floats, tarp: Floats, information: Floats) -> list[Finding]:
+def findings(
+    names: Sequence[str], rank: Floats, density: Floats, tarp: Floats, information: Floats
+) -> list[CalibrationFigure]:
     """The findings of all figures, over all simulations and over thirds of them.
 
     Parameters
@@ -137,21 +139,23 @@ def findings(names: Sequence[str], rank: Floats, density: Floats, tarp: Floats, 
             inside = np.abs(2 * own - 1) if name in names else own
             coverage = {nominal: float(np.mean(inside < nominal)) for nominal in COVERAGES}
             missing = 0.0 if name == TARP else shortfall(inside)
-            found.append(Finding(name, stratum, int(rows.size), deviation(own), noise, missing, coverage))
+            found.append(CalibrationFigure(name, stratum, int(rows.size), deviation(own), noise, missing, coverage))
     return found
 
 
-def worst(found: Sequence[Finding]) -> Finding:
+def worst(found: Sequence[CalibrationFigure]) -> CalibrationFigure:
     """The finding with the largest deviation beyond its noise."""
     return max(found, key=lambda finding: finding.sure)
 
 
-def most_overconfident(found: Sequence[Finding]) -> Finding:
+def most_overconfident(found: Sequence[CalibrationFigure]) -> CalibrationFigure:
     """The finding with the largest overconfidence beyond its noise."""
     return max(found, key=lambda finding: finding.sure_overconfidence)
 
 
-def calibration_record(found: Sequence[Finding], limits: VerdictSection, dropping: Dropping) -> dict[str, Any]:
+def calibration_record(
+    found: Sequence[CalibrationFigure], limits: VerdictSection, dropping: Dropping
+) -> dict[str, Any]:
     """The content of ``calibration.json`` as a dict of plain values.
 
     ``passed`` is True where, beyond noise, no figure is farther from uniform than ``limits`` allow and no parameter

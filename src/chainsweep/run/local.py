@@ -21,7 +21,7 @@ from chainsweep.machine.devices import Gpus
 from chainsweep.machine.ending import GRACE_SECONDS, KEPT, SECOND_SIGNAL_SECONDS, end_tree
 from chainsweep.publish import open_below
 from chainsweep.run.logged import Finished
-from chainsweep.run.worker import Device, Flag, Progress, work
+from chainsweep.run.worker import Device, Flag, TaskProgress, work
 from chainsweep.stages.graph import WORK, Result, Task, is_done, target_of, tasks_of
 from chainsweep.tasks.failures import Kind, record_failure
 
@@ -33,7 +33,7 @@ END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedTask:
     """The failure of a task: the text of its error and the exit code that belongs to it."""
 
     task: Task
@@ -49,13 +49,13 @@ class RunOutcome:
     """
 
     done: list[Task] = field(default_factory=list)
-    failed: list[Failure] = field(default_factory=list)
+    failed: list[FailedTask] = field(default_factory=list)
     stopped: bool = False
     killed: list[str] = field(default_factory=list)
     compiled: Compiled = NOTHING
 
 
-Observer = Callable[[Progress | Finished], None]
+Observer = Callable[[TaskProgress | Finished], None]
 
 
 @dataclass
@@ -249,7 +249,7 @@ class LocalRun:
     def _finish(self, task: Task, message: Finished) -> None:
         self.outcome.compiled += message.compiled
         if message.result is None:
-            self.outcome.failed.append(Failure(task, message.error, message.exit_code))
+            self.outcome.failed.append(FailedTask(task, message.error, message.exit_code))
         elif message.result != Result.STOPPED.name:
             self.outcome.done.append(task)
         if message.result != Result.STOPPED.name:

@@ -27,7 +27,7 @@ PROGRESS_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Progress:
+class TaskProgress:
     """The progress of a task: ``done`` of ``total`` units."""
 
     task: Task
@@ -81,7 +81,7 @@ def _run(campaign: Campaign, task: Task, pipe: Connection, deadline: Deadline) -
         nonlocal last
         if time.monotonic() - last > PROGRESS_SECONDS or done == total:
             last = time.monotonic()
-            pipe.send(Progress(task, done, total, note))
+            pipe.send(TaskProgress(task, done, total, note))
 
     run = partial(run_afresh, campaign, task, partial(run_task, campaign, task, report, deadline))
     return run_logged(campaign, task, run, f"process {os.getpid()}")

@@ -38,7 +38,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Order:
+class SubmissionOrder:
     """The request for a submission: its ``number``, the ``missing`` tasks by kind, the elements ``queued`` already."""
 
     number: int
@@ -52,7 +52,7 @@ class Order:
     """True where merge and report follow."""
 
 
-def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: Order) -> tuple[Job, ...]:
+def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: SubmissionOrder) -> tuple[Job, ...]:
     """Return the jobs of one submission, in the order in which they are sent.
 
     Raises
@@ -85,7 +85,7 @@ def plan_jobs(campaign: Campaign, site: Site, limits: Limits, order: Order) -> t
 class _Maker:
     campaign: Campaign
     site: Site
-    order: Order
+    order: SubmissionOrder
 
     def job(self, kind: str, part: int, tasks: Sequence[Task], per_element: int, after: tuple[str, ...]) -> Job:
         settings = self.site.job_settings(kind)
@@ -127,7 +127,7 @@ def tasks_per_element(site: Site, kind: str, form: str) -> int:
     return settings.ranks if shares_ranks(kind) and form == "datasets" else 1
 
 
-def _packed(site: Site, limits: Limits, order: Order, arrays: Mapping[str, Sequence[Task]]) -> dict[str, int]:
+def _packed(site: Site, limits: Limits, order: SubmissionOrder, arrays: Mapping[str, Sequence[Task]]) -> dict[str, int]:
     """Return the tasks per array element of each kind, raised evenly until all elements fit into the queue."""
     room = min(site.max_submitted or limits.max_jobs, max(int(limits.max_jobs * QUEUE_SHARE), SINGLE_JOBS + 1))
     room -= SINGLE_JOBS + order.queued

@@ -21,7 +21,7 @@ from chainsweep.run.requeue import forgive
 from chainsweep.slurm import client
 from chainsweep.slurm.image import ABSENT, Image, images_of, read_remembered, remember
 from chainsweep.slurm.job import STAGE_OF, Job
-from chainsweep.slurm.plan import BEFORE, Limits, Order, command, plan_jobs, shares_ranks, write_scripts
+from chainsweep.slurm.plan import BEFORE, Limits, SubmissionOrder, command, plan_jobs, shares_ranks, write_scripts
 from chainsweep.slurm.record import SentJob, next_submission, note_refused, note_sending, note_sent, sent_jobs
 from chainsweep.slurm.render import render
 from chainsweep.slurm.site import Site
@@ -157,7 +157,7 @@ def _prepare(
         not any(job.kind in ("merge", "report") for job in queued.jobs.values()) and not _is_finished(campaign)
     )
     identity = identity_of(campaign.paths.root, number - 1)
-    order = Order(number, identity.token, missing, spread, queued.elements, finish)
+    order = SubmissionOrder(number, identity.token, missing, spread, queued.elements, finish)
     jobs = plan_jobs(campaign, site, limits, order)
     remembered = read_remembered(campaign.paths.images)
     images = images_of(site, dict.fromkeys(job.kind for job in jobs), remembered, absent_too)
@@ -188,7 +188,7 @@ def _is_finished(campaign: Campaign) -> bool:
     page = campaign.paths.report_page
     if not (campaign.paths.catalogue.exists() and page.exists()):
         return False
-    shards = [campaign.paths.shard(*task.block()) for task in tasks_of(campaign)["infer"]]
+    shards = [campaign.paths.shard(*task.engine_and_shard()) for task in tasks_of(campaign)["infer"]]
     newest = max((path.stat().st_mtime for path in shards if path.exists()), default=0.0)
     return newest <= campaign.paths.catalogue.stat().st_mtime <= page.stat().st_mtime
 

@@ -14,7 +14,7 @@ from chainsweep.errors import CampaignError, UnavailableError
 from chainsweep.slurm import client
 from chainsweep.slurm.record import SentJob, next_submission, note_sent, own_jobs, sent_jobs
 from chainsweep.stages.graph import Task, target_of, work_of
-from chainsweep.stages.status import Progress, campaign_status
+from chainsweep.stages.status import CampaignProgress, campaign_status
 from chainsweep.tasks.attempt import owner_of, was_started, was_stopped
 from chainsweep.tasks.failures import Kind
 
@@ -80,7 +80,7 @@ def look(campaign: Campaign) -> Queue:
     return Queue(own, unrecorded=tuple(sorted(strays)), jobs=jobs)
 
 
-def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
+def full_status(campaign: Campaign, progress: CampaignProgress) -> dict[str, Any]:
     """Return ``campaign_status`` with the queue's state, tasks that run outside it, and tasks that broke off."""
     found = look(campaign)
     content = campaign_status(campaign, progress)
@@ -107,7 +107,7 @@ def full_status(campaign: Campaign, progress: Progress) -> dict[str, Any]:
 
 
 def _unfinished(
-    campaign: Campaign, progress: Progress, sent: Sequence[SentJob], found: Queue
+    campaign: Campaign, progress: CampaignProgress, sent: Sequence[SentJob], found: Queue
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the tasks outside the queue that began and are not done: those that run, and those that broke off.
 
@@ -205,7 +205,7 @@ def logs_of(campaign: Campaign, tasks: list[Task]) -> list[dict[str, Any]]:
 
 def tasks_with_logs(campaign: Campaign, dataset_id: str | None) -> list[Task]:
     """Return the tasks that handle a data set and have a log; without an id those that failed or broke off."""
-    progress = Progress(campaign)
+    progress = CampaignProgress(campaign)
     if dataset_id is None:
         return [*progress.failed, *(task for task in progress.open if _broke_off(target_of(campaign, task)))]
     plan, _ = campaign.locate(campaign.collection.position(dataset_id))

@@ -38,7 +38,7 @@ class Task:
     engine: str | None = None
     shard: int | None = None
 
-    def block(self) -> tuple[str, int]:
+    def engine_and_shard(self) -> tuple[str, int]:
         """Return engine and shard of an ``infer`` task."""
         if self.engine is None or self.shard is None:
             raise ChainsweepError(f"task '{self.label}' works on no shard")
@@ -129,13 +129,13 @@ def target_of(campaign: Campaign, task: Task) -> Path:
         return bank_path(campaign, task.index)
     if task.stage == "train":
         return member_path(campaign, task.index)
-    return campaign.paths.shard(*task.block())
+    return campaign.paths.shard(*task.engine_and_shard())
 
 
 def is_done(campaign: Campaign, task: Task) -> bool:
     """Return True if a task's published file is there and valid; False for merge and report, which always run again."""
     if task.stage == "infer":
-        return shard_is_valid(campaign, *task.block())
+        return shard_is_valid(campaign, *task.engine_and_shard())
     if task.stage == "train":
         return is_member(campaign, task.index)
     if task.stage == "simulate":
@@ -187,7 +187,7 @@ def _train(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -
 def _infer(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:
     from chainsweep.stages.infer import infer
 
-    return Result.DONE if infer(campaign, *task.block(), report, deadline) else Result.STOPPED
+    return Result.DONE if infer(campaign, *task.engine_and_shard(), report, deadline) else Result.STOPPED
 
 
 def _merge(campaign: Campaign, task: Task, report: Report, deadline: Deadline) -> Result:

@@ -6,6 +6,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def _sampled_and_published(
     content = judged_shard(campaign, batch, engine, shard, attempt.number, outcome.chains)
     if "trace" in outcome.chains.info:
         _publish_trace(campaign.paths.trace(engine, shard), outcome.chains, attempt.still_owner)
-    content.header.provenance.update((clock.now() - before).header())
+    provenance = content.header.provenance | (clock.now() - before).header()
+    content = replace(content, header=replace(content.header, provenance=provenance))
     publish_shard(attempt.target, content, campaign.config.store.dtype, attempt.still_owner)
     return True
 

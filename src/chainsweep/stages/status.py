@@ -13,7 +13,7 @@ from chainsweep.tasks.failures import Failure, read_failure
 from chainsweep.verdicts.rules import PENDING, Verdict
 
 
-class Progress:
+class CampaignProgress:
     """The verdicts and failures of a campaign, read from its files; ``update`` skips tasks that were done before."""
 
     def __init__(self, campaign: Campaign) -> None:
@@ -44,7 +44,7 @@ class Progress:
     def _verdicts(self, task: Task) -> Counter[str]:
         if task.stage != "infer":
             return Counter()
-        summary = read_summary(self.campaign.paths.shard(*task.block()), ["verdict"])
+        summary = read_summary(self.campaign.paths.shard(*task.engine_and_shard()), ["verdict"])
         return Counter(str(verdict) for verdict in summary["verdict"])
 
     def engines(self) -> dict[str, dict[str, int]]:
@@ -56,7 +56,7 @@ class Progress:
         none = {str(verdict): 0 for verdict in Verdict} | {PENDING: 0} | {str(Verdict.BAD_DATA): self.aside}
         counts: dict[str, Counter[str]] = {engine: Counter(none) for engine in self.campaign.engines}
         for task in self.tasks["infer"]:
-            engine, shard = task.block()
+            engine, shard = task.engine_and_shard()
             if task in self.done:
                 counts[engine].update(self.done[task])
             else:
@@ -78,9 +78,9 @@ class Progress:
         }
 
 
-def campaign_status(campaign: Campaign, progress: Progress | None = None) -> dict[str, Any]:
+def campaign_status(campaign: Campaign, progress: CampaignProgress | None = None) -> dict[str, Any]:
     """Return the part of ``chainsweep status --json`` that files decide; without a valid shard it is ``pending``."""
-    progress = progress if progress is not None else Progress(campaign)
+    progress = progress if progress is not None else CampaignProgress(campaign)
     return {
         "campaign": campaign.name,
         "datasets": len(campaign.collection.ids),

@@ -12,7 +12,7 @@ import numpy as np
 
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.paths import NetworkFiles
-from chainsweep.diagnostics.calibration import Finding, calibration_record
+from chainsweep.diagnostics.calibration import CalibrationFigure, calibration_record
 from chainsweep.engines.base import Deadline, Sink
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
@@ -131,7 +131,7 @@ def train_network(
     )
 
 
-def publish_calibration(campaign: Campaign, found: Sequence[Finding], trained: Trained) -> dict[str, Any]:
+def publish_calibration(campaign: Campaign, found: Sequence[CalibrationFigure], trained: Trained) -> dict[str, Any]:
     """Publish the calibration of the network, print a note on dropped simulations, and return the content.
 
     The note is printed only if simulations were dropped.

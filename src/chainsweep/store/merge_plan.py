@@ -26,7 +26,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardRows:
     """A shard of a merge: ``rows[i]`` is the merged row of its data set ``i``."""
 
     path: Path
@@ -43,7 +43,7 @@ class EnginePlan:
     chains: int
     draws: int
     variables: tuple[Variable, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[ShardRows, ...]
 
 
 def plan_engine(
@@ -85,7 +85,7 @@ def plan_engine(
         chains=max(shape[1] for arrays in shapes for _, shape in arrays.values()),
         draws=max(shape[2] for arrays in shapes for _, shape in arrays.values()),
         variables=_variables(shapes),
-        parts=tuple(Part(path, np.searchsorted(present, where)) for path, where in positions.items()),
+        parts=tuple(ShardRows(path, np.searchsorted(present, where)) for path, where in positions.items()),
     )
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from chainsweep.errors import ChainsweepError
 from chainsweep.numerics.arrays import Ints
 from chainsweep.publish import publish
-from chainsweep.store.merge_plan import EnginePlan, Part, Rejected, Variable, plan_engine
+from chainsweep.store.merge_plan import EnginePlan, Rejected, ShardRows, Variable, plan_engine
 from chainsweep.store.shard import ShardError, stream_shard
 
 SCHEMA = "chainsweep-posterior/1"
@@ -146,7 +146,7 @@ def _padding(dtype: np.dtype) -> float | int:
     return np.nan if dtype.kind == "f" else int(np.iinfo(dtype).min)
 
 
-def _copy(part: Part, plan: EnginePlan, group: h5py.Group) -> None:
+def _copy(part: ShardRows, plan: EnginePlan, group: h5py.Group) -> None:
     """Copy one shard's rows. Raises ``ShardError`` after the last one if the shard turns out damaged."""
     targets = {f"{one.group}/{one.name}": group[one.group][one.name] for one in plan.variables}
     targets["n_draws"] = group["sample_stats"]["n_draws"]

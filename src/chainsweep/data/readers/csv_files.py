@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.config.sections import DataSection
-from chainsweep.data.raw import Failure, Place, Ragged, RawData, missing
+from chainsweep.data.raw import Place, Ragged, RawData, UnreadData, missing
 from chainsweep.data.readers.csv_parse import is_number, line_of_point, parse_csv
 from chainsweep.data.truth import join_elements, truth_columns
 from chainsweep.errors import DataError
@@ -55,7 +55,7 @@ def read_manifest_folder(config: DataSection, folder: Path, manifest_name: str) 
     failures = dict(manifest.failures)
     for position, file in enumerate(files):
         if position not in failures and (problem := _unsafe_file(file)) is not None:
-            failures[position] = Failure(manifest.place(position), "unsafe_file", problem)
+            failures[position] = UnreadData(manifest.place(position), "unsafe_file", problem)
     constants = {name: _number_column(manifest, name, "bad_constant", failures) for name in config.constants}
     truths = {
         parameter: _number_column(manifest, column, "bad_truth", failures, empty_ok=True)
@@ -85,7 +85,7 @@ class _Manifest:
     name: str
     columns: dict[str, list[str]]
     lines: list[int]
-    failures: dict[int, Failure]
+    failures: dict[int, UnreadData]
 
     def place(self, position: int) -> Place:
         """Return the line of a data set's row."""
@@ -95,7 +95,7 @@ class _Manifest:
 def _read_manifest(path: Path) -> _Manifest:
     rows: list[list[str]] = []
     lines: list[int] = []
-    failures: dict[int, Failure] = {}
+    failures: dict[int, UnreadData] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -103,7 +103,7 @@ def _read_manifest(path: Path) -> _Manifest:
             for row in filter(None, reader):
                 if len(row) != len(header):
                     detail = f"the header has {len(header)} cells, this row {len(row)}"
-                    failures[len(rows)] = Failure(Place(path.name, reader.line_num), "wrong_shape", detail)
+                    failures[len(rows)] = UnreadData(Place(path.name, reader.line_num), "wrong_shape", detail)
                 cells = [cell.strip() for cell in row]
                 rows.append([*cells, *[""] * (len(header) - len(cells))][: len(header)])
                 lines.append(reader.line_num)
@@ -126,7 +126,7 @@ def _unsafe_file(file: str) -> str | None:
 
 
 def _number_column(
-    manifest: _Manifest, column: str, reason: str, failures: dict[int, Failure], empty_ok: bool = False
+    manifest: _Manifest, column: str, reason: str, failures: dict[int, UnreadData], empty_ok: bool = False
 ) -> Floats:
     """Return one number per data set; a cell that is not a number goes into ``failures`` and becomes NaN."""
     values = np.full(len(manifest.lines), np.nan)
@@ -135,18 +135,18 @@ def _number_column(
             values[position] = float(text)
         elif not (text == "" and empty_ok):
             detail = f"the column '{column}' must hold a number, got {text!r}"
-            failures.setdefault(position, Failure(manifest.place(position), reason, detail))
+            failures.setdefault(position, UnreadData(manifest.place(position), reason, detail))
     return values
 
 
 @dataclass(frozen=True)
 class _Points:
     fields: dict[str, Ragged]
-    failures: dict[int, Failure]
+    failures: dict[int, UnreadData]
     integers: frozenset[str]
 
 
-def _read_points(config: DataSection, folder: Path, names: Sequence[str], known: dict[int, Failure]) -> _Points:
+def _read_points(config: DataSection, folder: Path, names: Sequence[str], known: dict[int, UnreadData]) -> _Points:
     """Return the fields of all files, concatenated; a file that fails, now or in ``known``, has zero points."""
     columns = tuple(dict.fromkeys(config.fields.values()))
     failures = dict(known)
@@ -156,7 +156,7 @@ def _read_points(config: DataSection, folder: Path, names: Sequence[str], known:
         if position in failures:
             continue
         parsed = parse_csv(folder / name, name, columns)
-        if isinstance(parsed, Failure):
+        if isinstance(parsed, UnreadData):
             failures[position] = parsed
             continue
         lengths[position] = len(parsed[0])

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from chainsweep.data.raw import Failure, Place
+from chainsweep.data.raw import Place, UnreadData
 from chainsweep.numerics.arrays import Floats
 
 _SMALL_BYTES = 262_144
 _PARSE = pyarrow.csv.ParseOptions(ignore_empty_lines=True)
 
 
-def parse_csv(path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray] | Failure:
+def parse_csv(path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray] | UnreadData:
     """Return the columns of one file, or the reason why it cannot be used.
 
     A column is int64 if each cell is written as a whole number, else float64 with NaN for an empty cell.
@@ -27,7 +27,7 @@ def parse_csv(path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray] 
     try:
         content = path.read_bytes()
     except OSError as error:
-        return Failure(Place(name, None), "unreadable", f"the file cannot be read: {error.strerror}")
+        return UnreadData(Place(name, None), "unreadable", f"the file cannot be read: {error.strerror}")
     if len(content) < _SMALL_BYTES and (parsed := _parse_small(content, columns)) is not None:
         return parsed
     return _parse_any(content, path, name, columns)
@@ -59,7 +59,7 @@ def _as_written(values: Floats, body: str, place: int) -> NDArray:
     return values.astype(np.int64) if all(map(is_whole, cells)) else values
 
 
-def _parse_any(content: bytes, path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray] | Failure:
+def _parse_any(content: bytes, path: Path, name: str, columns: tuple[str, ...]) -> list[NDArray] | UnreadData:
     """Return the columns of any CSV file, or the reason why it cannot be used."""
     # one block holds the whole file, so a column has one inferred type
     options = pyarrow.csv.ReadOptions(use_threads=False, block_size=max(1024, len(content) + 1))
@@ -72,7 +72,7 @@ def _parse_any(content: bytes, path: Path, name: str, columns: tuple[str, ...]) 
     if wrong:
         times = "no" if header.count(wrong[0]) == 0 else "more than one"
         detail = f"has {times} column '{wrong[0]}'; its columns are: {', '.join(header)}"
-        return Failure(Place(name, 1), "missing_column", detail)
+        return UnreadData(Place(name, 1), "missing_column", detail)
     chosen = [table.column(header.index(column)) for column in columns]
     if not all(_is_numeric(column.type) for column in chosen):
         return _diagnose(path, name, columns, "a column holds something else than numbers")
@@ -89,7 +89,7 @@ def _to_numbers(column: pa.ChunkedArray) -> NDArray:
     return column.cast(pa.float64(), safe=False).to_numpy()
 
 
-def _diagnose(path: Path, name: str, columns: tuple[str, ...], message: str) -> Failure:
+def _diagnose(path: Path, name: str, columns: tuple[str, ...], message: str) -> UnreadData:
     """Return line and text of the cell that the fast parser could not read; the broken file is read again, slowly."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -99,13 +99,13 @@ def _diagnose(path: Path, name: str, columns: tuple[str, ...], message: str) -> 
                 place = Place(name, reader.line_num)
                 if len(row) != len(header):
                     detail = f"the header has {len(header)} cells, this row {len(row)}"
-                    return Failure(place, "wrong_shape", detail)
+                    return UnreadData(place, "wrong_shape", detail)
                 for column, text in zip(header, row, strict=True):
                     if column in columns and text.strip() and not is_number(text):
-                        return Failure(place, "not_a_number", f"the column '{column}' holds {text!r}")
+                        return UnreadData(place, "not_a_number", f"the column '{column}' holds {text!r}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return Failure(Place(name, None), "unreadable", f"is not a CSV text file: {error}")
-    return Failure(Place(name, None), "unreadable", f"cannot be parsed: {message}")
+        return UnreadData(Place(name, None), "unreadable", f"is not a CSV text file: {error}")
+    return UnreadData(Place(name, None), "unreadable", f"cannot be parsed: {message}")
 
 
 def is_number(text: str) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from chainsweep.config.sections import DataSection
-from chainsweep.data.raw import Failure, Place, Ragged, RawData, default_ids, missing, trim_padding
+from chainsweep.data.raw import Place, Ragged, RawData, UnreadData, default_ids, missing, trim_padding
 from chainsweep.data.truth import TRUTH, TRUTH_PREFIX, join_elements, split_matrix, truth_columns
 from chainsweep.errors import DataError
 from chainsweep.numerics.arrays import Floats, Ints
@@ -122,7 +122,7 @@ def _row_per_point(config: DataSection, table: Table, columns: Mapping[str, NDAr
         )
     groups = _group(table.text(ID))
     name = table.path.name
-    failures: dict[int, Failure] = {}
+    failures: dict[int, UnreadData] = {}
     constants = {
         key: _one_per_group(_plain(table, key), groups, "bad_constant", key, name, failures) for key in config.constants
     }
@@ -159,7 +159,7 @@ def _one_per_group(
     reason: str,
     column: str,
     file: str,
-    failures: dict[int, Failure],
+    failures: dict[int, UnreadData],
 ) -> Floats:
     """Return the value of each data set; a data set whose rows have different values goes into ``failures``."""
     sorted_values = values[groups.order]
@@ -174,5 +174,5 @@ def _one_per_group(
             f"the column '{column}' must be the same in all rows of an id, got {first[position]} "
             f"and {sorted_values[wrong[index]]}"
         )
-        failures.setdefault(int(position), Failure(place, reason, detail))
+        failures.setdefault(int(position), UnreadData(place, reason, detail))
     return first

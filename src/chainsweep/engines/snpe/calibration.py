@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from chainsweep.diagnostics.calibration import Finding, density_levels, findings, rank_levels, tarp_levels
+from chainsweep.diagnostics.calibration import CalibrationFigure, density_levels, findings, rank_levels, tarp_levels
 from chainsweep.engines.snpe.estimator import Ensemble, Sampler
 from chainsweep.engines.snpe.simulator import Pairs
 from chainsweep.model.problem import Problem
@@ -30,7 +30,7 @@ STREAM = 0xCA11B
 """The second word of the key of the random numbers, far from block numbers."""
 
 
-def findings_of(problem: Problem, levels: Mapping[str, Floats]) -> list[Finding]:
+def findings_of(problem: Problem, levels: Mapping[str, Floats]) -> list[CalibrationFigure]:
     """The findings from ``levels``; parameters have their own names where the unconstrained space has as many."""
     names = problem.unconstrained_columns
     return findings(names, levels["rank"], levels["density"], levels["tarp"], levels["information"])

@@ -17,7 +17,7 @@ HISTORY = ("step", "train_loss", "validation_loss", "learning_rate", "simulation
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """The progress of training: all that the next step needs besides weights and moments."""
 
     step: int = 0
@@ -38,7 +38,7 @@ class Progress:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Progress:
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> TrainingProgress:
         """The inverse of `arrays`."""
         return cls(
             int(arrays["step"]),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainsweep.data.collection import Batch
-from chainsweep.diagnostics.calibration import Finding, worst
+from chainsweep.diagnostics.calibration import CalibrationFigure, worst
 from chainsweep.diagnostics.dropping import BY_DESIGN, Dropping
 from chainsweep.engines.snpe.calibration import findings_of, levels_of, ood_test, reference_summaries
 from chainsweep.engines.snpe.dropped import dropped_in, dropping_of, unseen_designs
@@ -105,7 +105,7 @@ class Trained:
         """The encoder from data sets with the fields of ``batch`` to the network's input."""
         return encoder_from_arrays(layout_of(problem, batch, int(self.coverage[GRID])), self.encoder)
 
-    def findings(self, problem: Problem) -> list[Finding]:
+    def findings(self, problem: Problem) -> list[CalibrationFigure]:
         """The findings on its calibration from held-out simulations, by parameter."""
         return findings_of(problem, self.calibration)
 

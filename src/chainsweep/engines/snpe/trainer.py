@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from chainsweep.engines.snpe.estimator import Architecture, build_estimator
-from chainsweep.engines.snpe.job import HISTORY, Job, Progress
+from chainsweep.engines.snpe.job import HISTORY, Job, TrainingProgress
 from chainsweep.engines.snpe.settings import SnpeSettings
 from chainsweep.engines.snpe.simulator import (
     ROWS_PER_BLOCK,
@@ -86,7 +86,7 @@ class Trainer:
         self.parameters = [parameter for _, parameter in self.estimator.named_parameters()]
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.optimiser = torch.optim.Adam(self.parameters, lr=settings.tuning.learning_rate, fused=True)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.keep_best = keep_best
         self.best: list[torch.Tensor] = []
         self.block_number = -1
@@ -226,7 +226,7 @@ class Trainer:
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
         """Continue from what `arrays` gave."""
-        self.progress = Progress.from_arrays(
+        self.progress = TrainingProgress.from_arrays(
             {name.removeprefix("progress/"): v for name, v in state.items() if name.startswith("progress/")}
         )
         if f"best/{self.names[0]}" in state:
@@ -290,13 +290,13 @@ def _fit(trainer: Trainer, job: Job, kept: Arrays, note: str) -> bool:
     return True
 
 
-def _stands_still(progress: Progress, patience: int | None) -> bool:
+def _stands_still(progress: TrainingProgress, patience: int | None) -> bool:
     """True where the held-out loss has not fallen in the last ``patience`` validations."""
     losses = [line[HISTORY.index("validation_loss")] for line in progress.history]
     return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def _check_skipped(progress: Progress) -> None:
+def _check_skipped(progress: TrainingProgress) -> None:
     if progress.step >= 50 and progress.skipped > progress.step / 2:
         raise ModelError(
             f"snpe: {progress.skipped} of {progress.step} training steps had a loss that is no number; "

@@ -39,7 +39,7 @@ likelihood."""
 
 
 @dataclass(frozen=True)
-class Part:
+class WalkerRows:
     """The rows of one call. ``fields`` is None if they are the campaign's, which every rank has read."""
 
     dataset_id: str
@@ -48,7 +48,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Order:
+class WalkerOrder:
     """The content of one message: ``parts`` for the attempt of ``notes``, guarded as ``suspects`` and ``dead`` say.
 
     Output during its execution goes to ``log``.
@@ -58,7 +58,7 @@ class Order:
     notes: Notes | None
     suspects: frozenset[str]
     dead: dict[str, str]
-    parts: tuple[Part, ...]
+    parts: tuple[WalkerRows, ...]
 
 
 @dataclass(frozen=True)
@@ -79,26 +79,26 @@ class Server:
         self.fields: dict[str, Mapping[str, Any]] = {}
         self.calls: HostCalls | None = None
 
-    def reply(self, order: Order) -> Reply:
+    def reply(self, order: WalkerOrder) -> Reply:
         """Carry out an order; an exception is returned as a value."""
         with output_to(order.log):
             return self._guarded_reply(order)
 
-    def _guarded_reply(self, order: Order) -> Reply:
+    def _guarded_reply(self, order: WalkerOrder) -> Reply:
         try:
             return self._reply(order)
         except BaseException as error:
             traceback.print_exc()
             return Reply(error=f"rank {self.rank}: {type(error).__name__}: {error}")
 
-    def _reply(self, order: Order) -> Reply:
+    def _reply(self, order: WalkerOrder) -> Reply:
         calls = self._calls_of(order)
         began = time.perf_counter()
         answers = tuple(calls.answer(self.campaign.problem, self._call(part)) for part in order.parts)
         seconds = time.perf_counter() - began
         return Reply(answers, {name: why for name, why in calls.dead.items() if name not in order.dead}, seconds)
 
-    def _calls_of(self, order: Order) -> HostCalls:
+    def _calls_of(self, order: WalkerOrder) -> HostCalls:
         if self.calls is None:
             self.calls = host_calls(self.campaign)
             self.calls.rank = self.rank
@@ -110,7 +110,7 @@ class Server:
         self.calls.dead |= order.dead
         return self.calls
 
-    def _call(self, part: Part) -> HostCall:
+    def _call(self, part: WalkerRows) -> HostCall:
         if part.fields is not None:
             return HostCall(part.dataset_id, part.theta, part.fields, frozen=False)
         if part.dataset_id not in self.fields:
@@ -122,7 +122,7 @@ class Server:
 _SERVER: list[Server] = []
 
 
-def serve(order: Order) -> Reply:
+def serve(order: WalkerOrder) -> Reply:
     """Answer an order on a rank; the pool sends the name of this function, and no object of the campaign."""
     return _SERVER[0].reply(order)
 
@@ -148,7 +148,7 @@ class PoolMap:
         total = sum(len(call.theta) for call in calls)
         owners, messages = cut(calls, self._rows(total))
         mine = len(messages) // self.ranks
-        orders = [Order(self.log, host.notes, host.suspects, dict(host.dead), parts) for parts in messages[mine:]]
+        orders = [WalkerOrder(self.log, host.notes, host.suspects, dict(host.dead), parts) for parts in messages[mine:]]
         with quick_switches(), ThreadPoolExecutor(1) as beside:
             theirs = beside.submit(self.pool.map, serve, orders)
             replies = [own_reply(host, problem, calls, owners, messages[:mine]), *theirs.result()]
@@ -196,17 +196,19 @@ def own_reply(
     return Reply(tuple(host.answer(problem, call) for call in asked), seconds=time.perf_counter() - began)
 
 
-def cut(calls: Sequence[HostCall], rows: int) -> tuple[list[int], list[tuple[Part, ...]]]:
+def cut(calls: Sequence[HostCall], rows: int) -> tuple[list[int], list[tuple[WalkerRows, ...]]]:
     """Cut calls into messages of ``rows`` rows; return the call of each part, and the parts of each message."""
     owners: list[int] = []
-    messages: list[tuple[Part, ...]] = []
-    parts: list[Part] = []
+    messages: list[tuple[WalkerRows, ...]] = []
+    parts: list[WalkerRows] = []
     room = rows
     for owner, call in enumerate(calls):
         start = 0
         while start < len(call.theta):
             taken = min(room, len(call.theta) - start)
-            parts.append(Part(call.dataset_id, call.theta[start : start + taken], None if call.frozen else call.fields))
+            parts.append(
+                WalkerRows(call.dataset_id, call.theta[start : start + taken], None if call.frozen else call.fields)
+            )
             owners.append(owner)
             start, room = start + taken, room - taken
             if room == 0:
