@@ -12,24 +12,7 @@ from chainsweep.engines.emcee.initial_walkers import (
     low_walkers,
     reposition_stuck,
     stuck_walkers,
-    temper,
 )
-
-
-def effective(log_weights: np.ndarray) -> float:
-    weights = np.exp(log_weights - log_weights.max())
-    return float(weights.sum() ** 2 / (weights**2).sum())
-
-
-def test_weights_are_tempered_just_enough():
-    rng = np.random.default_rng(0)
-    log_weights = -(np.array([[0.0], [1.0], [1e4]]) * rng.normal(size=(3, 500)) ** 2)
-    log_weights[2, 100:] = -np.inf
-    power = temper(log_weights, 128)
-    assert power[0] == 1.0
-    assert effective(power[1] * log_weights[1]) >= 127.9
-    assert power[2] < 1e-9  # only 100 are finite
-    np.testing.assert_array_equal(temper(np.full((1, 10), -np.inf), 4), [0.0])
 
 
 def test_walkers_are_distinct_draws_chosen_by_weight():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainsweep.numerics.resampling import distinct, systematic
+from chainsweep.numerics.resampling import distinct, systematic, temper
 
 
 @pytest.mark.parametrize("count", [1, 7, 50, 1000])
@@ -63,3 +63,23 @@ def test_draws_without_replacement_come_once_and_those_without_mass_last():
     chosen = distinct(log_weights, 1.0, 9, np.random.default_rng(9)).tolist()
     assert sorted(chosen[:3]) == [1, 3, 5]
     assert chosen[3:] == [0, 2, 4]
+
+
+def effective(log_weights: np.ndarray) -> float:
+    weights = np.exp(log_weights - log_weights.max())
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def test_weights_are_tempered_just_enough():
+    rng = np.random.default_rng(0)
+    log_weights = -(np.array([[0.0], [1.0], [1e4]]) * rng.normal(size=(3, 500)) ** 2)
+    log_weights[2, 100:] = -np.inf
+    power = temper(log_weights, 128)
+    assert power[0] == 1.0
+    assert effective(power[1] * log_weights[1]) >= 127.9
+    assert power[2] < 1e-9  # only 100 are finite
+    np.testing.assert_array_equal(temper(np.full((1, 10), -np.inf), 4), [0.0])
+    sharp = 100.0 * log_weights[1]
+    power = temper(sharp[None], 128)[0]
+    assert 0.0 < power < 0.5
+    assert effective((1 + 1e-6) * power * sharp) < 128.0 < effective((1 - 1e-6) * power * sharp)

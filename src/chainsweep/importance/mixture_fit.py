@@ -11,7 +11,6 @@ and Computing 18, 447 (EM on weighted draws).
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +35,7 @@ from chainsweep.numerics.arrays import Array, Bools, Floats
 from chainsweep.numerics.factors import cholesky_factors
 from chainsweep.numerics.keys import uniform_of
 from chainsweep.numerics.loops import first_of, lanes_of, on_cpu
-from chainsweep.numerics.resampling import systematic
+from chainsweep.numerics.resampling import effective_draws, systematic, temper
 
 EM_STEPS = 2
 WEIGHT_FLOOR = 0.2
@@ -48,7 +47,7 @@ PRIOR_COUNT_MEAN = 1.0
 """The prior count in EM, in effective points, of a component's mean at its kernel's; that of its covariance is
 ``nz + 2``."""
 TEMPER_STEPS = 18
-LEAST_LOG_POWER = -27.0
+"""The number of bisections of the power that tempers weights, which is then known to 1e-4."""
 
 
 class Kernels(NamedTuple):
@@ -185,7 +184,8 @@ def _whitened_precision(precision: Floats, kernels: Kernels, row: int) -> Floats
 def _place_one(
     uniform: float, z: Floats, log_weight: Floats, effective: float, components: int
 ) -> tuple[Floats, Floats, float, float]:
-    power, size = _temper(log_weight, effective)
+    power = float(temper(log_weight[None], effective, TEMPER_STEPS)[0])
+    size = float(effective_draws((log_weight - log_weight.max())[None], np.array([power]))[0])
     tempered = power * log_weight
     weight = np.exp(tempered - tempered.max())
     weight /= weight.sum()
@@ -283,23 +283,6 @@ def without_broken(mixture: Mixture) -> Mixture:
     log_weight = np.where(finite, mixture.log_weight, -np.inf)
     mean = np.where(finite[..., None], mixture.mean, 0.0)
     return Mixture(log_weight, mean, np.where(finite[..., None, None], mixture.chol, np.eye(mean.shape[-1])))
-
-
-def _temper(log_weight: Floats, effective: float) -> tuple[float, float]:
-    """The largest power in (0, 1] that leaves at least ``effective`` effective points, and how many it leaves."""
-    shifted = log_weight - log_weight.max()
-
-    def size(log_power: float) -> float:
-        weight = np.exp(math.exp(log_power) * shifted)
-        return float(weight.sum() ** 2 / (weight @ weight))
-
-    low, high = LEAST_LOG_POWER, 0.0
-    if size(high) >= effective:
-        return 1.0, size(high)
-    for _ in range(TEMPER_STEPS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if size(middle) >= effective else (low, middle)
-    return math.exp(low), size(low)
 
 
 def _root(covariance: Floats, size: float) -> Floats:

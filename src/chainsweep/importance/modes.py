@@ -24,13 +24,11 @@ from chainsweep.model.problem import Observation, Problem
 from chainsweep.numerics.arrays import Bools, Floats, Ints
 from chainsweep.numerics.factors import inverses
 from chainsweep.numerics.loops import first_of, lanes_of
-from chainsweep.numerics.resampling import distinct
+from chainsweep.numerics.resampling import distinct, temper
 
 DESCENT_STEPS = 60
 DECREMENT = 1e-9
 """The gain of a Newton step in log density below which a descent ends."""
-HALVINGS = 20
-"""The steps of the bisection for the power that tempers weights, which find it to within a millionth."""
 SCALE_DRAWS = 1024
 """The number of prior draws that give the scale of a descent's coordinates."""
 SAME_MODE_DISTANCE = 0.5
@@ -83,32 +81,6 @@ def choose_likely(log_likelihood: Floats, count: int, generators: list[np.random
     powers = temper(log_likelihood, effective)
     rows = zip(log_likelihood, powers, generators, strict=True)
     return np.stack([distinct(weights, power, count, generator) for weights, power, generator in rows])
-
-
-def temper(log_weights: Floats, effective: float) -> Floats:
-    """The largest power in [0, 1] with effective sample size at least ``effective``, by bisection; ``(dataset,)``."""
-    finite = np.isfinite(log_weights)
-    top = np.max(np.where(finite, log_weights, -np.inf), axis=1, initial=-np.inf, keepdims=True)
-    relative = np.where(finite, log_weights - np.where(np.isfinite(top), top, 0.0), -np.inf)
-    lower = np.zeros(log_weights.shape[0])
-    upper = np.ones(log_weights.shape[0])
-    enough = _effective_size(relative, upper) >= effective
-    for _ in range(HALVINGS):
-        middle = 0.5 * (lower + upper)
-        good = _effective_size(relative, middle) >= effective
-        lower, upper = np.where(good, middle, lower), np.where(good, upper, middle)
-    return np.where(enough, 1.0, lower)
-
-
-def _effective_size(relative: Floats, power: Floats) -> Floats:
-    """The effective sample size ``(dataset,)`` of weights to a positive ``power``.
-
-    Their logs are ``relative`` to the largest.
-    """
-    weights = relative * power[:, None]
-    np.exp(weights, out=weights)
-    total, squares = weights.sum(axis=1), np.einsum("dn,dn->d", weights, weights)
-    return np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0)
 
 
 def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: list[np.random.Generator]) -> Modes:

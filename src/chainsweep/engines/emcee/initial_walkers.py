@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtri
 
-from chainsweep.importance.modes import Pool, temper
+from chainsweep.importance.modes import Pool
 from chainsweep.numerics.arrays import Bools, Floats, Ints
-from chainsweep.numerics.resampling import distinct
+from chainsweep.numerics.resampling import distinct, temper
 from chainsweep.numerics.seeds import Seeds
 
 EFFECTIVE_DRAWS_PER_WALKER = 4
