@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chainsweep.cli.shared import AsJson, Folder, app, err, out
+from chainsweep.machine.ending import STOP_SIGNALS, end_late
 
 Form = Literal["datasets", "walkers"]
 Device = Literal["gpu", "cpu"]
@@ -38,11 +39,9 @@ def task(
             taken_away.set()
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    for number in STOP_SIGNALS:
         signal.signal(number, on_signal)
     if attempts_left is None:  # the script of a job kills what does not stop
-        from chainsweep.machine.ending import end_late
-
         end_late(f"task {stage} {' '.join(map(str, indices))}")
     from chainsweep.run.in_job import JobCall, run_job
     from chainsweep.run.requeue import JobAttempt, LastEnd

@@ -50,7 +50,7 @@ def changed_reads(known: Mapping[str, str]) -> list[str]:
 
     A file that is missing is not reported: the model will raise, unless it finds the file elsewhere on this machine.
     """
-    found = {name: file_hash(Path(name)) for name in known}
+    found = {name: file_hash_once(Path(name)) for name in known}
     return [
         f"{name}, which the model reads (recorded {known[name][:12]}, now {found[name][:12]})"
         for name in known
