@@ -33,6 +33,8 @@ INFINITE_VARIANCE_KHAT = 0.5
 """The k-hat from which on the variance of the weights is infinite, so that more draws of the network do not help."""
 TOGETHER = 16
 """The number of data sets whose densities are computed in one compiled call of one shape."""
+BROAD_DEFENSIVE_SHARE, BROAD_WIDE_SHARE = 0.3, 0.35
+"""The shares of the broader proposal of the last adaptation: prior draws, and one kernel around all draws."""
 REASON_BYTES = 300
 NOT_FINITE = "observations, errors or constants are not finite, or the prior is improper for them"
 NO_DENSITY = "no draw of the network has a finite log density"
@@ -287,7 +289,8 @@ def _adapt(
 ) -> None:
     """Replace the draws by adapted ones where the network's weights are not good enough.
 
-    A quick adaptation comes first, then a thorough one for the data sets where the quick one is not good enough.
+    A quick adaptation comes first, then a thorough one for the data sets where the quick one is not good enough. Where
+    k-hat is good then, and the effective draws are still not sure, the proposal lacks a tail: a last one is broader.
     """
     quick = replace(
         global_proposal.QUICK,
@@ -299,12 +302,16 @@ def _adapt(
         wide_share=1.0 / EVERY,
         ess_lower_bound=True,
     )
-    prior_keys, keys = (seeds.jax_keys(batched.batch.ids, purpose, 1)[:, 0] for purpose in ("prior", "adapt"))
+    broad = replace(thorough, defensive_share=BROAD_DEFENSIVE_SHARE, wide_share=BROAD_WIDE_SHARE)
+    ids = batched.batch.ids
+    prior_keys, keys, broad_keys = (seeds.jax_keys(ids, name, 1)[:, 0] for name in ("prior", "adapt", "adapt-broad"))
     defensive = None
-    for limits in (quick, thorough):
+    for limits in (quick, thorough, broad):
         enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
-        found_some = np.isfinite(drawn.log_weight).any(axis=1)
-        poor = np.flatnonzero(network.usable & ~enough & found_some)
+        wanted = network.usable & ~enough & np.isfinite(drawn.log_weight).any(axis=1)
+        if limits is broad:
+            wanted &= info.khat < limits.khat
+        poor = np.flatnonzero(wanted)
         if not poor.size or not limits.rounds:
             return
         if defensive is None:
@@ -317,9 +324,8 @@ def _adapt(
         log_q = np.where(np.isfinite(log_density), drawn.log_q[poor], 0.0)
         log_denominator = log_q + np.log(drawn.count[poor])[:, None]
         wide = Mixture(*(array[poor] for array in defensive))
-        found = importance.adapt(
-            target_of(part), Start(drawn.z[poor], log_density, log_denominator, wide), keys[poor], limits
-        )
+        start = Start(drawn.z[poor], log_density, log_denominator, wide)
+        found = importance.adapt(target_of(part), start, (broad_keys if limits is broad else keys)[poor], limits)
         better = _rank(found.khat, found.ess, limits) > _rank(info.khat[poor], info.ess[poor], limits)
         new, old = poor[better], np.flatnonzero(better)
         info.rounds[poor] += found.rounds
