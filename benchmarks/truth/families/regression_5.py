@@ -1,0 +1,25 @@
+"""A linear regression with 5 coefficients."""
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+COEFFICIENTS = 5
+ENGINES = ("nuts", "emcee") if COEFFICIENTS <= 10 else ("nuts",)
+DESIGN = np.random.default_rng(COEFFICIENTS).standard_normal((4 * COEFFICIENTS, COEFFICIENTS))
+
+
+def model(row, y=None):
+    b = numpyro.sample("b", dist.Normal(0.0, 2.0).expand([COEFFICIENTS]).to_event(1))
+    numpyro.sample("y", dist.Normal(row @ b, 1.0), obs=y)
+
+
+def dataset(rng):
+    b = rng.normal(0, 2, COEFFICIENTS)
+    return {"row": DESIGN, "y": DESIGN @ b + rng.standard_normal(len(DESIGN))}
+
+
+def exact(row, y):
+    from benchmarks.truth.exact import linear, named
+
+    return named([f"b[{k}]" for k in range(COEFFICIENTS)], *linear(row, y, 1.0, 2.0))

@@ -1,0 +1,89 @@
+"""Plain NumPyro NUTS and plain emcee, one data set after the other, with the diagnostics that their users look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import emcee
+import jax
+import numpy as np
+from numpyro.diagnostics import summary
+from numpyro.infer import MCMC, NUTS
+from numpyro.infer.util import initialize_model
+
+from benchmarks.truth.exact import Exact
+from benchmarks.truth.run import Answer, errors, load
+
+WARMUP, DRAWS, CHAINS = 500, 1000, 4
+STEPS, BURN_IN = 5000, 2000
+RHAT, ESS, TAU = 1.01, 400.0, 50.0
+"""The limits that a user applies: the defaults of `[verdict]`."""
+
+
+def answers_of(name: str, sets: Sequence[Mapping[str, np.ndarray]], exacts: Sequence[Exact]) -> list[Answer]:
+    """The answers of both scripts."""
+    return [*_nuts(name, sets, exacts), *_emcee(name, sets, exacts)]
+
+
+def _nuts(name: str, sets: Sequence[Mapping[str, np.ndarray]], exacts: Sequence[Exact]) -> Iterator[Answer]:
+    kernel = NUTS(load(name).model, dense_mass=True, target_accept_prob=0.9)
+    mcmc = MCMC(
+        kernel,
+        num_warmup=WARMUP,
+        num_samples=DRAWS,
+        num_chains=CHAINS,
+        chain_method="vectorized",
+        progress_bar=False,
+        jit_model_args=True,
+    )
+    for number, fields in enumerate(sets):
+        began = time.monotonic()
+        mcmc.run(jax.random.key(number), **fields, extra_fields=("diverging",))
+        draws = {site: np.asarray(values) for site, values in mcmc.get_samples(group_by_chain=True).items()}
+        figures = summary(draws)
+        good = all(np.all(f["r_hat"] < RHAT) and np.all(f["n_eff"] > ESS) for f in figures.values())
+        good &= not np.any(mcmc.get_extra_fields()["diverging"])
+        yield _judged(name, "plain NUTS", number, bool(good), draws, exacts[number], time.monotonic() - began)
+
+
+def _emcee(name: str, sets: Sequence[Mapping[str, np.ndarray]], exacts: Sequence[Exact]) -> Iterator[Answer]:
+    for number, fields in enumerate(sets):
+        began = time.monotonic()
+        info = initialize_model(jax.random.key(number), load(name).model, model_kwargs=dict(fields))
+        flat, back = jax.flatten_util.ravel_pytree(info.param_info.z)
+        log_density = jax.jit(jax.vmap(lambda z, info=info, back=back: -info.potential_fn(back(z))))
+        walkers = max(32, 4 * flat.size)
+        rng = np.random.default_rng(number)
+
+        def finite(z, log_density=log_density):
+            values = np.asarray(log_density(z))
+            return np.where(np.isfinite(values), values, -np.inf)
+
+        sampler = emcee.EnsembleSampler(walkers, flat.size, finite, vectorize=True)
+        sampler.run_mcmc(np.asarray(flat) + 0.1 * rng.standard_normal((walkers, flat.size)), STEPS)
+        tau = float(np.max(sampler.get_autocorr_time(discard=BURN_IN, quiet=True, tol=0)))
+        kept = sampler.get_chain(discard=BURN_IN)
+        good = TAU * tau < (STEPS - BURN_IN) and (STEPS - BURN_IN) * walkers / tau > ESS
+        constrained = jax.vmap(lambda z, info=info, back=back: info.postprocess_fn(back(z)))(
+            kept.reshape(-1, flat.size)
+        )
+        draws = {site: np.asarray(values)[None] for site, values in constrained.items()}
+        yield _judged(name, "plain emcee", number, bool(good), draws, exacts[number], time.monotonic() - began)
+
+
+def _judged(
+    name: str, method: str, number: int, good: bool, draws: Mapping[str, np.ndarray], exact: Exact, seconds: float
+) -> Answer:
+    mean, sd = {}, {}
+    for site, values in draws.items():
+        flat = values.reshape(-1, *values.shape[2:])
+        for index in np.ndindex(flat.shape[1:]):
+            column = f"{site}[{','.join(map(str, index))}]" if index else site
+            if column in exact.mean:
+                mean[column], sd[column] = (
+                    float(flat[(slice(None), *index)].mean()),
+                    float(flat[(slice(None), *index)].std()),
+                )
+    joined = {site: values.reshape(-1, *values.shape[2:]) for site, values in draws.items()}
+    return Answer(name, method, number, good, *errors(exact, mean, sd, joined), seconds)
