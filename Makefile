@@ -30,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe
+.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -68,6 +68,10 @@ mutants: $(STAMP)
 GAMMA ?=
 bench-start: $(STAMP)
 	$(BIN)/python benchmarks/start.py $(if $(GAMMA),--gamma $(GAMMA))
+
+# Whole campaigns on posteriors with exact answers, beside plain NumPyro and emcee: nothing wrong may be `converged`.
+bench-truth: $(STAMP)
+	$(BIN)/python -m benchmarks.truth.run --plain
 
 # NUTS over many data sets compared with the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)

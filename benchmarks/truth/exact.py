@@ -63,14 +63,16 @@ class Grid:
         return mean, np.sqrt(self.share @ (values - mean) ** 2)
 
 
-def on_grid(log_density: Callable[[np.ndarray], np.ndarray], bounds: Sequence[tuple[float, float]]) -> Grid:
+def on_grid(
+    log_density: Callable[[np.ndarray], np.ndarray], bounds: Sequence[tuple[float, float]], cells: int | None = None
+) -> Grid:
     """The posterior on a grid, of ``log_density`` of points ``(cell, axis)`` within ``bounds``.
 
-    The box shrinks to where the mass is. Raises ArithmeticError where a grid with half as many cells more has other
-    means or sds, because there is structure that the grid does not resolve.
+    ``cells`` along each axis are ``CELLS`` by default. The box shrinks to where the mass is. Raises ArithmeticError if
+    a grid with half as many cells more has other means or sds, because there is structure that it does not resolve.
     """
     box = np.array(bounds, float)
-    cells = CELLS[len(box)]
+    cells = cells or CELLS[len(box)]
     while True:
         centres, logs = _evaluated(log_density, box, cells)
         # A density that is narrower than the cells has a peak in one of them by chance: its surroundings stay too.

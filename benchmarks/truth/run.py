@@ -183,7 +183,7 @@ def main() -> int:
         sets = datasets_of(load(name), count)
         exacts = [load(name).exact(**fields) for fields in sets]
         found = list(by_campaign(name, engines, count, exacts))
-        if options.plain:
+        if options.plain and hasattr(load(name), "model"):
             from benchmarks.truth.plain import answers_of
 
             found += answers_of(name, sets, exacts)
