@@ -41,8 +41,10 @@ def print_jobs(content: dict[str, Any], sent: bool) -> None:
         sizes = (job["tasks"], job["elements"], job["ranks"])
         table.add_row(job["kind"], *number, *map(str, sizes), _kinds_of(job["after"]))
     out.print(table)
-    for share, why in dict.fromkeys((job["share"], job["why"]) for job in content["jobs"] if job["why"]):
-        out.print(f"emcee: ranks share out {share}: {escape(why)}.", style="dim", soft_wrap=True)
+    for kind, share, why in dict.fromkeys(
+        (job["kind"], job["share"], job["why"]) for job in content["jobs"] if job["why"]
+    ):
+        out.print(f"{kind}: ranks share out {share}: {escape(why)}.", style="dim", soft_wrap=True)
 
 
 def _kinds_of(names: Sequence[str]) -> str:

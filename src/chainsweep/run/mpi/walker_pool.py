@@ -241,7 +241,7 @@ def run_over_walkers(
         if not campaign.problem.black_box:
             raise UsageError(
                 "--form walkers spreads calls of a black-box log_likelihood over ranks; this model's likelihood is "
-                "compiled and takes all walkers in one call: use --form datasets ([engines.emcee] spread)"
+                f"compiled and takes all walkers in one call: use --form datasets, or [engines.{task.engine}] spread"
             )
         calls.elsewhere = PoolMap(pool, campaign.paths.log(task.stage, task.index))
         return run(task)
