@@ -52,7 +52,7 @@ def write_spectra(folder: Path) -> None:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """As after README's first line: the programs that are next to this Python come first."""
+    """The environment after README's first line: the programs next to this Python come first."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 

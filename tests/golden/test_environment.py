@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 PREFIXES = "CHAINSWEEP|XDG|JAX|XLA|CUDA|SLURM|MPIR|MPI4PY|FI|OMP|OPENBLAS|MKL|TF"
 NAME = re.compile(rf"(?:{PREFIXES})_[A-Z0-9_]+|NPROC|PYTHONNOUSERSITE")
 OF_THE_JOB = {"SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"}
-"""Those by which a script knows which job it is."""
+"""The variables by which a script knows which job it is."""
 
 
 def used() -> set[str]:

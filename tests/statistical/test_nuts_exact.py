@@ -50,7 +50,7 @@ def exact_draws(rng, count):
 
 
 def after_rounds(mixture, rounds=60, chains=4000, only_local=False):
-    """Where chains that start at exact draws are after ``rounds`` of steps: exact draws, if the steps are exact.
+    """Return exact draws, and their places after ``rounds`` of steps, which are exact draws if the steps are exact.
 
     Each round is a step in the scale of a component and two independence steps; with ``only_local`` the step alone.
     """

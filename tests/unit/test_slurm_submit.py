@@ -233,7 +233,7 @@ def claimed(campaign: Campaign, index: int, process: attempt.Process, monkeypatc
 
 
 def shown(content: dict) -> str:
-    """What ``status`` prints."""
+    """The output of ``status``."""
     console = Console(width=200)
     with console.capture() as caught:
         console.print(_status_view(content))

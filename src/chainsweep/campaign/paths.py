@@ -63,7 +63,7 @@ class Paths:
 
     @property
     def catalogue(self) -> Path:
-        """One row per data set and engine."""
+        """The table with a row for each data set and engine."""
         return self.root / "catalogue.parquet"
 
     @property
@@ -154,7 +154,7 @@ class NetworkFiles:
         return self.weights.with_name("uncalibrated.txt")
 
     def member(self, number: int) -> Path:
-        """One network of an ensemble."""
+        """The network number ``number`` of an ensemble."""
         return self.weights.with_name(f"member-{number:02d}.safetensors")
 
     def history(self, network: Path) -> Path:
@@ -163,7 +163,7 @@ class NetworkFiles:
         return self.weights.with_name(f"{name}.csv")
 
     def simulations(self, part: int) -> Path:
-        """One part of the bank that the network is trained on."""
+        """The part number ``part`` of the bank that the network is trained on."""
         return self.weights.parent / "simulations" / f"{part:05d}.h5"
 
 

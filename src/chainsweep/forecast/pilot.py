@@ -152,8 +152,8 @@ def _timings(campaign: Campaign, engines: Sequence[str], count: int, say: Callab
     for engine in engines:
         say(f"pilot: {engine}, {len(batch)} data set{'s' if len(batch) > 1 else ''}, three times")
         timings[engine], last = _time_engine(campaign, engine, batch, trained if ENGINES[engine].trains else None)
-        key, values = ENGINES[engine].compared or ("", ())
-        if getattr(campaign.settings(engine), key, None) == "auto":
+        key, values = ENGINES[engine].compared or (None, ())
+        if key is not None and getattr(campaign.settings(engine), key) == "auto":
             rates = {value: _ess_per_second(campaign, engine, batch, {key: value}) for value in values}
             rates["auto"] = _rate(*last)
             compared = ", ".join(f"{value} {rate:.3g}" for value, rate in rates.items())

@@ -72,7 +72,7 @@ class Settings:
     """The number of data sets of one compiled call on an accelerator: one shape however many are not done yet."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class WeightedDraws:
     """The last round of every data set.
 

@@ -63,7 +63,7 @@ DEEP_FIT = Settings(draws=4000, components=224, points=2048, lanes=DEEP.lanes)
 costs time in every independence step of the chains."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class GlobalProposal:
     """The global proposals of some data sets: arrays ``(dataset, ...)`` in the unconstrained space.
 

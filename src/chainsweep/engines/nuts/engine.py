@@ -48,7 +48,7 @@ from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import CHAIN_COMPONENTS
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Observation, Problem
-from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints
+from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints, strip_prefix
 from chainsweep.numerics.loops import on_cpu
 from chainsweep.numerics.seeds import Seeds
 
@@ -150,8 +150,8 @@ class _Run:
         now = 0
         if resume is not None:
             now, self.seconds = int(resume["round"]), resume["seconds"].copy()
-            self.sampled = unpacked(_strip_prefix("done/", resume))
-            self.proposal = GlobalProposal(**_strip_prefix("guide/", resume))
+            self.sampled = unpacked(strip_prefix("done", resume))
+            self.proposal = GlobalProposal(**strip_prefix("guide", resume))
             self.failures = {i: str(reason) for i, reason in enumerate(resume["failures"]) if reason}
             self.begun, self.bits = 32 if resume["single"] else 64, resume["bits"].copy()
         else:
@@ -230,7 +230,7 @@ class _Run:
         width = self.lanes if resume is None else resume["lanes/member"].size
         batching = Batching(program, self._starts(open_sets, this.attempt), width, self._judge, this.attempt)
         if resume is not None:
-            batching.restore(_strip_prefix("lanes/", resume))
+            batching.restore(strip_prefix("lanes", resume))
         rates = Rates(time.perf_counter(), len(batching.sampled), batching.spent)
         while not batching.finished:
             if batching.blocks and self.deadline():
@@ -379,7 +379,3 @@ class _Run:
             z[i, : len(sampled.trace)] = sampled.trace
             burn_in[i], thin[i] = sampled.trace_burn_in, sampled.trace_thin
         return {"trace": self.batched.constrain(z), "trace_burn_in": burn_in, "trace_thin": thin}
-
-
-def _strip_prefix(prefix: str, state: Arrays) -> Arrays:
-    return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}

@@ -303,10 +303,8 @@ def _adapt(
         ess_lower_bound=True,
     )
     broad = replace(thorough, defensive_share=BROAD_DEFENSIVE_SHARE, wide_share=BROAD_WIDE_SHARE)
-    ids = batched.batch.ids
-    prior_keys, keys, broad_keys = (seeds.jax_keys(ids, name, 1)[:, 0] for name in ("prior", "adapt", "adapt-broad"))
     defensive = None
-    for limits in (quick, thorough, broad):
+    for limits, purpose in ((quick, "adapt"), (thorough, "adapt"), (broad, "adapt-broad")):
         enough = (info.khat < limits.khat) & (info.ess >= limits.ess)
         wanted = network.usable & ~enough & np.isfinite(drawn.log_weight).any(axis=1)
         if limits is broad:
@@ -316,6 +314,7 @@ def _adapt(
             return
         if defensive is None:
             # The prior draws are those of the whole batch, whose shape is compiled already.
+            prior_keys = seeds.jax_keys(batched.batch.ids, "prior", 1)[:, 0]
             defensive = defensive_mixture(
                 batched.unconstrain(batched.sample_prior(prior_keys, PRIOR_DRAWS)), PRIOR_INFLATION
             )
@@ -325,7 +324,8 @@ def _adapt(
         log_denominator = log_q + np.log(drawn.count[poor])[:, None]
         wide = Mixture(*(array[poor] for array in defensive))
         start = Start(drawn.z[poor], log_density, log_denominator, wide)
-        found = importance.adapt(target_of(part), start, (broad_keys if limits is broad else keys)[poor], limits)
+        keys = seeds.jax_keys(part.batch.ids, purpose, 1)[:, 0]
+        found = importance.adapt(target_of(part), start, keys, limits)
         better = _rank(found.khat, found.ess, limits) > _rank(info.khat[poor], info.ess[poor], limits)
         new, old = poor[better], np.flatnonzero(better)
         info.rounds[poor] += found.rounds
