@@ -89,7 +89,7 @@ class Judged:
         monkeypatch.setattr(judging, "check_chains", self._check)
         monkeypatch.setattr(judging, "_predictive", lambda *_: self.pvalue)
 
-    def _check(self, batched, chains, effective, seeds) -> ModeCheck:
+    def _check(self, batched, chains, effective, seeds, limits) -> ModeCheck:
         self.asked.append((batched.batch.ids, effective))
         return self.check
 
@@ -208,7 +208,7 @@ def test_mass_that_the_draws_lack_condemns_every_kind(judged, kind, figure):
 
 
 def test_sds_that_differ_either_way_condemn(judged):
-    judged.check = replace(fine(), sd_ratio=np.exp([-0.26, -0.24, 0.24, 0.26]))
+    judged.check = replace(fine(), sd_ratio=np.exp([-0.19, -0.17, 0.17, 0.19]))
     assert judged("weighted")["verdict"] == labels([False, True, True, False])
 
 

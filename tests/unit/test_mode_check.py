@@ -47,7 +47,7 @@ def test_only_what_exceeds_three_errors_of_a_conclusive_check_counts(changed, sh
 
 @pytest.mark.parametrize(
     ("figure", "below", "above"),
-    [("shift", 0.19, 0.21), ("mass_outside", 0.009, 0.011), ("sd_ratio", np.exp(0.24), np.exp(0.26))],
+    [("shift", 0.19, 0.21), ("mass_outside", 0.009, 0.011), ("sd_ratio", np.exp(0.17), np.exp(0.19))],
 )
 def test_each_figure_alone_says_that_mass_is_missing(figure, below, above):
     assert not lacks_mass(made(**{figure: below}))[0]
@@ -158,9 +158,36 @@ def test_mass_far_from_every_draw_is_weighed(monkeypatch, lines):
     np.testing.assert_allclose(check.mass_outside, share, rtol=1e-9)
     weights = np.exp(log_weight[0]) / np.exp(log_weight[0]).sum()
     far = np.arange(EXACT) < 30
-    np.testing.assert_allclose(check.mass_outside_se, np.sqrt((weights**2 * (far - share) ** 2).sum()), rtol=1e-9)
+    of_weights = np.sqrt((weights**2 * (far - share) ** 2).sum())
+    np.testing.assert_allclose(check.mass_outside_se, np.hypot(of_weights, 1 / CHAIN), rtol=1e-9)
     right, _ = checked(monkeypatch, lines, z[:, EXACT:])
     assert (right.mass_outside < 0.01).all()
+
+
+def test_mass_where_chains_have_their_share_of_draws_is_not_missing(monkeypatch, lines):
+    """The twin of the test before: a share of the chains is there as well."""
+    _, z, moments = lines
+    sd = np.stack([np.sqrt(np.diagonal(covariance)) for _, covariance in moments])[:, None]
+    exact, chain = z[:, :EXACT].copy(), z[:, EXACT:].copy()
+    exact[:, :30] += 200.0 * sd
+    chain[:, 3 : CHAIN : CHAIN // 10] += 200.0 * sd
+    check, _ = checked(monkeypatch, lines, chain, exact=exact)
+    assert (check.mass_outside < 0.01).all()
+    assert not lacks_mass(replace(check, sd_ratio=np.ones(SETS), shift=np.zeros(SETS))).any()
+
+
+def test_a_figure_near_its_limit_is_measured_again(monkeypatch, lines):
+    """A mass of 2 % with an error of 1 % says nothing; with 0.1 % it says that mass is missing."""
+    limits = checking.DEFAULT_LIMITS
+    unsure = made(mass_outside=[0.02, 0.02, 0.002, 0.2], mass_outside_se=[0.01, 0.001, 0.01, 0.03])
+    unsure = replace(unsure, **{name: np.zeros(4) for name in ("shift", "shift_se", "sd_se")}, sd_ratio=np.ones(4))
+    assert checking.near_a_limit(replace(unsure, conclusive=np.ones(4, bool)), limits).tolist() == [1, 0, 0, 0]
+    _, z, moments = lines
+    sd = np.stack([np.sqrt(np.diagonal(covariance)) for _, covariance in moments])[:, None]
+    exact = z[:, :EXACT].copy()
+    exact[:, :8] += 6.0 * sd
+    _, searched = checked(monkeypatch, lines, z[:, EXACT:], exact=exact)
+    assert searched == [list(range(SETS))] * 2
 
 
 def test_chains_or_weights_that_are_none_prove_nothing(monkeypatch, lines):

@@ -85,7 +85,7 @@ class VerdictSection(Section):
     """Mode check: the largest shift of a mean, in posterior sd, that mass outside the chains may cause."""
     mass_outside: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Mode check: the largest share of the posterior mass that may lie where the chains have no draws."""
-    mode_spread: Annotated[float, Field(gt=0)] = 0.25
+    mode_spread: Annotated[float, Field(gt=0)] = 0.18
     """Mode check: the largest absolute log ratio of the sd of the chains and the sd of exactly weighted draws."""
     inconclusive: Literal["not_converged", "flag"] = "not_converged"
     """The verdict of a data set whose mode check is inconclusive; ``flag`` only flags the data set."""

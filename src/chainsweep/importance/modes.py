@@ -1,11 +1,15 @@
 r"""The starts of a sampler: scattered prior draws, weighted by likelihood, and the modes that descents find.
 
+Descents start from draws that are likelier than all their neighbours, so that few of them end in the same mode: the
+likeliest draws of all mostly belong to one, the widest.
+
 A descent is a saddle-free Newton iteration with Levenberg-Marquardt damping: with the Hessian
 :math:`H = V \Lambda V^T` of the potential, the step is :math:`-V (|\Lambda| + \mu)^{-1} V^T \nabla U`, taken
 when it lowers :math:`U`, with :math:`\mu` falling on success and rising on failure. All descents of all data
 sets run in one compiled program.
 
-Reference: Dauphin et al. 2014, arXiv:1406.2572; Marquardt 1963, doi:10.1137/0111030.
+Reference: Dauphin et al. 2014, arXiv:1406.2572; Marquardt 1963, doi:10.1137/0111030; Rinnooy Kan & Timmer 1987,
+Mathematical Programming 39, 57 (starts of local searches).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.model.problem import Observation, Problem
@@ -31,6 +36,14 @@ DECREMENT = 1e-9
 """The gain of a Newton step in log density below which a descent ends."""
 SCALE_DRAWS = 1024
 """The number of prior draws that give the scale of a descent's coordinates."""
+NEIGHBOURS = 8
+"""The number of nearest draws than which a peak of the likelihood is likelier."""
+PEAK_SHARE = 0.75
+"""The share of the descents that start from peaks; the others start from draws chosen with tempered weights."""
+NEIGHBOUR_DRAWS = {5: 4096, 10: 2048}
+"""The number of draws, the likeliest, among which peaks are searched, by the most parameters it is for."""
+FEW_NEIGHBOUR_DRAWS = 1024
+"""The same for more parameters: a search for neighbours takes longer there."""
 SAME_MODE_DISTANCE = 0.5
 """The distance, in Laplace standard deviations, below which the ends of two descents count as one mode."""
 LEAST_CURVATURE = 0.1
@@ -83,14 +96,37 @@ def choose_likely(log_likelihood: Floats, count: int, generators: list[np.random
     return np.stack([distinct(weights, power, count, generator) for weights, power, generator in rows])
 
 
-def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: list[np.random.Generator]) -> Modes:
-    """Run ``descents`` descents per data set from likely prior draws and merge those that meet.
+def choose_peaks(z: Floats, log_likelihood: Floats, count: int) -> Ints:
+    """Positions of at most ``count`` of the points ``z`` ``(draw, n)`` of one data set, the likeliest first.
 
-    Half start from the likeliest draws, half from draws chosen with tempered weights.
+    Each is likelier than its ``NEIGHBOURS`` nearest points, in coordinates in which the points have the same spread
+    along each axis.
     """
-    best = np.argsort(-pool.log_likelihood, axis=1, kind="stable")[:, : descents // 2]
-    scattered = choose_likely(pool.log_likelihood, descents - best.shape[1], generators, 4.0 * descents)
-    index = np.concatenate([best, scattered], axis=1)
+    most = next((draws for n, draws in NEIGHBOUR_DRAWS.items() if z.shape[1] <= n), FEW_NEIGHBOUR_DRAWS)
+    usable = np.flatnonzero(np.isfinite(log_likelihood) & np.isfinite(z).all(axis=1))
+    order = usable[np.argsort(-log_likelihood[usable], kind="stable")[:most]]
+    points = z[order] / np.maximum(_finite_spread(z[None])[0], 1e-300)
+    k = min(NEIGHBOURS + 1, len(order))
+    if k < 2:
+        return order[:count]
+    _, nearest = cKDTree(points).query(points, k=k)
+    # Points are in descending order of likelihood: one is a peak if all its neighbours come later.
+    return order[np.flatnonzero(nearest.min(axis=1) == np.arange(len(order)))[:count]]
+
+
+def choose_starts(pool: Pool, count: int, generators: list[np.random.Generator]) -> Ints:
+    """Indices ``(dataset, count)`` of the draws from which descents start: peaks, then draws with tempered weights."""
+    scattered = choose_likely(pool.log_likelihood, count, generators, 4.0 * count)
+    chosen = np.empty_like(scattered)
+    for row, (z, likely) in enumerate(zip(pool.z, scattered, strict=True)):
+        peaks = choose_peaks(z, pool.log_likelihood[row], max(1, round(PEAK_SHARE * count)))
+        chosen[row] = np.concatenate([peaks, likely[~np.isin(likely, peaks)]])[:count]
+    return chosen
+
+
+def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: list[np.random.Generator]) -> Modes:
+    """Run ``descents`` descents per data set from prior draws and merge those that meet."""
+    index = choose_starts(pool, descents, generators)
     start = np.take_along_axis(pool.z, index[..., None], axis=1)
     some = pool.z[:, :SCALE_DRAWS]
     center = _finite_median(some)

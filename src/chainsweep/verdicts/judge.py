@@ -113,7 +113,7 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
     unknown = np.isfinite(dropped_by)
     if problem.has_likelihood:
         effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
-        causes, outside = _against_density(chains, batched, effective, seeds)
+        causes, outside = _against_density(chains, batched, effective, seeds, limits)
         checks = [Caused(causes, len(batched.batch)), *checks]
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
         # If the mode check is inconclusive, all of these pass.
@@ -147,16 +147,16 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
 
 
 def _against_density(
-    chains: Chains, batched: BatchedProblem, effective: Floats, seeds: Seeds
+    chains: Chains, batched: BatchedProblem, effective: Floats, seeds: Seeds, limits: VerdictSection
 ) -> tuple[dict[int, str], ModeCheck]:
     """Return the causes of the density check by position, and the mode check; both are empty without draws."""
     drawn = np.flatnonzero(chains.n_draws > 0)
     if drawn.size == len(batched.batch):
-        return density_causes(batched, chains, seeds), check_chains(batched, chains, effective, seeds)
+        return density_causes(batched, chains, seeds), check_chains(batched, chains, effective, seeds, limits)
     if not drawn.size:
         return {}, unchecked(len(batched.batch))
     some, theirs = batched.take(drawn), chains.take(drawn)
-    causes, check = density_causes(some, theirs, seeds), check_chains(some, theirs, effective[drawn], seeds)
+    causes, check = density_causes(some, theirs, seeds), check_chains(some, theirs, effective[drawn], seeds, limits)
     batched.failures.update({int(drawn[i]): reason for i, reason in some.failures.items()})
     whole = replaced(unchecked(len(batched.batch)), check, drawn)
     return {int(drawn[i]): cause for i, cause in causes.items()}, whole

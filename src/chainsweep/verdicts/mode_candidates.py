@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.engines.chains import Chains
 from chainsweep.importance.global_proposal import DESCENTS
@@ -13,14 +14,16 @@ from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.arrays import Floats
 from chainsweep.numerics.resampling import systematic
 from chainsweep.numerics.seeds import Seeds
-from chainsweep.verdicts.mode_check import ModeCheck, mode_check
+from chainsweep.verdicts.mode_check import DEFAULT_LIMITS, ModeCheck, mode_check
 
 PRIOR_DRAWS = 4096
-CHAIN_DRAWS = 400
+CHAIN_DRAWS = 2000
 """The number of draws, from all chains of a data set, that the check compares with."""
 
 
-def check_chains(batched: BatchedProblem, chains: Chains, ess: Floats, seeds: Seeds) -> ModeCheck:
+def check_chains(
+    batched: BatchedProblem, chains: Chains, ess: Floats, seeds: Seeds, limits: VerdictSection = DEFAULT_LIMITS
+) -> ModeCheck:
     """Look for posterior mass that the chains of each data set lack.
 
     ``ess`` ``(dataset,)`` is the effective number of draws behind the chains' means. The candidates are prior draws
@@ -34,7 +37,7 @@ def check_chains(batched: BatchedProblem, chains: Chains, ess: Floats, seeds: Se
         start = start._replace(mode_components=from_modes(find_modes(batched, pool, DESCENTS, generators)))
     keys = seeds.jax_keys(ids, "check", 1)[:, 0]
     effective = np.where(np.isfinite(ess), np.maximum(ess, 1.0), 1.0)
-    return mode_check(batched, _unconstrained(batched, chains, seeds), start, keys, chain_ess=effective)
+    return mode_check(batched, _unconstrained(batched, chains, seeds), start, keys, chain_ess=effective, limits=limits)
 
 
 def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> Floats:

@@ -3,7 +3,9 @@
 R-hat compares chains with each other and does not see a mode that none of them visits. Here a defensive mixture
 (kernels on the chains' draws, Laplace kernels on modes found elsewhere, a defensive component of the prior's size) is
 adapted for a few rounds, also to likely prior draws, and its exactly weighted draws are compared with the
-chains' draws: means and sds of every parameter, and the mass that lies where the chains have no draws.
+chains' draws: means and sds of every parameter, and the mass that lies where the chains have too few draws. Where a
+figure is near its limit and its error too large to tell, a further pass draws half of its points where the chains have
+none.
 """
 
 from __future__ import annotations
@@ -14,16 +16,20 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt
 from chainsweep.importance.mixture import combine, log_density
 from chainsweep.importance.mixture_density import Mixture
-from chainsweep.importance.target import Start, Target, from_chains, target_of
+from chainsweep.importance.target import CHAIN_COMPONENTS, Start, Target, from_chains, target_of
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.arrays import Bools, Floats, Ints
+from chainsweep.numerics.resampling import systematic
 
 OUTSIDE_SLACK = 3.0
-"""A point is outside if the log density of the chains is more than this below its lowest value at a draw."""
+"""A point is outside if the log density of the chains is more than this below its value at an outermost draw."""
+OUTERMOST = 0.005
+"""The share of the chains' draws whose density is below that of an outermost draw."""
 ERRORS = 3.0
 """A shift, a mass or a ratio counts only beyond this many of its own Monte-Carlo errors."""
 LEAST_ESS = 100.0
@@ -34,6 +40,15 @@ PASSES = (
     Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, mode_share=0.2, ess=200.0),
 )
 """The settings of a quick check of every data set, then of a thorough one where the quick one is inconclusive."""
+SHARP = Settings(draws=6000, rounds=2, components=96, points=1024, effective=100.0, mode_share=0.6, ess=200.0)
+"""The settings of a pass that tells whether a figure near its limit is beyond it."""
+NEAR_LIMIT = 0.7
+"""The share of its limit from which a figure is near it."""
+KERNEL_DRAWS = 400
+"""The number of the chains' draws to which kernels are fitted."""
+THIN_DRAWS = 1000
+"""The number of the chains' draws among which those in thin places are chosen."""
+DEFAULT_LIMITS = VerdictSection()
 
 
 @dataclass(frozen=True)
@@ -43,8 +58,8 @@ class ModeCheck:
     ``shift`` is the largest distance between the means of a constrained parameter, in sds of the weighted draws, and
     ``shift_se`` its Monte-Carlo error, that of the chains included. ``sd_ratio`` is the chains' sd over the weighted
     draws' for the parameter where it is furthest from 1 in its errors, and ``sd_se`` the error of its log.
-    ``mass_outside`` in 0..1 is the posterior mass far from every chain draw and ``mass_outside_se`` its error. All of
-    these are NaN where the weights are unusable or a chain has no finite draw. Where ``conclusive`` is False (k-hat or
+    ``mass_outside`` in 0..1 is the posterior mass far from most of the chains' draws, less their share of draws there,
+    and ``mass_outside_se`` its error, that of the chains' share included. All of these are NaN where the weights are unusable or a chain has no finite draw. Where ``conclusive`` is False (k-hat or
     the effective number of draws do not suffice) they show neither that a mode is missing nor that none is.
     """
 
@@ -97,13 +112,14 @@ def mode_check(
     keys: NDArray[np.uint32],
     passes: Sequence[Settings] = PASSES,
     chain_ess: Floats | None = None,
+    limits: VerdictSection = DEFAULT_LIMITS,
 ) -> ModeCheck:
     """Compare the chains of each data set with exactly weighted draws.
 
     Parameters
     ----------
     chain_z
-        Unconstrained draws of all chains, thinned to a few hundred, ``(dataset, draw, nz)``; NaN rows are padding.
+        Unconstrained draws of all chains, thinned to a few thousand, ``(dataset, draw, nz)``; NaN rows are padding.
     start
         The candidates for mass elsewhere: prior draws (``from_prior``) and, as its ``mode_components``, modes
         (``from_modes``) or the kernels of another engine's draws (``from_chains``).
@@ -111,25 +127,67 @@ def mode_check(
         Raw keys ``(dataset, 2)``, one per data set.
     chain_ess
         Effective draws behind the chains' means, ``(dataset,)``; by default the draws given, as if independent.
+    limits
+        The limits of the figures, near which they are measured more sharply.
     """
     target = target_of(batched)
     chain = _chain(batched, target, chain_z, keys, chain_ess)
-    mode_components = chain.kernels if start.mode_components is None else _halves(chain.kernels, start.mode_components)
+    on_chain = _halves(chain.kernels, chain.rare)
+    mode_components = on_chain if start.mode_components is None else _halves(on_chain, start.mode_components)
+    start = start._replace(mode_components=mode_components)
     check = unchecked(len(chain_z))
+    outside = np.full((len(chain_z), KERNEL_DRAWS // 2, chain_z.shape[-1]), np.nan)
     for settings in passes:
         open_positions = np.flatnonzero(~check.conclusive & chain.usable)
-        weighted = adapt(target, start._replace(mode_components=mode_components), keys, settings, open_positions)
-        newer = _judge(batched, chain, weighted, settings)
+        weighted = adapt(target, start, keys, settings, open_positions)
+        newer, weights, is_outside = _judge(batched, chain, weighted, settings)
         check = replaced(check, newer.take(open_positions), open_positions)
+        for row in open_positions.tolist():
+            outside[row] = _resampled(weighted.z[row], np.where(is_outside[row], weights[row], 0.0), len(outside[row]))
+    near = np.flatnonzero(check.conclusive & near_a_limit(check, limits))
+    if near.size and passes:
+        there = from_chains(target, outside, keys)
+        weighted = adapt(target, start._replace(mode_components=_halves(mode_components, there)), keys, SHARP, near)
+        newer = _judge(batched, chain, weighted, SHARP)[0].take(near)
+        better = newer.conclusive
+        check = replaced(check, newer.take(np.flatnonzero(better)), near[better])
     return check
+
+
+def near_a_limit(check: ModeCheck, limits: VerdictSection) -> Bools:
+    """True where a figure is near its limit or beyond it, and its errors are too large to tell on which side it is."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.abs(np.log(check.sd_ratio))
+    measured = (
+        (check.shift, check.significant_shift, limits.mode_shift),
+        (check.mass_outside, check.significant_mass, limits.mass_outside),
+        (spread, check.significant_spread, limits.mode_spread),
+    )
+    doubtful = [(value > NEAR_LIMIT * limit) & (significant < limit) for value, significant, limit in measured]
+    beyond = [significant >= limit for _, significant, limit in measured]
+    return np.asarray(np.any(doubtful, axis=0) & ~np.any(beyond, axis=0))
+
+
+def _resampled(z: Floats, weights: Floats, count: int) -> Floats:
+    """Return ``count`` of the points ``z`` ``(draw, n)`` chosen by ``weights`` ``(draw,)``; NaN without any weight."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(weights)
+    return z[systematic(logs, count, 0.5)] if np.any(weights > 0.0) else np.full((count, z.shape[1]), np.nan)
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """The chains of every data set: density, its lowest value at a draw, moments, and True where there are draws."""
+    """The chains of every data set: the density of kernels on them, its value at an outermost draw, moments.
+
+    ``share_outside`` is the share of the draws that lie outside all the same, ``share_se`` its error; ``rare`` has
+    kernels on draws where the others are thin; ``usable`` is True where there are draws.
+    """
 
     kernels: Mixture
-    min_log_density: Floats
+    rare: Mixture
+    least_log_density: Floats
+    share_outside: Floats
+    share_se: Floats
     moments: _Moments
     usable: Bools
 
@@ -139,14 +197,41 @@ def _chain(batched: BatchedProblem, target: Target, z: Floats, keys: NDArray[np.
     count = np.maximum(present.sum(axis=1), 1)
     filled = np.where(present[..., None], z, 0.0)
     # The fitted density is too high at the draws that it was fitted to, the more so in high dimensions. So it is fitted
-    # to every second draw, and its lowest value is taken over the other draws.
-    kernels = from_chains(target, z[:, ::2], keys)
-    density = np.where(present[:, 1::2], np.asarray(log_density(kernels, filled[:, 1::2])), np.inf)
+    # to some draws, and its lowest value is taken over others.
+    stride = max(2, 2 * z.shape[1] // KERNEL_DRAWS)
+    fitted_to = np.arange(z.shape[1]) % stride == 0
+    kernels = from_chains(target, z[:, fitted_to], keys)
+    density = np.where(present & ~fitted_to, np.asarray(log_density(kernels, filled)), np.nan)
+    asked = np.isfinite(density)
+    lowest = np.array(
+        [np.quantile(d[a], OUTERMOST) if a.any() else np.nan for d, a in zip(density, asked, strict=True)]
+    )
+    least = lowest - OUTSIDE_SLACK
+    outside = asked & (density < least[:, None])
+    share = outside.sum(axis=1) / np.maximum(asked.sum(axis=1), 1)
+    rare = from_chains(target, _thin_places(batched, target, filled, asked, density), keys)
+    effective = count if ess is None else np.minimum(count, np.asarray(ess, dtype=float))
     moments = _moments(_parameters(batched, filled), present / count[:, None])
-    effective = count if ess is None else np.asarray(ess, dtype=float)
     scale = np.sqrt(count / effective)[:, None]
     moments = _Moments(moments.mean, moments.sd, moments.error * scale, moments.sd_error * scale)
-    return _Chain(kernels, density.min(axis=1), moments, present.sum(axis=1) > 1)
+    # A region without draws may have as much mass as one effective draw.
+    share_se = np.sqrt((share + 1.0 / effective) / effective)
+    return _Chain(kernels, rare, least, share, share_se, moments, present.sum(axis=1) > 1)
+
+
+def _thin_places(batched: BatchedProblem, target: Target, z: Floats, asked: Bools, density: Floats) -> Floats:
+    """Return draws ``(dataset, draw, n)`` where the kernels' ``density`` is lowest, compared with the exact one.
+
+    A narrow mode that holds few of the draws has no kernel of its own. The calls of a black box are too expensive for
+    this: there it is where the density of the kernels is lowest by itself.
+    """
+    few = slice(1, None, max(1, z.shape[1] // THIN_DRAWS))
+    z, asked, density = z[:, few], asked[:, few], density[:, few]
+    exact = target.log_density(z, np.arange(len(z))) if batched.problem.has_jax_likelihood else np.zeros(asked.shape)
+    ratio = np.where(asked, exact - density, -np.inf)
+    thinnest = np.argsort(-ratio, axis=1, kind="stable")[:, :CHAIN_COMPONENTS]
+    found = np.isfinite(np.take_along_axis(ratio, thinnest, axis=1))
+    return np.where(found[..., None], np.take_along_axis(z, thinnest[..., None], axis=1), np.nan)
 
 
 def _parameters(batched: BatchedProblem, z: Floats) -> Floats:
@@ -158,27 +243,32 @@ def _halves(first: Mixture, second: Mixture) -> Mixture:
     return combine((0.5, first), (0.5, second))
 
 
-def _judge(batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, settings: Settings) -> ModeCheck:
+def _judge(
+    batched: BatchedProblem, chain: _Chain, weighted: WeightedDraws, settings: Settings
+) -> tuple[ModeCheck, Floats, Bools]:
+    """Return the check by weighted draws, their weights, and whether each lies outside, ``(dataset, draw)``."""
     usable = chain.usable & (weighted.ess > 0.0)
     z = np.where(usable[:, None, None], weighted.z, 0.0)
     weights = normalised_weights(np.where(usable[:, None], weighted.log_weight, np.nan))
     exact = _moments(_parameters(batched, z), weights)
     shift, shift_se, sd_ratio, sd_se = _compare(chain.moments, exact)
-    outside = np.asarray(log_density(chain.kernels, z)) < chain.min_log_density[:, None] - OUTSIDE_SLACK
+    outside = np.asarray(log_density(chain.kernels, z)) < chain.least_log_density[:, None]
     mass = (weights * outside).sum(axis=1)
-    return ModeCheck(
+    mass_se = np.sqrt((weights**2 * (outside - mass[:, None]) ** 2).sum(axis=1))
+    check = ModeCheck(
         shift=np.where(usable, shift, np.nan),
         shift_se=np.where(usable, shift_se, np.nan),
         sd_ratio=np.where(usable, sd_ratio, np.nan),
         sd_se=np.where(usable, sd_se, np.nan),
-        mass_outside=mass,
-        mass_outside_se=np.sqrt((weights**2 * (outside - mass[:, None]) ** 2).sum(axis=1)),
+        mass_outside=np.maximum(mass - chain.share_outside, 0.0),
+        mass_outside_se=np.hypot(mass_se, chain.share_se),
         khat=weighted.khat,
         ess=weighted.ess,
         log_evidence=weighted.log_evidence,
         log_evidence_se=weighted.log_evidence_se,
         conclusive=usable & (weighted.khat < settings.khat) & (weighted.ess >= LEAST_ESS),
     )
+    return check, weights, outside
 
 
 def unchecked(datasets: int) -> ModeCheck:
