@@ -29,6 +29,7 @@ from chainsweep.importance.mixture_density import Mixture, Prepared, prepared
 from chainsweep.importance.mixture_fit import fit, place
 from chainsweep.importance.modes import Modes, Pool, find_modes, no_modes, prior_pool
 from chainsweep.importance.target import Target, from_chains, from_modes, from_prior, target_of
+from chainsweep.importance.tempered import Particles, on_particles, particle_peaks, tempered
 from chainsweep.model.batched import BatchedProblem, blocks_of
 from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints
 from chainsweep.numerics.factors import cholesky_factors
@@ -143,18 +144,22 @@ def search(
     descents: int,
     draws: Floats | None = None,
 ) -> tuple[Pool, Modes, GlobalProposal]:
-    """Prior draws, the modes that descents from them find, and the global proposal of every data set of a batch.
+    """Prior draws, the modes that are found, and the global proposal of every data set of a batch.
 
     ``shape`` is the number of chains and of attempts. ``draws`` ``(dataset, draw, n)`` come from another engine, NaN
     where there are none. A black box has no gradients, so it gets no descents, and no deep search either, which would
     call it 100,000 times.
     """
-    pool = prior_pool(batched, seeds.jax_keys(batched.batch.ids, "prior", 1)[:, 0], prior_draws)
-    if batched.problem.has_jax_likelihood:
-        modes = find_modes(batched, pool, descents, [seeds.generator(name, "descents") for name in batched.batch.ids])
-    else:
+    ids = batched.batch.ids
+    pool = prior_pool(batched, seeds.jax_keys(ids, "prior", 1)[:, 0], prior_draws)
+    if not batched.problem.has_jax_likelihood:
         modes = no_modes(pool)
-    return pool, modes, find_global_proposal(batched, pool, modes, seeds, shape, draws)
+        return pool, modes, find_global_proposal(batched, pool, modes, seeds, shape, draws)
+    target = target_of(batched)
+    particles = tempered(target, from_prior(target, pool), [seeds.generator(name, "tempered") for name in ids])
+    generators = [seeds.generator(name, "descents") for name in ids]
+    modes = find_modes(batched, pool, descents, generators, particle_peaks(particles))
+    return pool, modes, find_global_proposal(batched, pool, modes, seeds, shape, draws, particles)
 
 
 def find_global_proposal(
@@ -164,8 +169,9 @@ def find_global_proposal(
     seeds: Seeds,
     shape: tuple[int, int],
     draws: Floats | None = None,
+    particles: Particles | None = None,
 ) -> GlobalProposal:
-    """The global proposal of every data set of a batch, from its prior draws and modes; see ``search``."""
+    """The global proposal of every data set of a batch, from its prior draws, modes and particles; see ``search``."""
     (chains, attempts), count = shape, len(batched.batch)
     best = np.argmax(modes.log_mass, axis=1)
     rows = np.arange(count)
@@ -192,7 +198,9 @@ def find_global_proposal(
     trusted, deep, refits = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
     if center.shape[1] > MOST_DIMENSIONS:
         return GlobalProposal(*_arrays(*parts), center, factor, starts, trusted, deep, refits)
-    keys = seeds.jax_keys(batched.batch.ids, "guide", 2)
+    keys = seeds.jax_keys(batched.batch.ids, "guide", 3)
+    if particles is not None:
+        mode_components = combine((0.5, mode_components), (0.5, on_particles(target, particles, keys[:, 2])))
     found = adapt(target, start._replace(mode_components=mode_components), keys[:, 0], QUICK)
     weighted: Weighted = list(zip(found.z, found.log_weight, strict=True))
     parts.append((SHARES["fit"], _padded(_fitted(target, weighted, keys[:, 1], QUICK))))

@@ -9,7 +9,7 @@ when it lowers :math:`U`, with :math:`\mu` falling on success and rising on fail
 sets run in one compiled program.
 
 Reference: Dauphin et al. 2014, arXiv:1406.2572; Marquardt 1963, doi:10.1137/0111030; Rinnooy Kan & Timmer 1987,
-Mathematical Programming 39, 57 (starts of local searches).
+Mathematical Programming 39, 57 (starts of local searches); Ursem 1999, CEC 1999, 1633 (valleys between peaks).
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ SCALE_DRAWS = 1024
 """The number of prior draws that give the scale of a descent's coordinates."""
 NEIGHBOURS = 8
 """The number of nearest draws than which a peak of the likelihood is likelier."""
+PEAKS = 16
+"""The most peaks of the prior draws."""
 PEAK_SHARE = 0.75
-"""The share of the descents that start from peaks; the others start from draws chosen with tempered weights."""
-NEIGHBOUR_DRAWS = {5: 4096, 10: 2048}
+"""The most of the descents that start from peaks; the others start from draws chosen with tempered weights."""
+BETWEEN = 0.25, 0.5, 0.75
+VALLEY = 0.5
+"""Two peaks are separate if the log density at a point between them is more than this below that of the lower one."""
+NEIGHBOUR_DRAWS = {3: 4096, 6: 1536}
 """The number of draws, the likeliest, among which peaks are searched, by the most parameters it is for."""
 FEW_NEIGHBOUR_DRAWS = 1024
 """The same for more parameters: a search for neighbours takes longer there."""
@@ -114,26 +119,67 @@ def choose_peaks(z: Floats, log_likelihood: Floats, count: int) -> Ints:
     return order[np.flatnonzero(nearest.min(axis=1) == np.arange(len(order)))[:count]]
 
 
-def choose_starts(pool: Pool, count: int, generators: list[np.random.Generator]) -> Ints:
-    """Indices ``(dataset, count)`` of the draws from which descents start: peaks, then draws with tempered weights."""
-    scattered = choose_likely(pool.log_likelihood, count, generators, 4.0 * count)
-    chosen = np.empty_like(scattered)
-    for row, (z, likely) in enumerate(zip(pool.z, scattered, strict=True)):
-        peaks = choose_peaks(z, pool.log_likelihood[row], max(1, round(PEAK_SHARE * count)))
-        chosen[row] = np.concatenate([peaks, likely[~np.isin(likely, peaks)]])[:count]
+def separated(batched: BatchedProblem, z: Floats, count: int) -> Floats:
+    """The highest ``count`` of the points ``z`` ``(dataset, point, n)`` between any two of which the density is lower.
+
+    Two peaks of a sample are often of one mode; then the density between them is not lower than at the lower one. The
+    result is ``(dataset, count, n)``, highest first, NaN where there are fewer; so may be ``z``.
+    """
+    usable = np.isfinite(z).all(axis=-1)
+    points = np.where(usable[..., None], z, 0.0)
+    density = np.where(usable, batched.log_density_unconstrained(points), -np.inf)
+    order = np.argsort(-density, axis=1, kind="stable")
+    points, density = np.take_along_axis(points, order[..., None], axis=1), np.take_along_axis(density, order, axis=1)
+    first, second = np.triu_indices(z.shape[1], 1)
+    between = [(1.0 - share) * points[:, first] + share * points[:, second] for share in BETWEEN]
+    lowest = batched.log_density_unconstrained(np.concatenate(between, axis=1)).reshape(len(z), len(BETWEEN), -1)
+    with np.errstate(invalid="ignore"):
+        valley = np.asarray(lowest.min(axis=1) < density[:, second] - VALLEY)
+    chosen = np.full((len(z), count, z.shape[2]), np.nan)
+    for row in range(len(z)):
+        apart = np.zeros((z.shape[1],) * 2, bool)
+        apart[first, second] = valley[row]
+        kept: list[int] = []
+        for k in np.flatnonzero(np.isfinite(density[row])).tolist():
+            if len(kept) < count and apart[kept, k].all():
+                kept.append(k)
+        chosen[row, : len(kept)] = points[row, kept]
     return chosen
 
 
-def find_modes(batched: BatchedProblem, pool: Pool, descents: int, generators: list[np.random.Generator]) -> Modes:
-    """Run ``descents`` descents per data set from prior draws and merge those that meet."""
-    index = choose_starts(pool, descents, generators)
-    start = np.take_along_axis(pool.z, index[..., None], axis=1)
+def find_modes(
+    batched: BatchedProblem,
+    pool: Pool,
+    descents: int,
+    generators: list[np.random.Generator],
+    found: Floats | None = None,
+) -> Modes:
+    """Run ``descents`` descents per data set and merge those that meet.
+
+    They start from separate peaks of the prior draws and of the points ``found`` elsewhere, ``(dataset, point, n)``,
+    NaN where there are fewer, and the rest from prior draws chosen with tempered weights.
+    """
+    scattered = choose_likely(pool.log_likelihood, descents, generators, 4.0 * descents)
+    peaks = np.full((len(scattered), PEAKS, pool.z.shape[2]), np.nan)
+    for row, z in enumerate(pool.z):
+        own = choose_peaks(z, pool.log_likelihood[row], PEAKS)
+        peaks[row, : len(own)] = z[own]
+    candidates = peaks if found is None else np.concatenate([peaks, found], axis=1)
+    start = separated(batched, candidates, max(1, round(PEAK_SHARE * descents)))
+    likely = np.take_along_axis(pool.z, scattered[..., None], axis=1)
+    start = np.stack([_filled_up(*each) for each in zip(start, likely, strict=True)])
     some = pool.z[:, :SCALE_DRAWS]
     center = _finite_median(some)
     scale = np.maximum(_finite_spread(some), 1e-8)
     start = np.where(np.isfinite(start), start, center[:, None])
     z, log_density, covariance = _descended(batched, start, center, scale)
     return _merge(z, log_density, covariance)
+
+
+def _filled_up(peaks: Floats, likely: Floats) -> Floats:
+    """As many points as ``likely`` ``(start, n)`` has: the peaks, then the first of ``likely``."""
+    some = peaks[np.isfinite(peaks).all(axis=1)]
+    return np.concatenate([some, likely])[: len(likely)]
 
 
 def no_modes(pool: Pool) -> Modes:

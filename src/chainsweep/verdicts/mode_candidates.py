@@ -7,9 +7,10 @@ import numpy as np
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.engines.chains import Chains
-from chainsweep.importance.global_proposal import DESCENTS
+from chainsweep.importance.mixture import combine
 from chainsweep.importance.modes import find_modes, prior_pool
 from chainsweep.importance.target import from_modes, from_prior, target_of
+from chainsweep.importance.tempered import Tempering, on_particles, particle_peaks, tempered
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.arrays import Floats
 from chainsweep.numerics.resampling import systematic
@@ -17,6 +18,10 @@ from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.mode_check import DEFAULT_LIMITS, ModeCheck, mode_check
 
 PRIOR_DRAWS = 4096
+CHECK_DESCENTS = 16
+"""The number of descents of a data set."""
+BLACK_BOX_TEMPERING = Tempering(particles=256, moves=3)
+"""The effort of the tempered search where each density is a call of the user's function."""
 CHAIN_DRAWS = 2000
 """The number of draws, from all chains of a data set, that the check compares with."""
 
@@ -27,14 +32,21 @@ def check_chains(
     """Look for posterior mass that the chains of each data set lack.
 
     ``ess`` ``(dataset,)`` is the effective number of draws behind the chains' means. The candidates are prior draws
-    and, where the model can be differentiated, the ends of optimiser descents.
+    tempered particles, and, where the model can be differentiated, the ends of optimiser descents.
     """
     ids = batched.batch.ids
     pool = prior_pool(batched, seeds.jax_keys(ids, "check-prior", 1)[:, 0], PRIOR_DRAWS)
-    start = from_prior(target_of(batched), pool)
-    if batched.problem.has_jax_likelihood:
+    target = target_of(batched)
+    start = from_prior(target, pool)
+    with_gradients = batched.problem.has_jax_likelihood
+    effort = Tempering() if with_gradients else BLACK_BOX_TEMPERING
+    particles = tempered(target, start, [seeds.generator(name, "check-tempered") for name in ids], effort)
+    kernels = on_particles(target, particles, seeds.jax_keys(ids, "check-kernels", 1)[:, 0])
+    if with_gradients:
         generators = [seeds.generator(name, "check-descents") for name in ids]
-        start = start._replace(mode_components=from_modes(find_modes(batched, pool, DESCENTS, generators)))
+        modes = from_modes(find_modes(batched, pool, CHECK_DESCENTS, generators, particle_peaks(particles)))
+        kernels = combine((0.5, modes), (0.5, kernels))
+    start = start._replace(mode_components=kernels)
     keys = seeds.jax_keys(ids, "check", 1)[:, 0]
     effective = np.where(np.isfinite(ess), np.maximum(ess, 1.0), 1.0)
     return mode_check(batched, _unconstrained(batched, chains, seeds), start, keys, chain_ess=effective, limits=limits)

@@ -59,8 +59,9 @@ class ModeCheck:
     ``shift_se`` its Monte-Carlo error, that of the chains included. ``sd_ratio`` is the chains' sd over the weighted
     draws' for the parameter where it is furthest from 1 in its errors, and ``sd_se`` the error of its log.
     ``mass_outside`` in 0..1 is the posterior mass far from most of the chains' draws, less their share of draws there,
-    and ``mass_outside_se`` its error, that of the chains' share included. All of these are NaN where the weights are unusable or a chain has no finite draw. Where ``conclusive`` is False (k-hat or
-    the effective number of draws do not suffice) they show neither that a mode is missing nor that none is.
+    and ``mass_outside_se`` its error, that of the chains' share included. All of these are NaN where the weights are
+    unusable or a chain has no finite draw. Where ``conclusive`` is False (k-hat or the effective number of draws do not
+    suffice) they show neither that a mode is missing nor that none is.
     """
 
     shift: Floats
