@@ -125,7 +125,7 @@ def separated(batched: BatchedProblem, z: Floats, count: int) -> Floats:
     Two peaks of a sample are often of one mode; then the density between them is not lower than at the lower one. The
     result is ``(dataset, count, n)``, highest first, NaN where there are fewer; so may be ``z``.
     """
-    usable = np.isfinite(z).all(axis=-1)
+    usable = np.asarray(np.isfinite(z).all(axis=-1))
     points = np.where(usable[..., None], z, 0.0)
     density = np.where(usable, batched.log_density_unconstrained(points), -np.inf)
     order = np.argsort(-density, axis=1, kind="stable")
