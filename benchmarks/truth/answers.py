@@ -56,7 +56,7 @@ def errors(
 
 
 def table(answers: Sequence[Answer], took: Mapping[str, float]) -> str:
-    """The answers as a Markdown table: a row for each case, and a column for each method; ``took`` in seconds a case."""
+    """The answers as a Markdown table: a row for each case, which ``took`` seconds, and a column for each method."""
     methods = list(dict.fromkeys(answer.method for answer in answers))
     head = "converged, wrong, worst mean, worst sd, seconds and calls a data set"
     lines = [f"| family | {' | '.join(f'{m}: {head}' for m in methods)} | s |", "|---|" + "---|" * (len(methods) + 1)]

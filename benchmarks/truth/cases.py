@@ -1,4 +1,4 @@
-"""The cases of the truth bench: each family, or each variant of it, with its data sets and the text of its model file."""
+"""The cases of the truth bench: each family, or each variant of it, with data sets and the text of a model file."""
 
 from __future__ import annotations
 
