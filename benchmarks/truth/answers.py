@@ -76,6 +76,7 @@ def _cell(answers: Sequence[Answer]) -> str:
         wrong = sum(answer.is_wrong for answer in good)
         mean, sd = (max(getattr(answer, what) for answer in good) for what in ("mean_error", "sd_error"))
         parts += [f"**{wrong}**" if wrong else "0", f"{mean:.2f}", f"{sd:.0%}"]
-    parts.append(f"{np.mean([answer.seconds for answer in answers]):.2g} s")
+    seconds = [answer.seconds for answer in answers if np.isfinite(answer.seconds)]
+    parts += [f"{np.mean(seconds):.2g} s"] if seconds else []
     counts = [answer.calls for answer in answers if answer.calls is not None]
     return ", ".join([*parts, *([f"{np.mean(counts):,.0f} calls"] if counts else [])])

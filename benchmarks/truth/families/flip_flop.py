@@ -1,7 +1,7 @@
 """A drug that is absorbed and eliminated: with the two rates exchanged the curve is the same, in another volume.
 
-Times and dose are those of theophylline, and so is the prior, which is wide. The absorption rate is left out of what is
-compared: a ten-thousandth of its mass makes most of its variance. Its mode, which is compared, says whether it is right.
+Times and dose are those of theophylline, and so is the prior, which is wide. The absorption rate is left out of what
+is compared: a ten-thousandth of its mass makes most of its variance. Its mode, which is compared, says enough of it.
 """
 
 import jax.numpy as jnp
