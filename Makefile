@@ -30,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth
+.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth bench-truth-quick
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -59,6 +59,7 @@ test-rest: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST)
+	$(MAKE) bench-truth-quick
 
 # Planted faults, one after the other: do the tests see at least nine in ten? WORD="nuts emcee" chooses by file.
 mutants: $(STAMP)
@@ -69,9 +70,13 @@ GAMMA ?=
 bench-start: $(STAMP)
 	$(BIN)/python benchmarks/start.py $(if $(GAMMA),--gamma $(GAMMA))
 
-# Whole campaigns on posteriors with exact answers, beside plain NumPyro and emcee: nothing wrong may be `converged`.
+# Whole campaigns on posteriors with exact answers, beside plain NumPyro and emcee: nothing wrong may be `converged`. An hour.
 bench-truth: $(STAMP)
 	$(BIN)/python -m benchmarks.truth.run --plain
+
+# Some of them, a data set each, in 5 minutes on two cores; part of test-all.
+bench-truth-quick: $(STAMP)
+	$(BIN)/python -m benchmarks.truth.run --quick --out build/bench-truth-quick.json
 
 # NUTS over many data sets compared with the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)

@@ -61,9 +61,10 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_a_black_box_has_its_simulations_timed_apart_from_the_training",
         "test_a_real_pilot_times_every_kind_and_touches_nothing_else",
     ),
+    "unit/test_truth_bench.py": ("test_every_case_has_data_sets_with_a_posterior",),
     "unit/test_snpe_features.py": ("test_counts_over_five_decades_stay_within_a_few_units",),
 }
-"""The tests of those folders and files that are not quick after all: they compile or train for long."""
+"""The tests of those folders and files that are not quick after all: they compile, train or sum for long."""
 
 
 def marks_of(file: str, test: str) -> list[str]:

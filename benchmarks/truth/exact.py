@@ -113,3 +113,32 @@ def grid_posterior(
     grid = on_grid(log_density, bounds)
     mean, sd = grid.moments(grid.centres)
     return Exact(dict(zip(names, mean.tolist(), strict=True)), dict(zip(names, sd.tolist(), strict=True)))
+
+
+def averaged(names: Sequence[str], share: np.ndarray, mean: np.ndarray, variance: np.ndarray | float = 0.0) -> Exact:
+    """The posterior of columns with ``mean`` and ``variance`` ``(cell, column)`` in cells of ``share`` ``(cell,)``."""
+    centre = share @ mean
+    sd = np.sqrt(share @ ((mean - centre) ** 2 + variance))
+    return Exact(dict(zip(names, centre.tolist(), strict=True)), dict(zip(names, sd.tolist(), strict=True)))
+
+
+def normals(
+    design: np.ndarray, y: np.ndarray, sigma: np.ndarray | float, prior: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The log evidence ``(cell,)``, means and variances ``(cell, column)`` of linear models, one for each cell.
+
+    ``y ~ N(design @ b, sigma)`` with ``design`` ``(cell, point, column)`` and ``b ~ N(0, prior)``, of which ``prior``
+    is the covariance ``(column, column)``, or one for each cell; ``sigma`` is a number, or one for each cell.
+    """
+    sigma = np.broadcast_to(sigma, len(design))
+    covariance = np.linalg.inv(np.swapaxes(design, 1, 2) @ design / sigma[:, None, None] ** 2 + np.linalg.inv(prior))
+    mean = np.einsum("cij,cpj,p->ci", covariance, design, y, optimize=True) / sigma[:, None] ** 2
+    fit = np.einsum("ci,cpi,p->c", mean, design, y, optimize=True) / sigma**2 - (y @ y) / sigma**2
+    log_evidence = 0.5 * (fit + np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(prior)[1])
+    return log_evidence - len(y) * np.log(sigma), mean, np.diagonal(covariance, axis1=1, axis2=2)
+
+
+def shares(log_density: np.ndarray) -> np.ndarray:
+    """The shares of the mass of cells of equal size."""
+    share = np.exp(log_density - log_density.max())
+    return share / share.sum()

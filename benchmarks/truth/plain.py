@@ -12,8 +12,9 @@ from numpyro.diagnostics import summary
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import initialize_model
 
+from benchmarks.truth.answers import Answer, errors
+from benchmarks.truth.cases import load
 from benchmarks.truth.exact import Exact
-from benchmarks.truth.run import Answer, errors, load
 
 WARMUP, DRAWS, CHAINS = 500, 1000, 4
 STEPS, BURN_IN = 5000, 2000
@@ -21,8 +22,10 @@ RHAT, ESS, TAU = 1.01, 400.0, 50.0
 """The limits that a user applies: the defaults of `[verdict]`."""
 
 
-def answers_of(name: str, sets: Sequence[Mapping[str, np.ndarray]], exacts: Sequence[Exact]) -> list[Answer]:
-    """The answers of both scripts."""
+def plain_answers(name: str, sets: Sequence[Mapping[str, np.ndarray]], exacts: Sequence[Exact]) -> list[Answer]:
+    """The answers of both scripts, or of emcee alone for a black box."""
+    if not hasattr(load(name), "model"):
+        return list(_emcee_of_black_box(name, sets, exacts))
     return [*_nuts(name, sets, exacts), *_emcee(name, sets, exacts)]
 
 
@@ -62,9 +65,7 @@ def _emcee(name: str, sets: Sequence[Mapping[str, np.ndarray]], exacts: Sequence
 
         sampler = emcee.EnsembleSampler(walkers, flat.size, finite, vectorize=True)
         sampler.run_mcmc(np.asarray(flat) + 0.1 * rng.standard_normal((walkers, flat.size)), STEPS)
-        tau = float(np.max(sampler.get_autocorr_time(discard=BURN_IN, quiet=True, tol=0)))
-        kept = sampler.get_chain(discard=BURN_IN)
-        good = TAU * tau < (STEPS - BURN_IN) and (STEPS - BURN_IN) * walkers / tau > ESS
+        good, kept = _verified(sampler)
         constrained = jax.vmap(lambda z, info=info, back=back: info.postprocess_fn(back(z)))(
             kept.reshape(-1, flat.size)
         )
@@ -72,8 +73,60 @@ def _emcee(name: str, sets: Sequence[Mapping[str, np.ndarray]], exacts: Sequence
         yield _judged(name, "plain emcee", number, bool(good), draws, exacts[number], time.monotonic() - began)
 
 
+def _emcee_of_black_box(
+    name: str, sets: Sequence[Mapping[str, np.ndarray]], exacts: Sequence[Exact]
+) -> Iterator[Answer]:
+    """The answers for plain functions; where one raises, so does the script, and there is none."""
+    prior, log_likelihood = load(name).prior, load(name).log_likelihood
+    log_prior = jax.jit(
+        lambda theta: sum(
+            jax.numpy.where(each.support(theta[:, k]), each.log_prob(theta[:, k]), -jax.numpy.inf)
+            for k, each in enumerate(prior.values())
+        )
+    )
+    walkers = max(32, 4 * len(prior))
+    for number, fields in enumerate(sets):
+        began, count = time.monotonic(), 0
+
+        def log_density(theta, fields=fields):
+            nonlocal count
+            logs = np.array(log_prior(theta))
+            for row in np.flatnonzero(np.isfinite(logs)):
+                logs[row] += log_likelihood(dict(zip(prior, theta[row], strict=True)), **fields)
+                count += 1
+            return np.where(np.isnan(logs), -np.inf, logs)
+
+        keys = jax.random.split(jax.random.key(number), len(prior))
+        start = np.stack([each.sample(key, (walkers,)) for key, each in zip(keys, prior.values(), strict=True)], axis=1)
+        sampler = emcee.EnsembleSampler(walkers, len(prior), log_density, vectorize=True)
+        try:
+            sampler.run_mcmc(np.asarray(start, float), STEPS)
+        except (ValueError, ArithmeticError) as error:
+            seconds = time.monotonic() - began
+            yield Answer(name, "plain emcee", number, False, np.nan, np.nan, np.nan, seconds, repr(error), count)
+            continue
+        good, kept = _verified(sampler)
+        draws = {site: kept[None, ..., k].reshape(1, -1) for k, site in enumerate(prior)}
+        seconds = time.monotonic() - began
+        yield _judged(name, "plain emcee", number, bool(good), draws, exacts[number], seconds, count)
+
+
+def _verified(sampler: emcee.EnsembleSampler) -> tuple[bool, np.ndarray]:
+    """Whether an ensemble passes the limits, and its draws after the burn-in."""
+    tau = float(np.max(sampler.get_autocorr_time(discard=BURN_IN, quiet=True, tol=0)))
+    good = TAU * tau < (STEPS - BURN_IN) and (STEPS - BURN_IN) * sampler.nwalkers / tau > ESS
+    return good, sampler.get_chain(discard=BURN_IN)
+
+
 def _judged(
-    name: str, method: str, number: int, good: bool, draws: Mapping[str, np.ndarray], exact: Exact, seconds: float
+    name: str,
+    method: str,
+    number: int,
+    good: bool,
+    draws: Mapping[str, np.ndarray],
+    exact: Exact,
+    seconds: float,
+    calls: int | None = None,
 ) -> Answer:
     mean, sd = {}, {}
     for site, values in draws.items():
@@ -86,4 +139,4 @@ def _judged(
                     float(flat[(slice(None), *index)].std()),
                 )
     joined = {site: values.reshape(-1, *values.shape[2:]) for site, values in draws.items()}
-    return Answer(name, method, number, good, *errors(exact, mean, sd, joined), seconds)
+    return Answer(name, method, number, good, *errors(exact, mean, sd, joined), seconds, calls=calls)

@@ -93,6 +93,7 @@ def test_make_runs_the_quick_ones_the_others_or_all_and_ci_runs_none_twice():
     ci = (ROOT / ".ci" / "run").read_text().splitlines()
     assert [text for text in ci if re.match(r"(TESTS_END_AT=.* )?make ", text)] == [
         "make check",
+        "make bench-truth-quick",
         "TESTS_END_AT=$((began + 4500)) make test-rest",
     ]
 

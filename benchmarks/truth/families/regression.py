@@ -1,11 +1,19 @@
-"""A linear regression with 25 coefficients."""
+"""A linear regression with few or many coefficients."""
 
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-COEFFICIENTS = 25
-ENGINES = ("nuts", "emcee") if COEFFICIENTS <= 10 else ("nuts",)
+FEW, MANY = ("nuts", "emcee"), ("nuts",)
+VARIANTS = {
+    "5": {"COEFFICIENTS": 5, "ENGINES": FEW},
+    "12": {"COEFFICIENTS": 12, "ENGINES": MANY},
+    "25": {"COEFFICIENTS": 25, "ENGINES": MANY},
+    "60": {"COEFFICIENTS": 60, "ENGINES": MANY, "DATASETS": 2},
+}
+COEFFICIENTS = 5
+ENGINES = FEW
+DATASETS = 5
 DESIGN = np.random.default_rng(COEFFICIENTS).standard_normal((4 * COEFFICIENTS, COEFFICIENTS))
 
 
