@@ -30,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth
+.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth bench-ess
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -72,6 +72,10 @@ bench-start: $(STAMP)
 # Whole campaigns on posteriors with exact answers, beside plain NumPyro and emcee: nothing wrong may be `converged`.
 bench-truth: $(STAMP)
 	$(BIN)/python -m benchmarks.truth.run --plain
+
+# Effective draws as published compared with the true number, over 1,000 posteriors; a table, build/bench-ess.json and .png.
+bench-ess: $(STAMP)
+	$(BIN)/python -m benchmarks.ess --searches
 
 # NUTS over many data sets compared with the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)
