@@ -30,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth bench-truth-quick
+.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth bench-truth-quick bench-ess bench-planted-modes
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -77,6 +77,14 @@ bench-truth: $(STAMP)
 # Some of them, a data set each, in 5 minutes on two cores; part of test-all.
 bench-truth-quick: $(STAMP)
 	$(BIN)/python -m benchmarks.truth.run --quick --out build/bench-truth-quick.json
+
+# Effective draws as published compared with the true number, over 1,000 posteriors; a table, build/bench-ess.json and .png.
+bench-ess: $(STAMP)
+	$(BIN)/python -m benchmarks.ess --searches
+
+# Modes of known mass, planted far from the chains: which of them the mode check sees; a table, build/planted-modes.json.
+bench-planted-modes: $(STAMP)
+	$(BIN)/python -m benchmarks.planted_modes
 
 # NUTS over many data sets compared with the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)

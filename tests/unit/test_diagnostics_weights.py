@@ -258,3 +258,25 @@ def test_ess_lower_bound_of_equal_and_of_unusable_weights():
     assert np.isnan(bound[1])
     few = np.array([[0.0, -1.0, -2.0]])
     assert ess_lower_bound(few, psis_khat(few)[0])[0] == 0.0
+
+
+def first_good(claimed: np.ndarray, khat: np.ndarray, limit: float) -> np.ndarray:
+    """The claims of those who look at one row after the other and stop at the first that passes, ``(trial,)``."""
+    good = (claimed >= limit) & (khat < 0.7)
+    stopped = good.any(axis=1)
+    return np.take_along_axis(claimed, good.argmax(axis=1)[:, None], axis=1)[stopped, 0]
+
+
+@pytest.mark.parametrize(("sd", "most"), [(0.9, 1.05), (0.8, 1.25)])
+def test_who_stops_at_the_first_good_round_of_twelve_claims_about_what_is_there(sd, most):
+    """The true number is the limit, so every round that passes was lucky. The twin, Kish's, passes more often."""
+    dim, draws, trials, rounds = 5, 1500, 120, 12
+    true = draws * (np.sqrt(2 * sd**2 - 1) / sd**2) ** dim
+    log_weights = normal_log_weights(sd, dim, trials * rounds, draws).reshape(trials, rounds, draws)
+    khat = psis_khat(log_weights)[0]
+    bound = first_good(ess_lower_bound(log_weights, khat), khat, true)
+    kish = first_good(effective_sample_size(log_weights), khat, true)
+    assert np.median(bound) < most * true
+    assert (bound > 1.5 * true).mean() < 0.05
+    assert len(bound) < 0.9 * len(kish)
+    assert np.median(kish) > np.median(bound)

@@ -58,9 +58,16 @@ class Proposal:
             step = base[:, wide] / np.sqrt(squares[:, wide] / FREEDOM)[..., None]
             z[:, wide] = self.centre[rows, None] + np.einsum("rij,rkj->rki", self.factor[rows], step)
             log_network[:, wide] = self.network.log_density(z[:, wide], rows)
+        return z, self._mixed(log_network, z, rows)
+
+    def log_density(self, z: Floats, rows: Positions) -> Floats:
+        """The log density ``(row, draw)`` at ``z`` ``(row, draw, dim)`` of the data sets ``rows``."""
+        return self._mixed(self.network.log_density(z, rows), z, rows)
+
+    def _mixed(self, log_network: Floats, z: Floats, rows: Positions) -> Floats:
         share = 1.0 / EVERY
         with np.errstate(invalid="ignore"):  # the density of draws that are NaN is NaN too
-            return z, np.logaddexp(np.log1p(-share) + log_network, math.log(share) + self._log_kernel(z, rows))
+            return np.logaddexp(np.log1p(-share) + log_network, math.log(share) + self._log_kernel(z, rows))
 
     def _log_kernel(self, z: Floats, rows: Positions) -> Floats:
         """The log density of the kernels, ``(row, draw)``."""
