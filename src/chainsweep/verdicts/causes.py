@@ -35,8 +35,8 @@ class Cause(enum.StrEnum):
     CALIBRATION = "calibration"
     STUCK = "stuck"
     SEVERAL_MODES = "several_modes"
-    MASS_ELSEWHERE = "mass_elsewhere"
     DIVERGENCES = "divergences"
+    MASS_ELSEWHERE = "mass_elsewhere"
     PRIOR_EDGE = "prior_edge"
     UNLIKE_TRAINING = "unlike_training"
     MISFIT = "misfit"
@@ -124,13 +124,13 @@ TOLD: Mapping[Cause, Told] = MappingProxyType(
             "the draws lie in modes with next to no density between them, and chains do not go from one to another",
             "tell the modes apart by the prior (an order, a narrower range), or reparametrise so that they are one",
         ),
-        Cause.MASS_ELSEWHERE: Told(
-            "exactly weighted draws found posterior mass that the draws lack, or other means or sds",
-            "compare with another engine, start from its draws, or narrow the prior to the mode that is meant",
-        ),
         Cause.DIVERGENCES: Told(
             "the sampler diverged: the posterior is curved or narrow in places that its steps cannot follow",
             "reparametrise (a non-centred hierarchy, a logarithm of a scale), or raise tuning.target_accept",
+        ),
+        Cause.MASS_ELSEWHERE: Told(
+            "exactly weighted draws found posterior mass that the draws lack, or other means or sds",
+            "compare with another engine, start from its draws, or narrow the prior to the mode that is meant",
         ),
         Cause.PRIOR_EDGE: Told(
             "the posterior piles up at an end of the prior, which chains reach with difficulty",

@@ -62,8 +62,8 @@ def _piles(draws: Floats, prior: Floats, bounds: Floats, names: tuple[str, ...])
         share, expected = (
             np.asarray((np.abs(points - bounds[:, None]) < near).mean(axis=1)) for points in (draws, prior)
         )
-    piled = np.asarray(np.isfinite(bounds) & (share >= PILED) & (share >= BEYOND_PRIOR * expected))
-    return [f"{names[k]} at {bounds[end, k]:.4g}" for k in range(len(names)) for end in (0, 1) if piled[end, k]]
+    least = np.where(np.isfinite(bounds), np.maximum(PILED, BEYOND_PRIOR * expected), np.inf)
+    return [f"{names[k]} at {bounds[end, k]:.4g}" for k, end in np.argwhere((share >= least).T).tolist()]
 
 
 def _bounds(batched: BatchedProblem, theta: Floats) -> Floats:
@@ -74,7 +74,7 @@ def _bounds(batched: BatchedProblem, theta: Floats) -> Floats:
     count, n = len(theta), theta.shape[-1]
     z = batched.unconstrain_padded(theta[:, :: max(1, theta.shape[1] // 8)])
     found = np.full((count, 2, n), np.nan)
-    usable = np.isfinite(z).all(axis=2)
+    usable = np.asarray(np.isfinite(z).all(axis=2))
     rows = np.flatnonzero(usable.sum(axis=1) > 1)
     if not rows.size:
         return found
