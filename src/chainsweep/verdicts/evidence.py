@@ -18,6 +18,7 @@ from chainsweep.model.failing import Failing, failing
 from chainsweep.numerics.arrays import Bools, Floats
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.causes import NO_DENSITY, Cause
+from chainsweep.verdicts.density_check import TOLD
 from chainsweep.verdicts.mode_candidates import equal_draws
 
 DRAWS = 400
@@ -49,9 +50,10 @@ def evidence(batched: BatchedProblem, chains: Chains, rows: Sequence[int], seeds
     if chains.kind is not DrawKind.WEIGHTED:
         for row, at in _modes(batched, chains, drawn, seeds).items():
             found[row][Cause.SEVERAL_MODES] = at
-    kinds = {row: failing(told[row]) for row in rows if row in told}
-    asked = [*drawn, *(row for row, kind in kinds.items() if kind in NO_DENSITY)]
-    for row, cause, at in _prior(batched, asked, kinds, seeds):
+    for row, at in _sparse(batched, drawn, seeds).items():
+        found[row][Cause.UNDERFLOW] = at
+    kinds = {row: kind for row in rows if row in told and (kind := failing(told[row])) in NO_DENSITY}
+    for row, cause, at in _nowhere(batched, kinds, seeds):
         found[row][cause] = at
     return found
 
@@ -105,18 +107,28 @@ def _central(z: Floats, heap: Bools) -> int:
     return int(np.flatnonzero(heap)[np.argmin(distance)])
 
 
-def _prior(
-    batched: BatchedProblem, rows: list[int], kinds: dict[int, Failing | None], seeds: Seeds
-) -> list[tuple[int, Cause, str]]:
-    """Return data sets with next to no density at prior draws, with the cause and its place.
-
-    ``kinds`` has the failures of data sets without draws; of these alone a density that is mostly no number is told,
-    because the others have been tried near their draws.
-    """
+def _sparse(batched: BatchedProblem, rows: list[int], seeds: Seeds) -> dict[int, str]:
+    """Return data sets with draws that have a density at next to no prior draw, with the share that has none."""
     if not rows:
+        return {}
+    some, theta = _at_prior_draws(batched, rows, seeds)
+    finite = np.isfinite(some.log_density(theta)).mean(axis=1)
+    return {
+        row: _without(share)
+        for k, (row, share) in enumerate(zip(rows, finite.tolist(), strict=True))
+        if share <= LEAST_FINITE and k not in some.failures
+    }
+
+
+def _nowhere(batched: BatchedProblem, kinds: dict[int, Failing], seeds: Seeds) -> list[tuple[int, Cause, str]]:
+    """Return the causes of data sets that found no point with a density, of the failures ``kinds``, with their places.
+
+    A density that is no number, or infinite, at more prior draws than it is a number comes before one that is zero.
+    """
+    if not kinds:
         return []
-    some, ids = batched.take(np.array(rows)), tuple(batched.batch.ids[row] for row in rows)
-    theta = some.sample_prior(seeds.jax_keys(ids, "cause-prior", 1)[:, 0], PRIOR_DRAWS)
+    rows = list(kinds)
+    some, theta = _at_prior_draws(batched, rows, seeds)
     z = some.unconstrain(theta)
     known = np.asarray(np.isfinite(z).all(axis=-1))
     z = np.where(known[..., None], z, 0.0)
@@ -126,21 +138,29 @@ def _prior(
     for k, row in enumerate(rows):
         if k in some.failures:
             continue
-        examples = {
-            Cause.INFINITE_DENSITY: infinite[k],
-            Cause.DENSITY_NOT_A_NUMBER: undefined[k] & ~infinite[k],
-        }
-        cause, where = max(examples.items(), key=lambda item: int(item[1].sum()))
-        if row in kinds and where.sum() > finite[k].sum():
+        bad = {Cause.INFINITE_DENSITY: infinite[k], Cause.DENSITY_NOT_A_NUMBER: undefined[k] & ~infinite[k]}
+        cause, where = max(bad.items(), key=lambda item: int(item[1].sum()))
+        if where.sum() > finite[k].sum():
             point = zip(batched.problem.names, theta[k, int(np.argmax(where))], strict=True)
-            example = ", ".join(f"{name} = {value:.4g}" for name, value in list(point)[:4])
+            example = ", ".join(f"{name} = {value:.4g}" for name, value in list(point)[:TOLD])
             found.append((row, cause, f"at {where.mean():.0%} of {PRIOR_DRAWS} prior draws, e.g. {example}"))
-        elif kinds.get(row) is Failing.NO_DESCENT and batched.problem.has_jax_likelihood and finite[k].any():
+        elif kinds[row] is Failing.NO_DESCENT and batched.problem.has_jax_likelihood and finite[k].any():
             at = _sloped(batched.take(np.array([row])), z[k][finite[k]][:SLOPES])
             found += [(row, Cause.GRADIENT_NOT_A_NUMBER, at)] if at else []
-        elif finite[k].mean() <= LEAST_FINITE:
-            found.append((row, Cause.UNDERFLOW, f"-inf at {1.0 - finite[k].mean():.1%} of {PRIOR_DRAWS} prior draws"))
+        else:
+            found.append((row, Cause.UNDERFLOW, _without(float(finite[k].mean()))))
     return found
+
+
+def _at_prior_draws(batched: BatchedProblem, rows: list[int], seeds: Seeds) -> tuple[BatchedProblem, Floats]:
+    """Return the problem of the data sets at ``rows`` with its own failures, and prior draws ``(row, draw, n)``."""
+    ids = tuple(batched.batch.ids[row] for row in rows)
+    some = batched.take(np.array(rows))
+    return some, some.sample_prior(seeds.jax_keys(ids, "cause-prior", 1)[:, 0], PRIOR_DRAWS)
+
+
+def _without(finite: float) -> str:
+    return f"-inf at {1.0 - finite:.1%} of {PRIOR_DRAWS} prior draws"
 
 
 def _sloped(alone: BatchedProblem, z: Floats) -> str:
