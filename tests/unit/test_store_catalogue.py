@@ -138,3 +138,13 @@ def test_not_owner_does_not_publish(tmp_path, table):
     with pytest.raises(LostOwnership):
         write_catalogue(tmp_path / "c.parquet", table, still_owner=lambda: False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_cause_is_null_and_so_is_that_of_an_older_shard():
+    words = {"cause": np.array(["misfit", ""], dtype=object), "hint": np.array(["look", ""], dtype=object)}
+    newer = summary("nuts", ["a", "b"], edge=np.array(["", "a at 5"], dtype=object), **words)
+    table = catalogue_table([newer, summary("snpe", ["a", "b"])], PARAMETERS)
+    assert table["cause"].to_pylist() == ["misfit", None, None, None]
+    assert table["hint"].to_pylist() == ["look", None, None, None]
+    assert table["edge"].to_pylist() == [None, "a at 5", None, None]
+    assert table["reason"].to_pylist() == [""] * 4
