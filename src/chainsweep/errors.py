@@ -34,6 +34,10 @@ class DataError(InputError):
     """A source of data sets cannot be read at all."""
 
 
+class CalibrationError(InputError):
+    """A trained network claims more than it knows, and the user has not allowed its use."""
+
+
 class CampaignError(InputError):
     """A campaign folder is missing, incomplete, or no longer what was frozen."""
 

@@ -114,6 +114,8 @@ class DemoCampaign:
                 "seconds": 10 ** rng.normal({"emcee": 0.4, "nuts": 0.8, "snpe": -0.9}[engine], 0.15, n),
                 "attempt": 1,
                 "verdict": verdict,
+                "cause": np.where(bad, "too_few_draws" if engine == "nuts" else "several_modes", None),
+                "hint": np.where(bad, "R-hat of m 1.2: raise the budget", None),
                 "reason": np.where(bad, f"R-hat or k-hat above the threshold ({engine})", ""),
             }
             parts.append(pd.DataFrame(columns))
@@ -125,10 +127,11 @@ class DemoCampaign:
     def _spoil(self, table: pd.DataFrame) -> None:
         """Data set 3 fails in NUTS: no figure but its reason, which is hostile and long."""
         row = (table["engine"] == "nuts") & (table["dataset_id"] == self.collection.ids[3])
-        numeric = [c for c in table.columns if c not in ("dataset_id", "engine", "verdict", "reason")]
+        numeric = [c for c in table.columns if c not in ("dataset_id", "engine", "verdict", "reason", "cause", "hint")]
         table.loc[row, numeric] = np.nan
         table.loc[row, "draws"] = 0
         table.loc[row, "verdict"] = "failed"
+        table.loc[row, "cause"] = "underflow"
         table.loc[row, "reason"] = (
             "<script>alert('x')</script> every start had a log density of -inf: "
             "the data set's points lie outside the support of the likelihood for all 4,096 prior draws & more"

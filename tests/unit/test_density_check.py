@@ -10,6 +10,7 @@ import pytest
 from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts.causes import Cause, Finding
 from chainsweep.verdicts.density_check import density_causes
 from tests.snpe_lines import line_batch, line_problem
 
@@ -37,6 +38,23 @@ def log_likelihood(params, x, y, y_err, centre):
 """
 
 
+CALLED = {
+    "not a function": Cause.NOT_A_FUNCTION,
+    "+inf, or above": Cause.INFINITE_DENSITY,
+    "the gradient by": Cause.GRADIENT_NOT_A_NUMBER,
+    "not a number (NaN": Cause.DENSITY_NOT_A_NUMBER,
+}
+"""The cause that goes with the words of a sentence."""
+
+
+def sentences(findings: dict[int, Finding]) -> dict[int, str]:
+    """The sentences, each checked to come with its cause and place."""
+    for finding in findings.values():
+        assert next(cause for words, cause in CALLED.items() if words in finding.sentence) is finding.cause
+        assert finding.at.rpartition("a = ")[2] in finding.sentence
+    return {row: finding.sentence for row, finding in findings.items()}
+
+
 def causes_of(
     folder: Path, text: str, centres: tuple[float, ...] = (0.0, 3.0), diverging: bool = False
 ) -> dict[int, str]:
@@ -47,7 +65,7 @@ def causes_of(
     draws[..., 0] += np.array(centres)[:, None, None]
     stats = {"diverging": np.full(draws.shape[:3], float(diverging))}
     chains = Chains(DrawKind.MARKOV, draws, stats, np.full(len(centres), 300))
-    return density_causes(BatchedProblem(problem, batch), chains, Seeds(1, "nuts"))
+    return sentences(density_causes(BatchedProblem(problem, batch), chains, Seeds(1, "nuts")))
 
 
 def test_nothing_is_said_of_a_density(tmp_path):
@@ -153,7 +171,7 @@ def stored_causes(folder: Path, text: str, stored_change: float = 0.0) -> dict[i
     if problem.black_box:
         problem.host_log_likelihood.__globals__["shift"][0] = 1.0
     chains = Chains(DrawKind.MARKOV, draws, {"lp": lp}, np.full(3, 300), {"seconds": np.ones(3)})
-    return density_causes(batched, chains, Seeds(1, "nuts"))
+    return sentences(density_causes(batched, chains, Seeds(1, "nuts")))
 
 
 def test_a_density_that_changed_since_it_was_stored_is_told_with_both(tmp_path):

@@ -15,6 +15,7 @@ from chainsweep.diagnostics.convergence import ess_bulk, ess_tail, rhat_rank
 from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts import judge as judging
+from chainsweep.verdicts.causes import Cause, Finding
 from chainsweep.verdicts.judge import judge
 from chainsweep.verdicts.mode_check import ModeCheck
 from tests.snpe_lines import line_batch
@@ -83,11 +84,13 @@ class Judged:
     """Four data sets, judged with a mode check, causes and p-values that a test chooses."""
 
     def __init__(self, monkeypatch) -> None:
-        self.check, self.causes, self.pvalue = fine(), {}, np.full(SETS, 0.5)
+        self.check, self.causes, self.pvalue, self.edges = fine(), {}, np.full(SETS, 0.5), {}
         self.asked: list[tuple[tuple[str, ...], np.ndarray]] = []
         monkeypatch.setattr(judging, "density_causes", lambda *_: self.causes)
         monkeypatch.setattr(judging, "check_chains", self._check)
         monkeypatch.setattr(judging, "_predictive", lambda *_: self.pvalue)
+        monkeypatch.setattr(judging, "piled_up", lambda *_: self.edges)
+        monkeypatch.setattr(judging, "evidence", lambda batched, chains, rows, seeds: {row: {} for row in rows})
 
     def _check(self, batched, chains, effective, seeds, limits) -> ModeCheck:
         self.asked.append((batched.batch.ids, effective))
@@ -231,7 +234,10 @@ def test_the_mode_check_is_told_how_many_draws_the_figures_stand_for(judged, kin
 
 def test_what_has_no_draws_is_not_checked_and_the_others_keep_their_places(judged):
     whole = fine()
-    judged.causes = {0: "no density", 1: "no function"}
+    judged.causes = {
+        0: Finding(Cause.DENSITY_NOT_A_NUMBER, "no density"),
+        1: Finding(Cause.NOT_A_FUNCTION, "no function"),
+    }
     judged.check = whole.take(np.array([1, 3]))
     columns = judged("ensemble", n_draws=np.array([0, DRAWS, 0, DRAWS]), failures={0: "engine\nfailed", 2: "no start"})
     ((ids, _),) = judged.asked

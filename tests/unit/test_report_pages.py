@@ -83,6 +83,13 @@ class TestPage:
         assert "&lt;script&gt;alert" in demo[2]
         assert "&lt;NaN&gt;" in demo[2]
 
+    def test_causes_are_counted_with_what_to_do(self, demo):
+        html = demo[2]
+        assert "Causes of what is not converged" in html
+        assert '<th scope="row">underflow</th>' in html
+        assert "compute with logarithms throughout" in html
+        assert "R-hat of m 1.2: raise the budget" in html
+
     def test_every_picture_has_a_text(self, demo):
         alts = parsed(demo[2]).alts
         assert len(alts) > 15

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from chainsweep.report.comparison_plots import (
     recovery_plot,
 )
 from chainsweep.report.ranking import differences, engine_pairs, excess, largest_difference, rank
+from chainsweep.report.sections import cause_rows
 from chainsweep.report.style import figure_bytes
 from chainsweep.report.sweep_plots import Scale, log_limits, ridge_histogram, verdict_bars
 from chainsweep.report.views import Thresholds
@@ -250,3 +253,17 @@ class TestNumbers:
         assert fmt.percent(99_999, 100_000) == "> 99.9\u00a0%"
         assert fmt.percent(0, 0) == "–"
         assert fmt.plain(1.0001) == "1.0001"
+
+
+def test_causes_are_counted_by_engine_most_frequent_first():
+    rows = [
+        row("a", "emcee", verdict="not_converged", cause="misfit"),
+        row("b", "emcee", verdict="not_converged", cause="several_modes"),
+        row("a", "nuts", verdict="not_converged", cause="several_modes"),
+        row("b", "nuts", cause=None),
+        row("c", "nuts", verdict="failed", cause="a word of a later version"),
+    ]
+    found = cause_rows(SimpleNamespace(catalogue=pd.DataFrame(rows), engines=("emcee", "nuts")))
+    assert [(each.cause, each.counts) for each in found] == [("several_modes", ("1", "1")), ("misfit", ("1", ""))]
+    assert "residuals" in found[1].advice
+    assert cause_rows(SimpleNamespace(catalogue=pd.DataFrame([row("a", "nuts")]), engines=("nuts",))) == []

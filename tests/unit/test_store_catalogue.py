@@ -13,7 +13,7 @@ from tests.unit.store_samples import make_shard, publish_sample
 
 PARAMETERS = ["l", "theta[0]"]
 CONTRACT = [
-    *("dataset_id", "engine", "verdict", "reason", "rung"),
+    *("dataset_id", "engine", "verdict", "reason", "cause", "hint", "rung"),
     *("mean_l", "mean_theta[0]", "sd_l", "sd_theta[0]"),
     *("q05_l", "q05_theta[0]", "q50_l", "q50_theta[0]", "q95_l", "q95_theta[0]"),
     *("rhat_max", "ess_bulk_min", "ess_tail_min", "divergences", "tau_max", "acceptance", "khat"),
@@ -41,7 +41,10 @@ def test_columns_are_those_of_the_contract(table):
 
 def test_types(table):
     types = {field.name: field.type for field in table.schema}
-    text, whole = {"dataset_id", "engine", "verdict", "reason"}, {"rung", "divergences", "draws", "attempt"}
+    text, whole = (
+        {"dataset_id", "engine", "verdict", "reason", "cause", "hint"},
+        {"rung", "divergences", "draws", "attempt"},
+    )
     for name, kind in types.items():
         expected = pa.string() if name in text else pa.int64() if name in whole else pa.float64()
         assert kind == expected, name
@@ -135,3 +138,13 @@ def test_not_owner_does_not_publish(tmp_path, table):
     with pytest.raises(LostOwnership):
         write_catalogue(tmp_path / "c.parquet", table, still_owner=lambda: False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_cause_is_null_and_so_is_that_of_an_older_shard():
+    words = {"cause": np.array(["misfit", ""], dtype=object), "hint": np.array(["look", ""], dtype=object)}
+    newer = summary("nuts", ["a", "b"], edge=np.array(["", "a at 5"], dtype=object), **words)
+    table = catalogue_table([newer, summary("snpe", ["a", "b"])], PARAMETERS)
+    assert table["cause"].to_pylist() == ["misfit", None, None, None]
+    assert table["hint"].to_pylist() == ["look", None, None, None]
+    assert table["edge"].to_pylist() == [None, "a at 5", None, None]
+    assert table["reason"].to_pylist() == [""] * 4

@@ -7,6 +7,7 @@ import pytest
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.predictive import predictive_pvalue
+from chainsweep.verdicts.causes import Cause, Finding
 from chainsweep.verdicts.rules import (
     Caused,
     Rule,
@@ -113,7 +114,7 @@ def test_a_reason_names_figure_parameter_value_and_limit_in_one_unit(kind, chang
 
 def test_a_cause_condemns_its_data_set_alone():
     checks = [
-        Caused({1: "the density is not a function"}, 2),
+        Caused({1: Finding(Cause.NOT_A_FUNCTION, "the density is not a function")}, 2),
         *checks_of([Rule("ESS", 400.0, "above")], [[500.0, 500]]),
     ]
     assert verdicts(checks, {}) == (

@@ -19,6 +19,7 @@ import numpy as np
 from chainsweep.black_box.guard import Guard, GuardDied, GuardOverran
 from chainsweep.black_box.suspects import Note, Notes
 from chainsweep.campaign.campaign import Campaign
+from chainsweep.model.failing import Failing
 from chainsweep.model.host import BlackBox, HostAnswer, HostCall, answer, unanswered
 from chainsweep.tasks.attempt import Attempt
 
@@ -68,11 +69,11 @@ class HostCalls:
         try:
             return self._guard.answer(call, self.limit_s)
         except GuardDied as death:
-            failure = f"{call.function} killed its process ({death})"
+            failure = f"{call.function}{Failing.DIED}({death})"
         except GuardOverran as late:
             point = zip(problem.names, np.asarray(call.theta)[late.row], strict=True)
             failure = (
-                f"{call.function} took longer than [model] call_timeout_s = {self.limit_s:g} s for data set "
+                f"{call.function}{Failing.OVERRAN}= {self.limit_s:g} s for data set "
                 f"{call.dataset_id}, and its process was ended; at {', '.join(f'{n} = {v:.6g}' for n, v in point)}"
             )
         self._guard = None

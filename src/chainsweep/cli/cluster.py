@@ -25,6 +25,7 @@ from chainsweep.cli.shared import (
     app,
     apply_mixed_images,
     apply_uncalibrated,
+    cause_lines,
     chosen_engines,
     out,
     verdict_table,
@@ -182,7 +183,8 @@ def _status_view(content: dict[str, Any]) -> Group:
     """Return the output of ``status``: verdicts, a line each on queue and running tasks, then tasks that failed."""
     from chainsweep.tasks.failures import Kind
 
-    parts: list[Any] = [verdict_table(content["engines"]), _queue_line(content["queue"])]
+    parts: list[Any] = [verdict_table(content["engines"]), *map(Text, cause_lines(content["causes"]))]
+    parts.append(_queue_line(content["queue"]))
     parts += _running_lines(content["running_tasks"])
     troubled = content["failed_tasks"] + content["interrupted_tasks"]
     for entry in troubled[:10]:

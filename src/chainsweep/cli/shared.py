@@ -104,6 +104,15 @@ def verdict_table(engines: dict[str, dict[str, int]]) -> Table:
     return table
 
 
+def cause_lines(causes: dict[str, dict[str, int]]) -> list[str]:
+    """Return a line for each engine with data sets that are not converged: their causes, with counts."""
+    return [
+        f"{engine}, not converged: {', '.join(f'{cause} {count}' for cause, count in counts.items())}"
+        for engine, counts in causes.items()
+        if counts
+    ]
+
+
 def calibration_table(record: dict[str, Any]) -> Table:
     """Return a table of the shares of truths inside a network's intervals, by figure and by informativeness."""
     nominal = list(record["figures"][0]["coverage"])
@@ -123,3 +132,5 @@ def print_status(campaign: Campaign) -> None:
 
     content: dict[str, Any] = campaign_status(campaign)
     out.print(verdict_table(content["engines"]))
+    for line in cause_lines(content["causes"]):
+        out.print(line, highlight=False)

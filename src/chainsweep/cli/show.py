@@ -60,7 +60,7 @@ def dataset_tables(campaign: Campaign, description: dict[str, Any]) -> list[Tabl
     """Return the description as tables: verdicts and figures, then mean and sd of each parameter."""
     rows = description["engines"]
     verdicts = Table("", *rows, title=f"{description['id']} ({description['points']} points)", box=None)
-    for name in ("verdict", "reason", "flags", *FIGURES):
+    for name in ("verdict", "reason", "cause", "hint", "flags", "edge", *FIGURES):
         cells = ["pending" if row is None and name == "verdict" else _cell(row, name) for row in rows.values()]
         if any(cells):
             verdicts.add_row(name, *cells)

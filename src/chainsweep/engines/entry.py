@@ -47,6 +47,8 @@ class Engine:
     """The colour of its curves in figures, ``#rrggbb``."""
     text_colour: str
     """A darker colour of the same hue, which is readable as text on white."""
+    budget: str = ""
+    """The key of the settings that allows more draws, told where they do not suffice."""
     lacks: Callable[[Problem], str | None] = serves_all
     """The function that returns what a model lacks for this engine, as the end of a sentence, or None."""
     library: Library = Library.JAX

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from chainsweep.model.failing import Failing
 from chainsweep.numerics.arrays import Floats
 
 HostLikelihood = Callable[..., float]
@@ -110,7 +111,7 @@ def answer(problem: BlackBox, call: HostCall, begins: Callable[[], None] = lambd
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            return replace(result, failure=f"{call.function} raised {type(error).__name__}: {error}")
+            return replace(result, failure=f"{call.function}{Failing.RAISED}{type(error).__name__}: {error}")
     return result
 
 

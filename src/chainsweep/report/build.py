@@ -184,14 +184,14 @@ def _engine_view(campaign: ReportCampaign, row: pd.Series, key: str, engine: str
     known = {str(name): as_float(value) for name, value in row.items()}
     numbers = {name: value for name, value in known.items() if value is not None}
     verdict = str(row["verdict"])
-    reason = text(row.get("reason"))
+    reason, hint = text(row.get("reason")), text(row.get("hint"))
     table = posterior_table(row, campaign.parameter_names)
     if not numbers.get("draws", 0.0) > 0:
-        return EngineView(engine, verdict, reason, numbers, table)
+        return EngineView(engine, verdict, reason, numbers, table, hint=hint)
     arrays = campaign.posterior_arrays(key, engine)
     draws = stack_draws(arrays["posterior"], campaign.parameter_names)
     if not draws.size:
-        return EngineView(engine, verdict, reason, numbers, table)
+        return EngineView(engine, verdict, reason, numbers, table, hint=hint)
     log_weights = arrays["sample_stats"].get("log_weight")
     if log_weights is None and "tau_max" not in numbers:
         table = with_convergence(table, campaign.parameter_names, draws)
@@ -205,6 +205,7 @@ def _engine_view(campaign: ReportCampaign, row: pd.Series, key: str, engine: str
         table=table,
         draws=draws,
         log_weights=None if log_weights is None else np.asarray(log_weights, dtype=np.float64),
+        hint=hint,
         trace=None if trace is None else TraceView(*trace),
         curves=None if drawn is None else np.asarray(drawn[1], dtype=np.float64),
     )

@@ -71,6 +71,7 @@ def write_report(view: SweepView, out_dir: Path, drawn: Drawing) -> Path:
     html = environment.get_template("report.html.j2").render(
         view=view,
         counts=sections.verdict_counts(view),
+        causes=sections.cause_rows(view),
         verdicts=VERDICTS,
         verdict_colours=VERDICT_COLOURS,
         engine_colours={name: ENGINE_COLOURS.get(name, INK) for name in view.engines},

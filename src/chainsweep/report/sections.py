@@ -20,6 +20,7 @@ from chainsweep.report.ranking import differences, engine_pairs, largest_differe
 from chainsweep.report.style import VERDICTS
 from chainsweep.report.sweep_plots import Scale, log_limits, ridge_histogram, verdict_bars
 from chainsweep.report.views import Floats, SweepView
+from chainsweep.verdicts.causes import TOLD, Cause
 
 MAX_RECOVERED = 12
 MAX_WORST = 25
@@ -46,7 +47,18 @@ class WorstRow:
     verdict: str
     reason: str
     flags: str
+    hint: str
     figures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CauseRow:
+    """One cause of what is not converged: its meaning, advice, and the number of data sets by engine."""
+
+    cause: str
+    means: str
+    advice: str
+    counts: tuple[str, ...]
 
 
 WORST_FIGURES = ("R̂", "ESS", "k̂", "τ", "div.", "Δ (sd)", "ppc p", "seconds")
@@ -61,6 +73,25 @@ def verdict_counts(view: SweepView) -> dict[str, dict[str, int]]:
         counts[engine] = {verdict: int(found.get(verdict, 0)) for verdict in VERDICTS}
         counts[engine]["pending"] += max(view.n_datasets - len(rows) + counts[engine]["bad_data"], 0)
     return counts
+
+
+def cause_rows(view: SweepView) -> list[CauseRow]:
+    """Return the causes of what is neither converged nor pending, most frequent first; none without the column."""
+    if "cause" not in view.catalogue.columns:
+        return []
+    table = view.catalogue.groupby(["cause", "engine"]).size().unstack(fill_value=0)
+    table = table.reindex(columns=list(view.engines), fill_value=0)
+    order = table.sum(axis=1).sort_values(ascending=False, kind="stable").index
+    known = [Cause(cause) for cause in order if cause in set(Cause)]
+    return [
+        CauseRow(
+            str(cause),
+            TOLD[cause].means,
+            TOLD[cause].advice.format(budget="the budget of the engine"),
+            tuple(fmt.count(number) if number else "" for number in table.loc[cause]),
+        )
+        for cause in known
+    ]
 
 
 def converged_by_engines(view: SweepView) -> tuple[int, int]:
@@ -207,6 +238,7 @@ def _rows_of(view: SweepView, dataset_id: str, group: pd.DataFrame) -> list[Wors
                 verdict=str(record["verdict"]),
                 reason=text(record.get("reason")),
                 flags=text(record.get("flags")),
+                hint=text(record.get("hint")),
                 figures=figures,
             )
         )

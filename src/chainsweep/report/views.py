@@ -54,6 +54,8 @@ class EngineView:
     log_weights: Floats | None = None
     """``(chain, draw)``; None for draws that all count the same."""
     trace: TraceView | None = None
+    hint: str = ""
+    """The place of the verdict's cause, and what to do; empty where it is ``converged``."""
     curves: Floats | None = None
     """``(curve, point)``, at the points of the data set."""
 

@@ -9,7 +9,7 @@ from chainsweep.campaign.campaign import Campaign
 from chainsweep.campaign.paths import NetworkFiles
 from chainsweep.diagnostics.calibration import calibration_record
 from chainsweep.engines.registry import ENGINES
-from chainsweep.errors import InputError, UsageError
+from chainsweep.errors import CalibrationError, UsageError
 from chainsweep.machine.devices import torch_device
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.publish import publish_text
@@ -60,7 +60,7 @@ def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> No
 
     Raises
     ------
-    InputError
+    CalibrationError
         The network is overconfident, and the user has not allowed its use.
     """
     if not has_network(campaign) or not is_trained(campaign):
@@ -75,7 +75,7 @@ def require_calibrated(campaign: Campaign, trained: Trained | None = None) -> No
             return
         record = calibration_record(trained.findings(campaign.problem), limits, trained.dropped(campaign.problem))
     if max(figure["sure_overconfidence"] for figure in record["figures"]) >= limits.overconfidence:
-        raise InputError(
+        raise CalibrationError(
             f"{weights}: this network failed its calibration: {record['most_overconfident']}. Train a better one (more "
             "train_steps, larger transforms or hidden), or use it all the same with --uncalibrated (of run and submit)"
         )

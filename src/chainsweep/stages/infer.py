@@ -211,7 +211,8 @@ def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, atte
     checking = (time.perf_counter() - began) / len(batch)
     columns["seconds"] = columns["seconds"] + checking
     columns["attempt"] = np.full(len(batch), attempt)
-    columns["reason"] = [one_line(reason) for reason in columns["reason"]]
+    for name in ("reason", "hint"):
+        columns[name] = [one_line(sentence) for sentence in columns[name]]
     store = campaign.config.store
     kept = chains if store.keep_raw else chains.thinned(batch.ids, store.max_draws, seeds)
     header = ShardHeader(engine, str(chains.kind), shard, campaign.hash, attempt, provenance())

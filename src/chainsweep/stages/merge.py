@@ -16,8 +16,9 @@ from chainsweep.errors import StoppedEarly
 from chainsweep.store.catalogue import catalogue_table, write_catalogue
 from chainsweep.store.merged import merge
 from chainsweep.store.shard import ShardError, read_header, read_summary
-from chainsweep.tasks.failures import read_failure
+from chainsweep.tasks.failures import CAUSES, read_failure
 from chainsweep.tasks.provenance import NO_IMAGE, check_same_image
+from chainsweep.verdicts.causes import Cause, hint_of
 from chainsweep.verdicts.rules import PENDING, Verdict, one_line
 
 
@@ -62,15 +63,17 @@ def merge_campaign(campaign: Campaign) -> dict[str, Any]:
     summaries = [read_summary(path) for path in valid]
     aside = set_aside(campaign)
     for engine in campaign.engines:
-        summaries += [_rows(list(aside), engine, Verdict.BAD_DATA, [one_line(why) for why in aside.values()])]
+        reasons = [one_line(why) for why in aside.values()]
+        summaries += [_rows(list(aside), engine, Verdict.BAD_DATA, reasons, Cause.BAD_DATA)]
     for (engine, shard), path in absent.items():
         ids = [campaign.collection.ids[position] for position in campaign.shards[shard].positions.tolist()]
         if (engine, shard) in failed:
             failure = failed[engine, shard]
-            verdict, reason = str(Verdict.FAILED), one_line(f"{failure.kind}: {failure.reason}")
+            reason, cause = one_line(f"{failure.kind}: {failure.reason}"), CAUSES[failure.kind]
+            summaries.append(_rows(ids, engine, Verdict.FAILED, [reason] * len(ids), cause, failure.kind))
         else:
-            verdict, reason = PENDING, one_line(merged.rejected.get(path, "not done yet"))
-        summaries.append(_rows(ids, engine, verdict, [reason] * len(ids)))
+            reason = one_line(merged.rejected.get(path, "not done yet"))
+            summaries.append(_rows(ids, engine, PENDING, [reason] * len(ids)))
     table = catalogue_table(summaries, campaign.parameter_names, (*campaign.collection.ids, *aside))
     write_catalogue(campaign.paths.catalogue, table, notes=_notes(campaign))
     return {
@@ -103,13 +106,17 @@ def _images(present: dict[str, list[Path]]) -> dict[Path, str]:
     return found
 
 
-def _rows(ids: list[str], engine: str, verdict: str, reasons: list[str]) -> dict[str, NDArray]:
-    """Return catalogue rows of data sets without draws, with a reason for each."""
+def _rows(
+    ids: list[str], engine: str, verdict: str, reasons: list[str], cause: Cause | None = None, at: str = ""
+) -> dict[str, NDArray]:
+    """Return catalogue rows of data sets without draws, with a reason for each; pending ones have no cause."""
     columns = {
         "dataset_id": ids,
         "engine": [engine] * len(ids),
         "verdict": [str(verdict)] * len(ids),
         "reason": reasons,
+        "cause": ["" if cause is None else str(cause)] * len(ids),
+        "hint": ["" if cause is None else hint_of(cause, at)] * len(ids),
     }
     return {name: np.array(values, dtype=object) for name, values in columns.items()}
 

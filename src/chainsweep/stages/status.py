@@ -9,7 +9,8 @@ from chainsweep.campaign.aside import set_aside
 from chainsweep.campaign.campaign import Campaign
 from chainsweep.stages.graph import Task, is_done, target_of, tasks_of, work_of
 from chainsweep.store.shard import read_summary
-from chainsweep.tasks.failures import Failure, read_failure
+from chainsweep.tasks.failures import CAUSES, Failure, read_failure
+from chainsweep.verdicts.causes import Cause
 from chainsweep.verdicts.rules import PENDING, Verdict
 
 
@@ -21,6 +22,7 @@ class CampaignProgress:
         self.tasks = tasks_of(campaign)
         self.aside = len(set_aside(campaign))
         self.done: dict[Task, Counter[str]] = {}
+        self.caused: dict[Task, Counter[str]] = {}
         self.failed: dict[Task, Failure] = {}
         self.update()
 
@@ -37,15 +39,17 @@ class CampaignProgress:
             if task in self.done:
                 continue
             if is_done(self.campaign, task):
-                self.done[task] = self._verdicts(task)
+                self.done[task], self.caused[task] = self._counts(task)
             elif (failure := read_failure(target_of(self.campaign, task))) is not None:
                 self.failed[task] = failure
 
-    def _verdicts(self, task: Task) -> Counter[str]:
+    def _counts(self, task: Task) -> tuple[Counter[str], Counter[str]]:
+        """Count the verdicts and the causes of a published shard; one of an earlier version has no causes."""
         if task.stage != "infer":
-            return Counter()
-        summary = read_summary(self.campaign.paths.shard(*task.engine_and_shard()), ["verdict"])
-        return Counter(str(verdict) for verdict in summary["verdict"])
+            return Counter(), Counter()
+        summary = read_summary(self.campaign.paths.shard(*task.engine_and_shard()), ["verdict", "cause"])
+        causes = [str(cause) for cause in summary.get("cause", []) if cause]
+        return Counter(str(verdict) for verdict in summary["verdict"]), Counter(causes)
 
     def engines(self) -> dict[str, dict[str, int]]:
         """Return the number of data sets by engine and verdict, as in the catalogue.
@@ -63,6 +67,21 @@ class CampaignProgress:
                 size = self.campaign.shards[shard].positions.size
                 counts[engine][str(Verdict.FAILED) if task in self.failed else PENDING] += size
         return {engine: {name: int(n) for name, n in count.items()} for engine, count in counts.items()}
+
+    def causes(self) -> dict[str, dict[str, int]]:
+        """Return the number of data sets by engine and cause, most fundamental cause first; without those of none."""
+        counts: dict[str, Counter[str]] = {
+            engine: Counter({str(Cause.BAD_DATA): self.aside}) for engine in self.campaign.engines
+        }
+        for task in self.tasks["infer"]:
+            engine, shard = task.engine_and_shard()
+            counts[engine].update(self.caused.get(task, Counter()))
+            if task in self.failed:
+                counts[engine][str(CAUSES[self.failed[task].kind])] += self.campaign.shards[shard].positions.size
+        return {
+            engine: {str(cause): int(count[cause]) for cause in Cause if count[cause]}
+            for engine, count in counts.items()
+        }
 
     def stages(self) -> dict[str, dict[str, int]]:
         """Return for each stage the numbers of all tasks, of done tasks and of failed tasks."""
@@ -86,6 +105,7 @@ def campaign_status(campaign: Campaign, progress: CampaignProgress | None = None
         "datasets": len(campaign.collection.ids),
         "quarantined": campaign.quarantined,
         "engines": progress.engines(),
+        "causes": progress.causes(),
         "tasks": progress.stages(),
         "failed_tasks": [
             {"task": task.label, "stage": task.stage, "index": task.index, "kind": str(failure.kind)}

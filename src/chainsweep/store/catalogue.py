@@ -17,10 +17,12 @@ from chainsweep.numerics.arrays import Ints
 from chainsweep.publish import publish
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
-_TEXT_COLUMNS = ("dataset_id", "engine", "verdict", "reason")
+_TEXT_COLUMNS = ("dataset_id", "engine", "verdict", "reason", "cause", "hint")
+_NULL_IF_EMPTY = ("cause", "hint", "edge")
+"""Text columns in which an empty text means that there is nothing to tell."""
 _INTEGER_COLUMNS = ("rung", "divergences", "draws", "attempt")
 _REQUIRED = ("dataset_id", "engine", "verdict")
-_HEAD = ("dataset_id", "engine", "verdict", "reason", "rung")
+_HEAD = ("dataset_id", "engine", "verdict", "reason", "cause", "hint", "rung")
 _TAIL = (
     "rhat_max",
     "ess_bulk_min",
@@ -137,6 +139,8 @@ def _convert(name: str, array: NDArray, kind: pa.DataType) -> pa.Array:
     is_text = array.dtype.kind in "OUT"
     if is_text != pa.types.is_string(kind):
         raise ChainsweepError(f"catalogue column '{name}': expected {kind}, got values of type {array.dtype}")
+    if name in _NULL_IF_EMPTY:
+        return pa.array([text or None for text in array.tolist()], type=kind)
     if is_text or array.dtype.kind != "f":
         return pa.array(array, type=kind) if kind != pa.float64() else pa.array(array.astype(np.float64))
     # Whole numbers come as floats if some are null; the cast is checked, and a fraction is an error.

@@ -9,14 +9,23 @@ from __future__ import annotations
 import enum
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from chainsweep.campaign.paths import TaskFiles
-from chainsweep.errors import CampaignError, ChainsweepError, InputError, StoppedEarly, UnavailableError
+from chainsweep.errors import (
+    CalibrationError,
+    CampaignError,
+    ChainsweepError,
+    InputError,
+    StoppedEarly,
+    UnavailableError,
+)
 from chainsweep.publish import LostOwnership, publish_text
+from chainsweep.verdicts.causes import Cause
 from chainsweep.verdicts.rules import one_line
 
 
@@ -27,12 +36,31 @@ class Kind(enum.StrEnum):
     TIME_LIMIT = "time limit"
     NODE_FAILURE = "node failure"
     BAD_DATA = "bad data"
+    CALIBRATION = "calibration"
     CHANGED = "changed campaign or image"
     UNAVAILABLE = "missing device, package or service"
     CANCELLED = "cancelled"
     KILLED = "killed"
     STOPPED = "stopped, its state is saved"
     BUG = "bug"
+
+
+CAUSES: Mapping[Kind, Cause] = MappingProxyType(
+    {
+        Kind.OUT_OF_MEMORY: Cause.LOST_PROCESS,
+        Kind.TIME_LIMIT: Cause.TIME_LIMIT,
+        Kind.NODE_FAILURE: Cause.LOST_PROCESS,
+        Kind.BAD_DATA: Cause.BAD_DATA,
+        Kind.CALIBRATION: Cause.CALIBRATION,
+        Kind.CHANGED: Cause.CHANGED,
+        Kind.UNAVAILABLE: Cause.UNAVAILABLE,
+        Kind.CANCELLED: Cause.CANCELLED,
+        Kind.KILLED: Cause.LOST_PROCESS,
+        Kind.STOPPED: Cause.CANCELLED,
+        Kind.BUG: Cause.INTERNAL_ERROR,
+    }
+)
+"""The cause in the catalogue of the data sets of a failed task."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +77,8 @@ def kind_of(error: BaseException) -> Kind:
     """Return the kind of failure that an exception stands for."""
     if isinstance(error, MemoryError):
         return Kind.OUT_OF_MEMORY
+    if isinstance(error, CalibrationError):
+        return Kind.CALIBRATION
     if isinstance(error, CampaignError):
         return Kind.CHANGED
     if isinstance(error, InputError):

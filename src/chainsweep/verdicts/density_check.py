@@ -18,6 +18,7 @@ from chainsweep.model.problem import LARGEST_LOG_DENSITY
 from chainsweep.numerics.arrays import Floats
 from chainsweep.numerics.cut_off import MAX_ROUNDS
 from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts.causes import Cause, Finding
 from chainsweep.verdicts.mode_candidates import equal_draws
 
 NEAR = 512
@@ -38,8 +39,8 @@ TOLD = 4
 """The largest number of parameters of a point that a reason names."""
 
 
-def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dict[int, str]:
-    """Return the reasons why draws have no proper density, by position; data sets without a problem are absent."""
+def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dict[int, Finding]:
+    """Return why draws have no proper density, by position; data sets without a problem are absent."""
     stored = np.asarray(chains.sample_stats.get("lp", np.full(chains.theta.shape[:-1], np.nan)), float)
     both = np.concatenate([chains.theta, stored[..., None]], axis=-1)
     drawn = equal_draws(chains, both, batched.batch.ids, NEAR, seeds, "density-draws")
@@ -53,7 +54,7 @@ def density_causes(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> dic
     }
 
 
-def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, str]:
+def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, Finding]:
     """Return data sets whose log density is +inf at several prior draws, where all of the mass would be."""
     keys = seeds.jax_keys(batched.batch.ids, "density-prior", 1)[:, 0]
     theta = batched.sample_prior(keys, NEAR)
@@ -63,14 +64,15 @@ def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, str]:
     causes = {}
     for row in np.flatnonzero(infinite.sum(axis=1) >= FEWEST_INFINITE).tolist():
         share, example = infinite[row].mean(), _told(batched.problem.names, theta[row, int(np.argmax(infinite[row]))])
-        causes[row] = (
+        sentence = (
             f"log density is +inf, or above {LARGEST_LOG_DENSITY:g}, at {share:.1%} of {NEAR} prior draws, "
             f"e.g. {example}: that is no density, and was taken for none"
         )
+        causes[row] = Finding(Cause.INFINITE_DENSITY, sentence, example)
     return causes
 
 
-def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dict[int, str]:
+def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dict[int, Finding]:
     """Return data sets with divergences whose gradient is not finite at draws ``z`` ``(dataset, draw, n)``."""
     if "diverging" not in chains.sample_stats:
         return {}
@@ -86,15 +88,16 @@ def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dic
                 name for name, no in zip(batched.problem.unconstrained_names, bad[draw], strict=True) if no
             )
             at = _told(batched.problem.names, _constrained(batched, row, points[draw]))
-            causes[row] = (
+            sentence = (
                 f"the gradient by {', '.join(by)} is not a number where the density is one, at "
                 f"{bad.any(axis=1).mean():.0%} of the draws, e.g. {at}: an unsafe function in a branch of jnp.where, "
                 "or of a zero"
             )
+            causes[row] = Finding(Cause.GRADIENT_NOT_A_NUMBER, sentence, f"the gradient by {', '.join(by)} at {at}")
     return causes
 
 
-def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[int, str]:
+def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[int, Finding]:
     """Return data sets whose log density is NaN or +inf at too many points near draws ``z`` ``(dataset, draw, n)``."""
     near = np.full(z.shape, np.nan)
     for row, name in enumerate(batched.batch.ids):
@@ -115,10 +118,11 @@ def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[in
         which = int(np.argmax(away)) if inside.size else 0
         one = _constrained(batched, row, points[np.argsort(points[:, which])[len(points) // 2]])
         example = _told(batched.problem.names, one, which if len(one) == len(away) else 0)
-        causes[row] = (
+        sentence = (
             f"log density is not a number (NaN or +inf) at {undefined[row].mean():.1%} of the points near the draws, "
             f"e.g. {example}, where the prior has mass{unfinished}"
         )
+        causes[row] = Finding(Cause.DENSITY_NOT_A_NUMBER, sentence, example)
     return causes
 
 
@@ -134,7 +138,7 @@ def _told(names: tuple[str, ...], theta: Floats, first: int = 0) -> str:
     return ", ".join(f"{names[k]} = {theta[k]:.4g}" for k in order[:TOLD])
 
 
-def _no_function(batched: BatchedProblem, draws: Floats, stored: Floats) -> dict[int, str]:
+def _no_function(batched: BatchedProblem, draws: Floats, stored: Floats) -> dict[int, Finding]:
     """Return data sets whose log density at the points ``draws`` ``(dataset, draw, n)`` changes between evaluations.
 
     It is evaluated twice, the second time in reverse order of data sets and draws; ``stored`` ``(dataset, draw)`` is
@@ -161,8 +165,9 @@ def _no_function(batched: BatchedProblem, draws: Floats, stored: Floats) -> dict
         at = _told(batched.problem.names, points[row, draw])
         one, other = (first, again) if differs is apart else (stored, first)
         when = "when it was asked for again" if differs is apart else "when it was asked for again after sampling"
-        causes[row] = (
+        sentence = (
             f"the model is not a function of its arguments: its log density at {at} was {one[row, draw]:.10g}, "
             f"and {other[row, draw]:.10g} {when}"
         )
+        causes[row] = Finding(Cause.NOT_A_FUNCTION, sentence, at)
     return causes

@@ -1,4 +1,4 @@
-"""The judgement of one block of data sets: its draws give catalogue columns of figures, verdicts and reasons."""
+"""The judgement of one block of data sets: its draws give catalogue columns of figures, verdicts, reasons, causes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from chainsweep.diagnostics.dropping import BY_DESIGN, culprit
 from chainsweep.diagnostics.predictive import predictive_pvalue
 from chainsweep.diagnostics.summary import convergence_summary, posterior_summary
 from chainsweep.engines.chains import Chains, DrawKind
+from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays, Floats, Ints
 from chainsweep.numerics.seeds import Seeds
+from chainsweep.verdicts.causes import Cause, Finding
 from chainsweep.verdicts.density_check import density_causes
+from chainsweep.verdicts.evidence import evidence
+from chainsweep.verdicts.explain import explained
 from chainsweep.verdicts.mode_candidates import check_chains, equal_draws
 from chainsweep.verdicts.mode_check import ModeCheck, replaced, unchecked
+from chainsweep.verdicts.prior_edge import piled_up
 from chainsweep.verdicts.rules import (
     Caused,
     Check,
+    Verdict,
     checks_of,
     ensemble_rules,
     likelihood_free_rules,
@@ -113,26 +119,34 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
     unknown = np.isfinite(dropped_by)
     if problem.has_likelihood:
         effective = figures["ess_weighted" if chains.kind is DrawKind.WEIGHTED else "ess_bulk_min"]
-        causes, outside = _against_density(chains, batched, effective, seeds, limits)
-        checks = [Caused(causes, len(batched.batch)), *checks]
+        undefined, outside = _against_density(chains, batched, effective, seeds, limits)
+        checks = [Caused(undefined, len(batched.batch)), *checks]
         figures |= {"mode_shift": outside.shift, "mass_outside": outside.mass_outside, "check_khat": outside.khat}
         # If the mode check is inconclusive, all of these pass.
         checks += checks_of(
             mode_rules(limits), [outside.significant_shift, outside.significant_mass, outside.significant_spread]
         )
         if limits.inconclusive == "not_converged":
-            checks.append(Caused(outside.unproven(), len(batched.batch)))
+            checks.append(Caused(_unproven(outside), len(batched.batch)))
         conclusive = outside.conclusive
         unknown &= ~conclusive
     share = _info(chains, "dropped_share")
     dropped = {i: _dropped(batched, int(dropped_by[i]), share[i]) for i in np.flatnonzero(unknown).tolist()}
     checks = [Caused(dropped, len(batched.batch)), *checks]
     figures["ppc_pvalue"] = _predictive(chains, batched, seeds)
-    labels, reasons = verdicts(checks, {**batched.failures, **chains.failures})
+    failures = {**batched.failures, **chains.failures}
+    labels, reasons = verdicts(checks, failures)
     misfit = figures["ppc_pvalue"] < limits.min_ppc_pvalue
     ood = figures.get("ood_pvalue", np.full(len(misfit), np.nan)) < limits.min_ood_pvalue
     flags = {"misfit": misfit, "unlike_simulations": ood, "mode_check_inconclusive": ~conclusive}
     flags["simulations_dropped"] = np.isfinite(dropped_by)
+    edges = piled_up(batched, chains, seeds)
+    flags["prior_edge"] = np.isin(np.arange(len(misfit)), list(edges))
+    seen = evidence(batched, chains, [i for i, label in enumerate(labels) if label != Verdict.CONVERGED], seeds)
+    for i, found in seen.items():
+        if i not in failures:
+            found |= _flagged(figures, i, {"misfit": misfit[i], "unlike": ood[i]}, edges.get(i))
+    causes, hints = explained(checks, failures, seen, _budget(seeds.engine))
     figures["flags"] = [" ".join(name for name in flags if flags[name][i]) for i in range(len(misfit))]
     figures["draws"] = chains.n_draws * chains.theta.shape[1]
     figures["seconds"] = _info(chains, "seconds")
@@ -141,6 +155,9 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
         "engine": [seeds.engine] * len(labels),
         "verdict": labels,
         "reason": reasons,
+        "cause": causes,
+        "hint": hints,
+        "edge": [edges.get(i, "") for i in range(len(labels))],
         "rung": np.full(len(labels), np.nan),
         **figures,
     }
@@ -148,8 +165,8 @@ def judge(chains: Chains, batched: BatchedProblem, limits: VerdictSection, seeds
 
 def _against_density(
     chains: Chains, batched: BatchedProblem, effective: Floats, seeds: Seeds, limits: VerdictSection
-) -> tuple[dict[int, str], ModeCheck]:
-    """Return the causes of the density check by position, and the mode check; both are empty without draws."""
+) -> tuple[dict[int, Finding], ModeCheck]:
+    """Return the findings of the density check by position, and the mode check; both are empty without draws."""
     drawn = np.flatnonzero(chains.n_draws > 0)
     if drawn.size == len(batched.batch):
         return density_causes(batched, chains, seeds), check_chains(batched, chains, effective, seeds, limits)
@@ -243,14 +260,37 @@ def _weighted(chains: Chains, problem: Problem, limits: VerdictSection) -> tuple
 _KINDS = {DrawKind.MARKOV: _markov, DrawKind.ENSEMBLE: _ensemble, DrawKind.WEIGHTED: _weighted}
 
 
-def _dropped(batched: BatchedProblem, by: int, share: float) -> str:
-    """Return the reason why draws of a network trained on a part of its simulations are not a posterior."""
+def _dropped(batched: BatchedProblem, by: int, share: float) -> Finding:
+    """Return why draws of a network trained on a part of its simulations are not a posterior."""
     told = f"{share:.1%} of the network's simulations are no numbers and were dropped"
     if by == BY_DESIGN:
-        return f"{told}, all of those of this data set's design among them"
+        return Finding(Cause.SIMULATIONS_DROPPED, f"{told}, all of those of this data set's design among them", told)
     left = "and no likelihood tells" if not batched.problem.has_likelihood else "and the mode check cannot tell"
     by_what = culprit(batched.problem.unconstrained_columns, by)
-    return f"{told}, which ones depends on {by_what}, {left} what mass lies there"
+    sentence = f"{told}, which ones depends on {by_what}, {left} what mass lies there"
+    return Finding(Cause.SIMULATIONS_DROPPED, sentence, f"{told}, depending on {by_what}")
+
+
+def _unproven(check: ModeCheck) -> dict[int, Finding]:
+    """Return what the mode check says of the data sets that it is inconclusive on."""
+    cause = Cause.MODE_CHECK_INCONCLUSIVE
+    return {i: Finding(cause, told, told.partition(" (limits")[0]) for i, told in check.unproven().items()}
+
+
+def _flagged(figures: Mapping[str, Any], i: int, holds: Mapping[str, bool], edge: str | None) -> dict[Cause, str]:
+    """Return the causes that flags of data set ``i`` give evidence of, with their figures."""
+    found = {} if edge is None else {Cause.PRIOR_EDGE: edge}
+    if holds["misfit"]:
+        found[Cause.MISFIT] = f"posterior predictive p-value {figures['ppc_pvalue'][i]:.2g}"
+    if holds["unlike"]:
+        found[Cause.UNLIKE_TRAINING] = f"simulations as far out of distribution {figures['ood_pvalue'][i]:.2g}"
+    return found
+
+
+def _budget(engine: str) -> str:
+    """Return the setting of an engine that allows more draws, with its table."""
+    entry = ENGINES.get(engine)
+    return f"[engines.{engine}] {entry.budget}" if entry is not None and entry.budget else "the engine's budget"
 
 
 def _predictive(chains: Chains, batched: BatchedProblem, seeds: Seeds) -> Floats:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from chainsweep.config.sections import VerdictSection
 from chainsweep.numerics.arrays import Bools, Floats
+from chainsweep.verdicts.causes import Cause, Finding
 
 
 class Verdict(enum.StrEnum):
@@ -42,6 +43,10 @@ class Rule:
     decimals: int = 0
     unit: Literal["", "%", "sd"] = ""
     """The unit in which figure and limit are written; ``%`` is for a share in 0..1."""
+    cause: Cause = Cause.TOO_FEW_DRAWS
+    """The cause of a data set that fails, where nothing tells more."""
+    symptom: bool = False
+    """True for a figure that goes wrong with others, so that its cause counts only where it fails alone."""
 
     def passed(self, values: Floats) -> Bools:
         """True where a figure is within the limit."""
@@ -70,6 +75,11 @@ class Check:
     """The parameter that each figure belongs to, if it is the worst of several."""
 
     @property
+    def symptom(self) -> bool:
+        """True for a figure that goes wrong with others."""
+        return self.rule.symptom
+
+    @property
     def passed(self) -> Bools:
         """True where the figure is within its limit."""
         return self.rule.passed(self.values)
@@ -78,22 +88,39 @@ class Check:
         """Return text on the figure of one data set, with the limit if it fails."""
         return self.rule.sentence(float(self.values[position]), self.of[position] if self.of else "")
 
+    def cause(self, position: int) -> Cause:
+        """Return the cause of one data set that fails."""
+        return self.rule.cause
+
+    def at(self, position: int) -> str:
+        """Return the figure of one data set, with its parameter and without the limit."""
+        return self.sentence(position).partition(", limit ")[0]
+
 
 @dataclass(frozen=True)
 class Caused:
-    """A check that the data sets in ``causes`` fail, each with its sentence; for the others its sentence is empty."""
+    """A check that the data sets in ``findings`` fail, each with its cause; for the others its sentence is empty."""
 
-    causes: Mapping[int, str]
+    findings: Mapping[int, Finding]
     datasets: int
+    symptom: bool = False
 
     @property
     def passed(self) -> Bools:
-        """True where there is no cause."""
-        return np.array([i not in self.causes for i in range(self.datasets)], bool)
+        """True where nothing is found."""
+        return np.array([i not in self.findings for i in range(self.datasets)], bool)
 
     def sentence(self, position: int) -> str:
-        """Return the cause of one data set; empty if there is none."""
-        return self.causes.get(position, "")
+        """Return the sentence on one data set; empty if nothing is found."""
+        return self.findings[position].sentence if position in self.findings else ""
+
+    def cause(self, position: int) -> Cause:
+        """Return the cause of one data set that fails."""
+        return self.findings[position].cause
+
+    def at(self, position: int) -> str:
+        """Return the parameter and value at which the cause of one data set was found."""
+        return self.findings[position].at
 
 
 def checks_of(
@@ -112,7 +139,7 @@ def markov_rules(limits: VerdictSection) -> list[Rule]:
         Rule("R-hat", limits.rhat, "below", 4),
         Rule("bulk ESS", limits.ess, "above"),
         Rule("tail ESS", limits.ess, "above"),
-        Rule("divergences", limits.divergences, "at most"),
+        Rule("divergences", limits.divergences, "at most", cause=Cause.DIVERGENCES),
     ]
 
 
@@ -127,23 +154,40 @@ def ensemble_rules(limits: VerdictSection) -> list[Rule]:
 
 def weighted_rules(limits: VerdictSection) -> list[Rule]:
     """Return the rules of importance-weighted draws: Pareto k-hat and weighted ESS."""
-    return [Rule("k-hat", limits.khat, "below", 2), Rule("weighted ESS", limits.ess, "above")]
+    return [
+        Rule("k-hat", limits.khat, "below", 2, cause=Cause.POOR_PROPOSAL),
+        Rule("weighted ESS", limits.ess, "above"),
+    ]
 
 
 def likelihood_free_rules(limits: VerdictSection) -> list[Rule]:
     """Return the rules of a network's unweighted draws: its calibration, and likeness of data set and training set."""
     return [
-        Rule("no likelihood; distance of the network's calibration from uniform", limits.miscalibration, "below", 3),
-        Rule("simulations as far out of distribution", limits.min_ood_pvalue, "above", 2, "%"),
+        Rule(
+            "no likelihood; distance of the network's calibration from uniform",
+            limits.miscalibration,
+            "below",
+            3,
+            cause=Cause.CALIBRATION,
+        ),
+        Rule(
+            "simulations as far out of distribution",
+            limits.min_ood_pvalue,
+            "above",
+            2,
+            "%",
+            cause=Cause.UNLIKE_TRAINING,
+        ),
     ]
 
 
 def mode_rules(limits: VerdictSection) -> list[Rule]:
     """Return the rules on posterior mass that the chains lack: the shift of a mean, the share, the ratio of sds."""
+    elsewhere = Cause.MASS_ELSEWHERE
     return [
-        Rule("mode check: shift of a mean", limits.mode_shift, "below", 2, "sd"),
-        Rule("mass where no chain went", limits.mass_outside, "below", 1, "%"),
-        Rule("log ratio of sds", limits.mode_spread, "below", 2),
+        Rule("mode check: shift of a mean", limits.mode_shift, "below", 2, "sd", elsewhere, symptom=True),
+        Rule("mass where no chain went", limits.mass_outside, "below", 1, "%", elsewhere),
+        Rule("log ratio of sds", limits.mode_spread, "below", 2, cause=elsewhere, symptom=True),
     ]
 
 

@@ -33,6 +33,7 @@ EMCEE = Engine(
     title="emcee",
     kind=DrawKind.ENSEMBLE,
     settings=EmceeSettings,
+    budget="max_steps",
     needs=("jax", "numpyro", "emcee"),
     colour="#0072B2",
     text_colour="#005c91",

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import chdtri
 
 from chainsweep.importance.modes import Pool
+from chainsweep.model.failing import Failing
 from chainsweep.numerics.arrays import Bools, Floats, Ints
 from chainsweep.numerics.resampling import distinct, temper
 from chainsweep.numerics.seeds import Seeds
@@ -56,7 +57,7 @@ def start_walkers(pool: Pool, log_density: Floats, ids: Sequence[str], seeds: Se
             if len(np.unique(chosen)) < min(walkers, ndim + 2):
                 finite = int(np.isfinite(density[position]).sum())
                 failures[position] = (
-                    f"no start: the log density is finite at {finite} of {draws} prior draws and at least "
+                    f"{Failing.NO_START}{finite} of {draws} prior draws and at least "
                     f"{ndim + 2} are needed; check the data, or narrow the prior to where it is finite"
                 )
                 theta[position], log_prob[position] = np.nan, np.nan

@@ -47,6 +47,7 @@ from chainsweep.importance.global_proposal import (
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import CHAIN_COMPONENTS
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.failing import Failing
 from chainsweep.model.problem import Observation, Problem
 from chainsweep.numerics.arrays import Arrays, Bools, Floats, Ints, strip_prefix
 from chainsweep.numerics.loops import on_cpu
@@ -209,11 +210,10 @@ class _Run:
         tuning, shape = self.settings.tuning, (self.settings.chains, self.settings.tuning.attempts)
         pool, modes, proposal = search(self.batched, self.seeds, shape, tuning.prior_draws, tuning.descents, draws)
         for i in np.flatnonzero(~np.isfinite(modes.log_density).any(axis=1)):
-            self.failures[int(i)] = "no optimiser descent ended at a finite density; check the model there"
+            self.failures[int(i)] = f"{Failing.NO_DESCENT}; check the model there"
         for i in np.flatnonzero(~pool.any_finite):
             self.failures[int(i)] = (
-                f"none of {tuning.prior_draws} prior draws has a finite likelihood; "
-                "check the data set's values and the prior"
+                f"none of {tuning.prior_draws} {Failing.NO_LIKELIHOOD}; check the data set's values and the prior"
             )
         self.seconds += (time.perf_counter() - began) / len(self.batch)
         return proposal

@@ -28,6 +28,7 @@ NUTS = Engine(
     title="NUTS",
     kind=DrawKind.MARKOV,
     settings=NutsSettings,
+    budget="draws",
     needs=("jax", "numpyro"),
     colour="#D55E00",
     text_colour="#ab4a00",

@@ -29,6 +29,7 @@ SNPE = Engine(
     title="SNPE",
     kind=DrawKind.WEIGHTED,
     settings=SnpeSettings,
+    budget="draws",
     needs=("jax", "numpyro", "torch", "sbi", "safetensors"),
     colour="#009E73",
     text_colour="#00704f",

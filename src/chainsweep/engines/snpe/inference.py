@@ -21,6 +21,7 @@ from chainsweep.importance import global_proposal
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import PRIOR_INFLATION, Start, defensive_mixture, target_of
 from chainsweep.model.batched import BatchedProblem, blocks_of
+from chainsweep.model.failing import Failing
 from chainsweep.numerics.arrays import Arrays, Floats, Ints
 from chainsweep.numerics.seeds import Seeds
 
@@ -36,8 +37,8 @@ TOGETHER = 16
 BROAD_DEFENSIVE_SHARE, BROAD_WIDE_SHARE = 0.3, 0.35
 """The shares of the broader proposal of the last adaptation: prior draws, and one kernel around all draws."""
 REASON_BYTES = 300
-NOT_FINITE = "observations, errors or constants are not finite, or the prior is improper for them"
-NO_DENSITY = "no draw of the network has a finite log density"
+NOT_FINITE = f"{Failing.NOT_FINITE}, or the prior is improper for them"
+NO_DENSITY = str(Failing.NO_WEIGHT)
 
 
 @dataclass(frozen=True)

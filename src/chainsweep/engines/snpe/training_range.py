@@ -12,6 +12,7 @@ import numpy as np
 
 from chainsweep.data.collection import Batch
 from chainsweep.engines.snpe.standardisation import prior_quantiles
+from chainsweep.model.failing import Failing
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays, Floats
 
@@ -64,5 +65,5 @@ def outside(problem: Problem, batch: Batch, coverage: Mapping[str, Floats]) -> d
         for i in np.flatnonzero(((values < low - slack) | (values > high + slack)).any(axis=1)).tolist():
             theirs = f"{low.min():.4g} to {high.max():.4g}"
             own = f"{values[i].min():.4g} to {values[i].max():.4g}" if values.shape[1] > 1 else f"{values[i, 0]:.4g}"
-            reasons.setdefault(i, f"the network was not trained for it: {name} is {own}, trained on {theirs}")
+            reasons.setdefault(i, f"{Failing.NOT_TRAINED}: {name} is {own}, trained on {theirs}")
     return reasons
