@@ -199,7 +199,7 @@ def main() -> None:
     for number, repeat in product(dimensions, range(arguments.repeats)):
         found += measured(number, repeat)
         print(summary([f for f in found if f.planted.dimensions == number]), flush=True)
-    print(table([f for f in found]))
+    print(table(found))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps([asdict(each) for each in found], indent=1), encoding="utf-8")
 

@@ -11,7 +11,7 @@ none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt
 from chainsweep.importance.mixture import combine, log_density
 from chainsweep.importance.mixture_density import Mixture
-from chainsweep.importance.target import CHAIN_COMPONENTS, Start, Target, from_chains, target_of
+from chainsweep.importance.target import CHAIN_COMPONENTS, Start, Target, defensive_mixture, from_chains, target_of
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.arrays import Bools, Floats, Ints
 from chainsweep.numerics.resampling import systematic
@@ -40,6 +40,18 @@ PASSES = (
     Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, mode_share=0.2, ess=200.0),
 )
 """The settings of a quick check of every data set, then of a thorough one where the quick one is inconclusive."""
+MANY_PARAMETERS = 11
+"""The number of unconstrained parameters from which kernels on a few draws describe nothing."""
+PASSES_OF_MANY = (
+    Settings(draws=8000, rounds=1, components=32, points=1024, khat=0.7),
+    Settings(draws=24000, rounds=1, components=32, points=1024, khat=0.7),
+)
+"""The same passes for many parameters: draws of one wide component on all of the chains, to which nothing is fitted
+again, since in many dimensions a few hundred weighted draws cannot tell a covariance better than the chains do."""
+WHOLE_SHARE, WHOLE_INFLATION = 0.85, 1.1
+"""The share of this component of those on the chains, and its covariance in units of that of their draws."""
+MODES_OF_MANY = 0.3
+"""The share of modes found elsewhere of the components that are not of the prior's size."""
 SHARP = Settings(draws=6000, rounds=2, components=96, points=1024, effective=100.0, mode_share=0.6, ess=200.0)
 """The settings of a pass that tells whether a figure near its limit is beyond it."""
 NEAR_LIMIT = 0.7
@@ -111,7 +123,7 @@ def mode_check(
     chain_z: Floats,
     start: Start,
     keys: NDArray[np.uint32],
-    passes: Sequence[Settings] = PASSES,
+    passes: Sequence[Settings] | None = None,
     chain_ess: Floats | None = None,
     limits: VerdictSection = DEFAULT_LIMITS,
 ) -> ModeCheck:
@@ -133,8 +145,16 @@ def mode_check(
     """
     target = target_of(batched)
     chain = _chain(batched, target, chain_z, keys, chain_ess)
-    on_chain = _halves(chain.kernels, chain.rare)
-    mode_components = on_chain if start.mode_components is None else _halves(on_chain, start.mode_components)
+    many = chain_z.shape[-1] >= MANY_PARAMETERS
+    if passes is None:
+        passes = PASSES_OF_MANY if many else PASSES
+    mode_components = _halves(chain.kernels, chain.rare)
+    if many:
+        whole = defensive_mixture(chain_z, WHOLE_INFLATION)
+        mode_components = combine((WHOLE_SHARE, whole), (1.0 - WHOLE_SHARE, mode_components))
+    if start.mode_components is not None:
+        share = MODES_OF_MANY if many else 0.5
+        mode_components = combine((1.0 - share, mode_components), (share, start.mode_components))
     start = start._replace(mode_components=mode_components)
     check = unchecked(len(chain_z))
     outside = np.full((len(chain_z), KERNEL_DRAWS // 2, chain_z.shape[-1]), np.nan)
@@ -148,8 +168,9 @@ def mode_check(
     near = np.flatnonzero(check.conclusive & near_a_limit(check, limits))
     if near.size and passes:
         there = from_chains(target, outside, keys)
-        weighted = adapt(target, start._replace(mode_components=_halves(mode_components, there)), keys, SHARP, near)
-        newer = _judge(batched, chain, weighted, SHARP)[0].take(near)
+        sharp = replace(SHARP, rounds=1) if many else SHARP
+        weighted = adapt(target, start._replace(mode_components=_halves(mode_components, there)), keys, sharp, near)
+        newer = _judge(batched, chain, weighted, sharp)[0].take(near)
         better = newer.conclusive
         check = replaced(check, newer.take(np.flatnonzero(better)), near[better])
     return check
