@@ -2,7 +2,7 @@
 
     python -m benchmarks.truth.by_prior softmax banana
 
-The errors are to be no larger than chance leaves them; where the data say much, hardly any draw counts, and it is large.
+The errors are to be no larger than chance leaves them. Where the data say much, few draws count, and that is large.
 """
 
 from __future__ import annotations
