@@ -53,11 +53,9 @@ QUICK: Mapping[str, str] = {
     "hyperbola": "nuts",
     "image": "nuts",
     "label_switching": "emcee",
-    "line_far_away": "nuts",
     "line_odd_scales": "emcee",
     "one_point": "nuts",
     "ordered_mixture": "nuts",
-    "poisson_counts": "nuts",
     "radial_velocity": "nuts",
     "regression[12]": "nuts",
     "two_peaks": "nuts",
@@ -160,15 +158,15 @@ def main() -> int:
         engines = options.engines or ((QUICK[name],) if options.quick and name in QUICK else ENGINES)
         return answers_of(name, engines, count, workers, options.plain)
 
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with ThreadPoolExecutor(options.jobs) as pool:
         for name, (found, seconds, broken) in zip(names, pool.map(answered, names), strict=True):
             took[name] = seconds
             answers += found
             faults += [f"{name}: {broken}"] if broken else []
+            options.out.write_text(json.dumps([asdict(each) for each in answers], indent=1) + "\n", encoding="utf-8")
             print(*table(found, took).splitlines()[2:-1], *([name, broken] if broken else []), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps([asdict(answer) for answer in answers], indent=1) + "\n", encoding="utf-8")
     print(table(answers, took))
     posteriors = len({(answer.family, answer.dataset) for answer in answers})
     print(f"{len(names)} cases, {posteriors} posteriors, {time.monotonic() - began:.0f} s in all")
