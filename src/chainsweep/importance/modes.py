@@ -177,7 +177,7 @@ def find_modes(
 
 
 def _filled_up(peaks: Floats, likely: Floats) -> Floats:
-    """As many points as ``likely`` ``(start, n)`` has: the peaks, then the first of ``likely``."""
+    """Return the peaks, filled up by the first of ``likely`` ``(start, n)`` to as many points as that has."""
     some = peaks[np.isfinite(peaks).all(axis=1)]
     return np.concatenate([some, likely])[: len(likely)]
 

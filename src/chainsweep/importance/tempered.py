@@ -36,7 +36,7 @@ SCALES = -3.0, 0.2
 PEAKS = 32
 """The most peaks of the particles of all steps."""
 KEPT = 3
-"""Of the steps before the last, each that is a multiple of this is kept."""
+"""The particles of each step whose number is a multiple of this are kept too."""
 
 
 @dataclass(frozen=True)
