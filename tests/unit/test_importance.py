@@ -152,6 +152,7 @@ def test_combining_normalises_and_skips_parts_without_weight():
     assert_allclose(np.exp(both.log_weight).sum(axis=1), 1.0)
     assert_allclose(np.exp(both.log_weight[:, 3:]).sum(axis=1), 0.75)
     assert_allclose(combine((0.2, one), (0.8, dead)).log_weight[:, :3], one.log_weight, atol=1e-12)
+    assert np.isneginf(combine((0.5, dead), (0.5, dead)).log_weight).all()
 
 
 def fitted_to(z: np.ndarray, log_weight: np.ndarray, components: int = 8, hessian: float = 0.0) -> Mixture:

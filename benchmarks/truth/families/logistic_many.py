@@ -5,9 +5,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-VARIANTS = {"12": {"COEFFICIENTS": 12}, "25": {"COEFFICIENTS": 25}, "60": {"COEFFICIENTS": 60, "DATASETS": 2}}
+VARIANTS = {
+    "12": {"COEFFICIENTS": 12},
+    "25": {"COEFFICIENTS": 25},
+    "60": {"COEFFICIENTS": 60, "ENGINES": ("nuts",), "DATASETS": 2},
+}
 COEFFICIENTS = 12
-ENGINES = ("nuts",)
+ENGINES = ("nuts", "emcee")
 DATASETS = 5
 DESIGN = np.random.default_rng(COEFFICIENTS).standard_normal((6 * COEFFICIENTS, COEFFICIENTS))
 

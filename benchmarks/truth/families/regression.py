@@ -4,11 +4,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-FEW, MANY = ("nuts", "emcee"), ("nuts",)
+FEW, MORE, MANY = ("nuts", "emcee", "snpe"), ("nuts", "emcee"), ("nuts",)
 VARIANTS = {
     "5": {"COEFFICIENTS": 5, "ENGINES": FEW},
-    "12": {"COEFFICIENTS": 12, "ENGINES": MANY},
-    "25": {"COEFFICIENTS": 25, "ENGINES": MANY},
+    "12": {"COEFFICIENTS": 12, "ENGINES": FEW},
+    "25": {"COEFFICIENTS": 25, "ENGINES": MORE},
     "60": {"COEFFICIENTS": 60, "ENGINES": MANY, "DATASETS": 2},
 }
 COEFFICIENTS = 5

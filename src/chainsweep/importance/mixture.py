@@ -45,10 +45,12 @@ def combine(*parts: tuple[float, Mixture]) -> Mixture:
     return Mixture(log_weight, mean, np.concatenate([np.asarray(part.chol) for _, part in parts], axis=-3))
 
 
-def _normalised_logs(log_weight: Array) -> Array:
+def _normalised_logs(log_weight: Floats) -> Floats:
+    """Return log weights whose exponentials sum to 1; a row without any weight stays one."""
     top = log_weight.max(axis=-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return log_weight - top - np.log(np.exp(log_weight - top).sum(axis=-1, keepdims=True))
+        normalised = log_weight - top - np.log(np.exp(log_weight - top).sum(axis=-1, keepdims=True))
+    return np.where(np.isfinite(top), normalised, -np.inf)
 
 
 def require_float64() -> None:

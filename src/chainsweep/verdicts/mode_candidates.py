@@ -15,7 +15,7 @@ from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.arrays import Floats
 from chainsweep.numerics.resampling import systematic
 from chainsweep.numerics.seeds import Seeds
-from chainsweep.verdicts.mode_check import DEFAULT_LIMITS, ModeCheck, mode_check
+from chainsweep.verdicts.mode_check import DEFAULT_LIMITS, MANY_PARAMETERS, ModeCheck, mode_check
 
 PRIOR_DRAWS = 4096
 CHECK_DESCENTS = 16
@@ -24,6 +24,8 @@ BLACK_BOX_TEMPERING = Tempering(particles=256, moves=3)
 """The effort of the tempered search where each density is a call of the user's function."""
 CHAIN_DRAWS = 2000
 """The number of draws, from all chains of a data set, that the check compares with."""
+CHAIN_DRAWS_OF_MANY = 6000
+"""The same where there are many parameters, whose covariance takes more of them."""
 
 
 def check_chains(
@@ -53,8 +55,9 @@ def check_chains(
 
 
 def _unconstrained(batched: BatchedProblem, chains: Chains, seeds: Seeds) -> Floats:
-    """Return unconstrained draws ``(dataset, CHAIN_DRAWS, n)`` of all chains; NaN rows are padding."""
-    points = equal_draws(chains, chains.theta, batched.batch.ids, CHAIN_DRAWS, seeds, "check-draws")
+    """Return unconstrained draws ``(dataset, draw, n)`` of all chains; NaN rows are padding."""
+    count = CHAIN_DRAWS_OF_MANY if batched.problem.ndim_unconstrained >= MANY_PARAMETERS else CHAIN_DRAWS
+    points = equal_draws(chains, chains.theta, batched.batch.ids, count, seeds, "check-draws")
     return batched.unconstrain_padded(points)
 
 

@@ -302,6 +302,15 @@ def _reposition_stuck(state: State, row: int, step: int, sweep: Sweep) -> int:
     return moved
 
 
+def _effective(draws: int, tau: float, every: int) -> float:
+    """Return the effective number of ``draws`` that are ``every`` steps apart, of chains with the time ``tau``.
+
+    Chains are taken as autoregressive of first order, whose correlation falls by the same factor in each step.
+    """
+    correlation = max((tau - 1.0) / (tau + 1.0), 0.0) ** every if np.isfinite(tau) else 1.0
+    return draws * (1.0 - correlation) / (1.0 + correlation)
+
+
 def _finish(state: State, results: Results, sweep: Sweep, row: int, step: int, assessment: Assessment) -> None:
     """Store the draws of one data set in ``results``, thinned to about half an autocorrelation time."""
     walkers, chain = sweep.walkers, state.chains[row]
@@ -325,7 +334,7 @@ def _finish(state: State, results: Results, sweep: Sweep, row: int, step: int, a
         thin=every * stride,
         kept_over_tau=assessment.kept_over_tau,
         rhat_max=assessment.rhat_max,
-        ess_min=assessment.ess_min,
+        ess_min=min(assessment.ess_min, _effective(draws[..., 0].size, longest, every)),
         stuck_moved=int(state.moved[row]),
         stuck_walkers=assessment.stuck,
         walkers=walkers,
