@@ -7,6 +7,7 @@ import numpy as np
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.engines.chains import Chains
+from chainsweep.importance.global_proposal import DESCENTS
 from chainsweep.importance.mixture import combine
 from chainsweep.importance.modes import find_modes, prior_pool
 from chainsweep.importance.target import from_modes, from_prior, target_of
@@ -18,8 +19,6 @@ from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.mode_check import DEFAULT_LIMITS, MANY_PARAMETERS, ModeCheck, mode_check
 
 PRIOR_DRAWS = 4096
-CHECK_DESCENTS = 16
-"""The number of descents of a data set."""
 BLACK_BOX_TEMPERING = Tempering(particles=256, moves=3)
 """The effort of the tempered search where each density is a call of the user's function."""
 CHAIN_DRAWS = 2000
@@ -46,7 +45,7 @@ def check_chains(
     kernels = on_particles(target, particles, seeds.jax_keys(ids, "check-kernels", 1)[:, 0])
     if with_gradients:
         generators = [seeds.generator(name, "check-descents") for name in ids]
-        modes = from_modes(find_modes(batched, pool, CHECK_DESCENTS, generators, particle_peaks(particles)))
+        modes = from_modes(find_modes(batched, pool, DESCENTS, generators, particle_peaks(particles)))
         kernels = combine((0.5, modes), (0.5, kernels))
     start = start._replace(mode_components=kernels)
     keys = seeds.jax_keys(ids, "check", 1)[:, 0]
