@@ -1,9 +1,17 @@
-"""Plain NumPyro NUTS and plain emcee, one data set after the other, with the diagnostics that their users look at."""
+"""Plain NumPyro NUTS and plain emcee, one data set after the other, with the diagnostics that their users look at.
+
+    python -m benchmarks.truth.plain CASE DATASETS     # prints the answers as JSON
+
+A process of its own for each case, since NumPyro traces one model at a time in a process.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 
 import emcee
 import jax
@@ -13,7 +21,7 @@ from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import initialize_model
 
 from benchmarks.truth.answers import Answer, errors
-from benchmarks.truth.cases import load
+from benchmarks.truth.cases import datasets_of, load
 from benchmarks.truth.exact import Exact
 
 WARMUP, DRAWS, CHAINS = 500, 1000, 4
@@ -140,3 +148,16 @@ def _judged(
                 )
     joined = {site: values.reshape(-1, *values.shape[2:]) for site, values in draws.items()}
     return Answer(name, method, number, good, *errors(exact, mean, sd, joined), seconds, calls=calls)
+
+
+def main() -> None:
+    """Print the answers to the first data sets of a case."""
+    jax.config.update("jax_enable_x64", True)
+    name, count = sys.argv[1], int(sys.argv[2])
+    sets = datasets_of(name, count)
+    found = plain_answers(name, sets, [load(name).exact(**fields) for fields in sets])
+    print(json.dumps([asdict(answer) for answer in found]))
+
+
+if __name__ == "__main__":
+    main()
