@@ -30,7 +30,7 @@ BUNDLE_BUILT := nflows
 BUNDLE_LIMIT_MB := 50
 SQUASHFS ?= -comp zstd -Xcompression-level 9
 
-.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth bench-truth-quick bench-ess bench-planted-modes
+.PHONY: install demo test test-rest test-all mutants check format lint types settings clean images cpu-images test-images locks wheelhouse gpu-bundle gpu-check bench-start bench-nuts bench-nuts-growth bench-emcee bench-snpe bench-truth bench-truth-quick bench-ess bench-planted-modes bench-easy
 
 # Images are made by a chain of rules, and Make would remove them as intermediate files.
 .SECONDARY:
@@ -85,6 +85,10 @@ bench-ess: $(STAMP)
 # Modes of known mass, planted far from the chains: which of them the mode check sees; a table, build/planted-modes.json.
 bench-planted-modes: $(STAMP)
 	$(BIN)/python -m benchmarks.planted_modes
+
+# Easy posteriors of five families, 256 data sets each, beside vmapped NumPyro; a table, build/bench-easy.json.
+bench-easy: $(STAMP)
+	$(BIN)/python -m benchmarks.easy
 
 # NUTS over many data sets compared with the usual ways; a table, and build/bench-nuts.json.
 bench-nuts: $(STAMP)
