@@ -123,8 +123,11 @@ def answers_of(
     """The answers of all methods to one case, the seconds that they took, and what broke, if anything did."""
     began, broken = time.monotonic(), ""
     sets = datasets_of(name, min(count, getattr(load(name), "DATASETS", count)))
-    exacts = [load(name).exact(**fields) for fields in sets]
     found: list[Answer] = []
+    try:
+        exacts = [load(name).exact(**fields) for fields in sets]
+    except ArithmeticError as error:
+        return [], time.monotonic() - began, f"no exact posterior: {error}"
     try:
         found += by_campaign(name, engines, exacts, workers)
     except RuntimeError as error:

@@ -13,6 +13,8 @@ TIMES, DOSE = np.array([0.0, 0.25, 0.5, 1.0, 2.0, 3.5, 5.0, 7.0, 9.0, 12.0, 24.0
 CENTRES = np.log([1.0, 0.04, 0.5])
 ENGINES = ("nuts", "emcee")
 
+DATASETS = 2
+
 
 def model(time, y=None):
     ka = numpyro.sample("ka", dist.LogNormal(CENTRES[0], 2.0))
