@@ -98,7 +98,8 @@ def content(folder: Path) -> dict[str, np.ndarray]:
     for path in sorted((folder / "shards" / "emcee").glob("*.h5")):
 
         def keep(name: str, node: h5py.HLObject, shard: str = path.stem) -> None:
-            if isinstance(node, h5py.Dataset) and name not in ("summary/seconds", "summary/attempt"):
+            timing = ("summary/seconds", "summary/check_seconds", "summary/attempt")
+            if isinstance(node, h5py.Dataset) and name not in timing:
                 found[f"{shard}/{name}"] = node[()]
 
         with h5py.File(path) as file:

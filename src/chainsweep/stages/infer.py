@@ -210,6 +210,7 @@ def judged_shard(campaign: Campaign, batch: Batch, engine: str, shard: int, atte
     chains, columns = judge_each(chains, batched, campaign.config.verdict, seeds)
     checking = (time.perf_counter() - began) / len(batch)
     columns["seconds"] = columns["seconds"] + checking
+    columns["check_seconds"] = np.full(len(batch), checking)
     columns["attempt"] = np.full(len(batch), attempt)
     for name in ("reason", "hint"):
         columns[name] = [one_line(sentence) for sentence in columns[name]]
