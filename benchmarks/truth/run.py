@@ -80,7 +80,7 @@ def by_campaign(name: str, engines: Sequence[str], exacts: Sequence[Exact], work
         (folder / "model.py").write_text(text, encoding="utf-8")
         listed = ", ".join(f'"{engine}"' for engine in served)
         (folder / "campaign.toml").write_text(
-            f'[campaign]\nname = "truth"\n[model]\nfile = "model.py"\n[data]\nsource = "data.npz"\n'
+            f'[campaign]\nname = "truth"\n[model]\nfile = "model.py"\n[data]\nsource = "data.npz"\nmin_points = 1\n'
             f"[policy]\nengines = [{listed}]\n[report]\nworst = 0\n",
             encoding="utf-8",
         )
