@@ -187,7 +187,7 @@ def test_a_figure_near_its_limit_is_measured_again(monkeypatch, lines):
     exact = z[:, :EXACT].copy()
     exact[:, :8] += 6.0 * sd
     _, searched = checked(monkeypatch, lines, z[:, EXACT:], exact=exact)
-    assert searched == [list(range(SETS))] * 2
+    assert searched == [list(range(SETS))] * 3
 
 
 def test_chains_or_weights_that_are_none_prove_nothing(monkeypatch, lines):

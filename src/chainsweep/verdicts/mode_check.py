@@ -52,8 +52,11 @@ WHOLE_SHARE, WHOLE_INFLATION = 0.85, 1.1
 """The share of this component of those on the chains, and its covariance in units of that of their draws."""
 MODES_OF_MANY = 0.3
 """The share of modes found elsewhere of the components that are not of the prior's size."""
-SHARP = Settings(draws=6000, rounds=2, components=96, points=1024, effective=100.0, mode_share=0.6, ess=200.0)
-"""The settings of a pass that tells whether a figure near its limit is beyond it."""
+SHARP = (
+    Settings(draws=6000, rounds=2, components=96, points=1024, effective=100.0, mode_share=0.6, ess=200.0),
+    Settings(draws=30000, rounds=2, components=96, points=1024, effective=100.0, mode_share=0.6, ess=200.0),
+)
+"""The settings of a pass that tells whether a figure near its limit is beyond it, and of one for where it does not."""
 NEAR_LIMIT = 0.7
 """The share of its limit from which a figure is near it."""
 KERNEL_DRAWS = 400
@@ -165,14 +168,16 @@ def mode_check(
         check = replaced(check, newer.take(open_positions), open_positions)
         for row in open_positions.tolist():
             outside[row] = _resampled(weighted.z[row], np.where(is_outside[row], weights[row], 0.0), len(outside[row]))
-    near = np.flatnonzero(check.conclusive & near_a_limit(check, limits))
-    if near.size and passes:
-        there = from_chains(target, outside, keys)
-        sharp = replace(SHARP, rounds=1) if many else SHARP
+    there = None
+    for settings in SHARP if passes else ():
+        near = np.flatnonzero(check.conclusive & near_a_limit(check, limits))
+        if not near.size:
+            break
+        there = from_chains(target, outside, keys) if there is None else there
+        sharp = replace(settings, rounds=1) if many else settings
         weighted = adapt(target, start._replace(mode_components=_halves(mode_components, there)), keys, sharp, near)
         newer = _judge(batched, chain, weighted, sharp)[0].take(near)
-        better = newer.conclusive
-        check = replaced(check, newer.take(np.flatnonzero(better)), near[better])
+        check = replaced(check, newer.take(np.flatnonzero(newer.conclusive)), near[newer.conclusive])
     return check
 
 
