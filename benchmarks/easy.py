@@ -92,7 +92,7 @@ def by_chainsweep(family: str, datasets: int, place: Path) -> list[Row]:
 def by_peer(family: str, datasets: int, place: Path) -> Row:
     """The peer in as many processes as there are cores."""
     campaign_of(family, datasets, place / "peer")
-    edges = np.linspace(0, datasets, (os.cpu_count() or 1) + 1).astype(int).tolist()
+    edges = np.unique(np.linspace(0, datasets, (os.cpu_count() or 1) + 1).astype(int)).tolist()
     environment = plain_environment(PYTHONPATH=os.pathsep.join(sys.path))
     began = time.perf_counter()
     line = (sys.executable, "-m", "benchmarks.easy", "--peer", str(place / "peer" / "campaign"))
@@ -102,6 +102,8 @@ def by_peer(family: str, datasets: int, place: Path) -> Row:
     ]
     said = [process.communicate()[0] for process in running]
     took = time.perf_counter() - began
+    if any(process.returncode for process in running):
+        raise SystemExit(f"a process of the peer of {family} failed")
     parts = [json.loads(text) for text in said]
     good, mean, sd = ([each for part in parts for each in part[name]] for name in ("verified", "mean", "sd"))
     return Row(family, "NumPyro vmapped", datasets, sum(good), wrong_of(family, good, mean, sd), took)

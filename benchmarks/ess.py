@@ -254,7 +254,7 @@ def table(claims: list[Claim]) -> str:
     for field in ("family", "network", "dimension", "stage"):
         for value in sorted({getattr(claim, field) for claim in claims}):
             lines.append(row(f"{field} {value}", [claim for claim in claims if getattr(claim, field) == value]))
-    for low, high in itertools.pairwise((-1.0, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7)):
+    for low, high in itertools.pairwise((-np.inf, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7)):
         lines.append(row(f"k-hat {low:g} to {high:g}", [claim for claim in claims if low <= claim.khat < high]))
     return "\n".join(lines)
 

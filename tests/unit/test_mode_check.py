@@ -179,15 +179,15 @@ def test_mass_where_chains_have_their_share_of_draws_is_not_missing(monkeypatch,
 def test_a_figure_near_its_limit_is_measured_again(monkeypatch, lines):
     """A mass of 2 % with an error of 1 % says nothing; with 0.1 % it says that mass is missing."""
     limits = checking.DEFAULT_LIMITS
-    unsure = made(mass_outside=[0.02, 0.02, 0.002, 0.2], mass_outside_se=[0.01, 0.001, 0.01, 0.03])
-    unsure = replace(unsure, **{name: np.zeros(4) for name in ("shift", "shift_se", "sd_se")}, sd_ratio=np.ones(4))
-    assert checking.near_a_limit(replace(unsure, conclusive=np.ones(4, bool)), limits).tolist() == [1, 0, 0, 0]
+    unsure = made(mass_outside=[0.02, 0.02, 0.002, 0.2, 0.008], mass_outside_se=[0.01, 0.001, 0.01, 0.03, 0.0001])
+    unsure = replace(unsure, **{name: np.zeros(5) for name in ("shift", "shift_se", "sd_se")}, sd_ratio=np.ones(5))
+    assert checking.near_a_limit(replace(unsure, conclusive=np.ones(5, bool)), limits).tolist() == [1, 0, 0, 0, 0]
     _, z, moments = lines
     sd = np.stack([np.sqrt(np.diagonal(covariance)) for _, covariance in moments])[:, None]
     exact = z[:, :EXACT].copy()
     exact[:, :8] += 6.0 * sd
     _, searched = checked(monkeypatch, lines, z[:, EXACT:], exact=exact)
-    assert searched == [list(range(SETS))] * 3
+    assert searched == [list(range(SETS))] * 2  # of a black box no third pass
 
 
 def test_chains_or_weights_that_are_none_prove_nothing(monkeypatch, lines):

@@ -10,7 +10,7 @@ import pytest
 
 from chainsweep.importance.modes import choose_peaks, separated
 from chainsweep.importance.target import Start, Target, defensive_mixture
-from chainsweep.importance.tempered import Tempering, particle_peaks, tempered
+from chainsweep.importance.tempered import PEAKS, Tempering, particle_peaks, tempered
 
 CENTRES = np.array([[-6.0, 0.0], [4.0, 4.0], [5.0, -7.0]])
 SHARES = np.array([0.6, 0.3, 0.1])
@@ -48,6 +48,18 @@ def test_points_without_a_density_are_no_peaks():
     z[7] = np.nan
     assert choose_peaks(z, values, 5).tolist() == [3]
     assert choose_peaks(z, np.full(200, np.nan), 5).size == 0
+
+
+def test_padding_and_copies_change_no_peak():
+    """Other data sets of a batch may have more points, and resampled points have copies."""
+    z = scattered(5, 600)
+    values = log_density(z)
+    padded = np.concatenate([z, np.full((5000, 2), np.nan)])
+    low = np.concatenate([values, np.full(5000, -np.inf)])
+    alone = choose_peaks(z, values, 9)
+    np.testing.assert_array_equal(choose_peaks(padded, low, 9), alone)
+    copied = choose_peaks(np.repeat(z, 12, axis=0), np.repeat(values, 12), 9)
+    np.testing.assert_array_equal(np.repeat(z, 12, axis=0)[copied], z[alone])
 
 
 def test_peaks_of_one_mode_count_once():
@@ -103,3 +115,4 @@ def test_peaks_of_particles_are_kept_from_all_steps(start):
     peaks = particle_peaks(found)
     assert set(mode_of(peaks[0][np.isfinite(peaks[0]).all(axis=1)])) == {0, 1, 2}
     assert np.isnan(peaks[1]).all()
+    assert peaks.shape[1] == found.z.shape[1] // found.last * PEAKS

@@ -28,14 +28,14 @@ class Valley(NamedTuple):
 def deepest_valley(values: Floats) -> Valley | None:
     """Return the deepest valley in draws ``(draw,)``; None if there is none, or a value is not finite.
 
-    The histogram goes from the smallest to the largest draw without the outermost per cent on either side.
+    The histogram covers the central 98 % of the draws; those beyond count in its first and last bin.
     """
     if len(values) < 2 * BINS or not np.isfinite(values).all():
         return None
     low, high = np.quantile(values, [0.01, 0.99])
     if not high > low:
         return None
-    place = np.clip(((values - low) / (high - low) * BINS).astype(int), 0, BINS - 1)
+    place = np.clip((values - low) / (high - low) * BINS, 0, BINS - 1).astype(int)
     counts = np.bincount(place, minlength=BINS)
     best: tuple[float, int, int] | None = None
     for middle in range(1, BINS - 1):

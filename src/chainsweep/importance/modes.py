@@ -43,6 +43,7 @@ PEAKS = 16
 PEAK_SHARE = 0.75
 """The most of the descents that start from peaks; the others start from draws chosen with tempered weights."""
 BETWEEN = 0.25, 0.5, 0.75
+"""The places on the line from one peak to another at which the density is looked at."""
 VALLEY = 0.5
 """Two peaks are separate if the log density at a point between them is more than this below that of the lower one."""
 NEIGHBOUR_DRAWS = {3: 4096, 6: 1536}
@@ -102,18 +103,20 @@ def choose_likely(log_likelihood: Floats, count: int, generators: list[np.random
 
 
 def choose_peaks(z: Floats, log_likelihood: Floats, count: int) -> Ints:
-    """Positions of at most ``count`` of the points ``z`` ``(draw, n)`` of one data set, the likeliest first.
+    """Return the positions of at most ``count`` of the points ``z`` ``(draw, n)`` of one data set, the likeliest first.
 
     Each is likelier than its ``NEIGHBOURS`` nearest points, in coordinates in which the points have the same spread
     along each axis.
     """
     most = next((draws for n, draws in NEIGHBOUR_DRAWS.items() if z.shape[1] <= n), FEW_NEIGHBOUR_DRAWS)
     usable = np.flatnonzero(np.isfinite(log_likelihood) & np.isfinite(z).all(axis=1))
+    # A point that is there several times would be the only neighbour of itself.
+    usable = usable[np.sort(np.unique(z[usable], axis=0, return_index=True)[1])]
     order = usable[np.argsort(-log_likelihood[usable], kind="stable")[:most]]
-    points = z[order] / np.maximum(_finite_spread(z[None])[0], 1e-300)
     k = min(NEIGHBOURS + 1, len(order))
     if k < 2:
         return order[:count]
+    points = z[order] / np.maximum(_finite_spread(z[None, usable])[0], 1e-300)
     _, nearest = cKDTree(points).query(points, k=k)
     # Points are in descending order of likelihood: one is a peak if all its neighbours come later.
     return order[np.flatnonzero(nearest.min(axis=1) == np.arange(len(order)))[:count]]

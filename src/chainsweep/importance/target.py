@@ -75,6 +75,8 @@ def target_of(batched: BatchedProblem) -> Target:
         if name not in parts:
             parts.clear()
             parts[name] = batched.take(positions)
+            known = {k: batched.failures.get(position) for k, position in enumerate(positions.tolist())}
+            parts[name].failures.update({k: reason for k, reason in known.items() if reason is not None})
         return parts[name]
 
     def log_density(z: Floats, positions: Positions) -> Floats:

@@ -2,8 +2,8 @@ r"""Tempered particles: from a wide start to the posterior in steps, so that far
 
 With :math:`q` the defensive mixture of the prior's size, the particles of a data set pass through
 :math:`q^{1-\beta} p^\beta` with :math:`\beta` from 0 to 1, each step as long as leaves half of them effective. In each
-they are resampled and moved by differences of two particles, scaled from a thousandth to all of it, which fit modes of
-any width. A mode that ends with little mass has more of it on the way: what was met in earlier steps is kept too.
+they are resampled and moved by scaled differences of two particles (differential evolution), which fit modes of any
+width. A mode that ends with little mass has more of it on the way: what was met in earlier steps is kept too.
 
 The particles only say where to look: their weights are not used, and a poor run makes a search poorer, never wrong.
 
@@ -27,14 +27,15 @@ from chainsweep.numerics.resampling import effective_draws, systematic
 LEAST_EFFECTIVE = 0.5
 """The share of the particles that stay effective in one step."""
 MOST_STEPS = 60
+"""The most steps of a data set; the last one goes to the posterior, whatever stays effective."""
 BISECTIONS = 24
 """The number of times that the range of the next power is halved."""
 SMALLEST_STEP = 1e-6
 """The least growth of the power in one step, so that it ends."""
 SCALES = -3.0, 0.2
 """The decimal logs of the smallest and largest scale of a difference."""
-PEAKS = 32
-"""The most peaks of the particles of all steps."""
+PEAKS = 8
+"""The most peaks of the particles of one step."""
 KEPT = 3
 """The particles of each step whose number is a multiple of this are kept too."""
 
@@ -44,6 +45,7 @@ class Tempering:
     """The effort of a tempered search."""
 
     particles: int = 512
+    """The number of particles of a data set."""
     moves: int = 6
     """The number of moves of every particle in each step."""
 
@@ -82,7 +84,7 @@ class _Wide:
         return _Wide(self.mean[rows], self.inverse[rows])
 
     def log_density(self, z: Floats) -> Floats:
-        """Log density at ``z`` ``(dataset, point, n)``, up to a constant for each data set."""
+        """The log density at ``z`` ``(dataset, point, n)``, up to a constant for each data set."""
         n = z.shape[2]
         white = (z - self.mean) @ np.swapaxes(self.inverse, 1, 2)
         return -0.5 * (degrees(n) + n) * np.log1p(np.einsum("dpi,dpi->dp", white, white) / degrees(n))
@@ -111,7 +113,10 @@ class _Cloud:
 def tempered(
     target: Target, start: Start, generators: list[np.random.Generator], settings: Tempering = Tempering()
 ) -> Particles:
-    """Move particles from the points of ``start`` to the target; ``generators`` has one for each data set."""
+    """Move particles from the points of ``start``, ``(dataset, point, n)``, to the target.
+
+    Each data set has one of the ``generators``, and nothing else is random: it depends on no other data set.
+    """
     datasets, _, n = start.z.shape
     count = settings.particles
     wide = _Wide.of(start.defensive)
@@ -140,16 +145,23 @@ def tempered(
 
 
 def particle_peaks(particles: Particles) -> Floats:
-    """Return peaks ``(dataset, PEAKS, n)`` of the target among the particles of all steps; NaN where fewer."""
-    found = np.full((len(particles.z), PEAKS, particles.z.shape[2]), np.nan)
-    for row, (z, log_target) in enumerate(zip(particles.z, particles.log_target, strict=True)):
-        peaks = choose_peaks(z, log_target, PEAKS)
-        found[row, : len(peaks)] = z[peaks]
-    return found
+    """Return peaks ``(dataset, peak, n)`` of the target among the particles of each step; NaN where there are fewer.
+
+    The steps are looked at one by one: in the last ones the likeliest mode has nearly all particles.
+    """
+    datasets, points, n = particles.z.shape
+    steps = points // particles.last
+    found = np.full((datasets, steps, PEAKS, n), np.nan)
+    for row in range(datasets):
+        clouds = particles.z[row].reshape(steps, -1, n), particles.log_target[row].reshape(steps, -1)
+        for step, (z, log_target) in enumerate(zip(*clouds, strict=True)):
+            peaks = choose_peaks(z, log_target, PEAKS)
+            found[row, step, : len(peaks)] = z[peaks]
+    return found.reshape(datasets, -1, n)
 
 
 def on_particles(target: Target, particles: Particles, keys: NDArray[np.uint32]) -> Mixture:
-    """Kernels on the particles at the posterior; ``keys`` ``(dataset, 2)``."""
+    """Return kernels on the particles at the posterior, from raw ``keys`` ``(dataset, 2)``."""
     return from_chains(target, particles.final[:, :: max(1, particles.last // CHAIN_POINTS)], keys)
 
 

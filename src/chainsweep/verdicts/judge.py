@@ -233,7 +233,7 @@ def _markov(chains: Chains, problem: Problem, limits: VerdictSection) -> tuple[A
 def _ensemble(chains: Chains, problem: Problem, limits: VerdictSection) -> tuple[Arrays, list[Check]]:
     figures = {
         "rhat_max": _info(chains, "rhat_max"),
-        "ess_bulk_min": _info(chains, "ess_min"),
+        "ess_bulk_min": _info(chains, "ess_kept" if "ess_kept" in chains.info else "ess_min"),
         "tau_max": _info(chains, "tau_max"),
         "acceptance": _per_chain(chains, "acceptance").mean(axis=1),
         "steps": _info(chains, "n_steps"),
@@ -242,7 +242,8 @@ def _ensemble(chains: Chains, problem: Problem, limits: VerdictSection) -> tuple
     tau = _per_chain(chains, "tau")
     # The space in which walkers moved may differ from that of the named parameters.
     slowest = _names(problem.names, _worst(tau, largest=True)[1]) if tau.shape[1] == problem.ndim else []
-    lengths = [_info(chains, "kept_over_tau"), figures["ess_bulk_min"]]
+    # Ensembles are long enough by all of their steps; the figure is of the draws that are kept.
+    lengths = [_info(chains, "kept_over_tau"), _info(chains, "ess_min")]
     rules = ensemble_rules(limits)
     worst = {"autocorrelation times": slowest, "ESS": slowest}
     return figures, checks_of(rules, [figures["rhat_max"], *lengths], worst)

@@ -16,13 +16,23 @@ from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.arrays import Floats
 from chainsweep.numerics.resampling import systematic
 from chainsweep.numerics.seeds import Seeds
-from chainsweep.verdicts.mode_check import DEFAULT_LIMITS, MANY_PARAMETERS, ModeCheck, mode_check
+from chainsweep.verdicts.mode_check import (
+    DEFAULT_LIMITS,
+    MANY_PARAMETERS,
+    MOST_DRAWS,
+    ModeCheck,
+    mode_check,
+    replaced,
+    unchecked,
+)
 
 PRIOR_DRAWS = 4096
 BLACK_BOX_TEMPERING = Tempering(particles=256, moves=3)
 """The effort of the tempered search where each density is a call of the user's function."""
 CHAIN_DRAWS = 2000
 """The number of draws, from all chains of a data set, that the check compares with."""
+MOST_NUMBERS = 1 << 24
+"""The most numbers in an array of the data sets that are checked together."""
 CHAIN_DRAWS_OF_MANY = 6000
 """The same where there are many parameters, whose covariance takes more of them."""
 
@@ -32,9 +42,23 @@ def check_chains(
 ) -> ModeCheck:
     """Look for posterior mass that the chains of each data set lack.
 
-    ``ess`` ``(dataset,)`` is the effective number of draws behind the chains' means. The candidates are prior draws
-    tempered particles, and, where the model can be differentiated, the ends of optimiser descents.
+    ``ess`` ``(dataset,)`` is the effective number of draws behind the chains' means. The candidates are prior draws,
+    tempered particles and, where the model can be differentiated, the ends of optimiser descents.
     """
+    together = max(1, MOST_NUMBERS // (MOST_DRAWS * batched.problem.ndim_unconstrained))
+    check = unchecked(len(batched.batch))
+    for first in range(0, len(batched.batch), together):
+        rows = np.arange(first, min(first + together, len(batched.batch)))
+        some = batched.take(rows)
+        check = replaced(check, _check_some(some, chains.take(rows), ess[rows], seeds, limits), rows)
+        batched.failures.update({int(rows[k]): reason for k, reason in some.failures.items()})
+    return check
+
+
+def _check_some(
+    batched: BatchedProblem, chains: Chains, ess: Floats, seeds: Seeds, limits: VerdictSection
+) -> ModeCheck:
+    """Return the check of data sets whose arrays fit into memory together."""
     ids = batched.batch.ids
     pool = prior_pool(batched, seeds.jax_keys(ids, "check-prior", 1)[:, 0], PRIOR_DRAWS)
     target = target_of(batched)

@@ -4,7 +4,7 @@ R-hat compares chains with each other and does not see a mode that none of them 
 (kernels on the chains' draws, Laplace kernels on modes found elsewhere, a defensive component of the prior's size) is
 adapted for a few rounds, also to likely prior draws, and its exactly weighted draws are compared with the
 chains' draws: means and sds of every parameter, and the mass that lies where the chains have too few draws. Where a
-figure is near its limit and its error too large to tell, a further pass draws half of its points where the chains have
+figure is near its limit and its error too large to tell, a further pass draws many of its points where the chains have
 none.
 """
 
@@ -24,6 +24,7 @@ from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import CHAIN_COMPONENTS, Start, Target, defensive_mixture, from_chains, target_of
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.arrays import Bools, Floats, Ints
+from chainsweep.numerics.keys import fold_keys
 from chainsweep.numerics.resampling import systematic
 
 OUTSIDE_SLACK = 3.0
@@ -57,13 +58,18 @@ SHARP = (
     Settings(draws=30000, rounds=2, components=96, points=1024, effective=100.0, mode_share=0.6, ess=200.0),
 )
 """The settings of a pass that tells whether a figure near its limit is beyond it, and of one for where it does not."""
+MOST_DRAWS = max(settings.draws for settings in (*PASSES, *PASSES_OF_MANY, *SHARP))
+"""The most draws of a data set in one pass."""
 NEAR_LIMIT = 0.7
 """The share of its limit from which a figure is near it."""
 KERNEL_DRAWS = 400
 """The number of the chains' draws to which kernels are fitted."""
 THIN_DRAWS = 1000
 """The number of the chains' draws among which those in thin places are chosen."""
+PASS_KEYS = 1000
+"""The number from which on passes are counted, beyond those of the rounds of one."""
 DEFAULT_LIMITS = VerdictSection()
+"""The limits of a campaign that sets none."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,8 @@ class ModeCheck:
     draws' for the parameter where it is furthest from 1 in its errors, and ``sd_se`` the error of its log.
     ``mass_outside`` in 0..1 is the posterior mass far from most of the chains' draws, less their share of draws there,
     and ``mass_outside_se`` its error, that of the chains' share included. All of these are NaN where the weights are
-    unusable or a chain has no finite draw. Where ``conclusive`` is False (k-hat or the effective number of draws do not
-    suffice) they show neither that a mode is missing nor that none is.
+    unusable or the chains have fewer than two finite draws. Where ``conclusive`` is False (k-hat or the effective
+    number of draws do not suffice) they show neither that a mode is missing nor that none is.
     """
 
     shift: Floats
@@ -161,24 +167,31 @@ def mode_check(
     start = start._replace(mode_components=mode_components)
     check = unchecked(len(chain_z))
     outside = np.full((len(chain_z), KERNEL_DRAWS // 2, chain_z.shape[-1]), np.nan)
-    for settings in passes:
+    for number, settings in enumerate(passes):
         open_positions = np.flatnonzero(~check.conclusive & chain.usable)
-        weighted = adapt(target, start, keys, settings, open_positions)
+        weighted = adapt(target, start, _keys_of(keys, number), settings, open_positions)
         newer, weights, is_outside = _judge(batched, chain, weighted, settings)
         check = replaced(check, newer.take(open_positions), open_positions)
         for row in open_positions.tolist():
             outside[row] = _resampled(weighted.z[row], np.where(is_outside[row], weights[row], 0.0), len(outside[row]))
     there = None
-    for settings in SHARP if passes else ():
+    sharper = SHARP if batched.problem.has_jax_likelihood else SHARP[:1]
+    for number, settings in enumerate(sharper if passes else (), start=len(passes)):
         near = np.flatnonzero(check.conclusive & near_a_limit(check, limits))
         if not near.size:
             break
-        there = from_chains(target, outside, keys) if there is None else there
+        there = from_chains(target, outside, _keys_of(keys, number)) if there is None else there
         sharp = replace(settings, rounds=1) if many else settings
-        weighted = adapt(target, start._replace(mode_components=_halves(mode_components, there)), keys, sharp, near)
+        sharpened = start._replace(mode_components=_halves(mode_components, there))
+        weighted = adapt(target, sharpened, _keys_of(keys, number), sharp, near)
         newer = _judge(batched, chain, weighted, sharp)[0].take(near)
         check = replaced(check, newer.take(np.flatnonzero(newer.conclusive)), near[newer.conclusive])
     return check
+
+
+def _keys_of(keys: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
+    """Return the keys of a pass: none has the random numbers of another one, of whose points it makes use."""
+    return fold_keys(keys, PASS_KEYS + number) if number else keys
 
 
 def near_a_limit(check: ModeCheck, limits: VerdictSection) -> Bools:
@@ -186,12 +199,15 @@ def near_a_limit(check: ModeCheck, limits: VerdictSection) -> Bools:
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.abs(np.log(check.sd_ratio))
     measured = (
-        (check.shift, check.significant_shift, limits.mode_shift),
-        (check.mass_outside, check.significant_mass, limits.mass_outside),
-        (spread, check.significant_spread, limits.mode_spread),
+        (check.shift, check.shift_se, check.significant_shift, limits.mode_shift),
+        (check.mass_outside, check.mass_outside_se, check.significant_mass, limits.mass_outside),
+        (spread, check.sd_se, check.significant_spread, limits.mode_spread),
     )
-    doubtful = [(value > NEAR_LIMIT * limit) & (significant < limit) for value, significant, limit in measured]
-    beyond = [significant >= limit for _, significant, limit in measured]
+    doubtful = [
+        (value > NEAR_LIMIT * limit) & (value + ERRORS * error > limit) & (significant < limit)
+        for value, error, significant, limit in measured
+    ]
+    beyond = [significant >= limit for *_, significant, limit in measured]
     return np.asarray(np.any(doubtful, axis=0) & ~np.any(beyond, axis=0))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from chainsweep.diagnostics.thinning import even_indices
 from chainsweep.engines.chains import Chains
 from chainsweep.model.batched import BatchedProblem
 from chainsweep.numerics.arrays import Floats
@@ -26,6 +27,8 @@ PRIOR_DRAWS = 2048
 NEAR, PILED, BEYOND_PRIOR = 0.1, 0.05, 2.0
 """The distance from a bound that is near, in widths of the draws' central 90 %; the least share of draws there that is
 a pile; and the least ratio of that share and the prior's."""
+LOOKED_AT = 8
+"""The number of draws of a data set from two of which its bounds are looked for."""
 FAR = (40.0, 60.0)
 """Two unconstrained values at which a parameter with a bound is equally close to it: both far out."""
 SAME = 1e-9
@@ -72,7 +75,10 @@ def _bounds(batched: BatchedProblem, theta: Floats) -> Floats:
     Each parameter alone is moved far out, from two of the draws ``theta`` ``(dataset, draw, n)``.
     """
     count, n = len(theta), theta.shape[-1]
-    z = batched.unconstrain_padded(theta[:, :: max(1, theta.shape[1] // 8)])
+    present = [np.flatnonzero(np.isfinite(draws).all(axis=1)) for draws in theta]
+    some = [draws[rows[even_indices(len(rows), LOOKED_AT)]] for draws, rows in zip(theta, present, strict=True)]
+    filled = [np.concatenate([rows, np.full((LOOKED_AT - len(rows), n), np.nan)]) for rows in some]
+    z = batched.unconstrain_padded(np.stack(filled))
     found = np.full((count, 2, n), np.nan)
     usable = np.asarray(np.isfinite(z).all(axis=2))
     rows = np.flatnonzero(usable.sum(axis=1) > 1)

@@ -158,7 +158,8 @@ def ensemble_tau(theta: Floats) -> Floats:
 class Info:
     """Diagnostics of one data set; lengths are in steps of the sampler, burn-in included in ``n_steps``.
 
-    ``tau`` ``(ndim,)``; ``acceptance`` ``(ensemble,)``; ``ess_min`` counts all walkers of all ensembles;
+    ``tau`` ``(ndim,)``; ``acceptance`` ``(ensemble,)``; ``ess_min`` counts all walkers of all ensembles, and
+    ``ess_kept`` the draws among them that are kept;
     ``stuck_moved`` counts the walkers that were moved to other places during burn-in, ``stuck_walkers`` those that have
     a low density at the end; ``trace`` ``(step, ndim)`` follows one walker of the first ensemble from the first step
     on, every ``trace_thin``-th step, and its first ``trace_burn_in`` rows are burn-in.
@@ -173,6 +174,7 @@ class Info:
     kept_over_tau: float
     rhat_max: float
     ess_min: float
+    ess_kept: float
     stuck_moved: int
     stuck_walkers: int
     walkers: int

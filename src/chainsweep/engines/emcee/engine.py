@@ -303,7 +303,9 @@ def _reposition_stuck(state: State, row: int, step: int, sweep: Sweep) -> int:
 
 
 def _effective(draws: int, tau: float, every: int) -> float:
-    """Return the effective number of ``draws`` that are ``every`` steps apart, of chains with the time ``tau``.
+    """Return the effective number of ``draws`` of chains with the autocorrelation time ``tau``.
+
+    The draws are ``every`` steps apart, and ``tau`` is in the same steps.
 
     Chains are taken as autoregressive of first order, whose correlation falls by the same factor in each step.
     """
@@ -334,7 +336,8 @@ def _finish(state: State, results: Results, sweep: Sweep, row: int, step: int, a
         thin=every * stride,
         kept_over_tau=assessment.kept_over_tau,
         rhat_max=assessment.rhat_max,
-        ess_min=min(assessment.ess_min, _effective(draws[..., 0].size, longest, every)),
+        ess_min=assessment.ess_min,
+        ess_kept=min(assessment.ess_min, _effective(draws[..., 0].size, longest, every)),
         stuck_moved=int(state.moved[row]),
         stuck_walkers=assessment.stuck,
         walkers=walkers,
