@@ -178,7 +178,7 @@ def test_five_hundred_data_sets_are_calibrated():
 
 
 def test_a_missing_jacobian_is_caught_by_calibration():
-    assert pvalues(WithoutJacobian, datasets=40).min() < 1e-6
+    assert pvalues(WithoutJacobian, datasets=64).min() < 1e-6
 
 
 @pytest.mark.parametrize("algorithm", ["nuts", "hmc"])
