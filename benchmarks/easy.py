@@ -40,7 +40,7 @@ COMPARED = 16
 
 @dataclass(frozen=True)
 class Row:
-    """What one way took for all data sets of a family: seconds, and how many are verified and, of some, wrong."""
+    """The seconds that one way took for all data sets of a family, and how many are verified and, of some, wrong."""
 
     family: str
     way: str

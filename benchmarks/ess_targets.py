@@ -28,7 +28,7 @@ FAR = 12.0
 
 @dataclass(frozen=True)
 class Posterior:
-    """One target: degrees of freedom, skewness, bend, two centres along the first axis, the first one's share."""
+    """A target: its degrees of freedom, skewness, bend, two centres along the first axis, the first one's share."""
 
     family: str
     freedom: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,13 @@ def errors(
         found = np.bincount(np.asarray(exact.mode_of(draws)).ravel(), weights, minlength=len(exact.masses))
         share = float(np.max(np.abs(found / found.sum() - exact.masses)))
     return float(np.max(off)), float(np.max(ratio)), share
+
+
+def columns_of(draws: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """The columns of the catalogue, ``(draw,)`` each with its name, of draws ``(draw, ...)`` of every site."""
+    for site, values in draws.items():
+        for index in np.ndindex(values.shape[1:]):
+            yield f"{site}[{','.join(map(str, index))}]" if index else site, values[(slice(None), *index)]
 
 
 def table(answers: Sequence[Answer], took: Mapping[str, float]) -> str:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.handlers import seed, trace
 
-from benchmarks.truth.answers import errors
+from benchmarks.truth.answers import columns_of, errors
 from benchmarks.truth.cases import case_names, datasets_of, load
 
 BLOCK, BLOCKS = 20_000, 50
@@ -37,11 +37,9 @@ def checked(name: str, number: int) -> str:
     weights = np.exp(np.where(np.isfinite(logs), logs - np.nanmax(logs), -np.inf))
     weights /= weights.sum()
     mean, sd = {}, {}
-    for site, values in draws.items():
-        for index in np.ndindex(values.shape[1:]):
-            column = f"{site}[{','.join(map(str, index))}]" if index else site
-            mean[column] = weights @ values[(slice(None), *index)]
-            sd[column] = np.sqrt(weights @ (values[(slice(None), *index)] - mean[column]) ** 2)
+    for column, values in columns_of(draws):
+        mean[column] = weights @ values
+        sd[column] = np.sqrt(weights @ (values - mean[column]) ** 2)
     off, ratio, share = errors(exact, mean, sd, draws, weights)
     chance = np.sqrt(weights @ weights)
     return f"{name} {number}: mean {off:.3f} sds, sd {ratio:.1%}, share of a mode {share:.3f}; by chance {chance:.3f}"

@@ -20,7 +20,7 @@ from numpyro.diagnostics import summary
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import initialize_model
 
-from benchmarks.truth.answers import Answer, errors
+from benchmarks.truth.answers import Answer, columns_of, errors
 from benchmarks.truth.cases import datasets_of, load
 from benchmarks.truth.exact import Exact
 
@@ -120,7 +120,7 @@ def _emcee_of_black_box(
 
 
 def _verified(sampler: emcee.EnsembleSampler) -> tuple[bool, np.ndarray]:
-    """Whether an ensemble passes the limits, and its draws after the burn-in."""
+    """Return whether an ensemble passes the limits, and its draws after the burn-in."""
     tau = float(np.max(sampler.get_autocorr_time(discard=BURN_IN, quiet=True, tol=0)))
     good = TAU * tau < (STEPS - BURN_IN) and (STEPS - BURN_IN) * sampler.nwalkers / tau > ESS
     return good, sampler.get_chain(discard=BURN_IN)
@@ -136,17 +136,10 @@ def _judged(
     seconds: float,
     calls: int | None = None,
 ) -> Answer:
-    mean, sd = {}, {}
-    for site, values in draws.items():
-        flat = values.reshape(-1, *values.shape[2:])
-        for index in np.ndindex(flat.shape[1:]):
-            column = f"{site}[{','.join(map(str, index))}]" if index else site
-            if column in exact.mean:
-                mean[column], sd[column] = (
-                    float(flat[(slice(None), *index)].mean()),
-                    float(flat[(slice(None), *index)].std()),
-                )
     joined = {site: values.reshape(-1, *values.shape[2:]) for site, values in draws.items()}
+    columns = {column: values for column, values in columns_of(joined) if column in exact.mean}
+    mean = {column: float(values.mean()) for column, values in columns.items()}
+    sd = {column: float(values.std()) for column, values in columns.items()}
     return Answer(name, method, number, good, *errors(exact, mean, sd, joined), seconds, calls=calls)
 
 

@@ -1,4 +1,4 @@
-"""Where searches for modes begin: peaks among points, peaks with a valley between them, and tempered particles."""
+"""The starts of searches for modes: peaks among points, peaks with a valley between them, and tempered particles."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class WorstRow:
 
 @dataclass(frozen=True)
 class CauseRow:
-    """One cause of what is not converged: its meaning, advice, and the number of data sets by engine."""
+    """A cause of what is not converged: its meaning, advice, and the number of data sets by engine."""
 
     cause: str
     means: str

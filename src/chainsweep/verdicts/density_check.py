@@ -63,7 +63,8 @@ def _infinite_in_prior(batched: BatchedProblem, seeds: Seeds) -> dict[int, Findi
     infinite = np.asarray(batched.infinite(np.where(known[..., None], z, 0.0)) & known)
     causes = {}
     for row in np.flatnonzero(infinite.sum(axis=1) >= FEWEST_INFINITE).tolist():
-        share, example = infinite[row].mean(), _told(batched.problem.names, theta[row, int(np.argmax(infinite[row]))])
+        share = infinite[row].mean()
+        example = point_text(batched.problem.names, theta[row, int(np.argmax(infinite[row]))])
         sentence = (
             f"log density is +inf, or above {LARGEST_LOG_DENSITY:g}, at {share:.1%} of {NEAR} prior draws, "
             f"e.g. {example}: that is no density, and was taken for none"
@@ -87,7 +88,7 @@ def _without_gradient(batched: BatchedProblem, chains: Chains, z: Floats) -> dic
             by = dict.fromkeys(
                 name for name, no in zip(batched.problem.unconstrained_names, bad[draw], strict=True) if no
             )
-            at = _told(batched.problem.names, _constrained(batched, row, points[draw]))
+            at = point_text(batched.problem.names, _constrained(batched, row, points[draw]))
             sentence = (
                 f"the gradient by {', '.join(by)} is not a number where the density is one, at "
                 f"{bad.any(axis=1).mean():.0%} of the draws, e.g. {at}: an unsafe function in a branch of jnp.where, "
@@ -117,7 +118,7 @@ def _undefined_near(batched: BatchedProblem, z: Floats, seeds: Seeds) -> dict[in
         away = np.abs(points.mean(axis=0) - inside.mean(axis=0)) / (near[row].std(axis=0) + 1e-300)
         which = int(np.argmax(away)) if inside.size else 0
         one = _constrained(batched, row, points[np.argsort(points[:, which])[len(points) // 2]])
-        example = _told(batched.problem.names, one, which if len(one) == len(away) else 0)
+        example = point_text(batched.problem.names, one, which if len(one) == len(away) else 0)
         sentence = (
             f"log density is not a number (NaN or +inf) at {undefined[row].mean():.1%} of the points near the draws, "
             f"e.g. {example}, where the prior has mass{unfinished}"
@@ -132,7 +133,7 @@ def _constrained(batched: BatchedProblem, row: int, z: Floats) -> Floats:
     return alone.constrain(z[None, None])[0, 0]
 
 
-def _told(names: tuple[str, ...], theta: Floats, first: int = 0) -> str:
+def point_text(names: tuple[str, ...], theta: Floats, first: int = 0) -> str:
     """Return the point ``theta`` ``(ndim,)`` as text, with the parameter number ``first`` before the others."""
     order = [first, *(k for k in range(len(names)) if k != first)]
     return ", ".join(f"{names[k]} = {theta[k]:.4g}" for k in order[:TOLD])
@@ -162,7 +163,7 @@ def _no_function(batched: BatchedProblem, draws: Floats, stored: Floats) -> dict
     for row in np.flatnonzero((apart | changed).any(axis=1)).tolist():
         differs = apart if apart[row].any() else changed
         draw = int(np.argmax(differs[row]))
-        at = _told(batched.problem.names, points[row, draw])
+        at = point_text(batched.problem.names, points[row, draw])
         one, other = (first, again) if differs is apart else (stored, first)
         when = "when it was asked for again" if differs is apart else "when it was asked for again after sampling"
         sentence = (

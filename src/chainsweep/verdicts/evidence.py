@@ -18,7 +18,7 @@ from chainsweep.model.failing import Failing, failing
 from chainsweep.numerics.arrays import Bools, Floats
 from chainsweep.numerics.seeds import Seeds
 from chainsweep.verdicts.causes import NO_DENSITY, Cause
-from chainsweep.verdicts.density_check import TOLD
+from chainsweep.verdicts.density_check import point_text
 from chainsweep.verdicts.mode_candidates import equal_draws
 
 DRAWS = 400
@@ -141,8 +141,7 @@ def _nowhere(batched: BatchedProblem, kinds: dict[int, Failing], seeds: Seeds) -
         bad = {Cause.INFINITE_DENSITY: infinite[k], Cause.DENSITY_NOT_A_NUMBER: undefined[k] & ~infinite[k]}
         cause, where = max(bad.items(), key=lambda item: int(item[1].sum()))
         if where.sum() > finite[k].sum():
-            point = zip(batched.problem.names, theta[k, int(np.argmax(where))], strict=True)
-            example = ", ".join(f"{name} = {value:.4g}" for name, value in list(point)[:TOLD])
+            example = point_text(batched.problem.names, theta[k, int(np.argmax(where))])
             found.append((row, cause, f"at {where.mean():.0%} of {PRIOR_DRAWS} prior draws, e.g. {example}"))
         elif kinds[row] is Failing.NO_DESCENT and batched.problem.has_jax_likelihood and finite[k].any():
             at = _sloped(batched.take(np.array([row])), z[k][finite[k]][:SLOPES])

@@ -17,6 +17,7 @@ from chainsweep.engines.chains import Chains, DrawKind
 from chainsweep.engines.registry import ENGINES
 from chainsweep.errors import ChainsweepError
 from chainsweep.model.batched import BatchedProblem
+from chainsweep.model.failing import Failing
 from chainsweep.model.problem import Problem
 from chainsweep.numerics.arrays import Arrays, Floats, Ints
 from chainsweep.numerics.seeds import Seeds
@@ -97,7 +98,7 @@ def _raised_alone(
     except (ChainsweepError, MemoryError):
         raise
     except Exception as error:
-        return f"a check of its draws raised {type(error).__name__}: {error}"
+        return f"{Failing.CHECK_RAISED}{type(error).__name__}: {error}"
     return None
 
 

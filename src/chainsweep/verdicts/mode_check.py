@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from chainsweep.config.sections import VerdictSection
 from chainsweep.diagnostics.weights import normalised_weights
 from chainsweep.importance.adaptive import Settings, WeightedDraws, adapt
+from chainsweep.importance.global_proposal import MOST_DIMENSIONS
 from chainsweep.importance.mixture import combine, log_density
 from chainsweep.importance.mixture_density import Mixture
 from chainsweep.importance.target import CHAIN_COMPONENTS, Start, Target, defensive_mixture, from_chains, target_of
@@ -41,7 +42,7 @@ PASSES = (
     Settings(draws=4000, rounds=8, components=256, points=2048, effective=300.0, mode_share=0.2, ess=200.0),
 )
 """The settings of a quick check of every data set, then of a thorough one where the quick one is inconclusive."""
-MANY_PARAMETERS = 11
+MANY_PARAMETERS = MOST_DIMENSIONS + 1
 """The number of unconstrained parameters from which kernels on a few draws describe nothing."""
 PASSES_OF_MANY = (
     Settings(draws=8000, rounds=1, components=32, points=1024, khat=0.7),
